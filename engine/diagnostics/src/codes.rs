@@ -1,0 +1,85 @@
+//! Every code a diagnostic can carry, one line each.
+
+/// A code with its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Code {
+    /// As shown: `E0214`.
+    pub id: &'static str,
+    /// One line of meaning, listed in the manual.
+    pub meaning: &'static str,
+}
+
+macro_rules! codes {
+    ($($name:ident = $id:literal, $meaning:literal;)*) => {
+        $(#[doc = $meaning] pub const $name: Code = Code { id: $id, meaning: $meaning };)*
+        /// All codes, in the order of their ids.
+        pub const ALL: &[Code] = &[$($name),*];
+    };
+}
+
+// 01xx checkpoints and files, 02xx recipe text, 03xx recipe against checkpoints, 04xx execution, 05xx output.
+codes! {
+    MODEL_NOT_FOUND = "E0101", "a model is neither a folder or file here nor in the hub cache, and could not be fetched";
+    NO_WEIGHTS = "E0102", "a model folder holds no safetensors file";
+    SHARD_MISSING = "E0103", "an index names a shard that is not there";
+    INDEX_BROKEN = "E0104", "an index file cannot be understood";
+    INDEX_ESCAPES = "E0105", "an index names a file outside its folder";
+    HEADER_BROKEN = "E0106", "a safetensors header cannot be understood";
+    SHARD_TRUNCATED = "E0107", "a shard ends before its last tensor does";
+    DUPLICATE_TENSOR = "E0108", "two shards of one checkpoint hold the same tensor";
+    UNREADABLE = "E0109", "a file cannot be read";
+    CONFIG_BROKEN = "E0110", "a config.json cannot be understood";
+    HUB_FAILED = "E0111", "the hub could not be reached or refused";
+    UNSUPPORTED_FORMAT = "E0112", "a checkpoint is in a format that is not read";
+    FILE_CHANGED = "E0113", "a file changed while it was in use";
+    NOT_YAML = "E0201", "a file is not YAML";
+    YAML_TOO_LARGE = "E0202", "a YAML file unfolds beyond the limits";
+    UNKNOWN_KEY = "E0203", "a key is not known here";
+    MISSING_KEY = "E0204", "a required key is missing";
+    WRONG_TYPE = "E0205", "a value has the wrong type";
+    CONFLICTING_KEYS = "E0206", "keys that exclude each other are both present, or none is";
+    UNKNOWN_METHOD = "E0207", "a method is not known";
+    UNKNOWN_PARAMETER = "E0208", "a parameter is not known to the method";
+    UNKNOWN_MODEL = "E0209", "a model name is not declared";
+    BAD_REFERENCE = "E0210", "a model reference cannot be understood";
+    BAD_EXPRESSION = "E0211", "an expression cannot be understood";
+    UNKNOWN_NAME = "E0212", "a name in an expression is not defined";
+    WRONG_KIND = "E0213", "a value in an expression has the wrong kind";
+    OUT_OF_RANGE = "E0214", "a parameter lies outside its range";
+    BAD_SET = "E0215", "a --set override does not fit the recipe";
+    BAD_LAYER_RANGE = "E0216", "a layer range is malformed";
+    BAD_PATTERN = "E0217", "a tensor pattern cannot be understood";
+    RECIPE_CYCLE = "E0218", "a recipe includes itself";
+    UNKNOWN_DTYPE = "E0219", "an element type is not known";
+    UNSUPPORTED = "E0220", "something valid elsewhere is not supported here";
+    MISSING_BASE = "E0301", "a method needs a base model and there is none";
+    MISSING_PARAMETER = "E0302", "a required parameter is not set";
+    WRONG_INPUTS = "E0303", "a method got too many or too few models";
+    LAYERS_PAST_END = "E0304", "a layer range goes past the model's last layer";
+    DEAD_RULE = "E0305", "a rule can never match";
+    UNMATCHED_TENSOR = "E0306", "no rule says what becomes of a tensor";
+    SHAPE_MISMATCH = "E0307", "a tensor has different shapes in two models";
+    DTYPE_MISMATCH = "E0308", "a tensor has element types that do not go together";
+    TENSOR_MISSING = "E0309", "only some of the models have a tensor";
+    NOTHING_TO_WRITE = "E0310", "the recipe produces no tensor";
+    DUPLICATE_MODEL = "E0311", "a model is listed twice";
+    UNKNOWN_MODULE = "E0312", "a module is not part of the models";
+    VOCABULARY = "E0313", "vocabularies cannot be brought together";
+    BUDGET_TOO_SMALL = "E0401", "the memory budget is below what one block needs";
+    NONFINITE = "E0402", "a weight is NaN or infinite";
+    COPIES_DIFFER = "E0403", "tensors that should be equal differ";
+    DISK_FULL = "E0501", "there is not enough space on the disk";
+    OUTPUT_EXISTS = "E0502", "the output exists already";
+    WRITE_FAILED = "E0503", "the output cannot be written";
+    OUTPUT_BUSY = "E0504", "another process is writing the same output";
+    MANIFEST_BROKEN = "E0505", "a manifest is missing or cannot be understood";
+    VERIFY_FAILED = "E0506", "an output does not agree with its manifest";
+    DEVICE = "E0507", "a device cannot be used";
+    IGNORED_KEY = "W0601", "a key of a mergekit configuration has no effect";
+    IGNORED_PARAMETER = "W0602", "a parameter of a mergekit configuration has no effect";
+    TIED_EMBEDDING = "W0603", "a tied embedding stands in for a missing output layer";
+    COPIED_SINGLE = "W0604", "a tensor that only one model has is copied";
+    COMPATIBILITY = "W0605", "mergekit's behavior is followed where it may surprise";
+    DROPPED = "W0606", "tensors of an input are not in the output";
+    NOT_COPIED = "W0607", "a file that belongs to the model was not found";
+}

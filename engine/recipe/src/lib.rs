@@ -1,0 +1,12 @@
+//! Recipes and method files: text in, types and diagnostics out. All errors of a text are reported at once.
+//!
+//! Nothing here knows which ops or methods exist, or reads a checkpoint.
+
+pub mod expression;
+pub mod method;
+pub mod recipe;
+pub mod setting;
+
+pub use expression::{Expression, ExpressionKind};
+pub use method::Method;
+pub use recipe::Recipe;

@@ -1,0 +1,228 @@
+//! What a user asks for. A mergekit configuration and mixdown's strict form are decoded into this one type.
+
+use mixdown_diagnostics::{Diagnostic, Source, Span};
+
+use crate::method::Method;
+use crate::setting::{Settings, Spanned};
+
+/// Position in [`Recipe::models`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModelId(pub u32);
+
+/// A recipe.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// Its text.
+    pub source: Source,
+    /// Which form it was written in: the strict one refuses what it does not know.
+    pub form: Form,
+    /// All models that the recipe refers to, each once, in order of first mention.
+    pub models: Vec<Model>,
+    /// `base_model` / `base` at the top.
+    pub base: Option<Spanned<ModelId>>,
+    /// `merge_method` / `method` at the top.
+    pub method: Option<Spanned<String>>,
+    /// `steps` inline at the top: a method of the recipe's own (strict form).
+    pub inline_method: Option<Method>,
+    /// Parameters at the top, with the lowest precedence.
+    pub settings: Settings,
+    /// What is merged with what.
+    pub body: Body,
+    /// `dtype`: inputs are rounded to it when read, if they are wider.
+    pub dtype: Option<Spanned<String>>,
+    /// `out_dtype`: the type of the output's tensors.
+    pub out_dtype: Option<Spanned<String>>,
+    /// `tokenizer` or `tokenizer_source`.
+    pub tokenizer: Option<Tokenizer>,
+    /// `chat_template`.
+    pub chat_template: Option<Spanned<String>>,
+    /// `seed` of all random draws (strict form; 0 otherwise).
+    pub seed: u64,
+    /// Which model gives config.json and the other files; base or first model otherwise (strict form).
+    pub files_from: Option<Spanned<ModelId>>,
+    /// Shard size in bytes (strict form).
+    pub shard_size: Option<Spanned<u64>>,
+    /// What a reader of a mergekit configuration should know: keys without effect, old spellings.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Which form a recipe is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A mergekit configuration: YAML 1.1, unknown keys are warned about.
+    Mergekit,
+    /// `mixdown: 1`: unknown keys are errors.
+    Strict,
+}
+
+/// A model that the recipe refers to.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Its name in a strict recipe; in a mergekit configuration the reference itself.
+    pub name: String,
+    /// What it is.
+    pub reference: ModelReference,
+    /// Place of the reference.
+    pub span: Span,
+}
+
+/// What a model is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ModelReference {
+    /// A folder, a file or a hub id.
+    Checkpoint {
+        /// A path if it exists here, else a hub id.
+        path: String,
+        /// Revision at the hub.
+        revision: Option<String>,
+        /// Only tensors whose name begins so, with the prefix removed.
+        prefix: Option<String>,
+        /// A low-rank adapter on it: path or hub id, and revision.
+        adapter: Option<(String, Option<String>)>,
+        /// Replaces `architectures` of its config.
+        override_architecture: Option<String>,
+    },
+    /// The result of another recipe, which is not written.
+    Recipe {
+        /// Path relative to the folder of the recipe that names it.
+        path: String,
+    },
+}
+
+/// What is merged with what.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// `models`, `slices` or `modules`: whole models or stacked layers, one method for all.
+    Modules(Vec<Module>),
+    /// `rules`: the first that matches a tensor decides (strict form).
+    Rules(Vec<Rule>),
+}
+
+/// A part of a model that has layers of its own.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// Its name under `modules`; none when the recipe has only `models` or `slices`.
+    pub name: Option<Spanned<String>>,
+    /// Whole models or slices.
+    pub content: ModuleContent,
+    /// Parameters of the module.
+    pub settings: Settings,
+}
+
+/// Whole models or slices.
+#[derive(Clone, Debug)]
+pub enum ModuleContent {
+    /// `models`: all layers of each.
+    Models(Vec<SourceModel>),
+    /// `slices`: stretches of layers, stacked.
+    Slices(Vec<Slice>),
+}
+
+/// A stretch of the output's layers.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    /// What is merged into it.
+    pub sources: Vec<SourceModel>,
+    /// Base of this slice, instead of the top's.
+    pub base: Option<Spanned<ModelId>>,
+    /// Parameters of the slice.
+    pub settings: Settings,
+    /// Place of the slice.
+    pub span: Span,
+}
+
+/// A model as an input of a merge.
+#[derive(Clone, Debug)]
+pub struct SourceModel {
+    /// Which.
+    pub model: Spanned<ModelId>,
+    /// First layer and the one after the last, in slices.
+    pub layers: Option<Spanned<(u64, u64)>>,
+    /// Parameters of this input, with the highest precedence.
+    pub settings: Settings,
+}
+
+/// A rule of the strict form.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Globs; one must match the whole tensor name. None matches every name.
+    pub tensors: Vec<Spanned<String>>,
+    /// Only tensors of these layers: first, and the one after the last.
+    pub layers: Option<Spanned<(u64, u64)>>,
+    /// What becomes of them.
+    pub action: Action,
+    /// Place of the rule.
+    pub span: Span,
+}
+
+/// What becomes of the tensors that a rule matches.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Copied from this model.
+    Keep(Spanned<ModelId>),
+    /// Left out.
+    Drop,
+    /// Merged.
+    Merge {
+        /// Name of the method; none when the rule has steps of its own or the top names one.
+        method: Option<Spanned<String>>,
+        /// Steps of the rule's own.
+        inline_method: Option<Box<Method>>,
+        /// Base of this rule, instead of the top's.
+        base: Option<Spanned<ModelId>>,
+        /// Experts with their parameters; none means all models but the base.
+        experts: Option<Vec<SourceModel>>,
+        /// Parameters of the rule.
+        settings: Settings,
+        /// Element type of the rule's output, instead of the top's.
+        out_dtype: Option<Spanned<String>>,
+    },
+}
+
+/// Where the output's vocabulary comes from.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    /// The set of tokens.
+    pub vocabulary: Vocabulary,
+    /// Tokens with a source of their own.
+    pub tokens: Vec<TokenRule>,
+    /// The embedding's rows are padded to a multiple of this.
+    pub pad_to_multiple_of: Option<u64>,
+    /// Place of the key.
+    pub span: Span,
+}
+
+/// The set of tokens of the output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Vocabulary {
+    /// The base's, then what the others add.
+    Union,
+    /// The base's.
+    Base,
+    /// This model's.
+    Model(ModelId),
+}
+
+/// Where the embedding of one token comes from.
+#[derive(Clone, Debug)]
+pub struct TokenRule {
+    /// The token's text.
+    pub token: Spanned<String>,
+    /// Its source; by default as for every other token.
+    pub source: Option<TokenSource>,
+    /// Whether models that have the token are overridden.
+    pub force: bool,
+}
+
+/// A source of one token's embedding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSource {
+    /// This model's embedding of the same token.
+    Model(ModelId),
+    /// Zeros.
+    Zero,
+    /// Another token of a model, by its text.
+    TokenText(ModelId, String),
+    /// Another token of a model, by its id.
+    TokenId(ModelId, u64),
+}

@@ -1,0 +1,115 @@
+//! What a device must do to run block programs.
+
+use mixdown_tensor::DType;
+
+use crate::program::{Pass, Program};
+use crate::selection::{Cut, Round, RoundPartial};
+
+/// The type in which elements are computed. Sums are f64 in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// f32, for inputs of 32 bits and fewer.
+    Single,
+    /// f64, for f64 inputs or where the recipe asks.
+    Double,
+}
+
+/// Elements of one input, as stored: little-endian, not necessarily aligned.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// Storage type; a float.
+    pub dtype: DType,
+    /// The bytes of exactly the call's elements. Empty for inputs that the pass does not load.
+    pub bytes: &'a [u8],
+}
+
+/// Where a pass that stores writes.
+#[derive(Debug)]
+pub struct Output<'a> {
+    /// Storage type; a float.
+    pub dtype: DType,
+    /// Room for exactly the call's elements.
+    pub bytes: &'a mut [u8],
+}
+
+/// A NaN or an infinity among the inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NonFinite {
+    /// Element within the tensor.
+    pub element: u64,
+    /// Which input of the program.
+    pub input: u16,
+}
+
+/// One stretch of a piece. A piece may come in several calls, in order of index; every stretch but
+/// the last of a tensor is a multiple of [`BLOCK`](crate::program::BLOCK) long.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// The program.
+    pub program: &'a Program,
+    /// Which of its passes.
+    pub pass: &'a Pass,
+    /// In which type.
+    pub precision: Precision,
+    /// Index within the tensor of the first element.
+    pub first: u64,
+    /// Count of elements.
+    pub elements: usize,
+    /// All inputs of the program, by position.
+    pub inputs: &'a [Input<'a>],
+    /// The scalar table.
+    pub scalars: &'a [f64],
+    /// The cuts found by earlier passes.
+    pub cuts: &'a [Cut],
+    /// Keys of the random streams.
+    pub streams: &'a [u64],
+    /// What each selection of the pass does in this round.
+    pub rounds: &'a [Round],
+    /// Whether reductions accumulate in this round. They do so once per pass.
+    pub reduce: bool,
+    /// Whether loads look for NaN and infinity.
+    pub check_finite: bool,
+    /// Present when the pass stores.
+    pub output: Option<Output<'a>>,
+}
+
+/// What a piece contributes to reductions and selections.
+#[derive(Clone, Debug, Default)]
+pub struct Partial {
+    /// Per reduction of the pass: the value over the elements so far. Filled by [`Worker::finish`].
+    pub reductions: Vec<f64>,
+    /// Per selection of the pass.
+    pub selections: Vec<RoundPartial>,
+    /// The first NaN or infinity met: lowest element, then lowest input.
+    pub nonfinite: Option<NonFinite>,
+}
+
+/// One thread's hold on a backend: its registers and accumulators.
+///
+/// For each piece: [`begin`](Self::begin), then [`run`](Self::run) for its stretches in order, then
+/// [`finish`](Self::finish).
+pub trait Worker: Send {
+    /// Clears what an earlier piece left.
+    fn begin(&mut self, pass: &Pass, precision: Precision, rounds: &[Round]);
+
+    /// Runs one stretch.
+    fn run(&mut self, call: Call<'_>);
+
+    /// What the piece contributes.
+    fn finish(&mut self) -> Partial;
+}
+
+/// A device that runs block programs.
+pub trait Backend: Send + Sync {
+    /// Its name in manifests: `cpu`, `cuda:0`.
+    fn name(&self) -> &str;
+
+    /// What a person may want to know: instruction set, device model.
+    fn describe(&self) -> String;
+
+    /// A worker for one thread.
+    fn worker(&self) -> Box<dyn Worker>;
+
+    /// Bytes a worker holds while it runs this pass, without inputs and output.
+    fn worker_bytes(&self, pass: &Pass, precision: Precision) -> u64;
+}

@@ -1,0 +1,21 @@
+//! What operations exist: their formulas, the block programs made of them, and what a backend must do.
+//!
+//! Nothing here has heard of YAML, files or models.
+//!
+//! * [`MapOp`] is an elementwise op; one file per op in `elementwise/`, listed in `table.rs`.
+//! * [`Program`] is a fused chain of ops over one tensor, in passes.
+//! * [`Selection`](selection::Selection) finds the k-th largest magnitude by counting.
+//! * [`Backend`] runs the passes of a program over pieces of a tensor.
+
+pub mod backend;
+pub mod elementwise;
+pub mod program;
+pub mod random;
+mod real;
+pub mod selection;
+mod table;
+
+pub use backend::{Backend, Call, Input, NonFinite, Output, Partial, Precision, Worker};
+pub use program::{Instruction, Operand, Pass, Program, Reduction, ScalarStep};
+pub use real::Real;
+pub use table::MapOp;

@@ -1,0 +1,205 @@
+//! Fused block programs: what is done to each block of one tensor, from its storage bytes to the output's.
+//!
+//! A program reads the same elements of all its inputs, block by block, computes in registers that
+//! hold one block each, and stores the result. What needs a fact about the whole tensor first (a norm,
+//! a dot product, the k-th largest magnitude) makes a [`Pass`] of its own over the same inputs.
+
+use mixdown_tensor::DType;
+
+use crate::MapOp;
+
+/// Elements in a block: one register holds this many. Small enough that a dozen registers of f32
+/// stay in a 48 KiB first-level cache.
+pub const BLOCK: usize = 1024;
+
+/// Elements in a piece: the unit that one worker takes, and the unit over which sums are accumulated
+/// before they are combined in order of index. Part of the result's definition: sums depend on it,
+/// threads and budget do not.
+pub const PIECE: u64 = 64 * 1024;
+
+/// Where an instruction reads a number: a register holding one block, or a scalar of the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operand {
+    /// A register, which holds one block.
+    Register(u16),
+    /// An entry of the job's scalar table, the same for all elements.
+    Scalar(u16),
+}
+
+/// One step over one block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Instruction {
+    /// Widens the block of an input into a register. NaN and infinity are reported if the call asks.
+    Load {
+        /// Which input.
+        input: u16,
+        /// Target register.
+        to: u16,
+    },
+    /// Rounds a register to a storage type and widens it again.
+    Round {
+        /// Source register.
+        from: u16,
+        /// The type to round to.
+        dtype: DType,
+        /// Target register; may be the source.
+        to: u16,
+    },
+    /// Applies an elementwise op. Operands beyond the op's arity are ignored.
+    Map {
+        /// The op.
+        op: MapOp,
+        /// Its operands; at least one of those within the arity is a register.
+        arguments: [Operand; 3],
+        /// Target register; may be one of the operands.
+        to: u16,
+    },
+    /// Keeps the elements that a [cut](crate::selection::Cut) lets through and zeroes the others.
+    KeepLargest {
+        /// Source register.
+        from: u16,
+        /// Index into the job's cuts.
+        cut: u16,
+        /// Target register; may be the source.
+        to: u16,
+    },
+    /// Keeps each element with a probability and zeroes the others, by [`random::uniform`](crate::random::uniform).
+    KeepRandom {
+        /// Source register.
+        from: u16,
+        /// Probability of keeping, 0 to 1: a scalar of the job.
+        density: u16,
+        /// Index into the job's random streams.
+        stream: u16,
+        /// Target register; may be the source.
+        to: u16,
+    },
+    /// Accumulates into a sum of the piece, in f64.
+    Reduce {
+        /// What is accumulated.
+        reduction: Reduction,
+        /// One or two operands; the second is ignored by reductions over one value.
+        arguments: [Operand; 2],
+        /// Index into the pass's reductions.
+        slot: u16,
+    },
+    /// Hands the magnitudes of a register to a selection.
+    Select {
+        /// Source register.
+        from: u16,
+        /// Index into the pass's selections.
+        slot: u16,
+    },
+    /// Rounds to the output's type, once, and writes.
+    Store {
+        /// What is written; a scalar fills the block.
+        from: Operand,
+    },
+}
+
+/// A number made from all elements of a tensor, accumulated in f64 in a fixed order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reduction {
+    /// Σ a.
+    Sum,
+    /// Σ |a|.
+    SumAbsolute,
+    /// Σ a·b, the product formed in f64.
+    SumProduct,
+    /// max |a|; 0 for an empty tensor.
+    LargestAbsolute,
+    /// Count of elements that are not zero.
+    CountNonzero,
+}
+
+impl Reduction {
+    /// How many operands it reads.
+    pub fn arity(self) -> usize {
+        if self == Self::SumProduct { 2 } else { 1 }
+    }
+
+    /// Joins the results of two neighboring stretches of the tensor.
+    pub fn combine(self, left: f64, right: f64) -> f64 {
+        if self == Self::LargestAbsolute { left.max(right) } else { left + right }
+    }
+}
+
+/// A step over scalars, in f64, between passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ScalarStep {
+    /// The op, the same as for elements.
+    pub op: MapOp,
+    /// Entries of the scalar table. Those beyond the op's arity are ignored.
+    pub arguments: [u16; 3],
+    /// Target entry.
+    pub to: u16,
+}
+
+/// A reduction that a pass makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ReductionSlot {
+    /// What is accumulated.
+    pub reduction: Reduction,
+    /// The entry of the scalar table that receives the result.
+    pub to: u16,
+    /// Over this tensor, or over all tensors of a group of the plan.
+    pub scope: Scope,
+}
+
+/// A threshold that a pass finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SelectionSlot {
+    /// Entry of the scalar table with the density, 0 to 1. `max(1, floor(density · n))` elements
+    /// survive, all of them at 1 and none at 0.
+    pub density: u16,
+    /// What becomes of elements that equal the threshold.
+    pub ties: crate::selection::Ties,
+    /// The entry of the job's cuts that receives the result.
+    pub cut: u16,
+    /// Over this tensor, or over all tensors of a group of the plan.
+    pub scope: Scope,
+}
+
+/// The elements that a reduction or a selection looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// Those of one tensor.
+    Tensor,
+    /// Those of all tensors of a group; the job says which group, by this position in its list.
+    Group(u16),
+}
+
+/// One way through all elements.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Pass {
+    /// Scalar steps that run before it, in order.
+    pub prelude: Vec<ScalarStep>,
+    /// What is done to each block, in order.
+    pub instructions: Vec<Instruction>,
+    /// Registers in use.
+    pub registers: u16,
+    /// Inputs it loads, ascending. The others are not read.
+    pub inputs: Vec<u16>,
+    /// Reductions it makes.
+    pub reductions: Vec<ReductionSlot>,
+    /// Selections it makes.
+    pub selections: Vec<SelectionSlot>,
+}
+
+/// What is done to one tensor. Many tensors share one program, each with inputs, constants and
+/// random streams of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Program {
+    /// Count of inputs.
+    pub inputs: u16,
+    /// Entries of the scalar table that each job fills before the first pass.
+    pub constants: u16,
+    /// Entries of the scalar table in all.
+    pub scalars: u16,
+    /// Count of cuts.
+    pub cuts: u16,
+    /// Count of random streams.
+    pub streams: u16,
+    /// The passes; the last one, and only that, stores.
+    pub passes: Vec<Pass>,
+}
