@@ -1,1 +1,18 @@
-//! Placeholder.
+//! Checkpoints: what they hold, where they come from, and how a merged one is written.
+//!
+//! Reading starts at [`hub`] and [`mod@open`]; what was found is an [`index`], which needs no
+//! files to be built or used.
+
+pub mod card;
+pub mod config;
+pub mod digest;
+pub mod format;
+pub mod hub;
+pub mod index;
+pub mod journal;
+pub mod layout;
+pub mod manifest;
+pub mod open;
+pub mod output;
+pub mod source;
+pub mod writer;

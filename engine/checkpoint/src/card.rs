@@ -1,0 +1,1 @@
+//! The model card that is written beside a merged checkpoint.

@@ -1,0 +1,1 @@
+//! Content digests of input files, remembered so that each file is read once.

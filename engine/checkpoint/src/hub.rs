@@ -1,0 +1,1 @@
+//! Models that are named by hub id rather than by path.

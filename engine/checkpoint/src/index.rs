@@ -1,0 +1,1 @@
+//! What a checkpoint holds: tensor names, types, shapes and places.

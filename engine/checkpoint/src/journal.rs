@@ -1,0 +1,1 @@
+//! What an unfinished output holds already, so that a merge can continue.

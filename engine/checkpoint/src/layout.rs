@@ -1,0 +1,1 @@
+//! Where each tensor of an output goes, before any of them is known.

@@ -1,0 +1,1 @@
+//! What was merged, from which digests, by which version.

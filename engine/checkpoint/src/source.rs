@@ -1,0 +1,1 @@
+//! Positioned reads from files and memory.

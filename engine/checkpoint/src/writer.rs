@@ -1,0 +1,1 @@
+//! Writes tensors at their final place in the shards.
