@@ -1,0 +1,143 @@
+//! The plan: one job for each output tensor, and the programs that jobs share.
+
+use std::sync::Arc;
+
+use mixdown_ops::{Precision, Program};
+use mixdown_tensor::{DType, Shape};
+
+/// What a merge will do.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Names of the input checkpoints, by position, as the recipe writes them. The executor gets the
+    /// checkpoints in this order. Models of recipes that are inputs are among them.
+    pub models: Vec<String>,
+    /// Block programs; jobs with the same structure share one.
+    pub programs: Vec<Arc<Program>>,
+    /// One for each output tensor, in the order of the output.
+    pub jobs: Vec<Job>,
+    /// Sets of jobs that share facts about all their tensors together.
+    pub groups: Vec<Group>,
+    /// Embeddings put together row by row.
+    pub rows: Vec<Arc<Rows>>,
+    /// Why jobs do what they do; jobs refer to it by position.
+    pub origins: Vec<Origin>,
+    /// Input tensors that no job reads, each with its reason.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A tensor of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TensorRef {
+    /// Position in [`Plan::models`].
+    pub model: u32,
+    /// Position in that checkpoint's index.
+    pub tensor: u32,
+}
+
+/// How one output tensor is made.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Name of the output tensor.
+    pub name: String,
+    /// Its shape.
+    pub shape: Shape,
+    /// Its storage type.
+    pub dtype: DType,
+    /// What is done.
+    pub work: Work,
+    /// Position in [`Plan::origins`].
+    pub origin: u32,
+}
+
+/// What is done for one output tensor.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// The bytes of an input. Shape and type are the job's.
+    Copy {
+        /// Which.
+        from: TensorRef,
+        /// Tensors that must have the same bytes; else the merge fails with `COPIES_DIFFER`.
+        equal_to: Vec<TensorRef>,
+    },
+    /// A block program over inputs.
+    Merge(Merge),
+}
+
+/// A block program applied to the tensors of one job.
+#[derive(Clone, Debug)]
+pub struct Merge {
+    /// Position in [`Plan::programs`].
+    pub program: u32,
+    /// The program's inputs. Each has the job's count of elements.
+    pub leaves: Vec<Leaf>,
+    /// First entries of the scalar table.
+    pub constants: Vec<f64>,
+    /// Keys of the random streams.
+    pub streams: Vec<u64>,
+    /// For each `Scope::Group(i)` of the program: position in [`Plan::groups`].
+    pub groups: Vec<u32>,
+    /// Type of the arithmetic.
+    pub precision: Precision,
+}
+
+/// An input of a block program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Leaf {
+    /// A tensor as stored; its type is a float.
+    Tensor(TensorRef),
+    /// An embedding put together from rows: position in [`Plan::rows`].
+    Rows(u32),
+}
+
+/// An embedding (`[vocabulary, ..]`) put together row by row, for models whose vocabularies differ.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Rows {
+    /// The tensors that rows come from; all have the same row length, and float types.
+    pub tensors: Vec<TensorRef>,
+    /// Elements of one row.
+    pub row_elements: u64,
+    /// One for each output row.
+    pub rows: Vec<RowSource>,
+}
+
+/// Where one row of an embedding comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RowSource {
+    /// A row of a tensor: position in [`Rows::tensors`], row.
+    Row(u16, u32),
+    /// Zeros.
+    Zero,
+    /// The mean of these rows.
+    Mean(Vec<(u16, u32)>),
+    /// Padding: the mean of all rows of this embedding that are not padding.
+    MeanOfRows,
+}
+
+/// Jobs that share facts about all their tensors together, such as a threshold over the whole model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// What the fact is, for people: "threshold of `delta` of expert `math`".
+    pub title: String,
+    /// The jobs, ascending.
+    pub jobs: Vec<u32>,
+}
+
+/// Why a tensor is made as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Origin {
+    /// The rule, slice or module that decided, for people.
+    pub rule: String,
+    /// Line of the recipe where it stands.
+    pub line: u32,
+    /// The method, `keep` or `copy`.
+    pub method: String,
+}
+
+/// An input tensor that is not in the output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Which.
+    pub tensor: TensorRef,
+    /// Why.
+    pub reason: String,
+}
