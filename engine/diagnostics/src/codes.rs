@@ -43,7 +43,7 @@ codes! {
     UNKNOWN_MODEL = "E0209", "a model name is not declared";
     BAD_REFERENCE = "E0210", "a model reference cannot be understood";
     BAD_EXPRESSION = "E0211", "an expression cannot be understood";
-    UNKNOWN_NAME = "E0212", "a name in an expression is not defined";
+    UNKNOWN_NAME = "E0212", "a name in an expression, or a `$name`, is not defined";
     WRONG_KIND = "E0213", "a value in an expression has the wrong kind";
     OUT_OF_RANGE = "E0214", "a parameter lies outside its range";
     BAD_SET = "E0215", "a --set override does not fit the recipe";
@@ -52,6 +52,7 @@ codes! {
     RECIPE_CYCLE = "E0218", "a recipe includes itself";
     UNKNOWN_DTYPE = "E0219", "an element type is not known";
     UNSUPPORTED = "E0220", "something valid elsewhere is not supported here";
+    DUPLICATE_KEY = "E0221", "a key or a name is given twice";
     MISSING_BASE = "E0301", "a method needs a base model and there is none";
     MISSING_PARAMETER = "E0302", "a required parameter is not set";
     WRONG_INPUTS = "E0303", "a method got too many or too few models";

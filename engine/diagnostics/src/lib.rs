@@ -4,6 +4,7 @@
 //! what was expected, and what to do.
 
 pub mod codes;
+mod line;
 pub mod render;
 mod source;
 pub mod suggest;
@@ -114,4 +115,60 @@ impl Diagnostic {
 /// Whether any of these stops the work.
 pub fn any_error(diagnostics: &[Diagnostic]) -> bool {
     diagnostics.iter().any(Diagnostic::is_error)
+}
+
+/// Puts diagnostics in the order of their places, text by text in the order of the texts' names, and
+/// drops repetitions. Those without a place come last.
+pub fn sort(diagnostics: &mut Vec<Diagnostic>) {
+    fn key(diagnostic: &Diagnostic) -> (bool, &str, u64, u32) {
+        match &diagnostic.place {
+            Some(Place::Text(source, span)) => {
+                (false, source.name(), u64::from(span.line), span.column)
+            }
+            Some(Place::File(path)) => (false, path, 0, 0),
+            Some(Place::Byte(path, offset)) => (false, path, *offset, 0),
+            None => (true, "", 0, 0),
+        }
+    }
+    diagnostics.sort_by(|a, b| key(a).cmp(&key(b)));
+    let mut kept: Vec<Diagnostic> = Vec::with_capacity(diagnostics.len());
+    for diagnostic in diagnostics.drain(..) {
+        // Repetitions have one place, so that only the run of that place needs a look.
+        let repeated = kept
+            .iter()
+            .rev()
+            .take_while(|other| key(other) == key(&diagnostic))
+            .any(|other| *other == diagnostic);
+        if !repeated {
+            kept.push(diagnostic);
+        }
+    }
+    *diagnostics = kept;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn diagnostics_are_sorted_by_place_without_repetitions() {
+        let source = Source::new("a.yaml", "x: 1\ny: 2\n");
+        let at = |line, column| {
+            Diagnostic::error(codes::WRONG_TYPE, "wrong")
+                .at(&source, Span { line, column, length: 1 })
+        };
+        let bare = Diagnostic::error(codes::MISSING_KEY, "missing");
+        let mut all = vec![bare.clone(), at(2, 4), at(1, 4), at(2, 1), at(1, 4)];
+        sort(&mut all);
+        assert_eq!(all, [at(1, 4), at(2, 1), at(2, 4), bare]);
+    }
+
+    #[test]
+    fn codes_are_unique_and_sorted() {
+        let ids: Vec<&str> = codes::ALL.iter().map(|code| &code.id[1..]).collect();
+        let mut sorted = ids.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(ids, sorted);
+    }
 }
