@@ -1,1 +1,24 @@
-//! Placeholder.
+//! What the test suites share: a folder of their own, small checkpoints, files that lie, the real program.
+//!
+//! Nothing here uses mixdown's own reading or writing of checkpoints, so that a fault there cannot
+//! hide itself: tensors are written and read with this crate's code and the `safetensors` crate.
+
+pub mod checkpoint;
+pub mod compare;
+pub mod hub;
+pub mod program;
+pub mod quickstart;
+pub mod raw;
+pub mod read;
+pub mod side_files;
+pub mod space;
+pub mod tensor;
+pub mod values;
+
+pub use checkpoint::{CheckpointBuilder, Layout, checkpoint};
+pub use compare::{Tolerance, assert_same_tensors, compare_tensors};
+pub use mixdown_tensor::DType;
+pub use program::{Outcome, Program, mixdown};
+pub use read::{Stored, read_checkpoint, read_safetensors};
+pub use space::Space;
+pub use tensor::Tensor;
