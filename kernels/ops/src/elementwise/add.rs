@@ -1,0 +1,18 @@
+//! `add`: a + b.
+
+use super::Elementwise;
+use crate::Real;
+
+/// a + b.
+pub struct Add;
+
+impl Elementwise for Add {
+    const NAME: &'static str = "add";
+    const SUMMARY: &'static str = "a + b";
+    const ARITY: usize = 2;
+
+    #[inline(always)]
+    fn apply<R: Real>([a, b, _]: [R; 3]) -> R {
+        a + b
+    }
+}

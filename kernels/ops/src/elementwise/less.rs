@@ -1,0 +1,20 @@
+//! `less`: 1 where a < b, else 0.
+
+use super::Elementwise;
+use crate::Real;
+
+/// 1 where a < b, else 0.
+///
+/// **Numerics.** 0 where either is NaN.
+pub struct Less;
+
+impl Elementwise for Less {
+    const NAME: &'static str = "less";
+    const SUMMARY: &'static str = "1 where a < b, else 0";
+    const ARITY: usize = 2;
+
+    #[inline(always)]
+    fn apply<R: Real>([a, b, _]: [R; 3]) -> R {
+        R::mask(a < b)
+    }
+}
