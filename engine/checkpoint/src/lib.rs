@@ -14,5 +14,12 @@ pub mod layout;
 pub mod manifest;
 pub mod open;
 pub mod output;
+mod pairs;
+pub mod shown;
 pub mod source;
 pub mod writer;
+
+pub use index::{DuplicateName, Identity, Index, Shard, TensorEntry};
+pub use open::{Checkpoint, Form, open, open_as};
+pub use shown::{bytes_text, shown, shown_path};
+pub use source::{ByteSource, FilePool, FileSource, MemorySource, ReadError};

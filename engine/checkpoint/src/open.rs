@@ -1,1 +1,178 @@
-//! Opens a checkpoint, whatever its layout.
+//! Opens a checkpoint: a folder with or without an index, or a single file. Reads headers only,
+//! and reports all that is wrong with all files at once.
+
+mod files;
+mod side;
+mod weight_map;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::{Path, PathBuf};
+
+use mixdown_diagnostics::{Diagnostic, codes};
+use serde_json::Value;
+
+use crate::index::{Index, Shard, TensorEntry};
+use crate::shown::{shown, shown_path, some_of};
+use crate::source::FilePool;
+
+/// An opened checkpoint: its index and its configuration. Holds no file open.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// As the user wrote it.
+    pub name: String,
+    /// The folder of its files. Of a single file, the folder that the file is in.
+    pub root: PathBuf,
+    /// Whether the whole folder is the checkpoint, or one file of it.
+    pub form: Form,
+    /// Its tensors.
+    pub index: Index,
+    /// Its `config.json`, if there is one.
+    pub config: Option<Value>,
+    /// What the user should know and may ignore.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Whether a checkpoint is a folder or one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A folder: the other files in it belong to the model.
+    Folder,
+    /// A file: what else is in its folder may belong to something else.
+    File,
+}
+
+/// Opens the folder or file at `path`.
+///
+/// **Parameters.** `prefix`: only tensors whose name begins so, with the prefix removed.
+///
+/// **Errors.** Everything that is wrong with the files, at once.
+pub fn open(path: &Path, prefix: Option<&str>) -> Result<Checkpoint, Vec<Diagnostic>> {
+    open_as(&shown_path(path), path, prefix)
+}
+
+/// Like [`fn@open`], for a checkpoint whose place is not what the user wrote: messages call it `name`.
+pub fn open_as(
+    name: &str,
+    path: &Path,
+    prefix: Option<&str>,
+) -> Result<Checkpoint, Vec<Diagnostic>> {
+    let found = files::find(name, path)?;
+    let mut faults = found.faults;
+    let config = side::config(&found.root, &found.shown_root).unwrap_or_else(|fault| {
+        faults.push(*fault);
+        None
+    });
+    let pool = FilePool::new(4);
+    let mut shards = Vec::new();
+    let mut tensors: Vec<TensorEntry> = Vec::new();
+    let mut read = Vec::new();
+    for file in &found.files {
+        match files::read(file, &pool) {
+            Ok((shard, entries)) => {
+                let position = shards.len() as u32;
+                tensors.extend(entries.into_iter().map(|t| TensorEntry { shard: position, ..t }));
+                read.push(file.name.as_str());
+                shards.push(shard);
+            }
+            Err(more) => faults.extend(more),
+        }
+    }
+    let twice = duplicates(&tensors, &shards, &mut faults);
+    if let Some(map) = &found.weight_map {
+        map.compare(&read, &tensors, &twice, &mut faults);
+    }
+    drop(twice);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    if let Some(prefix) = prefix {
+        tensors = below_prefix(tensors, prefix, name).map_err(|fault| vec![*fault])?;
+    }
+    let index = Index::new(shards, tensors).map_err(|error| {
+        vec![Diagnostic::error(codes::DUPLICATE_TENSOR, error.to_string()).in_file(name)]
+    })?;
+    Ok(Checkpoint {
+        name: name.to_owned(),
+        root: found.root,
+        form: found.form,
+        index,
+        config,
+        warnings: found.warnings,
+    })
+}
+
+/// Reports names that two shards hold, one message for each pair of shards; gives all such names.
+fn duplicates<'a>(
+    tensors: &'a [TensorEntry],
+    shards: &[Shard],
+    faults: &mut Vec<Diagnostic>,
+) -> Vec<&'a str> {
+    let mut first: HashMap<&str, u32> = HashMap::with_capacity(tensors.len());
+    let mut pairs: Vec<((u32, u32), Vec<&str>)> = Vec::new();
+    for tensor in tensors {
+        match first.entry(&tensor.name) {
+            Entry::Vacant(place) => {
+                place.insert(tensor.shard);
+            }
+            Entry::Occupied(before) => {
+                let pair = (*before.get(), tensor.shard);
+                match pairs.iter_mut().find(|(known, _)| *known == pair) {
+                    Some((_, names)) => names.push(&tensor.name),
+                    None => pairs.push((pair, vec![&tensor.name])),
+                }
+            }
+        }
+    }
+    for ((a, b), names) in &pairs {
+        let headline = match names.as_slice() {
+            [name] => format!("two files hold `{}`", shown(name)),
+            _ => format!("two files hold the same {} tensors", names.len()),
+        };
+        let mut fault = Diagnostic::error(codes::DUPLICATE_TENSOR, headline)
+            .in_file(&shards[*b as usize].shown)
+            .fact("first", &shards[*a as usize].shown)
+            .fact("second", &shards[*b as usize].shown);
+        if names.len() > 1 {
+            fault = fault.fact("tensors", some_of(names));
+        }
+        faults.push(fault.help("remove the file that does not belong to the checkpoint"));
+    }
+    pairs.into_iter().flat_map(|(_, names)| names).collect()
+}
+
+/// Keeps the tensors whose name begins with `prefix`, without it.
+fn below_prefix(
+    tensors: Vec<TensorEntry>,
+    prefix: &str,
+    name: &str,
+) -> Result<Vec<TensorEntry>, Box<Diagnostic>> {
+    let fault = |headline: String| Diagnostic::error(codes::NO_WEIGHTS, headline).in_file(name);
+    let mut starts: Vec<String> = Vec::new();
+    let mut kept = Vec::new();
+    for tensor in tensors {
+        match tensor.name.strip_prefix(prefix) {
+            Some("") => {
+                let headline =
+                    format!("the prefix `{}` is the whole name of a tensor", shown(prefix));
+                return Err(Box::new(fault(headline).help("end the prefix with a dot")));
+            }
+            Some(rest) => {
+                let rest = rest.to_owned();
+                kept.push(TensorEntry { name: rest, ..tensor });
+            }
+            None => {
+                let start = tensor.name.split_inclusive('.').next().unwrap_or_default();
+                if !starts.iter().any(|known| known == start) && starts.len() < 16 {
+                    starts.push(start.to_owned());
+                }
+            }
+        }
+    }
+    if kept.is_empty() {
+        let starts: Vec<&str> = starts.iter().map(String::as_str).collect();
+        let headline = format!("no tensor has a name that begins with `{}`", shown(prefix));
+        return Err(Box::new(fault(headline).fact("names begin with", some_of(&starts))));
+    }
+    Ok(kept)
+}

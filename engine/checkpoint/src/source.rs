@@ -1,1 +1,336 @@
-//! Positioned reads from files and memory.
+//! Positioned reads from files and memory. A file that changes while it is in use is noticed, and
+//! the number of files open at once is bounded, however many shards a merge has.
+
+use std::collections::VecDeque;
+use std::fs::{File, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mixdown_diagnostics::{Diagnostic, codes};
+
+use crate::index::{Identity, Shard};
+use crate::shown::{bytes_text, io_text};
+
+/// Bytes that can be read at any position, from any thread.
+pub trait ByteSource: Send + Sync {
+    /// Fills `buffer` with the bytes from `offset` on.
+    ///
+    /// **Errors.** When fewer bytes are there, when the system fails, and when the source is not
+    /// what it was; `buffer` then holds nothing of use.
+    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ReadError>;
+
+    /// Says that these bytes will be read soon. Never fails and never blocks on the data.
+    fn will_need(&self, offset: u64, len: u64);
+
+    /// Count of bytes.
+    fn len(&self) -> u64;
+
+    /// Whether there are no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Why bytes could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The source ends before the bytes asked for.
+    #[error("`{shown}` ends at byte {end}, reading from {offset} to {wanted}")]
+    Short {
+        /// The source, as messages show it.
+        shown: String,
+        /// First byte asked for.
+        offset: u64,
+        /// One past the last byte asked for.
+        wanted: u64,
+        /// Where it ends.
+        end: u64,
+    },
+    /// The system refused.
+    #[error("`{shown}` cannot be read at byte {offset}: {error}")]
+    Io {
+        /// The source, as messages show it.
+        shown: String,
+        /// Where reading failed.
+        offset: u64,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The file is another one than at the start, or was written to.
+    #[error("`{shown}` changed while it was in use")]
+    Changed {
+        /// The source, as messages show it.
+        shown: String,
+        /// Its state when its header was read.
+        before: Box<Identity>,
+        /// Its state now.
+        now: Box<Identity>,
+    },
+}
+
+impl ReadError {
+    /// The message for the user. The caller adds which tensor was being read.
+    pub fn diagnostic(&self) -> Diagnostic {
+        match self {
+            Self::Short { shown, offset, wanted, end } => Diagnostic::error(
+                codes::SHARD_TRUNCATED,
+                "a file ends before the bytes it should hold",
+            )
+            .at_byte(shown, *end)
+            .fact("read", format!("{} from byte {offset}", bytes_text(wanted - offset)))
+            .fact("file", bytes_text(*end))
+            .help("fetch this file again"),
+            Self::Io { shown, offset, error } => Diagnostic::error(
+                codes::UNREADABLE,
+                format!("a file cannot be read: {}", io_text(error)),
+            )
+            .at_byte(shown, *offset),
+            Self::Changed { shown, before, now } => {
+                let mut diagnostic =
+                    Diagnostic::error(codes::FILE_CHANGED, "a file changed while it was in use")
+                        .in_file(shown);
+                if before.size != now.size {
+                    diagnostic = diagnostic
+                        .fact("at the start", bytes_text(before.size))
+                        .fact("now", bytes_text(now.size));
+                } else if (before.inode, before.device) != (now.inode, now.device) {
+                    diagnostic = diagnostic.note("another file has taken its place");
+                } else {
+                    diagnostic = diagnostic.note("it was written to");
+                }
+                diagnostic.help("leave the inputs alone while they are merged, and start again")
+            }
+        }
+    }
+}
+
+/// Bytes in memory.
+#[derive(Clone, Debug, Default)]
+pub struct MemorySource(Arc<[u8]>);
+
+impl MemorySource {
+    /// These bytes.
+    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl ByteSource for MemorySource {
+    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let wanted = offset.saturating_add(buffer.len() as u64);
+        if wanted > self.len() {
+            let shown = "memory".to_owned();
+            return Err(ReadError::Short { shown, offset, wanted, end: self.len() });
+        }
+        let start = offset as usize;
+        buffer.copy_from_slice(&self.0[start..start + buffer.len()]);
+        Ok(())
+    }
+
+    fn will_need(&self, _offset: u64, _len: u64) {}
+
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
+/// Keeps the files that were read last open, up to a limit.
+#[derive(Debug)]
+pub struct FilePool {
+    limit: usize,
+    /// The one used last stands at the end.
+    open: Mutex<VecDeque<(PathBuf, Arc<File>)>>,
+}
+
+impl FilePool {
+    /// Files open at once when nothing else is said: far below the usual limit of 1024 for a
+    /// process, and above the number of models that one merge reads side by side.
+    pub const DEFAULT_LIMIT: usize = 128;
+
+    /// A pool of at most `limit` open files, besides those that a read is using at that moment.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit: limit.max(1), open: Mutex::default() })
+    }
+
+    /// The bytes of a shard. Nothing is opened yet.
+    pub fn source(self: &Arc<Self>, shard: &Shard) -> FileSource {
+        FileSource { pool: Arc::clone(self), shard: shard.clone() }
+    }
+
+    fn get(&self, shard: &Shard) -> Result<Arc<File>, ReadError> {
+        if let Some(file) = self.take_open(&shard.path) {
+            return Ok(file);
+        }
+        // Opened outside the lock: a slow file system must not stop reads of other files.
+        let io = |error| ReadError::Io { shown: shard.shown.clone(), offset: 0, error };
+        let (file, metadata) = open_regular(&shard.path).map_err(io)?;
+        check_unchanged(shard, &metadata)?;
+        let file = Arc::new(file);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.push_back((shard.path.clone(), Arc::clone(&file)));
+        while open.len() > self.limit {
+            open.pop_front();
+        }
+        Ok(file)
+    }
+
+    fn take_open(&self, path: &Path) -> Option<Arc<File>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let position = open.iter().rposition(|(known, _)| known == path)?;
+        let entry = open.remove(position)?;
+        let file = Arc::clone(&entry.1);
+        open.push_back(entry);
+        Some(file)
+    }
+}
+
+/// The bytes of a shard's file, opened when first read.
+#[derive(Clone, Debug)]
+pub struct FileSource {
+    pool: Arc<FilePool>,
+    shard: Shard,
+}
+
+impl FileSource {
+    /// The shard that is read.
+    pub fn shard(&self) -> &Shard {
+        &self.shard
+    }
+}
+
+impl ByteSource for FileSource {
+    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let wanted = offset.saturating_add(buffer.len() as u64);
+        let shown = || self.shard.shown.clone();
+        if wanted > self.shard.size {
+            return Err(ReadError::Short { shown: shown(), offset, wanted, end: self.shard.size });
+        }
+        let file = self.pool.get(&self.shard)?;
+        let outcome = fill(&file, offset, buffer);
+        // After the read, so that a change made before or during it cannot pass.
+        let metadata =
+            file.metadata().map_err(|error| ReadError::Io { shown: shown(), offset, error })?;
+        check_unchanged(&self.shard, &metadata)?;
+        match outcome {
+            Ok(()) => Ok(()),
+            Err((at, Some(error))) => Err(ReadError::Io { shown: shown(), offset: at, error }),
+            Err((end, None)) => Err(ReadError::Short { shown: shown(), offset, wanted, end }),
+        }
+    }
+
+    fn will_need(&self, offset: u64, len: u64) {
+        // Only an advice: what is wrong with the file is said by the read that follows.
+        if let Ok(file) = self.pool.get(&self.shard) {
+            advise(&file, offset, len);
+        }
+    }
+
+    fn len(&self) -> u64 {
+        self.shard.size
+    }
+}
+
+fn check_unchanged(shard: &Shard, metadata: &Metadata) -> Result<(), ReadError> {
+    let now = identity(metadata);
+    if now == shard.identity {
+        return Ok(());
+    }
+    Err(ReadError::Changed {
+        shown: shard.shown.clone(),
+        before: Box::new(shard.identity),
+        now: Box::new(now),
+    })
+}
+
+/// Opens a file for reading if it is one; never waits for the other end of a pipe.
+pub(crate) fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
+    // Asked first, because opening a device can have effects of its own.
+    refuse_special(&std::fs::metadata(path)?)?;
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        // A pipe that takes the file's place between the question and the opening does not block.
+        options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    }
+    let file = options.open(path)?;
+    let metadata = file.metadata()?;
+    refuse_special(&metadata)?;
+    Ok((file, metadata))
+}
+
+pub(crate) fn refuse_special(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_file() {
+        Ok(())
+    } else if metadata.is_dir() {
+        Err(io::Error::other("a folder stands where a file should be"))
+    } else {
+        Err(io::Error::other("a pipe, socket or device stands where a file should be"))
+    }
+}
+
+/// What tells this state of a file from another.
+#[cfg(unix)]
+pub(crate) fn identity(metadata: &Metadata) -> Identity {
+    use std::os::unix::fs::MetadataExt;
+    Identity {
+        size: metadata.len(),
+        modified_ns: i128::from(metadata.mtime()) * 1_000_000_000
+            + i128::from(metadata.mtime_nsec()),
+        inode: metadata.ino(),
+        device: metadata.dev(),
+    }
+}
+
+/// What tells this state of a file from another.
+#[cfg(not(unix))]
+pub(crate) fn identity(metadata: &Metadata) -> Identity {
+    let since = metadata.modified().ok().and_then(|time| {
+        time.duration_since(std::time::UNIX_EPOCH).ok().map(|passed| passed.as_nanos() as i128)
+    });
+    Identity { size: metadata.len(), modified_ns: since.unwrap_or_default(), inode: 0, device: 0 }
+}
+
+/// Reads until `buffer` is full; an error carries the byte that was reached.
+pub(crate) fn fill(
+    file: &File,
+    mut offset: u64,
+    mut buffer: &mut [u8],
+) -> Result<(), (u64, Option<io::Error>)> {
+    while !buffer.is_empty() {
+        match read_at(file, buffer, offset) {
+            Ok(0) => return Err((offset, None)),
+            Ok(count) => {
+                buffer = &mut buffer[count..];
+                offset += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((offset, Some(error))),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn advise(file: &File, offset: u64, len: u64) {
+    use rustix::fs::{Advice, fadvise};
+    // A length of 0 would mean the rest of the file.
+    if let Some(len) = std::num::NonZeroU64::new(len) {
+        let _ = fadvise(file, offset, Some(len), Advice::WillNeed);
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn advise(_file: &File, _offset: u64, _len: u64) {}

@@ -69,6 +69,7 @@ codes! {
     BUDGET_TOO_SMALL = "E0401", "the memory budget is below what one block needs";
     NONFINITE = "E0402", "a weight is NaN or infinite";
     COPIES_DIFFER = "E0403", "tensors that should be equal differ";
+    INTERNAL = "E0404", "mixdown broke a promise of its own";
     DISK_FULL = "E0501", "there is not enough space on the disk";
     OUTPUT_EXISTS = "E0502", "the output exists already";
     WRITE_FAILED = "E0503", "the output cannot be written";
@@ -83,4 +84,6 @@ codes! {
     COMPATIBILITY = "W0605", "mergekit's behavior is followed where it may surprise";
     DROPPED = "W0606", "tensors of an input are not in the output";
     NOT_COPIED = "W0607", "a file that belongs to the model was not found";
+    NOT_READ = "W0608", "a file of weights in a model folder is not read";
+    OVERFLOW = "W0609", "results are NaN or infinite though the inputs are not";
 }

@@ -1,0 +1,246 @@
+//! Which files hold the weights of a checkpoint, and what their headers say.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mixdown_diagnostics::{Diagnostic, codes};
+
+use super::Form;
+use super::weight_map::WeightMap;
+use crate::format::{self, Format, START};
+use crate::index::{Shard, TensorEntry};
+use crate::shown::{io_text, shown, shown_path, some_of};
+use crate::source::{ByteSource, FilePool, identity, refuse_special};
+
+/// The ending of files that hold weights.
+const WEIGHTS: &str = ".safetensors";
+/// The ending of files that say which file holds which tensor.
+const INDEX: &str = ".safetensors.index.json";
+/// The index that transformers writes and looks for.
+const USUAL_INDEX: &str = "model.safetensors.index.json";
+
+/// A file of weights, not read yet.
+pub(super) struct File {
+    /// Its name as an index spells it.
+    pub name: String,
+    pub path: PathBuf,
+    pub shown: String,
+}
+
+/// What a path turned out to be.
+pub(super) struct Found {
+    pub form: Form,
+    pub root: PathBuf,
+    pub shown_root: String,
+    /// Sorted by name.
+    pub files: Vec<File>,
+    pub weight_map: Option<WeightMap>,
+    /// What was wrong so far, with work that can go on.
+    pub faults: Vec<Diagnostic>,
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Finds the files of a checkpoint.
+pub(super) fn find(name: &str, path: &Path) -> Result<Found, Vec<Diagnostic>> {
+    let metadata = fs::metadata(path).map_err(|error| vec![not_there(name, &error)])?;
+    if metadata.is_dir() {
+        return folder(name, path);
+    }
+    let root = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let shown_root = shown_path(&root);
+    if name.ends_with(INDEX) {
+        let map = WeightMap::read(path, name)?;
+        return Ok(indexed(Form::File, root, shown_root, map));
+    }
+    let file = File { name: name.to_owned(), path: path.to_owned(), shown: name.to_owned() };
+    Ok(plain(Form::File, root, shown_root, vec![file]))
+}
+
+fn not_there(name: &str, error: &io::Error) -> Diagnostic {
+    if error.kind() == io::ErrorKind::NotFound {
+        let headline = format!("there is no model `{}`", shown(name));
+        return Diagnostic::error(codes::MODEL_NOT_FOUND, headline);
+    }
+    let headline = format!("a model cannot be read: {}", io_text(error));
+    Diagnostic::error(codes::UNREADABLE, headline).in_file(name)
+}
+
+fn plain(form: Form, root: PathBuf, shown_root: String, files: Vec<File>) -> Found {
+    let (faults, warnings) = (Vec::new(), Vec::new());
+    Found { form, root, shown_root, files, weight_map: None, faults, warnings }
+}
+
+fn folder(name: &str, path: &Path) -> Result<Found, Vec<Diagnostic>> {
+    let unreadable = |error: io::Error| {
+        let headline = format!("a model folder cannot be read: {}", io_text(&error));
+        vec![Diagnostic::error(codes::UNREADABLE, headline).in_file(name)]
+    };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(unreadable)? {
+        // A name that is not Unicode cannot be one of those looked for here.
+        if let Ok(name) = entry.map_err(unreadable)?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    let (root, shown_root) = (path.to_owned(), name.trim_end_matches('/').to_owned());
+    let indexes: Vec<&str> =
+        names.iter().map(String::as_str).filter(|name| name.ends_with(INDEX)).collect();
+    let usual = indexes.iter().find(|name| **name == USUAL_INDEX);
+    match (usual, indexes.as_slice()) {
+        (Some(index), _) | (None, [index]) => {
+            let shown = format!("{shown_root}/{}", shown(index));
+            let map = WeightMap::read(&root.join(index), &shown)?;
+            return Ok(indexed(Form::Folder, root, shown_root, map));
+        }
+        (None, []) => {}
+        (None, several) => {
+            let headline = format!("a folder has several indexes and none is `{USUAL_INDEX}`");
+            return Err(vec![
+                Diagnostic::error(codes::INDEX_BROKEN, headline)
+                    .in_file(name)
+                    .fact("found", some_of(several))
+                    .help("name the index to use as the model"),
+            ]);
+        }
+    }
+    let mut weights: Vec<&String> = names.iter().filter(|name| is_weights(name)).collect();
+    let mut found = plain(Form::Folder, root, shown_root, Vec::new());
+    leave_out_consolidated(&mut weights, &mut found);
+    if weights.is_empty() {
+        return Err(vec![no_weights(name, path, &names)]);
+    }
+    found.files =
+        weights.into_iter().map(|name| file(&found.root, &found.shown_root, name)).collect();
+    Ok(found)
+}
+
+/// Files whose name begins with a dot are left behind by archivers and editors.
+fn is_weights(name: &str) -> bool {
+    name.ends_with(WEIGHTS) && !name.starts_with('.')
+}
+
+/// Mistral's repositories hold each model twice: under transformers' names, and in
+/// `consolidated*.safetensors` under their own.
+fn leave_out_consolidated(weights: &mut Vec<&String>, found: &mut Found) {
+    let is_second = |name: &str| name.starts_with("consolidated");
+    if weights.iter().all(|name| is_second(name)) {
+        return;
+    }
+    let left: Vec<&str> =
+        weights.iter().map(|name| name.as_str()).filter(|name| is_second(name)).collect();
+    if !left.is_empty() {
+        found.warnings.push(
+            Diagnostic::warning(codes::NOT_READ, "a second copy of the model is not read")
+                .in_file(&found.shown_root)
+                .fact("not read", some_of(&left))
+                .help("name that file as the model if it is the one to use"),
+        );
+        weights.retain(|name| !is_second(name));
+    }
+}
+
+fn file(root: &Path, shown_root: &str, name: &str) -> File {
+    File {
+        name: name.to_owned(),
+        path: root.join(name),
+        shown: format!("{shown_root}/{}", shown(name)),
+    }
+}
+
+fn indexed(form: Form, root: PathBuf, shown_root: String, map: WeightMap) -> Found {
+    let mut found = plain(form, root, shown_root, Vec::new());
+    for name in map.files(&mut found.faults) {
+        let file = file(&found.root, &found.shown_root, name);
+        match fs::metadata(&file.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let dangling = fs::symlink_metadata(&file.path).is_ok();
+                found.faults.push(map.missing(name, dangling));
+            }
+            // What else may be wrong is said when it is read.
+            _ => found.files.push(file),
+        }
+    }
+    found.weight_map = Some(map);
+    found
+}
+
+fn no_weights(name: &str, path: &Path, names: &[String]) -> Diagnostic {
+    let fault = |headline: String| Diagnostic::error(codes::NO_WEIGHTS, headline).in_file(name);
+    let help = "name a folder that holds `*.safetensors` files";
+    if names.is_empty() {
+        return fault(format!("the model folder `{}` is empty", shown(name))).help(help);
+    }
+    let unread: Vec<(&str, &str)> = names
+        .iter()
+        .filter_map(|file| format::unread_by_name(file).map(|kind| (file.as_str(), kind)))
+        .collect();
+    let mut fault = fault(format!("the model folder `{}` holds no safetensors file", shown(name)));
+    if let Some((_, kind)) = unread.first() {
+        let files: Vec<&str> = unread.iter().map(|(file, _)| *file).collect();
+        fault.code = codes::UNSUPPORTED_FORMAT;
+        return fault
+            .fact("found", some_of(&files))
+            .help(format!("{kind} files are not read; save the model as safetensors first"));
+    }
+    let below = names.iter().find(|name| {
+        let inside = fs::read_dir(path.join(name)).into_iter().flatten().flatten();
+        inside.take(1000).any(|entry| entry.file_name().to_str().is_some_and(is_weights))
+    });
+    match below {
+        Some(below) => {
+            let below = format!("{}/{}", name.trim_end_matches('/'), below);
+            fault.help(format!("name the folder `{}`, which holds some", shown(&below)))
+        }
+        None => fault.help(help),
+    }
+}
+
+/// Reads the header of a file.
+pub(super) fn read(
+    file: &File,
+    pool: &Arc<FilePool>,
+) -> Result<(Shard, Vec<TensorEntry>), Vec<Diagnostic>> {
+    let regular = |metadata: Metadata| refuse_special(&metadata).map(|()| metadata);
+    let metadata = fs::metadata(&file.path).and_then(regular).map_err(|error| {
+        let headline = format!("a file cannot be read: {}", io_text(&error));
+        vec![Diagnostic::error(codes::UNREADABLE, headline).in_file(&file.shown)]
+    })?;
+    let shard = Shard {
+        path: file.path.clone(),
+        shown: file.shown.clone(),
+        size: metadata.len(),
+        identity: identity(&metadata),
+    };
+    let source = pool.source(&shard);
+    let format = format_of(file, &source).map_err(|fault| vec![*fault])?;
+    let header = format.read_header(&source, &file.shown)?;
+    Ok((shard, header.tensors))
+}
+
+fn format_of(file: &File, source: &dyn ByteSource) -> Result<&'static dyn Format, Box<Diagnostic>> {
+    let mut start = [0; START];
+    let start = &mut start[..START.min(source.len() as usize)];
+    source.read_exact_at(0, start).map_err(|error| Box::new(error.diagnostic()))?;
+    if let Some(format) = format::recognize(start) {
+        return Ok(format);
+    }
+    let fault = |headline: String| {
+        Diagnostic::error(codes::UNSUPPORTED_FORMAT, headline)
+            .in_file(&file.shown)
+            .help("save the model as safetensors first")
+    };
+    match format::recognize_unread(start) {
+        Some(kind) => Err(Box::new(fault(format!("the file is {kind}, which is not read")))),
+        // By its name it should be safetensors, so its own messages say what is wrong.
+        None if file.name.ends_with(WEIGHTS) || start.starts_with(b"version ") => {
+            Ok(&format::safetensors::Safetensors)
+        }
+        None => Err(Box::new(fault("the file is in no format that is known".to_owned()))),
+    }
+}
