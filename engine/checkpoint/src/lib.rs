@@ -15,9 +15,12 @@ pub mod manifest;
 pub mod open;
 pub mod output;
 mod pairs;
+mod reread;
 pub mod shown;
+pub mod side_files;
 pub mod source;
-pub mod writer;
+pub mod tensor_digest;
+pub mod verify;
 
 pub use index::{DuplicateName, Identity, Index, Shard, TensorEntry};
 pub use open::{Checkpoint, Form, open, open_as};

@@ -1,0 +1,275 @@
+//! The beginning of an output: finding its place, locking it, healing what a killed process left,
+//! and deciding what of it can be continued.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use mixdown_diagnostics::{Diagnostic, codes};
+
+use super::disk::Disk;
+use super::shards::Shards;
+use super::trouble::refused;
+use super::{Begun, Notice, OutputFolder, OutputOptions, PlanIdentity, finish, space};
+use crate::journal::Journal;
+use crate::layout::Layout;
+use crate::manifest::{MANIFEST_NAME, hex};
+use crate::shown::{shown, shown_path};
+use crate::tensor_digest::TensorDigest;
+
+pub(super) fn journal_path(partial: &Path) -> PathBuf {
+    partial.join("journal")
+}
+
+pub(super) fn lock_path(partial: &Path) -> PathBuf {
+    partial.join("lock")
+}
+
+pub(super) fn output_path(partial: &Path) -> PathBuf {
+    partial.join("output")
+}
+
+pub(super) fn replaced_path(partial: &Path) -> PathBuf {
+    partial.join("replaced")
+}
+
+pub(super) fn begin(
+    disk: Disk,
+    target: &Path,
+    layout: Arc<Layout>,
+    identity: &PlanIdentity,
+    options: &OutputOptions,
+) -> Result<Begun, Box<Diagnostic>> {
+    let shown_target = shown_path(target);
+    let (target, partial) = find_place(&disk, target)?;
+    let had_partial = partial.exists();
+    if !had_partial && !options.force && !is_free(&target) {
+        return Err(exists(&shown_target));
+    }
+    let mut notices = Vec::new();
+    let lock = lock(&disk, &partial, &shown_target, &mut notices)?;
+    if let Some(notice) = heal(&disk, &partial, &target)? {
+        notices.push(notice);
+    }
+
+    let identity = whole_identity(identity, &layout);
+    let shard_of = |index| (index < layout.tensors().len()).then(|| layout.place(index).shard);
+    let journal = fs::read(journal_path(&partial))
+        .ok()
+        .and_then(|bytes| Journal::parse(&bytes, shard_of))
+        .filter(|journal| journal.identity == identity);
+    if journal.as_ref().is_some_and(|journal| is_complete(journal, &target)) {
+        finish::clean_up(&disk, &partial);
+        return Ok(Begun::Complete(target));
+    }
+
+    let reusable = space::occupied_bytes(&output_path(&partial));
+    let needed = layout.file_bytes().saturating_add(options.side_bytes);
+    let may_begin = match options.force || is_free(&target) {
+        true => space::check(&partial, Path::new(&shown_target), needed, reusable),
+        false => Err(exists(&shown_target)),
+    };
+    if let Err(problem) = may_begin {
+        if !had_partial {
+            finish::clean_up(&disk, &partial);
+        }
+        return Err(problem);
+    }
+
+    let journal = match journal {
+        Some(journal) => journal,
+        None => {
+            // The journal goes first: without it nothing of the rest is trusted.
+            let clear = disk
+                .remove_file(&journal_path(&partial))
+                .and_then(|()| disk.remove_all(&output_path(&partial)));
+            clear.map_err(|error| refused("remove an unfinished output", &partial, &error))?;
+            if reusable > 0 {
+                notices.push(Notice::Cleared { bytes: reusable });
+            }
+            Journal::new(identity)
+        }
+    };
+    let output = output_path(&partial);
+    disk.create_folder(&output).map_err(|error| refused("create a folder", &output, &error))?;
+    let shards = Shards::create(&disk, &output, &layout)?;
+    let journal_file = write_journal(&disk, &partial, &journal)?;
+    let recorded = journal.tensors;
+    if !recorded.is_empty() {
+        let bytes = recorded.keys().map(|&index| layout.place(index).bytes).sum();
+        notices.push(Notice::Resumes { tensors: recorded.len(), bytes });
+    }
+    Ok(Begun::Open(Box::new(OutputFolder {
+        target,
+        shown_target,
+        partial,
+        force: options.force,
+        notices,
+        disk,
+        finished: Mutex::new(vec![None; layout.tensors().len()]),
+        layout,
+        shards,
+        journal: Mutex::new(journal_file),
+        recorded,
+        files: Mutex::default(),
+        lock,
+    })))
+}
+
+/// The target without links, and the hidden folder beside it. Creates missing parents.
+fn find_place(disk: &Disk, target: &Path) -> Result<(PathBuf, PathBuf), Box<Diagnostic>> {
+    let problem = |headline: &str| {
+        Diagnostic::error(codes::WRITE_FAILED, headline).in_file(shown_path(target))
+    };
+    let target = match fs::symlink_metadata(target) {
+        // The hidden folder lies beside what a link leads to, on the same disk.
+        Ok(_) => fs::canonicalize(target)
+            .map_err(|error| refused("follow the path of the output", target, &error))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => target.to_owned(),
+        Err(error) => return Err(refused("find the output folder", target, &error)),
+    };
+    let Some(name) = target.file_name() else {
+        return Err(Box::new(
+            problem("the output needs a folder of its own")
+                .help("name a new folder, for instance `--out merged`"),
+        ));
+    };
+    let parent = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    if let Ok(found) = fs::metadata(&target) {
+        if !found.is_dir() {
+            return Err(Box::new(
+                problem("the output is a folder, and there is a file of this name")
+                    .help("choose another name with `--out`"),
+            ));
+        }
+        if fs::metadata(&parent).is_ok_and(|above| above.dev() != found.dev()) {
+            return Err(Box::new(
+                problem("the output folder is where another file system is mounted")
+                    .note("it could not appear there in one step")
+                    .help("name a folder inside it with `--out`"),
+            ));
+        }
+    }
+    disk.create_folder(&parent).map_err(|error| refused("create a folder", &parent, &error))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(".mixdown-partial");
+    Ok((target.clone(), parent.join(hidden)))
+}
+
+/// Whether the target is absent or empty.
+fn is_free(target: &Path) -> bool {
+    match fs::read_dir(target) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+pub(super) fn exists(target: &str) -> Box<Diagnostic> {
+    Box::new(
+        Diagnostic::error(codes::OUTPUT_EXISTS, "the output folder exists and is not empty")
+            .in_file(target)
+            .help("choose another folder with `--out`, or replace this one with `--force`"),
+    )
+}
+
+/// Takes the lock of the hidden folder, which is created where it is missing.
+fn lock(
+    disk: &Disk,
+    partial: &Path,
+    target: &str,
+    notices: &mut Vec<Notice>,
+) -> Result<File, Box<Diagnostic>> {
+    let path = lock_path(partial);
+    // A process that finishes removes its lock and the folder; then the next attempt makes new ones.
+    const ATTEMPTS: usize = 100;
+    for _ in 0..ATTEMPTS {
+        disk.create_folder(partial).map_err(|error| refused("create a folder", partial, &error))?;
+        let file = match disk.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            result => result.map_err(|error| refused("create a lock", &path, &error))?,
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(busy(&path, target)),
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                notices.push(Notice::NotLocked);
+            }
+            Err(TryLockError::Error(error)) => return Err(refused("take a lock", &path, &error)),
+        }
+        let (Ok(ours), Ok(there)) = (file.metadata(), fs::metadata(&path)) else { continue };
+        if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
+            continue;
+        }
+        let text = format!("{}\n", std::process::id());
+        disk.set_length(&file, &path, 0)
+            .and_then(|()| disk.write_at(&file, &path, text.as_bytes(), 0))
+            .map_err(|error| refused("write a lock", &path, &error))?;
+        return Ok(file);
+    }
+    Err(busy(&path, target))
+}
+
+fn busy(lock: &Path, target: &str) -> Box<Diagnostic> {
+    let owner = fs::read_to_string(lock).unwrap_or_default();
+    let owner = match owner.trim() {
+        "" => "unknown".to_owned(),
+        pid => shown(pid).into_owned(),
+    };
+    Box::new(
+        Diagnostic::error(codes::OUTPUT_BUSY, "another process is writing this output")
+            .in_file(target)
+            .fact("process", owner)
+            .help("wait until it has ended, or choose another folder with `--out`"),
+    )
+}
+
+/// Undoes or completes what a process that was killed while it replaced the target left.
+fn heal(disk: &Disk, partial: &Path, target: &Path) -> Result<Option<Notice>, Box<Diagnostic>> {
+    let replaced = replaced_path(partial);
+    if fs::symlink_metadata(&replaced).is_err() {
+        return Ok(None);
+    }
+    let (result, notice) = match fs::symlink_metadata(target) {
+        Ok(_) => (disk.remove_all(&replaced), None),
+        Err(_) => (disk.rename(&replaced, target), Some(Notice::Restored)),
+    };
+    result
+        .map_err(|error| refused("restore the folder that was moved aside", &replaced, &error))?;
+    Ok(notice)
+}
+
+/// Whether the target is what this journal says was finished.
+fn is_complete(journal: &Journal, target: &Path) -> bool {
+    let Some(expected) = journal.finished else { return false };
+    fs::read(target.join(MANIFEST_NAME)).is_ok_and(|text| TensorDigest::of(&text) == expected)
+}
+
+/// The plan's identity together with the layout: other shards are other files.
+fn whole_identity(identity: &PlanIdentity, layout: &Layout) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(identity.as_str().as_bytes());
+    for shard in layout.shards() {
+        for part in [shard.name.as_bytes(), &shard.header] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+    }
+    hex(hasher.finalize().as_bytes())
+}
+
+/// Writes the journal anew, so that no torn line is left in it, and opens it for more.
+fn write_journal(disk: &Disk, partial: &Path, journal: &Journal) -> Result<File, Box<Diagnostic>> {
+    let path = journal_path(partial);
+    let fresh = partial.join("journal.new");
+    disk.remove_file(&fresh)
+        .and_then(|()| disk.write_file(&fresh, journal.text().as_bytes()))
+        .and_then(|()| disk.rename(&fresh, &path))
+        .and_then(|()| disk.open_append(&path))
+        .map_err(|error| refused("write the journal", &path, &error))
+}

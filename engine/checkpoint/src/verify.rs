@@ -1,0 +1,1 @@
+//! Proves an output against its manifest.

@@ -1,1 +1,0 @@
-//! Writes tensors at their final place in the shards.
