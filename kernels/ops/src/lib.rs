@@ -11,7 +11,7 @@ pub mod backend;
 pub mod elementwise;
 pub mod program;
 pub mod random;
-mod real;
+pub mod real;
 pub mod selection;
 mod table;
 
