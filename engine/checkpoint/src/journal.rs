@@ -16,7 +16,8 @@ pub enum Entry {
     /// The system could not store this shard: what was recorded of its tensors so far is void, even
     /// where reading them from memory still shows the right bytes.
     ShardLost(usize),
-    /// Everything is written, and the manifest has this digest. Only the renaming remains.
+    /// Everything is written, and the manifest has this digest. Only the renaming remains. Stands
+    /// in the lock, under a journal's first line.
     Finished(TensorDigest),
 }
 

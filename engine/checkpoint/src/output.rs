@@ -4,7 +4,7 @@
 //! Beside the target `DIR` lies `.DIR.mixdown-partial` while a merge runs:
 //!
 //! ```text
-//! lock       held by the running process, with its process id
+//! lock       held by the running process, with its number; at the very end it says what was finished
 //! journal    what is written so far, see `journal`
 //! output/    becomes DIR
 //! replaced/  the old DIR, for the moment between two renames where the system cannot swap folders
@@ -146,6 +146,8 @@ pub struct OutputFolder {
     partial: PathBuf,
     force: bool,
     notices: Vec<Notice>,
+    /// Of plan, inputs and layout, as in the journal.
+    identity: String,
     disk: Disk,
     layout: Arc<Layout>,
     shards: Shards,

@@ -44,26 +44,25 @@ pub(super) fn begin(
 ) -> Result<Begun, Box<Diagnostic>> {
     let shown_target = shown_path(target);
     let (target, partial) = find_place(&disk, target)?;
-    let had_partial = partial.exists();
-    if !had_partial && !options.force && !is_free(&target) {
+    if !partial.exists() && !options.force && !is_free(&target) {
         return Err(exists(&shown_target));
     }
     let mut notices = Vec::new();
-    let lock = lock(&disk, &partial, &shown_target, &mut notices)?;
+    let (lock, last_words) = lock(&disk, &partial, &shown_target, &mut notices)?;
     if let Some(notice) = heal(&disk, &partial, &target)? {
         notices.push(notice);
     }
 
     let identity = whole_identity(identity, &layout);
     let shard_of = |index| (index < layout.tensors().len()).then(|| layout.place(index).shard);
-    let journal = fs::read(journal_path(&partial))
-        .ok()
-        .and_then(|bytes| Journal::parse(&bytes, shard_of))
-        .filter(|journal| journal.identity == identity);
-    if journal.as_ref().is_some_and(|journal| is_complete(journal, &target)) {
+    let read = |bytes: Vec<u8>| {
+        Journal::parse(&bytes, shard_of).filter(|journal| journal.identity == identity)
+    };
+    if read(last_words).is_some_and(|journal| is_complete(&journal, &target)) {
         finish::clean_up(&disk, &partial);
         return Ok(Begun::Complete(target));
     }
+    let journal = fs::read(journal_path(&partial)).ok().and_then(read);
 
     let reusable = space::occupied_bytes(&output_path(&partial));
     let needed = layout.file_bytes().saturating_add(options.side_bytes);
@@ -72,7 +71,7 @@ pub(super) fn begin(
         false => Err(exists(&shown_target)),
     };
     if let Err(problem) = may_begin {
-        if !had_partial {
+        if !journal_path(&partial).exists() {
             finish::clean_up(&disk, &partial);
         }
         return Err(problem);
@@ -89,7 +88,7 @@ pub(super) fn begin(
             if reusable > 0 {
                 notices.push(Notice::Cleared { bytes: reusable });
             }
-            Journal::new(identity)
+            Journal::new(identity.clone())
         }
     };
     let output = output_path(&partial);
@@ -107,6 +106,7 @@ pub(super) fn begin(
         partial,
         force: options.force,
         notices,
+        identity,
         disk,
         finished: Mutex::new(vec![None; layout.tensors().len()]),
         layout,
@@ -178,13 +178,14 @@ pub(super) fn exists(target: &str) -> Box<Diagnostic> {
     )
 }
 
-/// Takes the lock of the hidden folder, which is created where it is missing.
+/// Takes the lock of the hidden folder, which is created where it is missing. Returns what the last
+/// process wrote into it, too: its number, or that it had finished.
 fn lock(
     disk: &Disk,
     partial: &Path,
     target: &str,
     notices: &mut Vec<Notice>,
-) -> Result<File, Box<Diagnostic>> {
+) -> Result<(File, Vec<u8>), Box<Diagnostic>> {
     let path = lock_path(partial);
     // A process that finishes removes its lock and the folder; then the next attempt makes new ones.
     const ATTEMPTS: usize = 100;
@@ -206,20 +207,22 @@ fn lock(
         if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
             continue;
         }
+        let last_words = fs::read(&path).unwrap_or_default();
         let text = format!("{}\n", std::process::id());
         disk.set_length(&file, &path, 0)
             .and_then(|()| disk.write_at(&file, &path, text.as_bytes(), 0))
             .map_err(|error| refused("write a lock", &path, &error))?;
-        return Ok(file);
+        return Ok((file, last_words));
     }
     Err(busy(&path, target))
 }
 
 fn busy(lock: &Path, target: &str) -> Box<Diagnostic> {
-    let owner = fs::read_to_string(lock).unwrap_or_default();
-    let owner = match owner.trim() {
-        "" => "unknown".to_owned(),
-        pid => shown(pid).into_owned(),
+    let text = fs::read_to_string(lock).unwrap_or_default();
+    // The number is the last line in either form.
+    let owner = match text.lines().last() {
+        Some(pid) => shown(pid).into_owned(),
+        None => "unknown".to_owned(),
     };
     Box::new(
         Diagnostic::error(codes::OUTPUT_BUSY, "another process is writing this output")

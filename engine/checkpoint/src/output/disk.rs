@@ -19,6 +19,7 @@ pub(crate) enum Change {
     Sync,
     SyncFolder,
     Rename,
+    Exchange,
     Remove,
 }
 
@@ -142,7 +143,7 @@ impl Disk {
 
     /// Swaps two folders in one step. `Unsupported` where the system cannot.
     pub fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
-        self.ask(Change::Rename, other)?;
+        self.ask(Change::Exchange, other)?;
         exchange(one, other)
     }
 

@@ -11,7 +11,7 @@ use super::OutputFolder;
 use super::begin::{exists, journal_path, lock_path, output_path, replaced_path};
 use super::disk::Disk;
 use super::trouble::refused;
-use crate::journal::Entry;
+use crate::journal::{Entry, Journal};
 use crate::layout::INDEX_NAME;
 use crate::manifest::{MANIFEST_NAME, MANIFEST_VERSION, Manifest, MergeRecord, TensorRecord};
 use crate::shown::shown;
@@ -41,7 +41,7 @@ impl OutputFolder {
         }
         let output = output_path(&self.partial);
         self.disk.sync_folder(&output).map_err(|error| refused(NAME_IT, &output, &error))?;
-        self.append(Entry::Finished(TensorDigest::of(text.as_bytes())))?;
+        self.leave_last_words(TensorDigest::of(text.as_bytes()))?;
         self.appear(&output)?;
         if let Some(parent) = self.partial.parent() {
             self.disk.sync_folder(parent).map_err(|error| refused(NAME_IT, parent, &error))?;
@@ -101,6 +101,17 @@ impl OutputFolder {
             dropped: record.dropped,
             warnings: record.warnings,
         }
+    }
+
+    /// Says in the lock what is finished. Of all that is removed after the renaming the lock goes last,
+    /// so whoever is killed in between, the same command knows that nothing is left to do.
+    fn leave_last_words(&self, manifest: TensorDigest) -> Result<(), Box<Diagnostic>> {
+        let title = Journal::new(self.identity.as_str()).text();
+        let text = format!("{title}{}{}\n", Entry::Finished(manifest).line(), std::process::id());
+        let path = lock_path(&self.partial);
+        self.disk
+            .write_at(&self.lock, &path, text.as_bytes(), 0)
+            .map_err(|error| refused(NAME_IT, &path, &error))
     }
 
     /// Removes what an interrupted run added and this one did not.
