@@ -6,6 +6,8 @@ pub mod expression;
 pub mod method;
 pub mod recipe;
 pub mod setting;
+pub mod tree;
+pub mod yaml;
 
 pub use expression::{Expression, ExpressionKind};
 pub use method::Method;
