@@ -1,1 +1,138 @@
-//! Models that are named by hub id rather than by path.
+//! Models that are named by hub id: found in the Hugging Face cache of this machine, or fetched
+//! into it, in the layout that all of the hub's clients share.
+
+mod cache;
+#[cfg(feature = "hub")]
+mod download;
+#[cfg(feature = "hub")]
+mod fetch;
+mod id;
+mod options;
+#[cfg(feature = "hub")]
+mod trouble;
+#[cfg(feature = "hub")]
+mod wanted;
+
+use std::path::{Path, PathBuf};
+
+use mixdown_diagnostics::{Diagnostic, codes};
+
+pub use options::HubOptions;
+
+use crate::shown::{shown, shown_path};
+use cache::{Repository, State};
+use id::{is_hub_id, is_revision};
+
+/// Is told how far a download has come, and may end it.
+pub trait FetchProgress {
+    /// `done` of `total` bytes of `file` are here.
+    fn advance(&self, file: &str, done: u64, total: u64);
+
+    /// Whether to stop; asked several times a second. What was fetched stays for another time.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Shows nothing.
+impl FetchProgress for () {
+    fn advance(&self, _file: &str, _done: u64, _total: u64) {}
+}
+
+/// The folder or file of a model: a path that exists here, else a hub id in the cache, else fetched.
+///
+/// **Parameters.** `revision`: branch, tag or commit at the hub, `main` by default; it does not
+/// apply to paths.
+///
+/// **Errors.** When there is no such path and the hub does not have the model, does not give it,
+/// cannot be reached or must not be asked; when what it gives is damaged; when the disk is full.
+pub fn locate(
+    reference: &str,
+    revision: Option<&str>,
+    options: &HubOptions,
+    progress: &dyn FetchProgress,
+) -> Result<PathBuf, Box<Diagnostic>> {
+    let path = Path::new(reference);
+    if path.symlink_metadata().is_ok() {
+        return Ok(path.to_owned());
+    }
+    let no_model = || {
+        let headline = format!("there is no model `{}`", shown(reference));
+        Diagnostic::error(codes::MODEL_NOT_FOUND, headline)
+            .fact("here", "no file or folder of that name")
+    };
+    if !is_hub_id(reference) {
+        return Err(Box::new(match neighbor(path) {
+            Some(near) => no_model().help(format!("did you mean `{}`?", shown(&near))),
+            None => no_model(),
+        }));
+    }
+    let revision = revision.unwrap_or("main");
+    if !is_revision(revision) {
+        let headline = format!("`{}` is not a revision", shown(revision));
+        return Err(Box::new(Diagnostic::error(codes::BAD_REFERENCE, headline)));
+    }
+    let repository = Repository::new(&options.cache, reference);
+    let state = repository.state(revision);
+    if let State::Complete(snapshot) = state {
+        return Ok(snapshot);
+    }
+    let not_cached = || {
+        let diagnostic = no_model();
+        let cache = shown_path(&options.cache);
+        match &state {
+            State::Partial(missing) => {
+                diagnostic.fact("cache", format!("{cache} lacks {missing} of it"))
+            }
+            _ if revision == "main" => diagnostic.fact("cache", format!("not in {cache}")),
+            _ => diagnostic
+                .fact("cache", format!("revision `{}` is not in {cache}", shown(revision))),
+        }
+    };
+    if options.offline {
+        return Err(Box::new(
+            not_cached()
+                .fact("hub", "not asked, because HF_HUB_OFFLINE is set")
+                .help("unset HF_HUB_OFFLINE to fetch it, or name a folder"),
+        ));
+    }
+    fetch(reference, revision, options, progress, not_cached)
+}
+
+#[cfg(feature = "hub")]
+fn fetch(
+    id: &str,
+    revision: &str,
+    options: &HubOptions,
+    progress: &dyn FetchProgress,
+    _not_cached: impl Fn() -> Diagnostic,
+) -> Result<PathBuf, Box<Diagnostic>> {
+    download::download(id, revision, options, progress)
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch(
+    _id: &str,
+    _revision: &str,
+    _options: &HubOptions,
+    _progress: &dyn FetchProgress,
+    not_cached: impl Fn() -> Diagnostic,
+) -> Result<PathBuf, Box<Diagnostic>> {
+    Err(Box::new(
+        not_cached()
+            .fact("hub", "not asked, because this program was built without downloads")
+            .help("fetch the model with another tool and name its folder"),
+    ))
+}
+
+/// A name much like this one in the same folder.
+fn neighbor(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let entries = std::fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?;
+    let mut names: Vec<String> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    let near = mixdown_diagnostics::suggest::nearest(name, names.iter().map(String::as_str))?;
+    Some(folder.map_or_else(|| near.to_owned(), |folder| folder.join(near).display().to_string()))
+}

@@ -9,6 +9,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 
+pub(crate) use files::{
+    USUAL_INDEX, files_of_index, is_index, is_second_copy, is_weights, weights_of,
+};
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
 

@@ -19,7 +19,7 @@ const WEIGHTS: &str = ".safetensors";
 /// The ending of files that say which file holds which tensor.
 const INDEX: &str = ".safetensors.index.json";
 /// The index that transformers writes and looks for.
-const USUAL_INDEX: &str = "model.safetensors.index.json";
+pub(crate) const USUAL_INDEX: &str = "model.safetensors.index.json";
 
 /// A file of weights, not read yet.
 pub(super) struct File {
@@ -90,7 +90,7 @@ fn folder(name: &str, path: &Path) -> Result<Found, Vec<Diagnostic>> {
     names.sort();
     let (root, shown_root) = (path.to_owned(), name.trim_end_matches('/').to_owned());
     let indexes: Vec<&str> =
-        names.iter().map(String::as_str).filter(|name| name.ends_with(INDEX)).collect();
+        names.iter().map(String::as_str).filter(|name| is_index(name)).collect();
     let usual = indexes.iter().find(|name| **name == USUAL_INDEX);
     match (usual, indexes.as_slice()) {
         (Some(index), _) | (None, [index]) => {
@@ -120,20 +120,53 @@ fn folder(name: &str, path: &Path) -> Result<Found, Vec<Diagnostic>> {
     Ok(found)
 }
 
+/// Files of weights that a folder should have and lacks: those that its index names, or any at all.
+/// Nothing if there is no such folder.
+pub(crate) fn weights_of(folder: &Path) -> Option<Vec<String>> {
+    let entries = fs::read_dir(folder).ok()?;
+    let names: Vec<String> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let there = |name: &str| fs::metadata(folder.join(name)).is_ok();
+    let indexes: Vec<&String> = names.iter().filter(|name| is_index(name)).collect();
+    let index = indexes.iter().find(|name| **name == USUAL_INDEX).or(indexes.first());
+    if let Some(index) = index {
+        // A damaged index is reported when the folder is opened.
+        let Ok(map) = WeightMap::read(&folder.join(index), index) else { return Some(Vec::new()) };
+        let files = map.files(&mut Vec::new());
+        return Some(files.into_iter().filter(|file| !there(file)).map(str::to_owned).collect());
+    }
+    let any = names.iter().any(|name| is_weights(name) && there(name));
+    Some(if any { Vec::new() } else { vec![format!("*{WEIGHTS}")] })
+}
+
 /// Files whose name begins with a dot are left behind by archivers and editors.
-fn is_weights(name: &str) -> bool {
+pub(crate) fn is_weights(name: &str) -> bool {
     name.ends_with(WEIGHTS) && !name.starts_with('.')
 }
 
-/// Mistral's repositories hold each model twice: under transformers' names, and in
-/// `consolidated*.safetensors` under their own.
+/// Whether a name says which file holds which tensor.
+pub(crate) fn is_index(name: &str) -> bool {
+    name.ends_with(INDEX) && !name.starts_with('.')
+}
+
+/// Whether a file holds a model once more. Mistral's repositories hold each model twice: under
+/// transformers' names, and in `consolidated*.safetensors` under their own.
+pub(crate) fn is_second_copy(name: &str) -> bool {
+    name.starts_with("consolidated")
+}
+
+/// The files that an index names; those outside its folder are left out.
+pub(crate) fn files_of_index(path: &Path, shown: &str) -> Result<Vec<String>, Vec<Diagnostic>> {
+    let map = WeightMap::read(path, shown)?;
+    Ok(map.files(&mut Vec::new()).into_iter().map(str::to_owned).collect())
+}
+
 fn leave_out_consolidated(weights: &mut Vec<&String>, found: &mut Found) {
-    let is_second = |name: &str| name.starts_with("consolidated");
-    if weights.iter().all(|name| is_second(name)) {
+    if weights.iter().all(|name| is_second_copy(name)) {
         return;
     }
     let left: Vec<&str> =
-        weights.iter().map(|name| name.as_str()).filter(|name| is_second(name)).collect();
+        weights.iter().map(|name| name.as_str()).filter(|name| is_second_copy(name)).collect();
     if !left.is_empty() {
         found.warnings.push(
             Diagnostic::warning(codes::NOT_READ, "a second copy of the model is not read")
@@ -141,7 +174,7 @@ fn leave_out_consolidated(weights: &mut Vec<&String>, found: &mut Found) {
                 .fact("not read", some_of(&left))
                 .help("name that file as the model if it is the one to use"),
         );
-        weights.retain(|name| !is_second(name));
+        weights.retain(|name| !is_second_copy(name));
     }
 }
 
