@@ -14,6 +14,7 @@ pub mod side_files;
 pub mod space;
 pub mod tensor;
 pub mod values;
+pub mod yaml;
 
 pub use checkpoint::{CheckpointBuilder, Layout, checkpoint};
 pub use compare::{Tolerance, assert_same_tensors, compare_tensors};
@@ -22,3 +23,4 @@ pub use program::{Outcome, Program, mixdown};
 pub use read::{Stored, read_checkpoint, read_safetensors};
 pub use space::Space;
 pub use tensor::Tensor;
+pub use yaml::read_yaml;
