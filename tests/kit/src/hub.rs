@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,6 +38,12 @@ pub struct Behavior {
     pub token: Option<String>,
     /// The first transfer of a body larger than this breaks off after so many bytes.
     pub break_off_once_after: Option<u64>,
+    /// Weights arrive with a byte changed.
+    pub damage: bool,
+    /// Every file is refused with this status, such as `503 Service Unavailable`.
+    pub refuse_files: Option<&'static str>,
+    /// Weights are announced and never sent.
+    pub send_no_weights: bool,
 }
 
 /// The server; it ends when dropped.
@@ -49,6 +55,7 @@ pub struct HubServer {
 }
 
 struct Shared {
+    address: SocketAddr,
     root: PathBuf,
     behavior: Behavior,
     broken_off: AtomicBool,
@@ -63,6 +70,7 @@ impl HubServer {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let stopping = Arc::new(AtomicBool::new(false));
         let shared = Arc::new(Shared {
+            address,
             root: root.to_owned(),
             behavior,
             broken_off: AtomicBool::new(false),
@@ -133,9 +141,10 @@ fn answer(shared: &Shared, stream: TcpStream) -> io::Result<()> {
     let request = read_request(&mut reader)?;
     let range = request.range.clone();
     let is_head = request.method == "HEAD";
+    let is_weights = request.path.starts_with("/large-files/");
     let response = respond(shared, &request);
     shared.requests.lock().expect("no request panics").push(request);
-    send(shared, stream, response, range.as_deref(), is_head)
+    send(shared, stream, response, range.as_deref(), is_head, is_weights)
 }
 
 fn read_request(reader: &mut impl BufRead) -> io::Result<Request> {
@@ -182,7 +191,12 @@ fn respond(shared: &Shared, request: &Request) -> Response {
         ["large-files", organization, name, file @ ..] => {
             let file = shared.root.join(organization).join(name).join(file.join("/"));
             match fs::read(file) {
-                Ok(body) => Response::new("200 OK", body),
+                Ok(mut body) => {
+                    if let Some(last) = body.last_mut().filter(|_| shared.behavior.damage) {
+                        *last ^= 1;
+                    }
+                    Response::new("200 OK", body)
+                }
                 Err(_) => Response::refusal("404 Not Found", "EntryNotFound"),
             }
         }
@@ -227,6 +241,9 @@ fn resolve(
     if !is_known(revision) {
         return Response::refusal("404 Not Found", "RevisionNotFound");
     }
+    if let Some(status) = shared.behavior.refuse_files {
+        return Response::refusal(status, "");
+    }
     let Ok(body) = fs::read(folder.join(file)) else {
         return Response::refusal("404 Not Found", "EntryNotFound");
     };
@@ -235,7 +252,9 @@ fn resolve(
         text
     });
     if file.ends_with(".safetensors") {
-        let location = format!("/large-files/{organization}/{name}/{file}");
+        // The hub's large-file store is another host: clients follow only absolute addresses there.
+        let host = shared.address;
+        let location = format!("http://{host}/large-files/{organization}/{name}/{file}");
         return Response::new("302 Found", Vec::new())
             .with("Location", location)
             .with("X-Repo-Commit", COMMIT)
@@ -255,6 +274,7 @@ fn send(
     response: Response,
     range: Option<&str>,
     is_head: bool,
+    is_weights: bool,
 ) -> io::Result<()> {
     let total = response.body.len() as u64;
     let mut status = response.status;
@@ -286,6 +306,10 @@ fn send(
     if is_head {
         return Ok(());
     }
+    if shared.behavior.send_no_weights && status.starts_with('2') && body.len() > 1 && is_weights {
+        // Until the client gives up and closes the connection.
+        return stream.read(&mut [0]).map(drop);
+    }
     if let Some(limit) = shared.behavior.break_off_once_after
         && status.starts_with('2')
         && body.len() as u64 > limit
@@ -308,8 +332,6 @@ fn parse_range(range: &str, total: u64) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
     use super::*;
     use crate::space::Space;
 
@@ -343,7 +365,11 @@ mod tests {
     fn asks_for_its_token_and_breaks_off_once() {
         let space = Space::new();
         space.write("org/name/config.json", "0123456789");
-        let behavior = Behavior { token: Some("secret".to_owned()), break_off_once_after: Some(4) };
+        let behavior = Behavior {
+            token: Some("secret".to_owned()),
+            break_off_once_after: Some(4),
+            ..Behavior::default()
+        };
         let server = HubServer::start(space.root(), behavior);
         let path = "/org/name/resolve/main/config.json";
         assert!(get(&server, path, "").starts_with("HTTP/1.1 401"));
