@@ -30,6 +30,12 @@ pub trait ByteSource: Send + Sync {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The file behind it, where there is one, so that an output can share blocks with it. Its bytes
+    /// are still to be read through the source, which notices changes.
+    fn file(&self) -> Option<Arc<File>> {
+        None
+    }
 }
 
 /// Why bytes could not be read.
@@ -228,6 +234,10 @@ impl ByteSource for FileSource {
 
     fn len(&self) -> u64 {
         self.shard.size
+    }
+
+    fn file(&self) -> Option<Arc<File>> {
+        self.pool.get(&self.shard).ok()
     }
 }
 

@@ -1,1 +1,36 @@
-//! Placeholder.
+//! Runs a plan within a memory budget, on any number of threads, always to the same bytes.
+//!
+//! Start reading at [`run()`]. A plan becomes flows, one for each tensor; a flow goes through the
+//! passes of its program in rounds of pieces, and the scheduler hands pieces of several flows to a
+//! pool of threads. Nothing here names a backend, a method or a file format, and nothing prints.
+
+mod budget;
+mod check;
+mod context;
+mod copy;
+mod footprint;
+mod hands;
+mod lineup;
+mod merge;
+mod messages;
+mod needs;
+mod progress;
+mod read;
+mod report;
+mod rounds;
+mod row_means;
+mod rows;
+mod run;
+mod scheduler;
+mod sink;
+mod sizing;
+mod stages;
+mod sums;
+mod widen;
+
+pub use footprint::{Footprint, footprint};
+pub use progress::{Progress, Silent};
+pub use read::Source;
+pub use report::{Outcome, Report};
+pub use run::{Options, run};
+pub use sink::Sink;

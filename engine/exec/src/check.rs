@@ -1,0 +1,93 @@
+//! Checks what a plan promises, so that the flows can rely on it.
+
+use mixdown_diagnostics::Diagnostic;
+use mixdown_plan::{Job, Leaf, Merge, Plan, RowSource, Rows, TensorRef, Work};
+use mixdown_tensor::DType;
+
+use crate::context::internal;
+use crate::needs::Indexes;
+
+/// Whether all that a plan refers to is there and fits.
+pub(crate) fn check(plan: &Plan, indexes: Indexes<'_>) -> Result<(), Box<Diagnostic>> {
+    let checker = Checker { plan, indexes };
+    for rows in &plan.rows {
+        checker.rows(rows).ok_or_else(|| internal("rows do not fit their tensors"))?;
+    }
+    for job in &plan.jobs {
+        let fits = match &job.work {
+            Work::Copy { from, equal_to } => checker.copy(job, *from, equal_to),
+            Work::Merge(merge) => checker.merge(job, merge),
+        };
+        fits.ok_or_else(|| internal(format!("the inputs of `{}` do not fit it", job.name)))?;
+    }
+    Ok(())
+}
+
+struct Checker<'a> {
+    plan: &'a Plan,
+    indexes: Indexes<'a>,
+}
+
+impl Checker<'_> {
+    fn tensor(&self, tensor: TensorRef) -> Option<(DType, u64)> {
+        let index = self.indexes.0.get(tensor.model as usize)?;
+        let entry = index.tensors().get(tensor.tensor as usize)?;
+        Some((entry.dtype, entry.shape.elements()))
+    }
+
+    fn copy(&self, job: &Job, from: TensorRef, equal_to: &[TensorRef]) -> Option<()> {
+        let wanted = (job.dtype, job.shape.elements());
+        for &tensor in [&from].into_iter().chain(equal_to) {
+            (self.tensor(tensor)? == wanted).then_some(())?;
+        }
+        Some(())
+    }
+
+    fn merge(&self, job: &Job, merge: &Merge) -> Option<()> {
+        let program = self.plan.programs.get(merge.program as usize)?;
+        let fits = merge.leaves.len() == usize::from(program.inputs)
+            && merge.constants.len() == usize::from(program.constants)
+            && program.constants <= program.scalars
+            && merge.streams.len() == usize::from(program.streams)
+            && !program.passes.is_empty()
+            && job.dtype.is_float();
+        fits.then_some(())?;
+        for leaf in &merge.leaves {
+            let elements = match *leaf {
+                Leaf::Tensor(tensor) => {
+                    let (dtype, elements) = self.tensor(tensor)?;
+                    dtype.is_float().then_some(elements)?
+                }
+                Leaf::Rows(rows) => {
+                    let rows = self.plan.rows.get(rows as usize)?;
+                    (rows.rows.len() as u64).checked_mul(rows.row_elements)?
+                }
+            };
+            (elements == job.shape.elements()).then_some(())?;
+        }
+        Some(())
+    }
+
+    fn rows(&self, rows: &Rows) -> Option<()> {
+        let mut counts = Vec::with_capacity(rows.tensors.len());
+        for &tensor in &rows.tensors {
+            let (dtype, elements) = self.tensor(tensor)?;
+            dtype.is_float().then_some(())?;
+            counts.push(elements);
+        }
+        let fits = |&(tensor, row): &(u16, u32)| {
+            let end = (u64::from(row) + 1).checked_mul(rows.row_elements)?;
+            (end <= *counts.get(usize::from(tensor))?).then_some(())
+        };
+        for row in &rows.rows {
+            match row {
+                &RowSource::Row(tensor, row) => fits(&(tensor, row))?,
+                RowSource::Mean(sources) => {
+                    sources.iter().try_for_each(|s| fits(s).ok_or(())).ok()?
+                }
+                RowSource::Zero | RowSource::MeanOfRows => {}
+            }
+        }
+        Some(())
+    }
+}

@@ -1,0 +1,163 @@
+//! What a run will read, write and hold, told before it starts.
+
+use mixdown_checkpoint::index::Index;
+use mixdown_diagnostics::Diagnostic;
+use mixdown_ops::program::{BLOCK, PIECE};
+use mixdown_ops::selection::SAMPLE_BLOCKS;
+use mixdown_ops::{Backend, Pass};
+use mixdown_plan::{Leaf, Merge, Plan, RowSource, TensorRef, Work};
+
+use crate::check::check;
+use crate::lineup::Lineup;
+use crate::needs::{Indexes, Item, flow_bytes};
+use crate::run::{Options, fit, threads_bytes};
+
+/// What a run will read, write and hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Bytes read by the first pass of all jobs, by their second, and so on; copies count as a first
+    /// pass. Means of embedding rows are not among them.
+    pub bytes_read_by_pass: Vec<u64>,
+    /// Bytes read in all. A selection whose sample misled reads more.
+    pub bytes_read: u64,
+    /// Bytes of all output tensors.
+    pub bytes_written: u64,
+    /// The most memory that the run will admit, with what is held already.
+    pub peak_bytes: u64,
+    /// Threads that will work.
+    pub threads: usize,
+    /// Elements that a thread reads and computes at a time.
+    pub stripe_elements: usize,
+}
+
+/// Tells what [`run`](crate::run()) will do with the same options, from headers alone.
+///
+/// **Errors.** `BUDGET_TOO_SMALL`.
+pub fn footprint(
+    plan: &Plan,
+    indexes: &[&Index],
+    backend: &dyn Backend,
+    options: &Options,
+) -> Result<Footprint, Box<Diagnostic>> {
+    let indexes = Indexes(indexes);
+    check(plan, indexes)?;
+    let lineup = Lineup::new(plan, indexes, |_| true)?;
+    let (needs, sizing) = fit(plan, indexes, backend, &lineup, options)?;
+    let mut bytes_read_by_pass = Vec::new();
+    let mut means = 0;
+    for item in lineup.items() {
+        for (pass, bytes) in reads(plan, indexes, item) {
+            match pass {
+                None => means += bytes,
+                Some(pass) => {
+                    bytes_read_by_pass.resize(bytes_read_by_pass.len().max(pass + 1), 0);
+                    bytes_read_by_pass[pass] += bytes;
+                }
+            }
+        }
+    }
+    let base = options.held_bytes + needs.fixed + threads_bytes(&needs, &sizing);
+    // Flows are in flight one for each thread at most, as far as the budget has room for them.
+    let mut flows: Vec<u64> =
+        lineup.items().map(|item| flow_bytes(plan, item, sizing.key_bytes)).collect();
+    flows.sort_unstable_by(|a, b| b.cmp(a));
+    let flows: u64 = flows.iter().take(sizing.threads).sum();
+    Ok(Footprint {
+        bytes_read: bytes_read_by_pass.iter().sum::<u64>() + means,
+        bytes_read_by_pass,
+        bytes_written: plan.jobs.iter().map(|job| job.shape.bytes(job.dtype)).sum(),
+        peak_bytes: (base + flows).min(options.memory_bytes),
+        threads: sizing.threads,
+        stripe_elements: sizing.stripe,
+    })
+}
+
+/// About how many bytes a lineup reads and writes.
+pub(crate) fn expected_bytes(plan: &Plan, indexes: Indexes<'_>, lineup: &Lineup) -> u64 {
+    let read: u64 =
+        lineup.items().flat_map(|item| reads(plan, indexes, item)).map(|(_, bytes)| bytes).sum();
+    let written = |item: &Item| {
+        let job = match item {
+            Item::Copy(job) => *job,
+            Item::Merge(stretch) => {
+                let Work::Merge(merge) = &plan.jobs[stretch.job as usize].work else { return 0 };
+                let passes = plan.programs[merge.program as usize].passes.len();
+                if stretch.passes.end < passes {
+                    return 0;
+                }
+                stretch.job
+            }
+            Item::Gathering(_) | Item::RowMeans(_) => return 0,
+        };
+        let job = &plan.jobs[job as usize];
+        job.shape.bytes(job.dtype)
+    };
+    read + lineup.items().map(written).sum::<u64>()
+}
+
+/// Bytes that a flow reads, by pass; of none for means of rows.
+fn reads(plan: &Plan, indexes: Indexes<'_>, item: &Item) -> Vec<(Option<usize>, u64)> {
+    let tensor = |tensor: TensorRef| indexes.entry(tensor).bytes();
+    let pass = |job: u32, index: usize| match &plan.jobs[job as usize].work {
+        Work::Merge(merge) => pass_reads(plan, indexes, job, merge, index),
+        Work::Copy { .. } => 0,
+    };
+    match item {
+        Item::Copy(job) => match &plan.jobs[*job as usize].work {
+            Work::Copy { from, equal_to } => {
+                let equal: u64 = equal_to.iter().map(|&other| tensor(other)).sum();
+                vec![(Some(0), tensor(*from) + equal)]
+            }
+            Work::Merge(_) => Vec::new(),
+        },
+        Item::Merge(stretch) => {
+            stretch.passes.clone().map(|index| (Some(index), pass(stretch.job, index))).collect()
+        }
+        Item::Gathering(members) => {
+            members.iter().map(|&(job, index)| (Some(index), pass(job, index))).collect()
+        }
+        Item::RowMeans(rows) => vec![(None, rows_bytes(plan, indexes, *rows))],
+    }
+}
+
+fn pass_reads(plan: &Plan, indexes: Indexes<'_>, job: u32, merge: &Merge, index: usize) -> u64 {
+    let passes = &plan.programs[merge.program as usize].passes;
+    let pass: &Pass = &passes[index];
+    let stores = index + 1 == passes.len();
+    if !stores && pass.reductions.is_empty() && pass.selections.is_empty() {
+        return 0;
+    }
+    let elements = plan.jobs[job as usize].shape.elements();
+    // A sample of a block per piece comes before the one reading of all elements.
+    let sampled = match stores || pass.selections.is_empty() || elements <= PIECE {
+        true => 0,
+        false => elements.div_ceil(PIECE).min(SAMPLE_BLOCKS) * BLOCK as u64,
+    };
+    let leaves = pass.inputs.iter().map(|&input| merge.leaves[usize::from(input)]);
+    leaves
+        .map(|leaf| match leaf {
+            Leaf::Tensor(tensor) => {
+                let entry = indexes.entry(tensor);
+                entry.bytes() + sampled * entry.dtype.bytes() as u64
+            }
+            Leaf::Rows(rows) => rows_bytes(plan, indexes, rows),
+        })
+        .sum()
+}
+
+/// Bytes that one reading of an embedding takes.
+fn rows_bytes(plan: &Plan, indexes: Indexes<'_>, rows: u32) -> u64 {
+    let rows = &plan.rows[rows as usize];
+    let row = |tensor: u16| {
+        let dtype = indexes.entry(rows.tensors[usize::from(tensor)]).dtype;
+        rows.row_elements * dtype.bytes() as u64
+    };
+    rows.rows
+        .iter()
+        .map(|source| match source {
+            RowSource::Row(tensor, _) => row(*tensor),
+            RowSource::Mean(sources) => sources.iter().map(|&(tensor, _)| row(tensor)).sum(),
+            RowSource::Zero | RowSource::MeanOfRows => 0,
+        })
+        .sum()
+}

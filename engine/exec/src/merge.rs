@@ -1,0 +1,357 @@
+//! The flow of a block program: the passes of one job, or one pass of all jobs of a gathering.
+
+use std::sync::{Arc, Mutex};
+
+use mixdown_checkpoint::tensor_digest::{PieceHash, TensorHasher};
+use mixdown_ops::{Call, Input, NonFinite, Output, Partial, Pass, Program};
+use mixdown_plan::{Job, Leaf, Merge, TensorRef};
+
+use crate::context::{Context, Facts, PieceWriter, internal, lock, tensor_of};
+use crate::hands::Hands;
+use crate::messages;
+use crate::needs::StretchNeeds;
+use crate::rounds::{Part, Reading, Rounds, Unit};
+use crate::scheduler::{Failure, Flow, Step};
+use crate::stages::{Gathering, Stretch};
+use crate::widen;
+
+/// Passes of one job, or one pass of several.
+pub(crate) struct MergeFlow<'a> {
+    context: &'a Context<'a>,
+    members: Vec<Member<'a>>,
+    /// Count of passes that each member makes.
+    passes: usize,
+    state: Mutex<State>,
+}
+
+struct Member<'a> {
+    number: u32,
+    job: &'a Job,
+    merge: &'a Merge,
+    program: &'a Program,
+    /// The first pass that this flow makes of it.
+    first_pass: usize,
+    elements: u64,
+}
+
+struct State {
+    /// Passes done.
+    done: usize,
+    /// Changed between passes only.
+    facts: Arc<Vec<Facts>>,
+    rounds: Option<Rounds>,
+    /// The reading that is under way.
+    reading: Option<Arc<Reading>>,
+    /// Present in the pass that stores.
+    hasher: Option<TensorHasher>,
+    /// Results that are NaN or infinite.
+    overflow: u64,
+}
+
+impl<'a> Member<'a> {
+    fn new(context: &'a Context<'a>, number: u32, first_pass: usize) -> Result<Self, Failure> {
+        let job = context.job(number);
+        let merge = context.merge(number);
+        let merge = merge.ok_or_else(|| Failure::Fatal(internal("a copy has no passes")))?;
+        let program = context.program(merge);
+        Ok(Self { number, job, merge, program, first_pass, elements: job.shape.elements() })
+    }
+
+    fn pass(&self, done: usize) -> &'a Pass {
+        &self.program.passes[self.first_pass + done]
+    }
+
+    fn stores(&self, done: usize) -> bool {
+        self.first_pass + done + 1 == self.program.passes.len()
+    }
+}
+
+impl<'a> MergeFlow<'a> {
+    /// Some passes of one job.
+    pub(crate) fn of_job(context: &'a Context<'a>, stretch: &Stretch) -> Result<Self, Failure> {
+        let members = vec![Member::new(context, stretch.job, stretch.passes.start)?];
+        Ok(Self::new(context, members, stretch.passes.len()))
+    }
+
+    /// One pass of each job of a gathering.
+    pub(crate) fn of_gathering(
+        context: &'a Context<'a>,
+        gathering: &Gathering,
+    ) -> Result<Self, Failure> {
+        let members: Result<_, _> =
+            gathering.iter().map(|&(job, pass)| Member::new(context, job, pass)).collect();
+        Ok(Self::new(context, members?, 1))
+    }
+
+    fn new(context: &'a Context<'a>, members: Vec<Member<'a>>, passes: usize) -> Self {
+        let facts =
+            members.iter().map(|member| context.take_facts(member.number, member.merge)).collect();
+        let state = State {
+            done: 0,
+            facts: Arc::new(facts),
+            rounds: None,
+            reading: None,
+            hasher: None,
+            overflow: 0,
+        };
+        Self { context, members, passes, state: Mutex::new(state) }
+    }
+
+    /// Runs the scalar steps before a pass, and prepares its rounds.
+    fn begin_pass(&self, state: &mut State) -> Result<(), Failure> {
+        let facts = Arc::make_mut(&mut state.facts);
+        let mut parts = Vec::with_capacity(self.members.len());
+        for (member, facts) in self.members.iter().zip(facts.iter_mut()) {
+            let pass = member.pass(state.done);
+            for step in &pass.prelude {
+                let mut arguments = [0.0; 3];
+                for (to, &from) in arguments.iter_mut().zip(&step.arguments).take(step.op.arity()) {
+                    *to = facts.scalars[usize::from(from)];
+                }
+                facts.scalars[usize::from(step.to)] = step.op.apply_f64(&arguments);
+            }
+            parts.push(Part {
+                pass,
+                groups: &member.merge.groups,
+                elements: member.elements,
+                precision: member.merge.precision,
+            });
+        }
+        let first = &self.members[0];
+        let stores = first.stores(state.done);
+        if stores && self.members.len() > 1 {
+            return Err(Failure::Fatal(internal("a pass over a group stores")));
+        }
+        state.hasher = stores.then(|| self.context.tensor_hasher(first.number));
+        let rounds = Rounds::new(&parts, facts, stores, self.context.key_bytes);
+        state.rounds = Some(rounds.map_err(Failure::Fatal)?);
+        Ok(())
+    }
+
+    /// Keeps what was found for a later stage, or records the tensor as finished.
+    fn finish(&self, state: &mut State) -> Result<(), Failure> {
+        if let Some(hasher) = state.hasher.take() {
+            let job = self.members[0].number;
+            if state.overflow > 0 {
+                lock(&self.context.overflows).push((job, state.overflow));
+            }
+            return self.context.complete(job, &hasher);
+        }
+        let mut kept = lock(&self.context.kept);
+        for (member, facts) in self.members.iter().zip(state.facts.iter()) {
+            kept.insert(member.number, facts.clone());
+        }
+        Ok(())
+    }
+
+    fn end_pass(&self, state: &mut State, rounds: &Rounds) {
+        let facts = Arc::make_mut(&mut state.facts);
+        rounds.conclude(facts);
+        state.done += 1;
+    }
+
+    fn expect(&self, member: usize, done: usize, ask: impl Fn(TensorRef)) {
+        let member = &self.members[member];
+        let inputs = member.pass(done).inputs.iter();
+        let leaves = inputs.map(|&input| &member.merge.leaves[usize::from(input)]);
+        leaves.filter_map(tensor_of).for_each(ask);
+    }
+}
+
+impl Flow<Hands> for MergeFlow<'_> {
+    fn advance(&self) -> Result<Step, Failure> {
+        let state = &mut *lock(&self.state);
+        loop {
+            if let (Some(rounds), Some(reading)) = (&mut state.rounds, state.reading.take()) {
+                rounds.end_round(&reading);
+                self.note_checked(state, &reading);
+            }
+            match state.rounds.take() {
+                None if state.done == self.passes => {
+                    self.finish(state)?;
+                    return Ok(Step::Done);
+                }
+                None => self.begin_pass(state)?,
+                Some(mut rounds) => match rounds.next_round() {
+                    None => self.end_pass(state, &rounds),
+                    Some(reading) => {
+                        let units = reading.len();
+                        state.rounds = Some(rounds);
+                        state.reading = Some(Arc::new(reading));
+                        return Ok(Step::Round(units));
+                    }
+                },
+            }
+        }
+    }
+
+    fn piece(&self, index: u64, hands: &mut Hands) -> Result<(), Failure> {
+        let (reading, facts, done) = {
+            let state = lock(&self.state);
+            let reading = state.reading.clone().expect("a piece belongs to a reading");
+            (reading, Arc::clone(&state.facts), state.done)
+        };
+        let unit = reading.unit(index, |member| self.members[member].elements);
+        if reading.is_everything() {
+            self.expect_more(&reading, &unit, done);
+        }
+        let member = &self.members[unit.member];
+        let work = Work {
+            context: self.context,
+            member,
+            pass: member.pass(done),
+            stores: member.stores(done),
+            facts: &facts[unit.member],
+            reading: &reading,
+            unit: &unit,
+        };
+        let found = work.run(hands)?;
+        let state = &mut *lock(&self.state);
+        state.overflow += found.overflow;
+        if let (Some(hasher), Some(hash)) = (&mut state.hasher, found.hash) {
+            hasher.add(hash);
+        }
+        if let Some(rounds) = &mut state.rounds {
+            rounds.absorb(&reading, &unit, found.partial);
+        }
+        Ok(())
+    }
+}
+
+impl MergeFlow<'_> {
+    /// Remembers which inputs a reading of everything has found to be finite.
+    fn note_checked(&self, state: &mut State, reading: &Reading) {
+        let facts = Arc::make_mut(&mut state.facts);
+        for index in reading.members() {
+            for &input in &self.members[index].pass(state.done).inputs {
+                facts[index].checked[usize::from(input)] = true;
+            }
+        }
+    }
+
+    /// Asks for what is read some pieces later.
+    fn expect_more(&self, reading: &Reading, unit: &Unit, done: usize) {
+        let inputs = &self.context.inputs;
+        self.expect(unit.member, done, |tensor| inputs.expect_after(tensor, unit.piece));
+        let next = || reading.members().find(|&other| other > unit.member);
+        if unit.piece == 0
+            && let Some(next) = next()
+        {
+            self.expect(next, done, |tensor| inputs.expect_start(tensor));
+        }
+    }
+}
+
+/// What one thread does for one unit.
+struct Work<'a> {
+    context: &'a Context<'a>,
+    member: &'a Member<'a>,
+    pass: &'a Pass,
+    stores: bool,
+    facts: &'a Facts,
+    reading: &'a Reading,
+    unit: &'a Unit,
+}
+
+/// What a unit contributes.
+struct Found {
+    partial: Partial,
+    hash: Option<PieceHash>,
+    overflow: u64,
+}
+
+impl Work<'_> {
+    fn run(&self, hands: &mut Hands) -> Result<Found, Failure> {
+        hands.worker.begin(self.pass, self.member.merge.precision, &self.unit.rounds);
+        let mut writer = self
+            .stores
+            .then(|| PieceWriter::new(self.context, self.member.number, self.unit.piece));
+        let mut overflow = 0;
+        for &(first, elements) in &self.unit.stretches {
+            let mut at = first;
+            while at < first + elements {
+                let count = (first + elements - at).min(self.context.stripe as u64) as usize;
+                overflow += self.stretch(hands, at, count, writer.as_mut())?;
+                at += count as u64;
+            }
+        }
+        let partial = hands.worker.finish();
+        match partial.nonfinite {
+            Some(found) => Err(self.nonfinite(found)),
+            None => Ok(Found { partial, hash: writer.map(PieceWriter::finish), overflow }),
+        }
+    }
+
+    /// Reads, computes and writes one stretch. Tells how many results are NaN or infinite.
+    fn stretch(
+        &self,
+        hands: &mut Hands,
+        first: u64,
+        elements: usize,
+        writer: Option<&mut PieceWriter>,
+    ) -> Result<u64, Failure> {
+        let context = self.context;
+        let Merge { leaves, precision, streams, .. } = self.member.merge;
+        let dtype = self.member.job.dtype;
+        let merge = self.member.merge;
+        let leaf_dtype = |leaf| context.leaf_dtype(leaf, *precision);
+        let sizes = StretchNeeds::new(self.member.job, merge, self.pass, self.stores, leaf_dtype)
+            .sizes(elements);
+        let mut buffers = hands.arena.split_list(&sizes);
+        let scratch = buffers.pop().expect("the sizes end with scratch");
+        let output = buffers.pop().expect("the output comes before it");
+        let mut inputs = Vec::with_capacity(leaves.len());
+        for (&leaf, buffer) in leaves.iter().zip(buffers) {
+            let dtype = leaf_dtype(leaf);
+            if !buffer.is_empty() {
+                context.read_leaf(leaf, first, dtype, buffer, scratch)?;
+            }
+            inputs.push(Input { dtype, bytes: buffer });
+        }
+        hands.worker.run(Call {
+            program: self.member.program,
+            pass: self.pass,
+            precision: *precision,
+            first,
+            elements,
+            inputs: &inputs,
+            scalars: &self.facts.scalars,
+            cuts: &self.facts.cuts,
+            streams,
+            rounds: &self.unit.rounds,
+            reduce: self.reading.complete && !self.stores,
+            check_finite: self.must_check(),
+            output: self.stores.then_some(Output { dtype, bytes: &mut *output }),
+        });
+        let Some(writer) = writer else { return Ok(0) };
+        writer.add(context, output, &(0..0))?;
+        match context.check_finite {
+            true => Ok(widen::count_nonfinite(output, dtype)),
+            false => Ok(0),
+        }
+    }
+
+    /// A sample is not looked at: which element would be reported must not depend on where it lies.
+    fn must_check(&self) -> bool {
+        let unchecked = |input: &u16| !self.facts.checked[usize::from(*input)];
+        self.context.check_finite
+            && self.reading.is_everything()
+            && self.pass.inputs.iter().any(unchecked)
+    }
+
+    /// The failure for a NaN or an infinity that the backend found.
+    fn nonfinite(&self, found: NonFinite) -> Failure {
+        let inputs = &self.context.inputs;
+        match self.member.merge.leaves[usize::from(found.input)] {
+            Leaf::Tensor(tensor) => messages::nonfinite(inputs, tensor, found.element),
+            Leaf::Rows(rows) => match self.context.embedding(rows).culprit(inputs, found.element) {
+                Ok(Some((tensor, element))) => messages::nonfinite(inputs, tensor, element),
+                Ok(None) => Failure::Fatal(internal(format!(
+                    "a row of `{}` became infinite though its sources are not",
+                    self.member.job.name
+                ))),
+                Err(failure) => failure,
+            },
+        }
+    }
+}

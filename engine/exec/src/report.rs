@@ -1,0 +1,39 @@
+//! What a run tells when it has ended.
+
+use mixdown_diagnostics::Diagnostic;
+
+/// How a run ended that met no error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every output tensor is written and recorded.
+    Finished,
+    /// The flag was raised; what is recorded is kept for the same merge to continue.
+    Interrupted,
+}
+
+/// What a run did.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Parts of the work, with the seconds they took.
+    pub stages: Vec<(String, f64)>,
+    /// Bytes read from the inputs.
+    pub bytes_read: u64,
+    /// Bytes written to the output.
+    pub bytes_written: u64,
+    /// Bytes of the output that share blocks with an input instead of being written.
+    pub bytes_shared: u64,
+    /// Output tensors that this run finished.
+    pub tensors_computed: usize,
+    /// Output tensors that an earlier run had finished.
+    pub tensors_reused: usize,
+    /// The most bytes that were admitted at one time.
+    pub peak_bytes: u64,
+    /// Threads that worked.
+    pub threads: usize,
+    /// Elements that a thread read and computed at a time.
+    pub stripe_elements: usize,
+    /// What the user may want to act on.
+    pub warnings: Vec<Diagnostic>,
+}

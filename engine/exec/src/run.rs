@@ -1,0 +1,212 @@
+//! Runs a plan: chooses the sizes, lines up the flows of each stage, and reports.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Mutex, OnceLock};
+use std::time::Instant;
+
+use mixdown_checkpoint::index::Index;
+use mixdown_diagnostics::Diagnostic;
+use mixdown_ops::Backend;
+use mixdown_ops::program::PIECE;
+use mixdown_plan::{Plan, Work};
+
+use crate::budget::Budget;
+use crate::check::check;
+use crate::context::{Context, internal, lock};
+use crate::copy::CopyFlow;
+use crate::footprint::expected_bytes;
+use crate::hands::{Arena, Hands};
+use crate::lineup::Lineup;
+use crate::merge::MergeFlow;
+use crate::messages;
+use crate::needs::{Indexes, Item, Needs, flow_bytes};
+use crate::progress::Progress;
+use crate::read::{Inputs, Source};
+use crate::report::{Outcome, Report};
+use crate::row_means::RowMeansFlow;
+use crate::scheduler::{self, End, Failure, Flow, Queue};
+use crate::sink::Sink;
+use crate::sizing::{self, Sizing};
+
+/// How a plan is run. Only `allow_nonfinite` can change what the output holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Most threads that work; fewer where the budget is small.
+    pub threads: usize,
+    /// Bytes that may be in use, with those of `held_bytes`.
+    pub memory_bytes: u64,
+    /// What the process holds already and keeps: indexes, its own code.
+    pub held_bytes: u64,
+    /// Whether NaN and infinity in the inputs are merged like numbers.
+    pub allow_nonfinite: bool,
+    /// Most elements that a thread reads and computes at a time.
+    pub stripe_elements: usize,
+}
+
+impl Default for Options {
+    /// One thread and 2 GB.
+    fn default() -> Self {
+        Self {
+            threads: 1,
+            memory_bytes: 2_000_000_000,
+            held_bytes: 0,
+            allow_nonfinite: false,
+            stripe_elements: PIECE as usize,
+        }
+    }
+}
+
+/// Runs a plan. `sources` are the data of its models, in order.
+///
+/// Tensors that the sink has already are left alone. The bytes written are the same whatever the
+/// threads, the budget and the order in which threads happen to work.
+///
+/// **Errors.** `BUDGET_TOO_SMALL` before anything is read. `NONFINITE`, `COPIES_DIFFER` and what is
+/// wrong with a file: of several, that of the tensor whose turn came first, in the order of the
+/// inputs' places, and in it the first element; it does not depend on the threads. What the sink
+/// refuses ends the run at once.
+pub fn run(
+    plan: &Plan,
+    sources: &[Source<'_>],
+    backend: &dyn Backend,
+    sink: &dyn Sink,
+    options: &Options,
+    progress: &dyn Progress,
+    cancel: &AtomicBool,
+) -> Result<Report, Vec<Diagnostic>> {
+    let indexes: Vec<&Index> = sources.iter().map(|source| source.index).collect();
+    let indexes = Indexes(&indexes);
+    let alone = |error: Box<Diagnostic>| vec![*error];
+    check(plan, indexes).map_err(alone)?;
+    let all = Lineup::new(plan, indexes, |_| true).map_err(alone)?;
+    let (needs, sizing) = fit(plan, indexes, backend, &all, options).map_err(alone)?;
+    let lineup =
+        Lineup::new(plan, indexes, |job| !sink.is_complete(job as usize)).map_err(alone)?;
+    let todo = lineup.jobs();
+    progress.started(todo, expected_bytes(plan, indexes, &lineup));
+    let context = Context {
+        plan,
+        inputs: Inputs::new(&plan.models, sources, progress),
+        sink,
+        progress,
+        stripe: sizing.stripe,
+        key_bytes: sizing.key_bytes,
+        check_finite: !options.allow_nonfinite,
+        kept: Mutex::default(),
+        padding: plan.rows.iter().map(|_| OnceLock::new()).collect(),
+        overflows: Mutex::default(),
+        finished: AtomicUsize::new(0),
+        written: AtomicU64::new(0),
+        shared: AtomicU64::new(0),
+    };
+    let budget = Budget::new(options.memory_bytes);
+    budget.try_admit(options.held_bytes + needs.fixed + threads_bytes(&needs, &sizing));
+    let mut hands: Vec<Hands> = (0..sizing.threads)
+        .map(|_| Hands { worker: backend.worker(), arena: Arena::default() })
+        .collect();
+    let mut report = Report {
+        outcome: Outcome::Finished,
+        stages: Vec::new(),
+        bytes_read: 0,
+        bytes_written: 0,
+        bytes_shared: 0,
+        tensors_computed: 0,
+        tensors_reused: plan.jobs.len() - todo,
+        peak_bytes: 0,
+        threads: sizing.threads,
+        stripe_elements: sizing.stripe,
+        warnings: Vec::new(),
+    };
+    for stage in &lineup.stages {
+        let begun = Instant::now();
+        progress.stage(stage.title);
+        let queue = ItemQueue { context: &context, items: &stage.items };
+        let end = scheduler::run(&queue, &mut hands, &budget, cancel);
+        report.stages.push((stage.title.to_owned(), begun.elapsed().as_secs_f64()));
+        match end {
+            End::Done => {}
+            End::Interrupted => {
+                report.outcome = Outcome::Interrupted;
+                break;
+            }
+            End::Failed(failure) => return Err(vec![explain(failure)]),
+        }
+    }
+    Ok(finish(report, context, &budget))
+}
+
+/// What the parts of a plan need, and the sizes with which they fit.
+pub(crate) fn fit(
+    plan: &Plan,
+    indexes: Indexes<'_>,
+    backend: &dyn Backend,
+    lineup: &Lineup,
+    options: &Options,
+) -> Result<(Needs, Sizing), Box<Diagnostic>> {
+    let needs = Needs::of(plan, indexes, backend, lineup.items());
+    let held = Needs { fixed: needs.fixed.saturating_add(options.held_bytes), ..needs };
+    let longest = options.stripe_elements;
+    let sizing = sizing::choose(&held, options.memory_bytes, options.threads, longest)?;
+    Ok((needs, sizing))
+}
+
+pub(crate) fn threads_bytes(needs: &Needs, sizing: &Sizing) -> u64 {
+    needs.worker(sizing.stripe) * sizing.threads as u64
+}
+
+fn finish(mut report: Report, context: Context<'_>, budget: &Budget) -> Report {
+    report.bytes_read = context.inputs.bytes_read();
+    report.bytes_written = context.written.into_inner();
+    report.bytes_shared = context.shared.into_inner();
+    report.tensors_computed = context.finished.into_inner();
+    report.peak_bytes = budget.peak();
+    let mut overflows = std::mem::take(&mut *lock(&context.overflows));
+    overflows.sort_unstable();
+    report.warnings.extend(messages::overflow(context.plan, &overflows));
+    report
+}
+
+fn explain(failure: Failure) -> Diagnostic {
+    match failure {
+        Failure::Input(diagnostic) | Failure::Fatal(diagnostic) => *diagnostic,
+        Failure::Panic(message) => *internal(format!("a thread stopped with `{message}`")),
+    }
+}
+
+/// The flows of one stage.
+struct ItemQueue<'a> {
+    context: &'a Context<'a>,
+    items: &'a [Item],
+}
+
+impl Queue<Hands> for ItemQueue<'_> {
+    fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    fn bytes(&self, position: usize) -> u64 {
+        flow_bytes(self.context.plan, &self.items[position], self.context.key_bytes)
+    }
+
+    fn start(&self, position: usize) -> Result<Arc<dyn Flow<Hands> + '_>, Failure> {
+        let context = self.context;
+        // While this one is read, the next one's start comes into memory.
+        if let Some(Item::Copy(job)) = self.items.get(position + 1) {
+            context.expect_job(*job);
+        } else if let Some(Item::Merge(stretch)) = self.items.get(position + 1) {
+            context.expect_job(stretch.job);
+        }
+        Ok(match &self.items[position] {
+            Item::Merge(stretch) => Arc::new(MergeFlow::of_job(context, stretch)?),
+            Item::Gathering(gathering) => Arc::new(MergeFlow::of_gathering(context, gathering)?),
+            Item::RowMeans(rows) => Arc::new(RowMeansFlow::new(context, *rows)),
+            Item::Copy(job) => match &context.job(*job).work {
+                Work::Copy { from, equal_to } => {
+                    Arc::new(CopyFlow::new(context, *job, *from, equal_to))
+                }
+                Work::Merge(_) => return Err(Failure::Fatal(internal("a merge is no copy"))),
+            },
+        })
+    }
+}
