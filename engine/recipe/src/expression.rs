@@ -1,6 +1,12 @@
 //! The expression language of method steps: names, numbers, operators, calls.
 
+mod lexer;
+mod parser;
+mod print;
+
 use mixdown_diagnostics::Span;
+
+pub use parser::{ExpressionError, parse, parse_at};
 
 /// An expression with its place in the file it was read from.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,4 +84,71 @@ pub enum BinaryOperator {
     And,
     /// `a or b`
     Or,
+}
+
+impl UnaryOperator {
+    /// As it is written.
+    pub fn symbol(self) -> &'static str {
+        match self {
+            Self::Negate => "-",
+            Self::Not => "not",
+        }
+    }
+}
+
+impl BinaryOperator {
+    /// As it is written.
+    pub fn symbol(self) -> &'static str {
+        match self {
+            Self::Add => "+",
+            Self::Subtract => "-",
+            Self::Multiply => "*",
+            Self::Divide => "/",
+            Self::Equal => "==",
+            Self::NotEqual => "!=",
+            Self::Less => "<",
+            Self::LessEqual => "<=",
+            Self::Greater => ">",
+            Self::GreaterEqual => ">=",
+            Self::And => "and",
+            Self::Or => "or",
+        }
+    }
+
+    /// How tightly it binds; a higher number binds more tightly. `not` has 3, unary `-` has 7.
+    pub(crate) fn precedence(self) -> u8 {
+        match self {
+            Self::Or => 1,
+            Self::And => 2,
+            Self::Equal
+            | Self::NotEqual
+            | Self::Less
+            | Self::LessEqual
+            | Self::Greater
+            | Self::GreaterEqual => 4,
+            Self::Add | Self::Subtract => 5,
+            Self::Multiply | Self::Divide => 6,
+        }
+    }
+}
+
+impl Expression {
+    /// Calls `visit` with every name that is read in it, with its place.
+    pub fn for_each_name<'a>(&'a self, visit: &mut dyn FnMut(&'a str, Span)) {
+        match &self.kind {
+            ExpressionKind::Name(name) => visit(name, self.span),
+            ExpressionKind::Index(inner, _) | ExpressionKind::Unary(_, inner) => {
+                inner.for_each_name(visit);
+            }
+            ExpressionKind::Binary(_, left, right) => {
+                left.for_each_name(visit);
+                right.for_each_name(visit);
+            }
+            ExpressionKind::Call { arguments, named, .. } => {
+                arguments.iter().for_each(|argument| argument.for_each_name(visit));
+                named.iter().for_each(|(_, _, argument)| argument.for_each_name(visit));
+            }
+            ExpressionKind::Number(_) | ExpressionKind::Boolean(_) | ExpressionKind::Text(_) => {}
+        }
+    }
 }

@@ -4,11 +4,14 @@
 
 pub mod expression;
 pub mod method;
+pub mod pattern;
 pub mod recipe;
+pub mod schema;
 pub mod setting;
 pub mod tree;
 pub mod yaml;
 
 pub use expression::{Expression, ExpressionKind};
 pub use method::Method;
+pub use pattern::Pattern;
 pub use recipe::Recipe;

@@ -1,0 +1,163 @@
+//! Keys of a mergekit configuration.
+
+use super::{SettingsKey, keys};
+
+/// A model: `path`, `path@revision`, `path+adapter`, or a map.
+#[derive(schemars::JsonSchema)]
+#[schemars(untagged)]
+pub enum ModelKey {
+    /// `path`, `path@revision`, `path+adapter` or `path@revision+adapter@revision`; a path that does not exist here is a hub id.
+    Text(String),
+    /// The same in parts.
+    Map(Box<ModelMapKeys>),
+}
+
+/// A path with its revision.
+#[derive(schemars::JsonSchema)]
+#[schemars(untagged)]
+pub enum PathKey {
+    /// `path` or `path@revision`.
+    Text(String),
+    /// The same in parts; the only way to write a path that contains `@` or `+`.
+    Map(PathKeys),
+}
+
+keys! {
+    /// A merge as mergekit describes it. Exactly one of `models`, `slices` and `modules` says what is merged.
+    pub struct MergekitKeys {
+        /// How the models are merged: the name of a method.
+        pub merge_method: String,
+        /// Whole models that are merged.
+        pub models: Option<Vec<ModelEntryKeys>>,
+        /// Stretches of layers, stacked in this order.
+        pub slices: Option<Vec<SliceKeys>>,
+        /// Parts of a model that have layers of their own, by name.
+        pub modules: Option<std::collections::BTreeMap<String, ModuleKeys>>,
+        /// The model that task vectors are measured from.
+        pub base_model: Option<ModelKey>,
+        /// Parameters of the method where nothing nearer says otherwise.
+        pub parameters: Option<SettingsKey>,
+        /// Element type that inputs are converted to.
+        pub dtype: Option<String>,
+        /// Element type of the output.
+        pub out_dtype: Option<String>,
+        /// `union`, `base`, or the model whose tokenizer is taken.
+        pub tokenizer_source: Option<ModelKey>,
+        /// Where the vocabulary comes from, token by token if need be.
+        pub tokenizer: Option<TokenizerKeys>,
+        /// `auto`, the name of a template, or a template.
+        pub chat_template: Option<String>,
+    }
+
+    /// A model with its parameters.
+    pub struct ModelEntryKeys {
+        /// Which model.
+        pub model: ModelKey,
+        /// Parameters of this model, before all others.
+        pub parameters: Option<SettingsKey>,
+    }
+
+    /// A stretch of the output's layers.
+    pub struct SliceKeys {
+        /// Layers that are merged into it; all of the same number.
+        pub sources: Vec<SourceKeys>,
+        /// The base of this slice, instead of the one at the top.
+        pub base_model: Option<ModelKey>,
+        /// Parameters of this slice.
+        pub parameters: Option<SettingsKey>,
+        /// Has no effect; accepted because published configurations have it.
+        pub residual_weight: Option<f64>,
+    }
+
+    /// Layers of a model.
+    pub struct SourceKeys {
+        /// Which model.
+        pub model: ModelKey,
+        /// First layer, and the one after the last.
+        pub layer_range: LayersKey,
+        /// Parameters of these layers, before all others.
+        pub parameters: Option<SettingsKey>,
+    }
+
+    /// A part of a model: exactly one of `models` and `slices`.
+    pub struct ModuleKeys {
+        /// Whole models that are merged.
+        pub models: Option<Vec<ModelEntryKeys>>,
+        /// Stretches of layers, stacked in this order.
+        pub slices: Option<Vec<SliceKeys>>,
+        /// Parameters of this module.
+        pub parameters: Option<SettingsKey>,
+    }
+
+    /// A model in parts.
+    pub struct ModelMapKeys {
+        /// Path or hub id.
+        pub model: PathKey,
+        /// A low-rank adapter on it.
+        pub lora: Option<PathKey>,
+        /// Replaces `architectures` of its config.
+        pub override_architecture: Option<String>,
+    }
+
+    /// A path with its revision.
+    pub struct PathKeys {
+        /// Path or hub id.
+        pub path: String,
+        /// Revision at the hub.
+        pub revision: Option<String>,
+    }
+
+    /// Where the vocabulary comes from.
+    pub struct TokenizerKeys {
+        /// `union`, `base`, or a model.
+        pub source: Option<ModelKey>,
+        /// Tokens whose embedding has a source of its own, by their text.
+        pub tokens: Option<std::collections::BTreeMap<String, TokenKeys>>,
+        /// The embedding's rows are padded to a multiple of this.
+        pub pad_to_multiple_of: Option<u64>,
+    }
+
+    /// Where the embedding of one token comes from.
+    pub struct TokenKeys {
+        /// A model, zeros, or another token of a model.
+        pub source: Option<TokenSourceKey>,
+        /// Whether models that have the token are overridden, too.
+        pub force: Option<bool>,
+    }
+
+    /// Zeros (`kind: zero`), or another token of a model (`kind: model_token`).
+    pub struct TokenSourceKeys {
+        /// `zero` or `model_token`.
+        pub kind: TokenKind,
+        /// The model that has the other token.
+        pub model: Option<ModelKey>,
+        /// The other token, by its text.
+        pub token: Option<String>,
+        /// The other token, by its number.
+        pub token_id: Option<u64>,
+    }
+}
+
+/// Kinds of token sources.
+#[derive(schemars::JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+pub enum TokenKind {
+    /// Zeros.
+    Zero,
+    /// Another token.
+    ModelToken,
+}
+
+/// A source of one token's embedding.
+#[derive(schemars::JsonSchema)]
+#[schemars(untagged)]
+pub enum TokenSourceKey {
+    /// Zeros, or another token.
+    Other(TokenSourceKeys),
+    /// This model's embedding of the same token.
+    Model(ModelKey),
+}
+
+/// First layer, and the one after the last: `[0, 16]` are the first sixteen.
+#[derive(schemars::JsonSchema)]
+pub struct LayersKey(pub u64, pub u64);

@@ -1,0 +1,187 @@
+//! Keys of a strict recipe.
+
+use std::collections::BTreeMap;
+
+use super::mergekit::{
+    LayersKey, ModelEntryKeys, ModelKey, ModuleKeys, PathKey, SliceKeys, TokenizerKeys,
+};
+use super::method::{InputsKeys, ParameterKeys};
+use super::{CountKey, ScalarKey, SettingsKey, keys};
+
+/// The version of the recipe language.
+#[derive(schemars::JsonSchema)]
+#[schemars(extend("const" = 1))]
+pub struct VersionKey(pub u64);
+
+/// Models of a recipe.
+#[derive(schemars::JsonSchema)]
+#[schemars(untagged)]
+pub enum ModelsKey {
+    /// By name; the names are used everywhere else.
+    Named(BTreeMap<String, NamedModelKey>),
+    /// As mergekit lists them; they have no names.
+    Listed(Vec<ModelEntryKeys>),
+}
+
+/// What a name stands for.
+#[derive(schemars::JsonSchema)]
+#[schemars(untagged)]
+pub enum NamedModelKey {
+    /// `path`, `path@revision`, `path+adapter` or `path@revision+adapter@revision`; a path that does not exist here is a hub id.
+    Text(String),
+    /// The same in parts, or another recipe.
+    Map(Box<NamedModelKeys>),
+}
+
+/// A pattern of tensor names, or several.
+#[derive(schemars::JsonSchema)]
+#[schemars(untagged)]
+pub enum PatternsKey {
+    /// `*` matches within dots, `**` across them, `{name}` one piece, `{a,b}` either.
+    One(String),
+    /// One of them must match.
+    Several(Vec<String>),
+}
+
+/// Experts of a rule.
+#[derive(schemars::JsonSchema)]
+#[schemars(untagged)]
+pub enum ExpertsKey {
+    /// Names of models.
+    Names(Vec<String>),
+    /// Names of models, with their parameters.
+    Map(BTreeMap<String, Option<ExpertKeys>>),
+}
+
+/// A declared value: its default alone, or a description.
+#[derive(schemars::JsonSchema)]
+#[schemars(untagged)]
+pub enum DeclarationKey {
+    /// The default.
+    Default(ScalarKey),
+    /// What it is, and its default.
+    Full(ParameterKeys),
+}
+
+/// Steps of a method, in order: a name and its formula.
+pub type StepsKey = BTreeMap<String, String>;
+
+/// A number of bytes.
+#[derive(schemars::JsonSchema)]
+#[schemars(untagged)]
+pub enum SizeKey {
+    /// Bytes.
+    Bytes(u64),
+    /// `5GB`, `500MB`, `2GiB`, or a declared value.
+    Text(String),
+}
+
+keys! {
+    /// A strict recipe: unknown keys are errors.
+    pub struct StrictKeys {
+        /// The version of the language; its presence makes the recipe strict.
+        pub mixdown: VersionKey,
+        /// The models, by name or as a list.
+        pub models: Option<ModelsKey>,
+        /// The model that task vectors are measured from.
+        pub base: Option<ModelKey>,
+        /// Another spelling of `base`.
+        pub base_model: Option<ModelKey>,
+        /// How the models are merged: the name of a method.
+        pub method: Option<String>,
+        /// Another spelling of `method`.
+        pub merge_method: Option<String>,
+        /// Values that `--set name=value` changes: `$name` stands for one of them anywhere in the recipe, and formulas of the recipe use them by name.
+        pub declare: Option<BTreeMap<String, DeclarationKey>>,
+        /// What the recipe's own method takes; found from its formulas where it is left out.
+        pub inputs: Option<InputsKeys>,
+        /// Steps of the recipe's own method, instead of `method`.
+        pub steps: Option<StepsKey>,
+        /// The merged weights, as a formula: the result of the recipe's own method.
+        pub output: Option<String>,
+        /// Parameters of the method where nothing nearer says otherwise.
+        pub parameters: Option<SettingsKey>,
+        /// What becomes of which tensors: the first rule that matches a tensor decides.
+        pub rules: Option<Vec<RuleKeys>>,
+        /// Stretches of layers, stacked in this order.
+        pub slices: Option<Vec<SliceKeys>>,
+        /// Parts of a model that have layers of their own, by name.
+        pub modules: Option<BTreeMap<String, ModuleKeys>>,
+        /// Element type that inputs are converted to.
+        pub dtype: Option<String>,
+        /// Element type of the output.
+        pub out_dtype: Option<String>,
+        /// `union`, `base`, or the model whose tokenizer is taken.
+        pub tokenizer_source: Option<ModelKey>,
+        /// Where the vocabulary comes from, token by token if need be.
+        pub tokenizer: Option<TokenizerKeys>,
+        /// `auto`, the name of a template, or a template.
+        pub chat_template: Option<String>,
+        /// The seed of all random draws; 0 if it is left out.
+        pub seed: Option<CountKey>,
+        /// The model that gives config.json and the other files; the base or the first model if it is left out.
+        pub files_from: Option<ModelKey>,
+        /// The size of the output's files: `5GB`, or a number of bytes.
+        pub shard_size: Option<SizeKey>,
+    }
+
+    /// A model in parts, or another recipe whose result is the model.
+    pub struct NamedModelKeys {
+        /// Path or hub id.
+        pub path: Option<String>,
+        /// As `path`, or as in mergekit.
+        pub model: Option<PathKey>,
+        /// Revision at the hub.
+        pub revision: Option<String>,
+        /// Only tensors whose name begins so; the prefix is taken off.
+        pub prefix: Option<String>,
+        /// A low-rank adapter on it.
+        pub adapter: Option<PathKey>,
+        /// Replaces `architectures` of its config.
+        pub override_architecture: Option<String>,
+        /// Another recipe, relative to this one's folder. Its result is used and not written.
+        pub recipe: Option<String>,
+        /// Parameters of this model wherever it is merged.
+        pub parameters: Option<SettingsKey>,
+    }
+
+    /// A rule: the tensors it is for, and what becomes of them. Without `keep` and `drop` they are merged.
+    pub struct RuleKeys {
+        /// Patterns of tensor names; every tensor if left out.
+        pub tensors: Option<PatternsKey>,
+        /// Only tensors of these layers.
+        pub layers: Option<LayersKey>,
+        /// The tensors are copied from this model.
+        pub keep: Option<String>,
+        /// The tensors are left out of the output.
+        pub drop: Option<bool>,
+        /// How the tensors are merged; the recipe's method if left out.
+        pub method: Option<String>,
+        /// Another spelling of `method`.
+        pub merge_method: Option<String>,
+        /// The base of this rule, instead of the one at the top.
+        pub base: Option<String>,
+        /// Another spelling of `base`.
+        pub base_model: Option<String>,
+        /// What is merged; all models but the base if left out.
+        pub experts: Option<ExpertsKey>,
+        /// Parameters of the method.
+        pub parameters: Option<SettingsKey>,
+        /// Element type of these tensors in the output.
+        pub out_dtype: Option<String>,
+        /// Parameters that the rule's own formulas use.
+        pub declare: Option<BTreeMap<String, DeclarationKey>>,
+        /// What the rule's own method takes.
+        pub inputs: Option<InputsKeys>,
+        /// Steps of the rule's own method, instead of `method`.
+        pub steps: Option<StepsKey>,
+        /// The merged weights, as a formula.
+        pub output: Option<String>,
+    }
+
+    /// An expert with its parameters.
+    pub struct ExpertKeys {
+        /// Parameters of this expert, before all others.
+        pub parameters: Option<SettingsKey>,
+    }
+}
