@@ -1,1 +1,423 @@
-//! Proves an output against its manifest.
+//! Proves an output against its manifest: every tensor, every file, nothing missing and nothing more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use mixdown_diagnostics::{Diagnostic, codes};
+use sha2::{Digest, Sha256};
+
+use crate::format::safetensors::Safetensors;
+use crate::format::{Format, Header};
+use crate::index::TensorEntry;
+use crate::manifest::{FileRecord, MANIFEST_NAME, Manifest, TensorRecord, hex};
+use crate::reread::{self, Stretch};
+use crate::shown::{bytes_text, io_text, shown, shown_path};
+use crate::source::{ByteSource, ReadError, open_regular};
+
+const AGAIN: &str = "merge again, or fetch this file again from where the model came from";
+
+/// What was proven.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Tensors whose bytes are those of the manifest.
+    pub tensors: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that hold tensors.
+    pub shards: usize,
+    /// Other files whose content is that of the manifest.
+    pub files: usize,
+}
+
+/// Why an output could not be verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VerifyError {
+    /// `progress` asked to stop.
+    Stopped,
+    /// Everything that does not agree.
+    Failed(Vec<Diagnostic>),
+}
+
+/// Compares the output in `folder` with its manifest, on `threads` threads.
+///
+/// `progress` is told first 0 of all bytes, then how many more are done, from any thread: `(done,
+/// total)`. When it returns false, verifying stops.
+///
+/// **Errors.** `MANIFEST_BROKEN`; or one `VERIFY_FAILED` for each tensor or file that is missing,
+/// too many, too short or different.
+pub fn verify(
+    folder: &Path,
+    threads: usize,
+    progress: &(dyn Fn(u64, u64) -> bool + Sync),
+) -> Result<VerifyReport, VerifyError> {
+    let manifest = Manifest::read(folder).map_err(|problem| VerifyError::Failed(vec![*problem]))?;
+    let mut problems = Vec::new();
+    check_names(folder, &manifest, &mut problems);
+    let stretches = find_tensors(folder, &manifest, &mut problems);
+    let total = stretches.iter().map(|(_, stretch)| stretch.bytes).sum();
+    let (tensors, stretches): (Vec<&TensorRecord>, Vec<Stretch>) = stretches.into_iter().unzip();
+    if !progress(0, total) {
+        return Err(VerifyError::Stopped);
+    }
+    let found = reread::digests(&stretches, threads, &|bytes| progress(bytes, total));
+    let found = found.ok_or(VerifyError::Stopped)?;
+    for ((tensor, stretch), found) in tensors.iter().zip(&stretches).zip(found) {
+        match found {
+            Ok(found) if found == tensor.blake3 => {}
+            Ok(found) => problems.push(
+                failed(format!(
+                    "the bytes of `{}` are not those that were written",
+                    shown(&tensor.name)
+                ))
+                .at_byte(shown_path(&stretch.path), stretch.offset)
+                .fact("manifest", format!("blake3 {}", tensor.blake3))
+                .fact("file", format!("blake3 {found}"))
+                .fact("length", bytes_text(stretch.bytes))
+                .help(AGAIN),
+            ),
+            Err(error) => problems.push(
+                failed(format!("the bytes of `{}` cannot be read", shown(&tensor.name)))
+                    .at_byte(shown_path(&stretch.path), stretch.offset)
+                    .fact("system", io_text(&error)),
+            ),
+        }
+    }
+    for file in &manifest.files {
+        check_file(folder, file, &mut problems);
+    }
+    if !problems.is_empty() {
+        return Err(VerifyError::Failed(problems));
+    }
+    let shards = shard_names(&manifest).len();
+    Ok(VerifyReport { tensors: tensors.len(), bytes: total, shards, files: manifest.files.len() })
+}
+
+fn failed(headline: impl Into<String>) -> Diagnostic {
+    Diagnostic::error(codes::VERIFY_FAILED, headline)
+}
+
+fn shard_names(manifest: &Manifest) -> BTreeSet<&str> {
+    let mut names: BTreeSet<&str> =
+        manifest.tensors.iter().map(|tensor| tensor.shard.as_str()).collect();
+    if names.is_empty() {
+        // An output without tensors is one shard that holds none.
+        names.insert("model.safetensors");
+    }
+    names
+}
+
+/// Files that the manifest does not know. Hidden ones belong to other tools (`.git`, `.cache`).
+fn check_names(folder: &Path, manifest: &Manifest, problems: &mut Vec<Diagnostic>) {
+    let shards = shard_names(manifest);
+    let is_known = |name: &str| {
+        name == MANIFEST_NAME
+            || shards.contains(name)
+            || manifest.files.iter().any(|file| file.name == name)
+    };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => {
+            let headline = "the folder cannot be listed";
+            problems
+                .push(failed(headline).in_file(shown_path(folder)).fact("system", io_text(&error)));
+            return;
+        }
+    };
+    let mut extra: Vec<_> = entries
+        .flatten()
+        .map(|entry| entry.file_name())
+        .filter(|name| !name.to_string_lossy().starts_with('.'))
+        .filter(|name| !name.to_str().is_some_and(is_known))
+        .collect();
+    extra.sort();
+    for name in extra {
+        problems.push(
+            failed("a file is not part of what was written")
+                .in_file(shown_path(&folder.join(name)))
+                .help("remove it, or keep it outside this folder"),
+        );
+    }
+}
+
+/// Where the tensors of the manifest lie, by the headers of their shards.
+fn find_tensors<'a>(
+    folder: &Path,
+    manifest: &'a Manifest,
+    problems: &mut Vec<Diagnostic>,
+) -> Vec<(&'a TensorRecord, Stretch)> {
+    let mut stretches = Vec::new();
+    for shard in shard_names(manifest) {
+        let path = folder.join(shard);
+        let header = match read_header(&path) {
+            Ok(header) => header,
+            Err(found) => {
+                problems.extend(found.into_iter().map(|problem| Diagnostic {
+                    code: codes::VERIFY_FAILED,
+                    help: Some(AGAIN.to_owned()),
+                    ..problem
+                }));
+                continue;
+            }
+        };
+        let mut there: BTreeMap<&str, &TensorEntry> =
+            header.tensors.iter().map(|entry| (entry.name.as_str(), entry)).collect();
+        for tensor in manifest.tensors.iter().filter(|tensor| tensor.shard == shard) {
+            let name = shown(&tensor.name);
+            let Some(entry) = there.remove(tensor.name.as_str()) else {
+                problems.push(
+                    failed(format!("`{name}` is missing")).in_file(shown_path(&path)).help(AGAIN),
+                );
+                continue;
+            };
+            let (dtype, dimensions) = (entry.dtype.safetensors_name(), entry.shape.dimensions());
+            if dtype == tensor.dtype && dimensions == tensor.shape {
+                let (offset, bytes) = (entry.offset, entry.bytes());
+                stretches.push((tensor, Stretch { path: path.clone(), offset, bytes }));
+                continue;
+            }
+            problems.push(
+                failed(format!("`{name}` has another type or shape"))
+                    .at_byte(shown_path(&path), entry.offset)
+                    .fact("manifest", format!("{:?} {}", tensor.shape, shown(&tensor.dtype)))
+                    .fact("file", format!("{dimensions:?} {dtype}"))
+                    .help(AGAIN),
+            );
+        }
+        for name in there.keys() {
+            problems.push(
+                failed(format!("`{}` is not part of what was written", shown(name)))
+                    .in_file(shown_path(&path)),
+            );
+        }
+    }
+    stretches
+}
+
+fn read_header(path: &Path) -> Result<Header, Vec<Diagnostic>> {
+    let told = shown_path(path);
+    let (file, found) = open_regular(path).map_err(|error| {
+        let headline = match error.kind() {
+            io::ErrorKind::NotFound => "a shard is missing".to_owned(),
+            _ => format!("a shard cannot be read: {}", io_text(&error)),
+        };
+        vec![failed(headline).in_file(&told)]
+    })?;
+    let source = ShardSource { file, bytes: found.len(), shown: told.clone() };
+    Safetensors.read_header(&source, &told)
+}
+
+/// A shard that is read once, from its start.
+struct ShardSource {
+    file: File,
+    bytes: u64,
+    shown: String,
+}
+
+impl ByteSource for ShardSource {
+    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+        self.file.read_exact_at(buffer, offset).map_err(|error| ReadError::Io {
+            shown: self.shown.clone(),
+            offset,
+            error,
+        })
+    }
+
+    fn will_need(&self, _: u64, _: u64) {}
+
+    fn len(&self) -> u64 {
+        self.bytes
+    }
+}
+
+fn check_file(folder: &Path, file: &FileRecord, problems: &mut Vec<Diagnostic>) {
+    let path = folder.join(&file.name);
+    let problem = |headline: String| failed(headline).in_file(shown_path(&path));
+    let name = shown(&file.name);
+    match sha256(&path) {
+        Ok((sha256, bytes)) if sha256 == file.sha256 && bytes == file.bytes => {}
+        Ok((sha256, bytes)) => {
+            let found = problem(format!("`{name}` is not what was written"))
+                .fact("manifest", format!("{}, sha256 {}", bytes_text(file.bytes), file.sha256))
+                .fact("file", format!("{}, sha256 {sha256}", bytes_text(bytes)));
+            problems.push(found);
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            problems.push(problem(format!("`{name}` is missing")));
+        }
+        Err(error) => {
+            let found = problem(format!("`{name}` cannot be read"));
+            problems.push(found.fact("system", io_text(&error)));
+        }
+    }
+}
+
+fn sha256(path: &Path) -> io::Result<(String, u64)> {
+    let (mut file, _) = open_regular(path)?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 64 << 10];
+    let mut bytes = 0;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok((hex(&digest.finalize()), bytes)),
+            count => {
+                digest.update(&buffer[..count]);
+                bytes += count as u64;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mixdown_tensor::{DType, Shape};
+
+    use super::*;
+    use crate::layout::{INDEX_NAME, Layout, OutputTensor};
+    use crate::manifest::MergeRecord;
+    use crate::output::{OutputFolder, OutputOptions, PlanIdentity};
+    use crate::tensor_digest::TensorDigest;
+
+    /// Two shards: `a` and `b` in the first, `c` in the second.
+    fn output() -> (tempfile::TempDir, std::path::PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out");
+        let tensors = [("a", 8), ("b", 8), ("c", 12)].map(|(name, elements)| OutputTensor {
+            name: name.to_owned(),
+            dtype: DType::Bf16,
+            shape: Shape::new(vec![elements]).unwrap(),
+        });
+        let layout = Arc::new(Layout::new(tensors.to_vec(), 32).unwrap());
+        let identity = PlanIdentity::new(&[0; 32]);
+        let begun =
+            OutputFolder::begin(&target, layout, &identity, &OutputOptions::default()).unwrap();
+        let output = begun.open().unwrap();
+        for tensor in 0..3 {
+            let bytes = vec![tensor as u8 + 1; output.layout().place(tensor).bytes as usize];
+            output.write_at(tensor, 0, &bytes).unwrap();
+            output.complete(tensor, TensorDigest::of(&bytes)).unwrap();
+        }
+        output.add_file("config.json", b"{}").unwrap();
+        output.finish(MergeRecord::default()).unwrap();
+        (folder, target)
+    }
+
+    /// What is found after `damage` was done, as code, headline and place.
+    fn check(damage: impl Fn(&Path), expected: &[&str]) {
+        let (_folder, target) = output();
+        damage(&target);
+        let Err(VerifyError::Failed(found)) = verify(&target, 2, &|_, _| true) else {
+            panic!("the damage was not found: {expected:?}");
+        };
+        let headlines: Vec<&str> = found.iter().map(|problem| problem.headline.as_str()).collect();
+        assert_eq!(headlines, expected);
+    }
+
+    const FIRST: &str = "model-00001-of-00002.safetensors";
+    const SECOND: &str = "model-00002-of-00002.safetensors";
+
+    #[test]
+    fn a_sound_output_is_proven() {
+        let (_folder, target) = output();
+        let report = verify(&target, 2, &|_, total| total == 56).unwrap();
+        assert_eq!(report, VerifyReport { tensors: 3, bytes: 56, shards: 2, files: 2 });
+        assert_eq!(verify(&target, 1, &|done, _| done == 0), Err(VerifyError::Stopped));
+        fs::create_dir(target.join(".git")).unwrap();
+        assert!(verify(&target, 1, &|_, _| true).is_ok());
+    }
+
+    #[test]
+    fn every_flipped_bit_of_the_data_is_found() {
+        let (_folder, target) = output();
+        let path = target.join(SECOND);
+        let sound = fs::read(&path).unwrap();
+        for at in sound.len() - 24..sound.len() {
+            let mut bytes = sound.clone();
+            bytes[at] ^= 0x10;
+            fs::write(&path, bytes).unwrap();
+            let Err(VerifyError::Failed(found)) = verify(&target, 1, &|_, _| true) else {
+                panic!("byte {at}")
+            };
+            assert_eq!(found[0].code, codes::VERIFY_FAILED);
+            let offset = sound.len() as u64 - 24;
+            let place = mixdown_diagnostics::Place::Byte(shown_path(&path), offset);
+            assert_eq!(found[0].place, Some(place));
+        }
+    }
+
+    #[test]
+    fn each_kind_of_damage_is_told() {
+        let edit = |folder: &Path, name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+            let path = folder.join(name);
+            let mut bytes = fs::read(&path).unwrap();
+            change(&mut bytes);
+            fs::write(path, bytes).unwrap();
+        };
+        let replace = |bytes: &mut Vec<u8>, from: &str, to: &str| {
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            assert!(text.contains(from) && text.is_ascii());
+            *bytes = text.replace(from, to).into_bytes();
+        };
+        check(|folder| fs::remove_file(folder.join(SECOND)).unwrap(), &["a shard is missing"]);
+        check(
+            |folder| edit(folder, FIRST, &|bytes| bytes.truncate(bytes.len() - 20)),
+            &["the shard ends inside `a`"],
+        );
+        check(
+            |folder| edit(folder, SECOND, &|bytes| bytes.truncate(20)),
+            &["the safetensors header reaches past the end of the file"],
+        );
+        check(
+            |folder| edit(folder, SECOND, &|bytes| bytes.truncate(3)),
+            &["the file is too short for a safetensors header"],
+        );
+        check(
+            |folder| edit(folder, SECOND, &|bytes| bytes[9] = b'['),
+            &["the safetensors header is not JSON"],
+        );
+        check(
+            |folder| edit(folder, SECOND, &|bytes| replace(bytes, "\"c\"", "\"d\"")),
+            &["`c` is missing", "`d` is not part of what was written"],
+        );
+        check(
+            |folder| edit(folder, SECOND, &|bytes| replace(bytes, "\"BF16\"", "\"F16\" ")),
+            &["`c` has another type or shape"],
+        );
+        check(
+            |folder| fs::write(folder.join("extra.bin"), "x").unwrap(),
+            &["a file is not part of what was written"],
+        );
+        check(
+            |folder| fs::write(folder.join("config.json"), "{ }").unwrap(),
+            &["`config.json` is not what was written"],
+        );
+        check(
+            |folder| fs::remove_file(folder.join(INDEX_NAME)).unwrap(),
+            &["`model.safetensors.index.json` is missing"],
+        );
+        check(
+            |folder| fs::remove_file(folder.join(MANIFEST_NAME)).unwrap(),
+            &["the folder has no manifest"],
+        );
+    }
+
+    #[test]
+    fn all_damage_is_told_at_once() {
+        check(
+            |folder| {
+                fs::remove_file(folder.join(FIRST)).unwrap();
+                fs::remove_file(folder.join("config.json")).unwrap();
+                fs::write(folder.join("x"), "x").unwrap();
+            },
+            &[
+                "a file is not part of what was written",
+                "a shard is missing",
+                "`config.json` is missing",
+            ],
+        );
+    }
+}
