@@ -29,7 +29,7 @@ pub fn safetensors_bytes(tensors: &[&Tensor]) -> Vec<u8> {
     }
     header.push('}');
     // Tensors begin at a multiple of eight bytes, as other writers arrange it.
-    while header.len() % 8 != 0 {
+    while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
     raw_safetensors(header, &data)

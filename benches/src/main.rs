@@ -1,0 +1,69 @@
+//! Measures whole merges as processes, until the result is durable, beside a plain copy of the same bytes.
+//!
+//!     cargo run --release -p mixdown-benches -- make bench-data
+//!     cargo run --release -p mixdown-benches -- run bench-data
+
+mod copy;
+mod make;
+mod measure;
+mod recipes;
+mod report;
+mod run;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Measures whole merges beside a plain copy of the same bytes.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write a base and three experts in the shapes of Qwen2.5-0.5B, about 1 GB each
+    Make {
+        /// Folder of the models
+        folder: PathBuf,
+        /// Count of layers; the model has 24
+        #[arg(long, default_value_t = 24)]
+        layers: u64,
+    },
+    /// Merge them by each method, in rounds, and print medians
+    Run {
+        /// Folder of the models
+        folder: PathBuf,
+        /// Rounds that count; one more goes before them and does not
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Only methods whose name contains this
+        #[arg(long, default_value = "")]
+        only: String,
+        /// Further arguments for `mixdown merge`, such as --memory=64MB
+        #[arg(long, allow_hyphen_values = true)]
+        with: Vec<String>,
+        /// A Python that has mergekit: measured too, once for each method
+        #[arg(long, value_name = "PYTHON")]
+        mergekit: Option<PathBuf>,
+        /// Write the figures as JSON to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    match Arguments::parse().command {
+        Command::Make { folder, layers } => make::make(&folder, layers)?,
+        Command::Run { folder, rounds, only, with, mergekit, json } => {
+            let options = run::Options { rounds, only, with, mergekit };
+            let report = run::run(&folder, &options)?;
+            print!("{}", report.table());
+            if let Some(path) = json {
+                std::fs::write(path, report.json())?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! What is measured: a mergekit configuration for each method, and how many models it reads.
+
+/// A merge to be measured.
+pub struct Recipe {
+    /// The method.
+    pub name: &'static str,
+    /// Models that it reads; the copy beside it reads as many.
+    pub models: usize,
+    /// Its configuration; model paths start from the folder of the models.
+    pub text: &'static str,
+}
+
+/// All merges, in the order of the table.
+pub const RECIPES: [Recipe; 6] = [
+    Recipe {
+        name: "linear",
+        models: 4,
+        text: "\
+merge_method: linear
+models:
+  - {model: ./base, parameters: {weight: 0.1}}
+  - {model: ./a, parameters: {weight: 0.4}}
+  - {model: ./b, parameters: {weight: 0.3}}
+  - {model: ./c, parameters: {weight: 0.2}}
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "task_arithmetic",
+        models: 4,
+        text: "\
+merge_method: task_arithmetic
+base_model: ./base
+models:
+  - {model: ./a, parameters: {weight: 0.4}}
+  - {model: ./b, parameters: {weight: 0.3}}
+  - {model: ./c, parameters: {weight: 0.2}}
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "slerp",
+        models: 2,
+        text: "\
+merge_method: slerp
+base_model: ./base
+models:
+  - model: ./base
+  - model: ./a
+parameters: {t: 0.4}
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "passthrough",
+        models: 1,
+        text: "\
+merge_method: passthrough
+models:
+  - model: ./a
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "ties",
+        models: 4,
+        text: "\
+merge_method: ties
+base_model: ./base
+models:
+  - {model: ./a, parameters: {weight: 0.4, density: 0.5}}
+  - {model: ./b, parameters: {weight: 0.3, density: 0.5}}
+  - {model: ./c, parameters: {weight: 0.2, density: 0.5}}
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "dare_ties",
+        models: 4,
+        text: "\
+merge_method: dare_ties
+base_model: ./base
+models:
+  - {model: ./a, parameters: {weight: 0.4, density: 0.5}}
+  - {model: ./b, parameters: {weight: 0.3, density: 0.5}}
+  - {model: ./c, parameters: {weight: 0.2, density: 0.5}}
+dtype: bfloat16
+",
+    },
+];
