@@ -1,7 +1,8 @@
 //! Where each byte of the output will lie: shards, their complete headers, and the offset of every tensor.
 //! Computed before anything is written, so that tensors can be written in any order.
 
-use std::collections::HashSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
 
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_tensor::{DType, Shape};
@@ -69,6 +70,20 @@ impl Layout {
     /// **Errors.** A name that occurs twice or that the format reserves; sizes beyond 64 bits; a
     /// header longer than other readers accept.
     pub fn new(tensors: Vec<OutputTensor>, shard_bytes: u64) -> Result<Self, Box<Diagnostic>> {
+        Self::sharing(tensors, shard_bytes, &[])
+    }
+
+    /// Lays out these tensors like [`new`](Self::new), so that copies can share blocks with where
+    /// they come from. `sources` says for each tensor that is a copy where it begins in its file.
+    ///
+    /// Blocks can be shared only at the same position within a block. So a header gets as many spaces
+    /// more as puts most bytes of copies of its shard there. The layout then follows the inputs'
+    /// layout, not only their tensors, but never what the disk can do.
+    pub fn sharing(
+        tensors: Vec<OutputTensor>,
+        shard_bytes: u64,
+        sources: &[Option<u64>],
+    ) -> Result<Self, Box<Diagnostic>> {
         check_names(&tensors)?;
         let mut total_bytes = 0_u64;
         for tensor in &tensors {
@@ -88,9 +103,12 @@ impl Layout {
         let mut places = vec![TensorPlace { shard: 0, offset: 0, bytes: 0 }; tensors.len()];
         let mut shards = Vec::with_capacity(groups.len());
         for (position, mut members) in groups.iter().cloned().enumerate() {
-            members.sort_by_key(|&index| std::cmp::Reverse(tensors[index].dtype.bytes()));
+            members.sort_by_key(|&index| Reverse(tensors[index].dtype.bytes()));
             let name = shard_name(position, groups.len());
-            let header = header(&tensors, &members);
+            let mut header = header(&tensors, &members);
+            if let Some(start) = best_start(&tensors, &members, sources) {
+                pad(&mut header, start);
+            }
             if header.len() - 8 > MAX_HEADER_BYTES {
                 return Err(Box::new(header_too_large(&name, header.len() - 8, shard_bytes)));
             }
@@ -210,6 +228,38 @@ fn header(tensors: &[OutputTensor], members: &[usize]) -> Vec<u8> {
     let mut header = (text.len() as u64).to_le_bytes().to_vec();
     header.extend_from_slice(text.as_bytes());
     header
+}
+
+/// Blocks of the file systems that can share them (Btrfs, XFS, bcachefs; their default).
+const BLOCK_BYTES: u64 = 4096;
+
+/// Where the data of a shard should begin within a block, so that most bytes of copies can share.
+fn best_start(tensors: &[OutputTensor], members: &[usize], sources: &[Option<u64>]) -> Option<u64> {
+    let mut bytes_by_start = BTreeMap::<u64, u64>::new();
+    let mut at = 0_u64;
+    for &index in members {
+        let bytes = tensors[index].shape.bytes(tensors[index].dtype);
+        if let Some(&Some(source)) = sources.get(index) {
+            let start = (source % BLOCK_BYTES + BLOCK_BYTES - at % BLOCK_BYTES) % BLOCK_BYTES;
+            // Data begins at a multiple of 8, or elements would not be aligned. Less than a block
+            // has nothing to share.
+            if start.is_multiple_of(8) && bytes >= BLOCK_BYTES {
+                *bytes_by_start.entry(start).or_default() += bytes;
+            }
+        }
+        at += bytes;
+    }
+    // Of equal ones the smallest, whatever the order of the map's iteration.
+    let best = bytes_by_start.into_iter().max_by_key(|&(start, bytes)| (bytes, Reverse(start)));
+    best.map(|(start, _)| start)
+}
+
+/// Adds spaces until the header ends at `start` within a block.
+fn pad(header: &mut Vec<u8>, start: u64) {
+    let missing = (start + BLOCK_BYTES - header.len() as u64 % BLOCK_BYTES) % BLOCK_BYTES;
+    header.resize(header.len() + missing as usize, b' ');
+    let length = header.len() as u64 - 8;
+    header[..8].copy_from_slice(&length.to_le_bytes());
 }
 
 fn header_too_large(shard: &str, bytes: usize, shard_bytes: u64) -> Diagnostic {
@@ -359,6 +409,35 @@ mod tests {
         let names = ["a", "b", "c", "d", "e"];
         let huge = names.iter().map(|name| tensor(name, DType::U8, &[u64::MAX / 8])).collect();
         assert_eq!(Layout::new(huge, 0).unwrap_err().code, codes::WRITE_FAILED);
+    }
+
+    #[test]
+    fn copies_lie_where_their_sources_lie_within_a_block() {
+        let tensors = vec![
+            tensor("a", DType::Bf16, &[3000]),
+            tensor("b", DType::Bf16, &[5000]),
+            tensor("c", DType::Bf16, &[10]),
+            tensor("d", DType::Bf16, &[4000]),
+        ];
+        let check = |sources: &[Option<u64>], shard_bytes: u64, shared: &[usize]| {
+            let layout = Layout::sharing(tensors.clone(), shard_bytes, sources).unwrap();
+            check_read_back(&layout);
+            for (index, source) in sources.iter().enumerate() {
+                let agrees =
+                    source.is_some_and(|at| layout.place(index).offset % 4096 == at % 4096);
+                assert_eq!(agrees, shared.contains(&index), "tensor {index} of {sources:?}");
+            }
+        };
+        // From one file in the same order, behind a header of 1 000 bytes.
+        check(&[Some(1000), Some(7000), None, Some(17020)], 0, &[0, 1, 3]);
+        // The larger tensor wins.
+        check(&[Some(1000), Some(7008), None, None], 0, &[1]);
+        // A start that would not align elements is not taken.
+        check(&[Some(1001), None, None, None], 0, &[]);
+        // Each shard has its own.
+        check(&[Some(8), Some(16), Some(24), Some(32)], 1, &[0, 1, 3]);
+        let plain = Layout::new(tensors.clone(), 0).unwrap();
+        assert_eq!(Layout::sharing(tensors.clone(), 0, &[None; 4]).unwrap(), plain);
     }
 
     #[test]

@@ -224,8 +224,8 @@ mod tests {
     }
 
     /// Pieces in a scrambled order, each in two stretches, must give the hash of the whole.
-    fn check(total: usize, piece_bytes: u64) {
-        let data = bytes(total);
+    fn check(data: &[u8], piece_bytes: u64) {
+        let total = data.len();
         let pieces = Pieces::new(total as u64, piece_bytes);
         let mut tensor = TensorHasher::new(pieces);
         let mut order: Vec<usize> = (0..pieces.count()).collect();
@@ -240,17 +240,19 @@ mod tests {
             tensor.add(hasher.finish());
         }
         assert!(tensor.is_complete());
-        assert_eq!(tensor.finish(), TensorDigest::of(&data), "{total} bytes by {piece_bytes}");
+        assert_eq!(tensor.finish(), TensorDigest::of(data), "{total} bytes by {piece_bytes}");
     }
 
     #[test]
     fn pieces_give_the_hash_of_the_whole() {
+        let data = bytes(2_200_000);
         for piece_bytes in [1024, 2048, 4096, 65536, 131_072] {
             for pieces in [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 33] {
                 for extra in [-1025_i64, -1024, -1, 0, 1, 63, 64, 65, 1023, 1024, 1025] {
                     let total = pieces * piece_bytes as i64 + extra;
-                    if (0..4_500_000).contains(&total) {
-                        check(total as usize, piece_bytes);
+                    if let Some(data) = usize::try_from(total).ok().and_then(|end| data.get(..end))
+                    {
+                        check(data, piece_bytes);
                     }
                 }
             }

@@ -486,6 +486,49 @@ fn many_threads_write_one_tensor() {
     assert!(fs::read(target.join("model.safetensors")).unwrap()[header..] == bytes);
 }
 
+/// Whether or not this disk can share blocks, the bytes must be those of the source.
+#[test]
+fn a_copy_shares_blocks_or_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let lengths = [9000, 50_000, 300, 20_000];
+    let source = data(3, 1000 + lengths.iter().sum::<u64>());
+    fs::write(folder.path().join("source"), &source).unwrap();
+    let from = fs::File::open(folder.path().join("source")).unwrap();
+    let mut starts = vec![1000];
+    starts.extend(lengths.iter().scan(1000, |at, bytes| {
+        *at += bytes;
+        Some(*at)
+    }));
+    let tensors = lengths.iter().enumerate().map(|(index, &bytes)| OutputTensor {
+        name: index.to_string(),
+        dtype: DType::U8,
+        shape: Shape::new(vec![bytes]).unwrap(),
+    });
+    let sources: Vec<Option<u64>> = starts.iter().copied().map(Some).collect();
+    for padded in [&sources[..4], &[]] {
+        let layout = Layout::sharing(tensors.clone().collect(), 60_000, padded).unwrap();
+        let target = folder.path().join(format!("out-{}", padded.len()));
+        let begun = OutputFolder::begin(&target, Arc::new(layout), &identity(1), &PLAIN);
+        let output = begun.unwrap().open().unwrap();
+        let mut shared = 0;
+        for (tensor, &bytes) in lengths.iter().enumerate() {
+            let expected = &source[starts[tensor] as usize..][..bytes as usize];
+            // The first bytes are written, so that what is shared begins within the tensor.
+            output.write_at(tensor, 0, &expected[..10]).unwrap();
+            let done =
+                output.copy_range(tensor, 10, &from, starts[tensor] + 10, bytes - 10).unwrap();
+            assert!(done == 0 || done == bytes - 10);
+            shared += done;
+            output.write_at(tensor, 10 + done, &expected[10 + done as usize..]).unwrap();
+            output.complete(tensor, TensorDigest::of(expected)).unwrap();
+        }
+        output.finish(MergeRecord::default()).unwrap();
+        crate::verify::verify(&target, 2, &|_, _| true).unwrap();
+        println!("{shared} bytes shared");
+        assert!(shared == 0 || !padded.is_empty(), "no source lies where its copy does");
+    }
+}
+
 /// Not a test by itself: the process that the next one kills. It stops at the change that
 /// `MIXDOWN_TEST_STOP_AT` says, tells so, and waits for its end.
 #[test]
