@@ -239,3 +239,172 @@ pub(crate) fn of_source(
     }
     Ok(FileDigest(hasher.finalize().into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    struct Case {
+        folder: tempfile::TempDir,
+    }
+
+    impl Case {
+        fn new() -> Self {
+            Self { folder: tempfile::tempdir().unwrap() }
+        }
+
+        fn store(&self) -> PathBuf {
+            self.folder.path().join("cache")
+        }
+
+        /// A file that was changed long ago.
+        fn file(&self, name: &str, bytes: &[u8]) -> Shard {
+            let path = self.folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, bytes).unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000)).unwrap();
+            shard(&path)
+        }
+
+        fn digest(&self, shard: &Shard) -> String {
+            Digests::new(self.store()).sha256(shard, &mut |_| {}).unwrap().to_string()
+        }
+
+        fn known(&self, shard: &Shard) -> Option<String> {
+            Digests::new(self.store()).known_sha256(shard).map(|digest| digest.to_string())
+        }
+    }
+
+    fn shard(path: &Path) -> Shard {
+        let identity = crate::source::identity(&fs::metadata(path).unwrap());
+        Shard { path: path.to_owned(), shown: "x".to_owned(), size: identity.size, identity }
+    }
+
+    /// The examples of FIPS 180-4.
+    #[test]
+    fn digests_are_sha256() {
+        let case = Case::new();
+        assert_eq!(case.digest(&case.file("abc", b"abc")), ABC);
+        assert_eq!(case.digest(&case.file("empty", b"")), EMPTY);
+        let million = case.file("million", &[b'a'; 1_000_000]);
+        let wanted = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0";
+        assert_eq!(case.digest(&million), wanted);
+    }
+
+    #[test]
+    fn a_digest_is_remembered_by_another_process() {
+        let case = Case::new();
+        let (a, b) = (case.file("a", b"abc"), case.file("b", b""));
+        assert_eq!(case.known(&a), None);
+        case.digest(&a);
+        case.digest(&b);
+        assert_eq!(case.known(&a).as_deref(), Some(ABC));
+        assert_eq!(case.known(&b).as_deref(), Some(EMPTY));
+    }
+
+    /// A digest of what a file was would make a manifest that lies.
+    #[test]
+    fn a_file_that_changed_is_not_known() {
+        let case = Case::new();
+        let file = case.file("a", b"abc");
+        case.digest(&file);
+        let changes: [fn(&mut Identity); 4] = [
+            |identity| identity.modified_ns += 1,
+            |identity| identity.size += 1,
+            |identity| identity.inode += 1,
+            |identity| identity.device += 1,
+        ];
+        for change in changes {
+            let mut other = file.clone();
+            change(&mut other.identity);
+            assert_eq!(case.known(&other), None);
+        }
+    }
+
+    /// Such a file could change again within the same tick of its file system's clock.
+    #[test]
+    fn a_file_changed_just_now_is_not_remembered() {
+        let case = Case::new();
+        let path = case.folder.path().join("new");
+        fs::write(&path, "abc").unwrap();
+        let ahead = SystemTime::now() + Duration::from_secs(3600);
+        File::options().write(true).open(&path).unwrap().set_modified(ahead).unwrap();
+        assert_eq!(case.digest(&shard(&path)), ABC);
+        assert_eq!(case.known(&shard(&path)), None);
+    }
+
+    #[test]
+    fn a_damaged_store_is_ignored_and_replaced() {
+        let case = Case::new();
+        let file = case.file("a", b"abc");
+        fs::create_dir_all(case.store()).unwrap();
+        for damaged in
+            ["", "{", "[]", r#"{"version":2,"files":[]}"#, r#"{"version":1,"files":[{}]}"#]
+        {
+            fs::write(case.store().join(STORE), damaged).unwrap();
+            assert_eq!(case.known(&file), None, "{damaged}");
+            assert_eq!(case.digest(&file), ABC);
+            assert_eq!(case.known(&file).as_deref(), Some(ABC));
+        }
+        // A store that cannot be written costs nothing but time.
+        fs::remove_dir_all(case.store()).unwrap();
+        fs::write(case.store(), "a file where the folder should be").unwrap();
+        assert_eq!(case.digest(&file), ABC);
+    }
+
+    #[test]
+    fn processes_that_remember_at_once_lose_nothing() {
+        let case = Case::new();
+        let files: Vec<Shard> =
+            (0..8).map(|number| case.file(&number.to_string(), &[number])).collect();
+        std::thread::scope(|scope| {
+            for file in &files {
+                scope.spawn(|| case.digest(file));
+            }
+        });
+        for file in &files {
+            assert!(case.known(file).is_some());
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_hub_s_blob_names_are_digests() {
+        let case = Case::new();
+        let link = |name: &str, target: &str| {
+            let path = case.folder.path().join(name);
+            std::os::unix::fs::symlink(case.folder.path().join(target), &path).unwrap();
+            shard(&path)
+        };
+        // The name is taken at its word; the content here is another on purpose.
+        case.file(&format!("blobs/{ABC}"), b"not abc");
+        assert_eq!(case.known(&link("a", &format!("blobs/{ABC}"))).as_deref(), Some(ABC));
+        // Small files are named by a git object, which is no sha256 of the file.
+        case.file("blobs/0123456789abcdef0123456789abcdef01234567", b"x");
+        assert_eq!(case.known(&link("b", "blobs/0123456789abcdef0123456789abcdef01234567")), None);
+        case.file(&format!("elsewhere/{ABC}"), b"x");
+        assert_eq!(case.known(&link("c", &format!("elsewhere/{ABC}"))), None);
+    }
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_has_no_digest() {
+        let case = Case::new();
+        let mut file = case.file("a", b"abc");
+        file.identity.modified_ns += 1;
+        let fault = Digests::new(case.store()).sha256(&file, &mut |_| {}).unwrap_err();
+        assert_eq!(fault.code, mixdown_diagnostics::codes::FILE_CHANGED);
+    }
+
+    #[test]
+    fn only_digests_are_read_as_digests() {
+        assert_eq!(ABC.parse::<FileDigest>().unwrap().to_string(), ABC);
+        for other in ["", "ab", &ABC.to_uppercase(), &ABC[1..], &format!("{}g", &ABC[1..])] {
+            assert_eq!(other.parse::<FileDigest>(), Err(NotADigest));
+        }
+        assert!("é".repeat(32).parse::<FileDigest>().is_err());
+    }
+}

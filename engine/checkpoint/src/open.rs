@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 
-pub(crate) use files::{
-    USUAL_INDEX, files_of_index, is_index, is_second_copy, is_weights, weights_of,
-};
+pub(crate) use files::weights_of;
+#[cfg(feature = "hub")]
+pub(crate) use files::{USUAL_INDEX, files_of_index, is_index, is_second_copy, is_weights};
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
 

@@ -344,3 +344,121 @@ fn advise(file: &File, offset: u64, len: u64) {
 
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 fn advise(_file: &File, _offset: u64, _len: u64) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shard(path: &Path) -> Shard {
+        let metadata = std::fs::metadata(path).unwrap();
+        let identity = identity(&metadata);
+        let shown = "x.safetensors".to_owned();
+        Shard { path: path.to_owned(), shown, size: metadata.len(), identity }
+    }
+
+    /// One suite for all sources: what lies where, and where each ends.
+    fn check(source: &dyn ByteSource) {
+        assert_eq!(source.len(), 10);
+        for (offset, length) in [(0, 10), (0, 1), (9, 1), (3, 4), (10, 0), (0, 0)] {
+            let mut buffer = vec![0xff; length];
+            source.will_need(offset, length as u64);
+            source.read_exact_at(offset, &mut buffer).unwrap();
+            let wanted: Vec<u8> = (0..10).skip(offset as usize).take(length).collect();
+            assert_eq!(buffer, wanted);
+        }
+        for (offset, length) in [(0, 11), (10, 1), (11, 0), (u64::MAX, 1), (u64::MAX - 1, 3)] {
+            let error = source.read_exact_at(offset, &mut vec![0; length]).unwrap_err();
+            assert!(matches!(error, ReadError::Short { end: 10, .. }), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn memory_and_files_are_read_alike() {
+        let bytes: Vec<u8> = (0..10).collect();
+        check(&MemorySource::new(bytes.clone()));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        std::fs::write(&path, bytes).unwrap();
+        check(&FilePool::new(1).source(&shard(&path)));
+    }
+
+    /// A merge must not mix two states of an input.
+    #[test]
+    fn a_file_that_changes_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let other = folder.path().join("y");
+        let changes: [(&str, &dyn Fn()); 4] = [
+            ("longer", &|| std::fs::write(&path, [0; 11]).unwrap()),
+            ("shorter", &|| std::fs::write(&path, [0; 3]).unwrap()),
+            ("newer", &|| {
+                let file = File::options().write(true).open(&path).unwrap();
+                file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+            }),
+            ("another", &|| {
+                std::fs::write(&other, [0; 10]).unwrap();
+                std::fs::rename(&other, &path).unwrap();
+            }),
+        ];
+        for (what, change) in changes {
+            for is_open in [false, true] {
+                std::fs::write(&path, [0; 10]).unwrap();
+                let source = FilePool::new(1).source(&shard(&path));
+                let mut buffer = [0; 4];
+                if is_open {
+                    source.read_exact_at(0, &mut buffer).unwrap();
+                }
+                change();
+                let outcome = source.read_exact_at(0, &mut buffer);
+                if what == "another" && is_open {
+                    // The open file is still the old one, with its old bytes.
+                    assert!(outcome.is_ok());
+                } else {
+                    let error = outcome.unwrap_err();
+                    assert!(matches!(error, ReadError::Changed { .. }), "{what}: {error:?}");
+                    assert_eq!(error.diagnostic().code, codes::FILE_CHANGED);
+                }
+            }
+        }
+    }
+
+    /// Eight models of 200 shards must not run out of descriptors.
+    #[test]
+    fn few_files_are_open_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let pool = FilePool::new(3);
+        let sources: Vec<FileSource> = (0..20u8)
+            .map(|number| {
+                let path = folder.path().join(number.to_string());
+                std::fs::write(&path, [number]).unwrap();
+                pool.source(&shard(&path))
+            })
+            .collect();
+        assert!(pool.open.lock().unwrap().is_empty());
+        for _ in 0..2 {
+            for (number, source) in sources.iter().enumerate() {
+                let mut byte = [0];
+                source.read_exact_at(0, &mut byte).unwrap();
+                assert_eq!(byte[0] as usize, number);
+                assert!(pool.open.lock().unwrap().len() <= 3);
+            }
+        }
+        // The one used last stays open.
+        let last: Vec<PathBuf> =
+            pool.open.lock().unwrap().iter().map(|(path, _)| path.clone()).collect();
+        assert_eq!(last, [17, 18, 19].map(|number: i32| folder.path().join(number.to_string())));
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_an_error_with_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        std::fs::write(&path, [0; 10]).unwrap();
+        let source = FilePool::new(1).source(&shard(&path));
+        std::fs::remove_file(&path).unwrap();
+        source.will_need(0, 10);
+        let error = source.read_exact_at(0, &mut [0]).unwrap_err().diagnostic();
+        assert_eq!(error.code, codes::UNREADABLE);
+        assert!(error.headline.starts_with("a file cannot be read: no such file"));
+    }
+}

@@ -156,6 +156,7 @@ pub(crate) fn is_second_copy(name: &str) -> bool {
 }
 
 /// The files that an index names; those outside its folder are left out.
+#[cfg(feature = "hub")]
 pub(crate) fn files_of_index(path: &Path, shown: &str) -> Result<Vec<String>, Vec<Diagnostic>> {
     let map = WeightMap::read(path, shown)?;
     Ok(map.files(&mut Vec::new()).into_iter().map(str::to_owned).collect())
