@@ -6,6 +6,7 @@ mod print;
 
 use mixdown_diagnostics::Span;
 
+pub(crate) use parser::span_between;
 pub use parser::{ExpressionError, parse, parse_at};
 
 /// An expression with its place in the file it was read from.

@@ -2,8 +2,12 @@
 //!
 //! Nothing here knows which ops or methods exist, or reads a checkpoint.
 
+mod decode;
 pub mod expression;
+mod load;
 pub mod method;
+mod method_file;
+mod overrides;
 pub mod pattern;
 pub mod recipe;
 pub mod schema;
@@ -11,7 +15,11 @@ pub mod setting;
 pub mod tree;
 pub mod yaml;
 
+pub use decode::{decode, read};
 pub use expression::{Expression, ExpressionKind};
+pub use load::{Loaded, LoadedRecipe, load};
 pub use method::Method;
+pub use method_file::read_method;
+pub use overrides::apply_overrides;
 pub use pattern::Pattern;
 pub use recipe::Recipe;

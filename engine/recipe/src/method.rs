@@ -66,7 +66,7 @@ pub enum Missing {
 }
 
 /// A parameter of a method.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
     /// Its name in recipes and steps.
     pub name: Spanned<String>,

@@ -24,7 +24,9 @@ impl Decoder<'_> {
         let shown = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
         let mut found = None;
         for &key in keys {
-            let Some(entry) = fields.entry(key).filter(|entry| !is_empty(&entry.value)) else { continue };
+            let Some(entry) = fields.entry(key).filter(|entry| !is_empty(&entry.value)) else {
+                continue;
+            };
             if let Some((first, _)) = found {
                 let headline = format!("{what} has both `{first}` and `{key}`");
                 let error = Diagnostic::error(codes::CONFLICTING_KEYS, headline);
@@ -34,7 +36,8 @@ impl Decoder<'_> {
             }
         }
         if found.is_none() {
-            let error = Diagnostic::error(codes::CONFLICTING_KEYS, format!("{what} has none of {shown}"));
+            let error =
+                Diagnostic::error(codes::CONFLICTING_KEYS, format!("{what} has none of {shown}"));
             self.report(place, error.help("say what is merged, for example with `models:`"));
         }
         found
@@ -47,7 +50,8 @@ impl Decoder<'_> {
             let what = format!("module `{}`", name.value);
             let Some(fields) = self.fields(&entry.value, ModuleKeys::KEYS, &what) else { continue };
             let settings = self.settings_at(fields, "parameters");
-            let Some((key, node)) = self.exactly_one(fields, &["models", "slices"], entry.key.span, &what)
+            let Some((key, node)) =
+                self.exactly_one(fields, &["models", "slices"], entry.key.span, &what)
             else {
                 continue;
             };
@@ -63,7 +67,12 @@ impl Decoder<'_> {
     /// `models:` as a list.
     pub fn listed_models(&mut self, node: &Node) -> Vec<SourceModel> {
         let items = self.list(node, "`models`").unwrap_or_default();
-        items.iter().filter_map(|item| self.source_model(item, ModelEntryKeys::KEYS, "an entry of `models`")).collect()
+        items
+            .iter()
+            .filter_map(|item| {
+                self.source_model(item, ModelEntryKeys::KEYS, "an entry of `models`")
+            })
+            .collect()
     }
 
     pub fn slices(&mut self, node: &Node) -> Vec<Slice> {
@@ -75,7 +84,10 @@ impl Decoder<'_> {
         let fields = self.fields(node, SliceKeys::KEYS, "a slice")?;
         if let Some(entry) = fields.entry("residual_weight") {
             let headline = "`residual_weight` has no effect";
-            self.report(entry.key.span, Diagnostic::warning(codes::IGNORED_KEY, headline).help("remove the key"));
+            self.report(
+                entry.key.span,
+                Diagnostic::warning(codes::IGNORED_KEY, headline).help("remove the key"),
+            );
         }
         let base = fields.get("base_model").and_then(|node| self.model(node, "`base_model`"));
         let settings = self.settings_at(fields, "parameters");
@@ -151,7 +163,10 @@ impl Decoder<'_> {
             format!("`{key}` beside `model` has no effect; the one under `parameters` counts")
         };
         let code = if counts { codes::COMPATIBILITY } else { codes::IGNORED_KEY };
-        self.report(entry.key.span, Diagnostic::warning(code, headline).help(format!("write `parameters: {{{key}: …}}`")));
+        self.report(
+            entry.key.span,
+            Diagnostic::warning(code, headline).help(format!("write `parameters: {{{key}: …}}`")),
+        );
         if counts {
             settings.0.extend(self.named_setting(entry));
         }
@@ -161,7 +176,10 @@ impl Decoder<'_> {
     pub fn layers(&mut self, node: &Node, what: &str) -> Option<Spanned<(u64, u64)>> {
         let items = node.items().unwrap_or_default();
         let [start, end] = items else {
-            self.wrong_layers(node, format!("{what} must be two layers `[first, end]`, found {}", describe(node)));
+            self.wrong_layers(
+                node,
+                format!("{what} must be two layers `[first, end]`, found {}", describe(node)),
+            );
             return None;
         };
         let numbers = (whole(start), whole(end));
@@ -175,7 +193,10 @@ impl Decoder<'_> {
             return None;
         }
         if start > end {
-            let error = Diagnostic::error(codes::BAD_LAYER_RANGE, format!("{what} starts at {start}, after its end {end}"));
+            let error = Diagnostic::error(
+                codes::BAD_LAYER_RANGE,
+                format!("{what} starts at {start}, after its end {end}"),
+            );
             self.report(span, error.help(format!("write `[{end}, {start}]`")));
             return None;
         }
@@ -185,7 +206,12 @@ impl Decoder<'_> {
 
     fn wrong_layers(&mut self, node: &Node, headline: String) {
         let error = Diagnostic::error(codes::BAD_LAYER_RANGE, headline);
-        self.report(node.span, error.note("the second number is the layer after the last: `[0, 16]` are the first sixteen"));
+        self.report(
+            node.span,
+            error.note(
+                "the second number is the layer after the last: `[0, 16]` are the first sixteen",
+            ),
+        );
     }
 }
 
@@ -200,7 +226,9 @@ fn whole(node: &Node) -> Option<i128> {
     match node.scalar()?.value {
         ScalarValue::Integer(value) => Some(value),
         // `[0, 16.0]` is what some generators of configurations write.
-        ScalarValue::Float(value) if value.fract() == 0.0 && value.abs() < 1e9 => Some(value as i128),
+        ScalarValue::Float(value) if value.fract() == 0.0 && value.abs() < 1e9 => {
+            Some(value as i128)
+        }
         _ => None,
     }
 }
@@ -209,7 +237,9 @@ fn whole(node: &Node) -> Option<i128> {
 fn range_length(node: &Node) -> u32 {
     let last = node.items().and_then(<[Node]>::last).map(|item| item.span);
     match last {
-        Some(last) if last.line == node.span.line => (last.column + last.length + 1).saturating_sub(node.span.column),
+        Some(last) if last.line == node.span.line => {
+            (last.column + last.length + 1).saturating_sub(node.span.column)
+        }
         _ => 1,
     }
 }

@@ -105,7 +105,12 @@ impl Decoder<'_> {
         }
     }
 
-    fn named_model(&mut self, node: &Node, what: &str, settings: &mut Settings) -> Option<ModelReference> {
+    fn named_model(
+        &mut self,
+        node: &Node,
+        what: &str,
+        settings: &mut Settings,
+    ) -> Option<ModelReference> {
         let fields = self.fields(node, NamedModelKeys::KEYS, what)?;
         *settings = self.settings_at(fields, "parameters");
         if let Some(recipe) = fields.entry("recipe") {
@@ -128,7 +133,8 @@ impl Decoder<'_> {
         };
         let revision = self.text_at(fields, "revision").map(|text| text.value);
         let prefix = self.text_at(fields, "prefix").map(|text| text.value);
-        let override_architecture = self.text_at(fields, "override_architecture").map(|text| text.value);
+        let override_architecture =
+            self.text_at(fields, "override_architecture").map(|text| text.value);
         // Within a map the path is taken literally, whatever characters it has.
         let path = match path.entries() {
             Some(_) => self.path(path, "`model`")?,
@@ -154,7 +160,11 @@ impl Decoder<'_> {
             return None;
         }
         keys.push("adapter");
-        let fields = self.fields(node, if self.is_strict() { &keys } else { ModelMapKeys::KEYS }, "a model reference")?;
+        let fields = self.fields(
+            node,
+            if self.is_strict() { &keys } else { ModelMapKeys::KEYS },
+            "a model reference",
+        )?;
         let Some(model) = fields.get("model") else {
             self.missing_key(node, "model", "a model reference");
             return None;
@@ -164,8 +174,15 @@ impl Decoder<'_> {
             Some(node) => Some(self.path(node, "`lora`")?),
             None => None,
         };
-        let override_architecture = self.text_at(fields, "override_architecture").map(|text| text.value);
-        Some(ModelReference::Checkpoint { path, revision, prefix: None, adapter, override_architecture })
+        let override_architecture =
+            self.text_at(fields, "override_architecture").map(|text| text.value);
+        Some(ModelReference::Checkpoint {
+            path,
+            revision,
+            prefix: None,
+            adapter,
+            override_architecture,
+        })
     }
 
     /// A path with its revision: `path@revision`, or a map.
@@ -220,8 +237,18 @@ impl Decoder<'_> {
     }
 }
 
-fn checkpoint(path: String, revision: Option<String>, adapter: Option<(String, Option<String>)>) -> ModelReference {
-    ModelReference::Checkpoint { path, revision, prefix: None, adapter, override_architecture: None }
+fn checkpoint(
+    path: String,
+    revision: Option<String>,
+    adapter: Option<(String, Option<String>)>,
+) -> ModelReference {
+    ModelReference::Checkpoint {
+        path,
+        revision,
+        prefix: None,
+        adapter,
+        override_architecture: None,
+    }
 }
 
 /// The reference as one text.

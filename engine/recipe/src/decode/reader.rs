@@ -82,11 +82,13 @@ impl<'a> Decoder<'a> {
 
     fn unknown_key(&mut self, entry: &Entry, keys: &[&str], present: &[Entry], what: &str) {
         let key = &*entry.key.text;
-        let missing = keys.iter().filter(|key| !present.iter().any(|entry| *entry.key.text == ***key));
+        let missing =
+            keys.iter().filter(|key| !present.iter().any(|entry| *entry.key.text == ***key));
         let suggestion = nearest(key, missing.copied())
             .map(|near| format!("did you mean `{near}`?"))
             .or_else(|| advice(key, keys).map(str::to_owned));
-        let needs_strict_form = matches!(key, "rules" | "declare" | "steps" | "output") && what == RECIPE;
+        let needs_strict_form =
+            matches!(key, "rules" | "declare" | "steps" | "output") && what == RECIPE;
         let mut diagnostic = if self.is_strict() {
             Diagnostic::error(codes::UNKNOWN_KEY, format!("`{key}` is not a key of {what}"))
         } else if needs_strict_form {
@@ -187,7 +189,8 @@ impl<'a> Decoder<'a> {
         let text = self.text(node, what)?;
         let found = words.iter().find(|(word, _)| *word == text.value);
         if found.is_none() {
-            let known = words.iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(", ");
+            let known =
+                words.iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(", ");
             let headline = format!("{what} must be one of {known}, found `{}`", text.value);
             let mut error = Diagnostic::error(codes::WRONG_TYPE, headline);
             if let Some(near) = nearest(&text.value, words.iter().map(|(word, _)| *word)) {
@@ -206,7 +209,9 @@ pub(crate) const RECIPE: &str = "a recipe";
 fn advice(key: &str, keys: &[&str]) -> Option<&'static str> {
     match key {
         "layer_range" => Some("layer ranges belong to `sources` of `slices`"),
-        "lambda" | "normalize" | "t" | "int8_mask" | "weight" | "density" if keys.contains(&"parameters") => {
+        "lambda" | "normalize" | "t" | "int8_mask" | "weight" | "density"
+            if keys.contains(&"parameters") =>
+        {
             Some("parameters of the method stand under `parameters`")
         }
         "keep" | "drop" | "tensors" | "experts" if keys.contains(&"rules") => {

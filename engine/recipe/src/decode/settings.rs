@@ -39,11 +39,15 @@ impl Decoder<'_> {
                         odd.describe()
                     );
                     let error = Diagnostic::error(codes::WRONG_TYPE, headline);
-                    self.report(odd.span, error.help("for all other tensors write `- value: …` at the end"));
+                    self.report(
+                        odd.span,
+                        error.help("for all other tensors write `- value: …` at the end"),
+                    );
                     return None;
                 }
                 // All are looked at, so that all mistakes are reported.
-                let conditions: Vec<_> = items.iter().map(|item| self.condition(item, name)).collect();
+                let conditions: Vec<_> =
+                    items.iter().map(|item| self.condition(item, name)).collect();
                 conditions.into_iter().collect::<Option<Vec<_>>>().map(Setting::Conditional)
             }
             _ => self.scalar_or_gradient(node, name),
@@ -66,7 +70,10 @@ impl Decoder<'_> {
     fn scalar_or_gradient(&mut self, node: &Node, name: &str) -> Option<Setting> {
         match &node.kind {
             NodeKind::Sequence(items) if items.is_empty() => {
-                let error = Diagnostic::error(codes::WRONG_TYPE, format!("the gradient of `{name}` has no knots"));
+                let error = Diagnostic::error(
+                    codes::WRONG_TYPE,
+                    format!("the gradient of `{name}` has no knots"),
+                );
                 self.report(node.span, error.help("write one number or more"));
                 None
             }

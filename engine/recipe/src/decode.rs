@@ -1,0 +1,110 @@
+//! A tree to a [`Recipe`], for both forms, with all mistakes at once.
+
+mod body;
+pub(crate) mod declare;
+pub(crate) mod models;
+pub(crate) mod reader;
+mod rules;
+mod settings;
+mod strict;
+mod tokenizer;
+
+pub(crate) use settings::scalar_of;
+
+use mixdown_diagnostics::{Diagnostic, Source, any_error, codes, sort};
+
+use crate::overrides::apply_overrides;
+use crate::recipe::{Body, Form, Module, ModuleContent, Recipe};
+use crate::schema::Keys;
+use crate::schema::mergekit::MergekitKeys;
+use crate::setting::Settings;
+use crate::tree::{Dialect, Tree};
+use crate::yaml;
+use reader::{Decoder, RECIPE};
+
+/// Reads a recipe, with values changed by paths (`--set`). Errors come with the warnings, by place.
+pub fn read(source: &Source, overrides: &[(String, String)]) -> Result<Recipe, Vec<Diagnostic>> {
+    let mut tree = yaml::parse(source, None)?;
+    apply_overrides(&mut tree, overrides)?;
+    decode(&tree)
+}
+
+/// Reads a tree as a recipe.
+pub fn decode(tree: &Tree) -> Result<Recipe, Vec<Diagnostic>> {
+    let form = match tree.dialect {
+        Dialect::Yaml12 => Form::Strict,
+        Dialect::Yaml11 => Form::Mergekit,
+    };
+    let mut decoder = Decoder::new(&tree.source, form);
+    let recipe = match form {
+        Form::Mergekit => mergekit(&mut decoder, tree),
+        Form::Strict => strict::recipe(&mut decoder, tree),
+    };
+    let mut diagnostics = decoder.diagnostics;
+    diagnostics.extend(tree.warnings.iter().cloned());
+    sort(&mut diagnostics);
+    match recipe {
+        Some(mut recipe) if !any_error(&diagnostics) => {
+            recipe.warnings = diagnostics;
+            Ok(recipe)
+        }
+        _ => Err(diagnostics),
+    }
+}
+
+fn mergekit(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
+    let root = &tree.root;
+    if root.entries().is_none() {
+        let error = Diagnostic::error(
+            codes::WRONG_TYPE,
+            format!("a recipe is a map of keys, found {}", root.describe()),
+        );
+        decoder.report(root.span, error.help("begin with `merge_method:` and `models:`"));
+        return None;
+    }
+    let fields = decoder.fields(root, MergekitKeys::KEYS, RECIPE)?;
+    let method = decoder.text_at(fields, "merge_method");
+    if fields.entry("merge_method").is_none() {
+        decoder.missing_key(root, "merge_method", RECIPE);
+    }
+    let start = mixdown_diagnostics::Span { length: 1, ..root.span };
+    let mut body = Body::Modules(Vec::new());
+    if let Some((key, node)) =
+        decoder.exactly_one(fields, &["models", "slices", "modules"], start, RECIPE)
+    {
+        body = Body::Modules(match key {
+            "models" => vec![whole(ModuleContent::Models(decoder.listed_models(node)))],
+            "slices" => vec![whole(ModuleContent::Slices(decoder.slices(node)))],
+            _ => decoder.modules(node),
+        });
+    }
+    let base = fields.get("base_model").and_then(|node| decoder.model(node, "`base_model`"));
+    let settings = decoder.settings_at(fields, "parameters");
+    let tokenizer = decoder.tokenizer(fields);
+    Some(Recipe {
+        source: tree.source.clone(),
+        form: Form::Mergekit,
+        base,
+        method,
+        inline_method: None,
+        settings,
+        body,
+        dtype: decoder.text_at(fields, "dtype"),
+        out_dtype: decoder.text_at(fields, "out_dtype"),
+        tokenizer,
+        chat_template: decoder.text_at(fields, "chat_template"),
+        seed: 0,
+        files_from: None,
+        shard_size: None,
+        warnings: Vec::new(),
+        models: std::mem::take(&mut decoder.models.list),
+    })
+}
+
+/// The only module of a recipe without `modules`.
+fn whole(content: ModuleContent) -> Module {
+    Module { name: None, content, settings: Settings::default() }
+}
+
+#[cfg(test)]
+mod tests;
