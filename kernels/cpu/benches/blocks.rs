@@ -1,8 +1,8 @@
 //! How fast one core takes blocks through typical passes, inputs and output in the second-level cache.
 //!
-//! `cargo bench -p mixdown-cpu` prints, for each instruction set of this machine, gigabytes of input
-//! per second and picoseconds per element and expert: the median of nine runs, and their spread.
-//! It also prints a plain copy of the same bytes, measured in the same run.
+//! `cargo bench -p mixdown-cpu --bench blocks` prints, for each instruction set of this machine,
+//! gigabytes of input per second and picoseconds per element of an input, for the shortest of many
+//! runs, and how much longer the middle one took. A plain copy is measured in the same run.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -48,13 +48,13 @@ fn main() {
 fn copy() {
     let from = vec![1_u8; 2 * ELEMENTS];
     let mut to = vec![0_u8; 2 * ELEMENTS];
-    let seconds = median(|| {
+    let (best, _) = times(|| {
         for _ in 0..4 {
             to.copy_from_slice(black_box(&from));
         }
         black_box(&mut to);
     });
-    println!("copy: {:.1} GB/s read", 8.0 * ELEMENTS as f64 / seconds.0 / 1e9);
+    println!("copy: {:.1} GB/s read", 8.0 * ELEMENTS as f64 / best / 1e9);
 }
 
 fn measure(features: Features, title: &str, pass: &Pass, inputs: u16, dtype: DType, round: Round) {
@@ -65,7 +65,7 @@ fn measure(features: Features, title: &str, pass: &Pass, inputs: u16, dtype: DTy
     let mut worker = CpuBackend::with_features(features).worker();
     let rounds = vec![round; pass.selections.len()];
     let key = u64::from(0.013_f32.to_bits());
-    let (seconds, spread) = median(|| {
+    let (best, middle) = times(|| {
         worker.begin(pass, Precision::Single, &rounds);
         worker.run(Call {
             program: &program,
@@ -85,27 +85,28 @@ fn measure(features: Features, title: &str, pass: &Pass, inputs: u16, dtype: DTy
         black_box(worker.finish());
     });
     let bytes = (data.len() * ELEMENTS * dtype.bytes()) as f64;
-    let each = seconds / (data.len() * ELEMENTS) as f64;
+    let each = best / (data.len() * ELEMENTS) as f64;
     println!(
-        "  {title:<34} {:6.1} GB/s of input, {:5.0} ps per element and input, ±{:.0} %",
-        bytes / seconds / 1e9,
+        "  {title:<34} {:6.1} GB/s of input, {:5.0} ps per element, middle +{:.0} %",
+        bytes / best / 1e9,
         each * 1e12,
-        spread * 100.0
+        (middle / best - 1.0) * 100.0
     );
 }
 
-/// The middle time of nine, and half the distance of the quarters around it as a share of it.
-fn median(mut run: impl FnMut()) -> (f64, f64) {
-    const REPEATS: u32 = 200;
-    let mut seconds: Vec<f64> = (0..9)
+/// The shortest and the middle time of many runs, each of some microseconds. On a machine that others
+/// use, the shortest is what the code takes.
+fn times(mut run: impl FnMut()) -> (f64, f64) {
+    const RUNS: usize = 2000;
+    let mut seconds: Vec<f64> = (0..RUNS)
         .map(|_| {
             let start = Instant::now();
-            (0..REPEATS).for_each(|_| run());
-            start.elapsed().as_secs_f64() / f64::from(REPEATS)
+            run();
+            start.elapsed().as_secs_f64()
         })
         .collect();
     seconds.sort_by(f64::total_cmp);
-    (seconds[4], (seconds[6] - seconds[2]) / 2.0 / seconds[4])
+    (seconds[0], seconds[RUNS / 2])
 }
 
 /// Numbers as weights have them: a bell around 0 with a deviation of 0.02, plus a small change.

@@ -1,5 +1,7 @@
 //! Keeping the largest elements, or random ones, and zeroing the others.
 
+use std::array;
+
 use mixdown_ops::Real;
 use mixdown_ops::random::{Stream, keep_below, uniform_bits};
 use mixdown_ops::real::Key;
@@ -45,9 +47,7 @@ impl<R: Real> Kernel for Largest<'_, R> {
     #[inline(always)]
     fn run(self) {
         for (from, to) in self.from.iter().zip(self.to) {
-            for lane in 0..CHUNK {
-                to[lane] = if from[lane].key() >= self.bound { from[lane] } else { R::ZERO };
-            }
+            *to = from.map(|value| if value.key() >= self.bound { value } else { R::ZERO });
         }
     }
 }
@@ -98,10 +98,10 @@ impl<R: Real> Kernel for Random<'_, R> {
     fn run(self) {
         let mut index = self.first;
         for (from, to) in self.from.iter().zip(self.to) {
-            for lane in 0..CHUNK {
+            *to = array::from_fn(|lane| {
                 let bits = self.stream.bits(index.wrapping_add(lane as u32));
-                to[lane] = if bits < self.below { from[lane] } else { R::ZERO };
-            }
+                if bits < self.below { from[lane] } else { R::ZERO }
+            });
             index = index.wrapping_add(CHUNK as u32);
         }
     }

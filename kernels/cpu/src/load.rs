@@ -1,5 +1,6 @@
 //! From storage bytes to registers: widening, and the look for NaN and infinity, in one loop.
 
+use std::array;
 use std::marker::PhantomData;
 
 use mixdown_ops::Real;
@@ -79,12 +80,7 @@ fn widen<S: Storage, R: Real, const CHECK: bool>(
     from: &[S::Bytes; CHUNK],
     to: &mut Chunk<R>,
 ) -> bool {
-    let mut all_finite = true;
-    for lane in 0..CHUNK {
-        to[lane] = S::widen(from[lane]);
-        if CHECK {
-            all_finite &= to[lane].is_finite();
-        }
-    }
-    all_finite
+    let wide: Chunk<R> = array::from_fn(|lane| S::widen(from[lane]));
+    *to = wide;
+    !CHECK || wide.iter().fold(true, |all, value| all & value.is_finite())
 }

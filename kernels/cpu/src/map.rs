@@ -1,5 +1,6 @@
 //! The loop of an elementwise op, once per shape of its operands, so that a scalar stays a scalar.
 
+use std::array;
 use std::marker::PhantomData;
 
 use mixdown_ops::Real;
@@ -143,9 +144,9 @@ where
     fn run(self) {
         for (chunk, out) in self.out.chunks.iter_mut().enumerate() {
             let (a, b, c) = (self.a.chunk(chunk), self.b.chunk(chunk), self.c.chunk(chunk));
-            for (lane, out) in out.iter_mut().enumerate() {
-                *out = E::apply([a.lane(lane), b.lane(lane), c.lane(lane)]);
-            }
+            // The chunk is made before it is written: else it might overlap an operand, for all that
+            // the compiler knows.
+            *out = array::from_fn(|lane| E::apply([a.lane(lane), b.lane(lane), c.lane(lane)]));
         }
     }
 }

@@ -1,11 +1,17 @@
 //! What selections do with magnitudes: count, collect, and find one of several that are equal.
 
+use std::array;
+
 use mixdown_ops::Real;
+use mixdown_ops::program::BLOCK;
 use mixdown_ops::real::Key;
 use mixdown_ops::selection::{BUCKETS, Round, RoundPartial};
 
-use crate::block::{Block, CHUNK};
+use crate::block::{Block, CHUNK, Chunk};
 use crate::features::{Features, Kernel};
+
+/// Counters kept side by side: those of 32 bits fill one of the longest vectors.
+const LANES: usize = 16;
 
 /// Memory of a histogram.
 pub(crate) const HISTOGRAM_BYTES: u64 = BUCKETS as u64 * 4;
@@ -74,14 +80,14 @@ impl<K: Key> Sink<K> {
         match self.round {
             Round::Idle => {}
             Round::Collect { limit } => {
-                let mut staged = [K::default(); mixdown_ops::program::BLOCK];
+                let mut staged = [K::default(); BLOCK];
                 for (key, value) in staged.iter_mut().zip(from) {
                     *key = value.key();
                 }
                 self.keep(&staged[..elements], limit);
             }
             Round::Bracket { low, high, limit } => {
-                let mut staged = [K::default(); mixdown_ops::program::BLOCK];
+                let mut staged = [K::default(); BLOCK];
                 let (low, high) = (K::narrow(low), K::narrow(high));
                 // With one bound for both, the count at `low` would be that at `high` again.
                 let counts = &mut self.counts;
@@ -148,7 +154,7 @@ impl<K: Key> Sink<K> {
                     at_low,
                     below: self.elements - above - at_high - at_low - inside,
                     inside: K::list(&self.keys),
-                    overflow: self.overflow,
+                    overflow: inside > self.keys.len() as u64,
                 }
             }
             Round::Histogram { .. } => RoundPartial::Counts(self.histogram.clone()),
@@ -163,7 +169,7 @@ struct Bracket<'a, R: Real, const COLLECT: bool> {
     low: R::Key,
     high: R::Key,
     counts: &'a mut Counts,
-    staged: &'a mut [R::Key; mixdown_ops::program::BLOCK],
+    staged: &'a mut [R::Key; BLOCK],
 }
 
 impl<R: Real, const COLLECT: bool> Kernel for Bracket<'_, R, COLLECT> {
@@ -172,46 +178,68 @@ impl<R: Real, const COLLECT: bool> Kernel for Bracket<'_, R, COLLECT> {
     #[inline(always)]
     fn run(self) -> usize {
         let (low, high) = (self.low, self.high);
+        let is_inside = |key: R::Key| (key > low) & (key < high);
         let mut staged = 0;
+        // Side by side, and added up once per block: adding lanes costs more than comparing them.
+        let mut above = [0_u32; LANES];
+        let mut at_high = [0_u32; LANES];
+        let mut at_low = [0_u32; LANES];
+        let mut inside = [0_u32; LANES];
         let (whole, rest) = self.from.as_chunks::<CHUNK>();
         for chunk in whole {
-            staged = bracket::<R, COLLECT>(chunk, low, high, self.counts, self.staged, staged);
+            let keys: Chunk<R::Key> = array::from_fn(|lane| chunk[lane].key());
+            let mut any = 0_u32;
+            for group in keys.as_chunks::<LANES>().0 {
+                for lane in 0..LANES {
+                    above[lane] += u32::from(group[lane] > high);
+                    at_high[lane] += u32::from(group[lane] == high);
+                    at_low[lane] += u32::from(group[lane] == low);
+                    let is_inside = u32::from(is_inside(group[lane]));
+                    inside[lane] += is_inside;
+                    any |= is_inside;
+                }
+            }
+            if COLLECT && any > 0 {
+                let mut bits = bits(array::from_fn(|lane| u8::from(is_inside(keys[lane]))));
+                while bits > 0 {
+                    // There are no more keys than room; the remainder only spares a check.
+                    self.staged[staged % BLOCK] = keys[bits.trailing_zeros() as usize % CHUNK];
+                    staged += 1;
+                    bits &= bits - 1;
+                }
+            }
         }
-        bracket::<R, COLLECT>(rest, low, high, self.counts, self.staged, staged)
+        for (lane, value) in rest.iter().enumerate() {
+            let (lane, key) = (lane % LANES, value.key());
+            above[lane] += u32::from(key > high);
+            at_high[lane] += u32::from(key == high);
+            at_low[lane] += u32::from(key == low);
+            inside[lane] += u32::from(is_inside(key));
+            if COLLECT && is_inside(key) {
+                self.staged[staged % BLOCK] = key;
+                staged += 1;
+            }
+        }
+        let sum = |lanes: [u32; LANES]| u64::from(lanes.iter().sum::<u32>());
+        self.counts.above += sum(above);
+        self.counts.at_high += sum(at_high);
+        self.counts.at_low += sum(at_low);
+        self.counts.inside += sum(inside);
+        staged
     }
 }
 
+/// Bytes that are 0 or 1 as the bits of a number, the first lowest.
 #[inline(always)]
-fn bracket<R: Real, const COLLECT: bool>(
-    chunk: &[R],
-    low: R::Key,
-    high: R::Key,
-    counts: &mut Counts,
-    staged: &mut [R::Key; mixdown_ops::program::BLOCK],
-    mut count: usize,
-) -> usize {
-    let (mut above, mut at_high, mut at_low, mut inside) = (0_u32, 0_u32, 0_u32, 0_u32);
-    for value in chunk {
-        let key = value.key();
-        above += u32::from(key > high);
-        at_high += u32::from(key == high);
-        at_low += u32::from(key == low);
-        inside += u32::from((key > low) & (key < high));
+fn bits(flags: [u8; CHUNK]) -> u64 {
+    // Each product moves the eight bytes' bits side by side into its highest byte.
+    const GATHER: u64 = 0x0102_0408_1020_4080;
+    let mut bits = 0;
+    for (position, eight) in flags.as_chunks::<8>().0.iter().enumerate() {
+        let gathered = u64::from_le_bytes(*eight).wrapping_mul(GATHER) >> 56;
+        bits |= gathered << (8 * position);
     }
-    counts.above += u64::from(above);
-    counts.at_high += u64::from(at_high);
-    counts.at_low += u64::from(at_low);
-    counts.inside += u64::from(inside);
-    if COLLECT && inside > 0 {
-        for value in chunk {
-            let key = value.key();
-            // Written always, kept only if inside: no branch that could be mispredicted. The
-            // remainder never changes the place, as there are no more keys than room; it spares a check.
-            staged[count % staged.len()] = key;
-            count += usize::from((key > low) & (key < high));
-        }
-    }
-    count
+    bits
 }
 
 /// Counts the elements with a key.

@@ -16,7 +16,7 @@ pub(crate) trait Storage {
     fn numbers_mut(bytes: &mut [u8]) -> &mut [Self::Bytes];
     /// Widens; where the precision is less than the storage's, rounds.
     fn widen<R: Real>(bytes: Self::Bytes) -> R;
-    /// Rounds once.
+    /// Rounds once; all NaN become one.
     fn narrow<R: Narrow>(value: R) -> Self::Bytes;
 }
 
@@ -25,6 +25,7 @@ pub(crate) trait Narrow: Real {
     fn to_bf16(self) -> u16;
     fn to_f16(self) -> u16;
     fn to_f32(self) -> f32;
+    fn to_canonical_f64(self) -> f64;
 }
 
 impl Narrow for f32 {
@@ -38,7 +39,11 @@ impl Narrow for f32 {
     }
     #[inline(always)]
     fn to_f32(self) -> f32 {
-        self
+        convert::canonical_f32(self)
+    }
+    #[inline(always)]
+    fn to_canonical_f64(self) -> f64 {
+        convert::canonical_f64(self.into())
     }
 }
 
@@ -55,15 +60,19 @@ impl Narrow for f64 {
     fn to_f32(self) -> f32 {
         convert::f64_to_f32(self)
     }
+    #[inline(always)]
+    fn to_canonical_f64(self) -> f64 {
+        convert::canonical_f64(self)
+    }
 }
 
 macro_rules! storage {
-    ($name:ident, $size:literal, $from:expr, $to:expr) => {
+    ($name:ident, $bits:ident, $widen:expr, $narrow:ident) => {
         pub(crate) struct $name;
 
         impl Storage for $name {
-            type Bytes = [u8; $size];
-            const ZERO: Self::Bytes = [0; $size];
+            type Bytes = [u8; size_of::<$bits>()];
+            const ZERO: Self::Bytes = [0; size_of::<$bits>()];
 
             #[inline(always)]
             fn numbers(bytes: &[u8]) -> &[Self::Bytes] {
@@ -75,34 +84,20 @@ macro_rules! storage {
             }
             #[inline(always)]
             fn widen<R: Real>(bytes: Self::Bytes) -> R {
-                $from(bytes)
+                $widen($bits::from_le_bytes(bytes))
             }
             #[inline(always)]
             fn narrow<R: Narrow>(value: R) -> Self::Bytes {
-                $to(value)
+                value.$narrow().to_le_bytes()
             }
         }
     };
 }
 
-storage!(
-    Bf16,
-    2,
-    |bytes| R::from_f32(convert::bf16_to_f32(u16::from_le_bytes(bytes))),
-    |value: R| value.to_bf16().to_le_bytes()
-);
-storage!(
-    F16,
-    2,
-    |bytes| R::from_f32(convert::f16_to_f32(u16::from_le_bytes(bytes))),
-    |value: R| value.to_f16().to_le_bytes()
-);
-storage!(F32, 4, |bytes| R::from_f32(f32::from_le_bytes(bytes)), |value: R| value
-    .to_f32()
-    .to_le_bytes());
-storage!(F64, 8, |bytes| R::from_f64(f64::from_le_bytes(bytes)), |value: R| value
-    .to_f64()
-    .to_le_bytes());
+storage!(Bf16, u16, |bits| R::from_f32(convert::bf16_to_f32(bits)), to_bf16);
+storage!(F16, u16, |bits| R::from_f32(convert::f16_to_f32(bits)), to_f16);
+storage!(F32, f32, R::from_f32, to_f32);
+storage!(F64, f64, R::from_f64, to_canonical_f64);
 
 /// What needs the storage type at compile time.
 pub(crate) trait WithStorage {

@@ -1,5 +1,6 @@
 //! From registers to storage bytes, with the one rounding of the result.
 
+use std::array;
 use std::marker::PhantomData;
 
 use mixdown_tensor::DType;
@@ -46,23 +47,14 @@ impl<S: Storage, R: Narrow> Kernel for Round<'_, S, R> {
     fn run(self) {
         let (whole, rest) = self.to.as_chunks_mut::<CHUNK>();
         for (from, to) in self.from.iter().zip(whole.iter_mut()) {
-            for lane in 0..CHUNK {
-                to[lane] = S::narrow(canonical(from[lane]));
-            }
+            *to = array::from_fn(|lane| S::narrow(from[lane]));
         }
         if let Some(from) = self.from.get(whole.len()) {
             for (from, to) in from.iter().zip(rest) {
-                *to = S::narrow(canonical(*from));
+                *to = S::narrow(*from);
             }
         }
     }
-}
-
-/// Makes all NaN one: which of two a sum keeps, and the sign of a new one, differ between
-/// instruction sets.
-#[inline(always)]
-fn canonical<R: Narrow>(value: R) -> R {
-    if value.partial_cmp(&value).is_none() { R::NAN } else { value }
 }
 
 /// Rounds a register to a storage type and widens it again.
@@ -105,9 +97,7 @@ impl<S: Storage, R: Narrow> Kernel for AndBack<'_, S, R> {
     #[inline(always)]
     fn run(self) {
         for (from, to) in self.from.iter().zip(self.to) {
-            for lane in 0..CHUNK {
-                to[lane] = S::widen(S::narrow(from[lane]));
-            }
+            *to = array::from_fn(|lane| S::widen(S::narrow(from[lane])));
         }
     }
 }

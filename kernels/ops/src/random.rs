@@ -97,7 +97,7 @@ mod tests {
 
     /// The correlation of two series in standard deviations of its own, under independence.
     fn correlation(series: impl Fn(u64) -> (f64, f64)) -> f64 {
-        let sum: f64 = (0..COUNT).map(|index| series(index)).map(|(a, b)| a * b).sum();
+        let sum: f64 = (0..COUNT).map(series).map(|(a, b)| a * b).sum();
         sum * 3.0 / (COUNT as f64).sqrt()
     }
 

@@ -30,8 +30,6 @@ pub trait Real:
     const ZERO: Self;
     /// 1.
     const ONE: Self;
-    /// The NaN that every NaN is stored as.
-    const NAN: Self;
 
     /// Magnitude bits.
     type Key: Key;
@@ -128,7 +126,6 @@ macro_rules! real {
             const PRECISION: Precision = Precision::$precision;
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
-            const NAN: Self = Self::NAN;
             type Key = $key;
 
             #[inline(always)]

@@ -1,10 +1,12 @@
 //! Scalar conversions among bf16, f16, f32 and f64: the reference for all vector code.
 //!
-//! Narrowing rounds once, to nearest, ties to even. NaN stay NaN: they become quiet, and keep their
-//! sign and the upper bits of their payload. Everything is branch-free integer arithmetic or a single
-//! floating-point operation, so that a loop over any of these functions is vectorized for whatever
-//! instructions the caller is compiled for. Half-precision instructions are left alone on purpose: not
-//! all vector units have them, and their exceptions differ.
+//! Widening is exact and leaves NaN as they are. Narrowing rounds once, to nearest, ties to even, and
+//! makes every NaN the one that is quiet, positive and without payload: which of two NaN a sum keeps,
+//! and the sign of a new one, differ between processors, and must not show in files.
+//!
+//! Everything is branch-free integer arithmetic or a single floating-point operation, so that a loop
+//! over any of these functions is vectorized for whatever instructions the caller is compiled for.
+//! Half-precision instructions are left alone on purpose: not all vector units have them.
 
 /// Bits of an f32 without the sign.
 const F32_MAGNITUDE: u32 = 0x7fff_ffff;
@@ -14,9 +16,7 @@ const F32_INFINITY: u32 = 0x7f80_0000;
 /// Widens a bf16. Exact.
 #[inline(always)]
 pub fn bf16_to_f32(bits: u16) -> f32 {
-    let wide = u32::from(bits) << 16;
-    let quiet = if wide & F32_MAGNITUDE > F32_INFINITY { 0x0040_0000 } else { 0 };
-    f32::from_bits(wide | quiet)
+    f32::from_bits(u32::from(bits) << 16)
 }
 
 /// Rounds to bf16. Finite values beyond the largest bf16 by half a step or more become infinite.
@@ -27,8 +27,7 @@ pub fn f32_to_bf16(value: f32) -> u16 {
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
     // Rounding a NaN could carry into the sign or clear all of its payload.
     let nan = bits & F32_MAGNITUDE > F32_INFINITY;
-    let chosen = if nan { bits | 0x0040_0000 } else { rounded };
-    (chosen >> 16) as u16
+    if nan { 0x7fc0 } else { (rounded >> 16) as u16 }
 }
 
 /// Widens an f16. Exact.
@@ -42,13 +41,12 @@ pub fn f16_to_f32(bits: u16) -> f32 {
     let normal = (magnitude << 13) + (112 << 23);
     // Infinities and NaN have the largest exponent in both formats, 31 and 255: 112 more again.
     let special = normal + (112 << 23);
-    let quiet = if magnitude > 0x7c00 { 0x0040_0000 } else { 0 };
     // The mantissa under the exponent of 2⁻¹⁴ is the number plus 2⁻¹⁴. Shifting it into place and
     // multiplying would pass through an f32 subnormal, which costs a hundred cycles.
     let subnormal =
         f32::from_bits(SMALLEST_NORMAL + (magnitude << 13)) - f32::from_bits(SMALLEST_NORMAL);
     let finite = if magnitude < 0x0400 { subnormal.to_bits() } else { normal };
-    let chosen = if magnitude >= 0x7c00 { special | quiet } else { finite };
+    let chosen = if magnitude >= 0x7c00 { special } else { finite };
     f32::from_bits(sign | chosen)
 }
 
@@ -68,11 +66,9 @@ pub fn f32_to_f16(value: f32) -> u16 {
     let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0x0fff + odd) >> 13;
     let sum = f32::from_bits(magnitude) + f32::from_bits(HALF);
     let subnormal = sum.to_bits().wrapping_sub(HALF);
-    let payload = (magnitude >> 13) & 0x03ff;
-    let special = if magnitude > F32_INFINITY { 0x7e00 | payload } else { 0x7c00 };
     let finite = if magnitude < 113 << 23 { subnormal } else { normal };
-    let chosen = if magnitude >= TOO_LARGE { special } else { finite };
-    (sign | chosen) as u16
+    let chosen = if magnitude >= TOO_LARGE { 0x7c00 } else { finite };
+    if magnitude > F32_INFINITY { 0x7e00 } else { (sign | chosen) as u16 }
 }
 
 /// Widens an f32. Exact.
@@ -84,7 +80,19 @@ pub fn f32_to_f64(value: f32) -> f64 {
 /// Rounds to f32.
 #[inline(always)]
 pub fn f64_to_f32(value: f64) -> f32 {
-    value as f32
+    canonical_f32(value as f32)
+}
+
+/// Makes every NaN the same.
+#[inline(always)]
+pub fn canonical_f32(value: f32) -> f32 {
+    if value.is_nan() { f32::from_bits(0x7fc0_0000) } else { value }
+}
+
+/// Makes every NaN the same.
+#[inline(always)]
+pub fn canonical_f64(value: f64) -> f64 {
+    if value.is_nan() { f64::from_bits(0x7ff8_0000_0000_0000) } else { value }
 }
 
 /// Rounds to f32 such that a second rounding, to a type of at most 22 bits, gives what rounding
@@ -130,28 +138,38 @@ mod tests {
     }
 
     fn check_narrowing(value: f32) {
-        assert_eq!(f32_to_bf16(value), bf16::from_f32(value).to_bits(), "bf16 of {value:e}");
-        assert_eq!(f32_to_f16(value), f16::from_f32(value).to_bits(), "f16 of {value:e}");
+        let (as_bf16, as_f16) = match value.is_nan() {
+            true => (0x7fc0, 0x7e00),
+            false => (bf16::from_f32(value).to_bits(), f16::from_f32(value).to_bits()),
+        };
+        assert_eq!(f32_to_bf16(value), as_bf16, "bf16 of {value:e}");
+        assert_eq!(f32_to_f16(value), as_f16, "f16 of {value:e}");
     }
 
     #[test]
     fn every_pattern_widens_as_the_oracle_says() {
+        let check = |ours: f32, oracle: f32, bits: u16| {
+            let same = ours.to_bits() == oracle.to_bits() || ours.is_nan() && oracle.is_nan();
+            assert!(same, "{bits:04x}: {ours:e} {oracle:e}");
+        };
         for bits in 0..=u16::MAX {
-            let (ours, oracle) = (bf16_to_f32(bits), bf16::from_bits(bits).to_f32());
-            assert_eq!(ours.to_bits(), oracle.to_bits(), "bf16 {bits:04x}");
-            let (ours, oracle) = (f16_to_f32(bits), f16::from_bits(bits).to_f32());
-            assert_eq!(ours.to_bits(), oracle.to_bits(), "f16 {bits:04x}");
+            check(bf16_to_f32(bits), bf16::from_bits(bits).to_f32(), bits);
+            check(f16_to_f32(bits), f16::from_bits(bits).to_f32(), bits);
         }
+        // NaN keep sign and payload.
+        assert_eq!(bf16_to_f32(0xff81).to_bits(), 0xff81_0000);
+        assert_eq!(f16_to_f32(0xfc01).to_bits(), 0xff80_2000);
     }
 
     #[test]
     fn every_pattern_comes_back() {
         for bits in 0..=u16::MAX {
-            let nan = |infinity: u16, quiet: u16| if bits & 0x7fff > infinity { quiet } else { 0 };
-            assert_eq!(f32_to_bf16(bf16_to_f32(bits)), bits | nan(0x7f80, 0x0040));
-            assert_eq!(f32_to_f16(f16_to_f32(bits)), bits | nan(0x7c00, 0x0200));
-            assert_eq!(f64_to_bf16(bf16_to_f32(bits).into()), bits | nan(0x7f80, 0x0040));
-            assert_eq!(f64_to_f16(f16_to_f32(bits).into()), bits | nan(0x7c00, 0x0200));
+            let as_bf16 = if bits & 0x7fff > 0x7f80 { 0x7fc0 } else { bits };
+            assert_eq!(f32_to_bf16(bf16_to_f32(bits)), as_bf16);
+            assert_eq!(f64_to_bf16(bf16_to_f32(bits).into()), as_bf16);
+            let as_f16 = if bits & 0x7fff > 0x7c00 { 0x7e00 } else { bits };
+            assert_eq!(f32_to_f16(f16_to_f32(bits)), as_f16);
+            assert_eq!(f64_to_f16(f16_to_f32(bits).into()), as_f16);
         }
     }
 
@@ -161,13 +179,18 @@ mod tests {
     }
 
     #[test]
-    fn nan_never_becomes_infinite() {
-        for value in [0x7f80_0001, 0xff80_0001, 0x7fff_ffff, 0xffff_ffff].map(f32::from_bits) {
-            assert!(bf16_to_f32(f32_to_bf16(value)).is_nan());
-            assert!(f16_to_f32(f32_to_f16(value)).is_nan());
-            assert!(bf16_to_f32(f64_to_bf16(value.into())).is_nan());
-            assert!(f16_to_f32(f64_to_f16(value.into())).is_nan());
+    fn every_nan_becomes_the_same() {
+        for bits in [0x7f80_0001, 0xff80_0001, 0x7fff_ffff, 0xffff_ffff, 0xffc0_0000] {
+            let value = f32::from_bits(bits);
+            assert_eq!((f32_to_bf16(value), f32_to_f16(value)), (0x7fc0, 0x7e00));
+            let wide = f64::from(value);
+            assert_eq!((f64_to_bf16(wide), f64_to_f16(wide)), (0x7fc0, 0x7e00));
+            assert_eq!(canonical_f32(value).to_bits(), 0x7fc0_0000);
+            assert_eq!(f64_to_f32(wide).to_bits(), 0x7fc0_0000);
+            assert_eq!(canonical_f64(wide).to_bits(), 0x7ff8_0000_0000_0000);
         }
+        assert_eq!(canonical_f32(-0.0).to_bits(), 1 << 31);
+        assert_eq!(canonical_f64(f64::NEG_INFINITY), f64::NEG_INFINITY);
     }
 
     /// Rounds through the midpoints between neighbors, which f64 holds exactly.

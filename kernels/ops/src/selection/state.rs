@@ -226,7 +226,7 @@ impl Selection {
             Stage::Sample(sample) => self.end_sample(&sample),
             Stage::Gather { pieces, overflow: false } => self.end_gather(pieces),
             Stage::Gather { overflow: true, .. } => self.narrow(self.everything()),
-            Stage::Bracket { low, high, limit, tally } => self.end_bracket(low, high, limit, tally),
+            Stage::Bracket { low, high, tally, .. } => self.end_bracket(low, high, tally),
             Stage::Histogram { interval, shift, counts } => {
                 self.end_histogram(interval, shift, &counts)
             }
@@ -285,7 +285,7 @@ impl Selection {
         Stage::Done(Outcome::Threshold { key, last })
     }
 
-    fn end_bracket(&self, low: u64, high: u64, limit: usize, mut tally: Tally) -> Stage {
+    fn end_bracket(&self, low: u64, high: u64, mut tally: Tally) -> Stage {
         let outside = tally.above + tally.at_high + tally.at_low + tally.below;
         let count = self.total.saturating_sub(outside);
         let to_high = tally.above + tally.at_high;
@@ -297,7 +297,7 @@ impl Selection {
         } else if self.rank <= to_high + count {
             let lists = tally.pieces.iter().map(|piece| &piece.keys);
             match nth_largest(lists, self.rank - to_high) {
-                Some((key, above)) if !tally.overflow && limit > 0 => {
+                Some((key, above)) if !tally.overflow => {
                     let ties = tally.pieces.iter().map(|piece| piece.keys.count(key)).sum();
                     let above = to_high + above;
                     self.end_at(key, above, ties, &mut tally.pieces, |piece| piece.keys.count(key))
