@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 use std::fs::{File, Metadata};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mixdown_diagnostics::{Diagnostic, codes};
@@ -145,8 +146,10 @@ impl ByteSource for MemorySource {
 #[derive(Debug)]
 pub struct FilePool {
     limit: usize,
-    /// The one used last stands at the end.
-    open: Mutex<VecDeque<(PathBuf, Arc<File>)>>,
+    /// Number of the next source.
+    next: AtomicU64,
+    /// Open files by the number of their source. The one used last stands at the end.
+    open: Mutex<VecDeque<(u64, Arc<File>)>>,
 }
 
 impl FilePool {
@@ -156,16 +159,17 @@ impl FilePool {
 
     /// A pool of at most `limit` open files, besides those that a read is using at that moment.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit: limit.max(1), open: Mutex::default() })
+        Arc::new(Self { limit: limit.max(1), next: AtomicU64::new(0), open: Mutex::default() })
     }
 
     /// The bytes of a shard. Nothing is opened yet.
     pub fn source(self: &Arc<Self>, shard: &Shard) -> FileSource {
-        FileSource { pool: Arc::clone(self), shard: shard.clone() }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        FileSource { pool: Arc::clone(self), shard: shard.clone(), number }
     }
 
-    fn get(&self, shard: &Shard) -> Result<Arc<File>, ReadError> {
-        if let Some(file) = self.take_open(&shard.path) {
+    fn get(&self, number: u64, shard: &Shard) -> Result<Arc<File>, ReadError> {
+        if let Some(file) = self.take_open(number) {
             return Ok(file);
         }
         // Opened outside the lock: a slow file system must not stop reads of other files.
@@ -174,16 +178,16 @@ impl FilePool {
         check_unchanged(shard, &metadata)?;
         let file = Arc::new(file);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.push_back((shard.path.clone(), Arc::clone(&file)));
+        open.push_back((number, Arc::clone(&file)));
         while open.len() > self.limit {
             open.pop_front();
         }
         Ok(file)
     }
 
-    fn take_open(&self, path: &Path) -> Option<Arc<File>> {
+    fn take_open(&self, number: u64) -> Option<Arc<File>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let position = open.iter().rposition(|(known, _)| known == path)?;
+        let position = open.iter().rposition(|(known, _)| *known == number)?;
         let entry = open.remove(position)?;
         let file = Arc::clone(&entry.1);
         open.push_back(entry);
@@ -196,6 +200,8 @@ impl FilePool {
 pub struct FileSource {
     pool: Arc<FilePool>,
     shard: Shard,
+    /// Its number in the pool; numbers are compared on every read, paths would be slow.
+    number: u64,
 }
 
 impl FileSource {
@@ -212,7 +218,7 @@ impl ByteSource for FileSource {
         if wanted > self.shard.size {
             return Err(ReadError::Short { shown: shown(), offset, wanted, end: self.shard.size });
         }
-        let file = self.pool.get(&self.shard)?;
+        let file = self.pool.get(self.number, &self.shard)?;
         let outcome = fill(&file, offset, buffer);
         // After the read, so that a change made before or during it cannot pass.
         let metadata =
@@ -227,7 +233,7 @@ impl ByteSource for FileSource {
 
     fn will_need(&self, offset: u64, len: u64) {
         // Only an advice: what is wrong with the file is said by the read that follows.
-        if let Ok(file) = self.pool.get(&self.shard) {
+        if let Ok(file) = self.pool.get(self.number, &self.shard) {
             advise(&file, offset, len);
         }
     }
@@ -237,7 +243,7 @@ impl ByteSource for FileSource {
     }
 
     fn file(&self) -> Option<Arc<File>> {
-        self.pool.get(&self.shard).ok()
+        self.pool.get(self.number, &self.shard).ok()
     }
 }
 
@@ -444,9 +450,8 @@ mod tests {
             }
         }
         // The one used last stays open.
-        let last: Vec<PathBuf> =
-            pool.open.lock().unwrap().iter().map(|(path, _)| path.clone()).collect();
-        assert_eq!(last, [17, 18, 19].map(|number: i32| folder.path().join(number.to_string())));
+        let last: Vec<u64> = pool.open.lock().unwrap().iter().map(|entry| entry.0).collect();
+        assert_eq!(last, [17, 18, 19]);
     }
 
     #[test]

@@ -262,7 +262,7 @@ fn all_faults_of_a_folder_are_told_at_once() {
             (codes::SHARD_TRUNCATED, "the shard ends inside `t`"),
             (
                 codes::INDEX_BROKEN,
-                "the index places 1 tensor in `good.safetensors`, which lacks them",
+                "the index places 1 tensor in `good.safetensors`, which lacks it",
             ),
             (codes::INDEX_BROKEN, "the index does not place 1 tensor of `good.safetensors` there"),
         ],

@@ -21,6 +21,9 @@ use crate::source::{FilePool, identity};
 
 /// Failures in a row, with nothing arriving between them, after which a file is given up.
 const MOST_FAILURES: u32 = 5;
+/// Failures after which the hub is given up before any file was begun. A name that was mistyped or
+/// a network that is down should be said soon.
+const MOST_FAILURES_AT_FIRST: u32 = 2;
 /// How often the user's wish to stop is asked for.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -48,9 +51,8 @@ impl Fetch<'_> {
             return Ok(());
         }
         let mut furthest = 0;
-        patiently_from(self.options, self.progress, &mut furthest, |furthest| {
-            self.attempt(name, furthest)
-        })
+        let attempt = |furthest: &mut u64| self.attempt(name, furthest);
+        patiently_from(self.options, self.progress, &mut furthest, MOST_FAILURES, attempt)
     }
 
     /// One attempt, in a thread of its own, so that silence can be noticed. A thread that hangs is
@@ -96,7 +98,7 @@ pub(super) fn patiently<T>(
     progress: &dyn FetchProgress,
     ask: impl Fn() -> Result<T, Trouble>,
 ) -> Result<T, Trouble> {
-    patiently_from(options, progress, &mut 0, |_| ask())
+    patiently_from(options, progress, &mut 0, MOST_FAILURES_AT_FIRST, |_| ask())
 }
 
 /// Repeats a transfer while its failures may pass; whatever gets further renews the patience.
@@ -104,6 +106,7 @@ fn patiently_from<T>(
     options: &HubOptions,
     progress: &dyn FetchProgress,
     furthest: &mut u64,
+    most_failures: u32,
     mut ask: impl FnMut(&mut u64) -> Result<T, Trouble>,
 ) -> Result<T, Trouble> {
     let mut failures = 0;
@@ -117,7 +120,7 @@ fn patiently_from<T>(
             failures = 0;
         }
         failures += 1;
-        if !trouble.may_pass() || failures >= MOST_FAILURES {
+        if !trouble.may_pass() || failures >= most_failures {
             return Err(trouble);
         }
         let until = Instant::now() + options.retry_after * (1 << failures.min(5)) / 2;
@@ -171,7 +174,16 @@ impl Transfer {
             _ => {}
         }
         let reporter = Reporter { news: self.news.clone(), done: 0, total: size };
-        let pointer = repo.download_with_progress(&self.name, reporter)?;
+        let pointer = match repo.download_with_progress(&self.name, reporter).map_err(Into::into) {
+            Ok(pointer) => pointer,
+            Err(Trouble::Busy) => {
+                // As long as the other process gets further, it is waited for.
+                let here = fs::metadata(&part).map_or(0, |found| found.len());
+                let _ = self.news.send(News::Bytes(here, size));
+                return Err(Trouble::Busy);
+            }
+            Err(trouble) => return Err(trouble),
+        };
         if let Err(trouble) = self.check_content(&blob, &metadata) {
             // Nobody must find it, neither this program's next run nor another.
             let _ = fs::remove_file(&pointer);

@@ -129,7 +129,9 @@ impl WeightMap {
         };
         for (file, names) in lacking {
             let tensors = count(names.len());
-            let what = format!("the index places {tensors} in `{}`, which lacks them", shown(file));
+            let them = if names.len() == 1 { "it" } else { "them" };
+            let what =
+                format!("the index places {tensors} in `{}`, which lacks {them}", shown(file));
             faults.push(fault(what, &names));
         }
         for (file, names) in omitted {
