@@ -3,8 +3,34 @@
 //! Nothing here reads a file, a clock or the environment: the same recipe and the same indexes give
 //! the same plan, byte for byte.
 
+mod check;
+mod compile;
+pub mod explain;
+mod finish;
+pub mod functions;
+mod graph;
+mod kind;
+mod layer;
+mod library;
+mod lower;
+mod module_names;
+mod modules;
+mod pair;
+mod parameters;
 mod plan;
+mod report;
+mod resolve;
+mod rules;
+mod tokenizer;
+mod view;
+mod vocabulary;
 
+pub use check::check_method;
+pub use library::Library;
+pub use pair::Detail;
+pub use parameters::{Bound, Resolved};
 pub use plan::{
-    Group, Job, Leaf, LeftOut, Merge, Origin, Plan, RowSource, Rows, TensorRef, Work,
+    Group, Job, LayerChange, Leaf, LeftOut, Merge, Origin, OutputFiles, Plan, RowSource, Rows,
+    TensorRef, Work,
 };
+pub use resolve::{CheckpointInput, ModelSource, Outcome, Request, compile};

@@ -23,6 +23,37 @@ pub struct Plan {
     pub origins: Vec<Origin>,
     /// Input tensors that no job reads, each with its reason.
     pub left_out: Vec<LeftOut>,
+    /// What config.json and the other files of the output are made from.
+    pub output: OutputFiles,
+}
+
+/// What config.json and the other files of the output are made from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OutputFiles {
+    /// The checkpoint that gives config.json, the tokenizer and the rest: position in [`Plan::models`].
+    pub files_from: Option<u32>,
+    /// Type of the weights, if the recipe states one or all floats of the output agree.
+    pub dtype: Option<DType>,
+    /// Layers that were stacked anew; empty when the layers are those of `files_from`.
+    pub layers: Vec<LayerChange>,
+    /// Whether the output layer shares its weights with the embedding, judged by what is written;
+    /// none when the output has no embedding.
+    pub tied: Option<bool>,
+    /// Rows of the embedding, if the vocabulary was rebuilt.
+    pub vocabulary: Option<u64>,
+    /// Replaced files, name and text: a rebuilt tokenizer, a chat template.
+    pub files: Vec<(String, String)>,
+}
+
+/// Layers stacked anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerChange {
+    /// What the names of its layers begin with: `model.layers.`.
+    pub prefix: String,
+    /// Layers of the model that gives config.json.
+    pub before: u64,
+    /// For each output layer, the layer of the (first) source it is made from.
+    pub sources: Vec<u64>,
 }
 
 /// A tensor of an input.

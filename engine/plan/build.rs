@@ -1,0 +1,27 @@
+//! Lists the built-in method files, so that a method is added by adding a file.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+fn main() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/methods");
+    println!("cargo::rerun-if-changed={}", folder.display());
+    let mut names: Vec<String> = std::fs::read_dir(&folder)
+        .expect("recipes/methods is part of the repository")
+        .map(|entry| {
+            entry.expect("its entries can be read").file_name().to_string_lossy().into_owned()
+        })
+        .filter(|name| name.ends_with(".yaml"))
+        .collect();
+    names.sort();
+    let mut list = String::from("&[\n");
+    for name in names {
+        let path = folder.join(&name);
+        println!("cargo::rerun-if-changed={}", path.display());
+        writeln!(list, "    ({name:?}, include_str!({path:?})),").expect("text grows");
+    }
+    list.push(']');
+    let out = std::env::var("OUT_DIR").expect("cargo sets it");
+    std::fs::write(Path::new(&out).join("methods.rs"), list)
+        .expect("the folder of the build is writable");
+}

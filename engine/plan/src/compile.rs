@@ -1,0 +1,439 @@
+//! A graph becomes a block program: nodes gathered into passes, values given registers.
+//!
+//! A node's level is the first pass in which it can be computed: a reduction over values of level p is
+//! made in pass p and known from pass p + 1 on. No tensor is kept between passes; what a later pass
+//! needs of an earlier one's values it computes again from the inputs, block by block.
+
+use std::collections::HashMap;
+
+use mixdown_ops::program::{ReductionSlot, Scope, SelectionSlot};
+use mixdown_ops::{Instruction, Operand, Pass, Program, ScalarStep};
+
+use crate::graph::{Graph, GroupKey, Node, NodeId, Reach};
+
+/// A graph as a block program, with what is the job's own.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// The program.
+    pub program: Program,
+    /// First entries of the scalar table.
+    pub constants: Vec<f64>,
+    /// Which of the graph's leaves the program reads, in order of its inputs.
+    pub leaves: Vec<u16>,
+    /// Keys of the random streams.
+    pub streams: Vec<u64>,
+    /// For each group scope of the program: the group.
+    pub groups: Vec<GroupKey>,
+}
+
+/// Compiles the part of the graph that `output` needs.
+pub fn compile(graph: &Graph, output: NodeId) -> Compiled {
+    let needed = needed(graph, output);
+    let levels = levels(graph, &needed);
+    let last = levels[output.index()];
+    let mut compiler = Compiler {
+        graph,
+        levels,
+        scalars: HashMap::new(),
+        constants: Vec::new(),
+        leaves: HashMap::new(),
+        leaf_order: Vec::new(),
+        cuts: HashMap::new(),
+        streams: Vec::new(),
+        groups: Vec::new(),
+    };
+    compiler.number_scalars(&needed);
+    let passes = (0..=last)
+        .map(|level| compiler.pass(level, &needed, (level == last).then_some(output)))
+        .collect();
+    let program = Program {
+        inputs: compiler.leaf_order.len() as u16,
+        constants: compiler.constants.len() as u16,
+        scalars: compiler.scalars.len() as u16,
+        cuts: compiler.cuts.len() as u16,
+        streams: compiler.streams.len() as u16,
+        passes,
+    };
+    Compiled {
+        program,
+        constants: compiler.constants,
+        leaves: compiler.leaf_order,
+        streams: compiler.streams,
+        groups: compiler.groups,
+    }
+}
+
+/// The nodes that `output` depends on, operands before users.
+fn needed(graph: &Graph, output: NodeId) -> Vec<NodeId> {
+    let mut seen = vec![false; graph.nodes.node_count()];
+    let mut open = vec![output];
+    seen[output.index()] = true;
+    while let Some(id) = open.pop() {
+        for operand in graph.operands(id) {
+            if !std::mem::replace(&mut seen[operand.index()], true) {
+                open.push(operand);
+            }
+        }
+    }
+    // Indexes are given in a topological order.
+    graph.nodes.node_indices().filter(|id| seen[id.index()]).collect()
+}
+
+/// The first pass in which each node can be computed.
+fn levels(graph: &Graph, needed: &[NodeId]) -> Vec<usize> {
+    let mut levels = vec![0; graph.nodes.node_count()];
+    for &id in needed {
+        let above =
+            graph.operands(id).iter().map(|operand| levels[operand.index()]).max().unwrap_or(0);
+        let after = matches!(graph.nodes[id], Node::Reduce(..) | Node::KeepLargest(..));
+        levels[id.index()] = above + usize::from(after);
+    }
+    levels
+}
+
+struct Compiler<'a> {
+    graph: &'a Graph,
+    levels: Vec<usize>,
+    /// Entry of the scalar table for each scalar node.
+    scalars: HashMap<NodeId, u16>,
+    constants: Vec<f64>,
+    /// Input of the program for each leaf of the graph.
+    leaves: HashMap<u16, u16>,
+    leaf_order: Vec<u16>,
+    /// Cut for each node that keeps the largest.
+    cuts: HashMap<NodeId, u16>,
+    streams: Vec<u64>,
+    groups: Vec<GroupKey>,
+}
+
+impl Compiler<'_> {
+    /// Gives entries of the scalar table: constants first, then what is computed.
+    fn number_scalars(&mut self, needed: &[NodeId]) {
+        let scalars: Vec<NodeId> =
+            needed.iter().copied().filter(|&id| !self.graph.is_tensor(id)).collect();
+        let (constants, computed): (Vec<NodeId>, Vec<NodeId>) =
+            scalars.into_iter().partition(|&id| self.graph.value(id).is_some());
+        for id in constants {
+            self.scalars.insert(id, self.constants.len() as u16);
+            self.constants.extend(self.graph.value(id));
+        }
+        for id in computed {
+            self.scalars.insert(id, self.scalars.len() as u16);
+        }
+    }
+
+    fn scope(&mut self, reach: Reach) -> Scope {
+        let Reach::Group(position) = reach else { return Scope::Tensor };
+        let key = &self.graph.groups[usize::from(position)];
+        let known = self.groups.iter().position(|group| group == key).unwrap_or_else(|| {
+            self.groups.push(key.clone());
+            self.groups.len() - 1
+        });
+        Scope::Group(known as u16)
+    }
+
+    /// One pass: its scalar steps, then a stretch of instructions for each fact it finds, or the store.
+    fn pass(&mut self, level: usize, needed: &[NodeId], output: Option<NodeId>) -> Pass {
+        let mut pass = Pass { prelude: self.prelude(level, needed), ..Pass::default() };
+        let mut steps = Steps::default();
+        if let Some(output) = output {
+            self.require(output, &mut steps);
+            steps.list.push(Step { node: output, sink: Some(Sink::Store) });
+        } else {
+            let due = needed.iter().filter(|id| self.levels[id.index()] == level + 1);
+            for id in due.copied().collect::<Vec<_>>() {
+                let operands = self.graph.operands(id);
+                let sink = match self.graph.nodes[id] {
+                    Node::Reduce(reduction, reach) => {
+                        let scope = self.scope(reach);
+                        pass.reductions.push(ReductionSlot {
+                            reduction,
+                            to: self.scalars[&id],
+                            scope,
+                        });
+                        Sink::Reduce(pass.reductions.len() as u16 - 1)
+                    }
+                    Node::KeepLargest(ties, reach) => {
+                        let scope = self.scope(reach);
+                        let cut = self.cuts.len() as u16;
+                        self.cuts.insert(id, cut);
+                        let density = self.scalars[&operands[1]];
+                        pass.selections.push(SelectionSlot { density, ties, cut, scope });
+                        Sink::Select(pass.selections.len() as u16 - 1)
+                    }
+                    _ => continue,
+                };
+                for &operand in operands.iter().filter(|&&operand| self.graph.is_tensor(operand)) {
+                    self.require(operand, &mut steps);
+                }
+                steps.list.push(Step { node: id, sink: Some(sink) });
+            }
+        }
+        self.allocate(&steps.list, &mut pass);
+        pass
+    }
+
+    /// Scalars that become known before the pass: those of its level, computed from earlier passes.
+    fn prelude(&self, level: usize, needed: &[NodeId]) -> Vec<ScalarStep> {
+        let mut steps = Vec::new();
+        for &id in needed {
+            let Node::Map(op) = self.graph.nodes[id] else { continue };
+            if self.graph.is_tensor(id) || self.levels[id.index()] != level {
+                continue;
+            }
+            let mut arguments = [0; 3];
+            for (position, operand) in self.graph.operands(id).iter().enumerate() {
+                arguments[position] = self.scalars[operand];
+            }
+            steps.push(ScalarStep { op, arguments, to: self.scalars[&id] });
+        }
+        steps
+    }
+
+    /// Lists the tensor nodes that `id` needs and that are not listed yet, operands first.
+    fn require(&self, id: NodeId, steps: &mut Steps) {
+        // Depth first, operands from left to right, keeps few registers live; an explicit stack,
+        // because a chain over many experts is deep.
+        let mut open = vec![(id, false)];
+        while let Some((id, ready)) = open.pop() {
+            if steps.listed.contains(&id) || !self.graph.is_tensor(id) {
+                continue;
+            }
+            if ready {
+                steps.listed.insert(id);
+                steps.list.push(Step { node: id, sink: None });
+                continue;
+            }
+            open.push((id, true));
+            for operand in self.graph.operands(id).into_iter().rev() {
+                open.push((operand, false));
+            }
+        }
+    }
+
+    /// Gives registers to the listed nodes by a linear scan, and writes the instructions.
+    fn allocate(&mut self, steps: &[Step], pass: &mut Pass) {
+        let mut last_use: HashMap<NodeId, usize> = HashMap::new();
+        for (position, step) in steps.iter().enumerate() {
+            for read in self.reads(step) {
+                last_use.insert(read, position);
+            }
+        }
+        let mut registers: HashMap<NodeId, u16> = HashMap::new();
+        let mut free: Vec<u16> = Vec::new();
+        for (position, step) in steps.iter().enumerate() {
+            let operands: Vec<Operand> = self.reads_in_place(step, &registers);
+            let mut dying: Vec<NodeId> = self.reads(step);
+            dying.retain(|read| last_use[read] == position);
+            dying.sort_unstable();
+            dying.dedup();
+            // Freed before the target is chosen: an instruction may write over its operand.
+            for node in dying {
+                free.push(registers[&node]);
+            }
+            free.sort_unstable_by(|a, b| b.cmp(a));
+            let to = match step.sink {
+                Some(_) => 0,
+                None => {
+                    let to = free.pop().unwrap_or_else(|| {
+                        pass.registers += 1;
+                        pass.registers - 1
+                    });
+                    registers.insert(step.node, to);
+                    to
+                }
+            };
+            let instruction = self.instruction(step, &operands, to);
+            if let Instruction::Load { input, .. } = instruction
+                && !pass.inputs.contains(&input)
+            {
+                pass.inputs.push(input);
+            }
+            pass.instructions.push(instruction);
+        }
+        pass.inputs.sort_unstable();
+    }
+
+    /// The tensor nodes that a step reads from registers.
+    fn reads(&self, step: &Step) -> Vec<NodeId> {
+        if step.sink == Some(Sink::Store) {
+            return if self.graph.is_tensor(step.node) { vec![step.node] } else { Vec::new() };
+        }
+        let operands = self.graph.operands(step.node);
+        let from_registers = match self.graph.nodes[step.node] {
+            // Operand 1 is the density.
+            Node::KeepLargest(..) | Node::KeepRandom(_) => &operands[..1],
+            _ => &operands[..],
+        };
+        from_registers.iter().copied().filter(|&operand| self.graph.is_tensor(operand)).collect()
+    }
+
+    /// The operands of a step as an instruction names them.
+    fn reads_in_place(&self, step: &Step, registers: &HashMap<NodeId, u16>) -> Vec<Operand> {
+        let nodes = match step.sink {
+            Some(Sink::Store) => vec![step.node],
+            _ => self.graph.operands(step.node),
+        };
+        let place = |node: &NodeId| match registers.get(node) {
+            Some(&register) if self.graph.is_tensor(*node) => Operand::Register(register),
+            _ => Operand::Scalar(self.scalars[node]),
+        };
+        nodes.iter().map(place).collect()
+    }
+
+    fn instruction(&mut self, step: &Step, operands: &[Operand], to: u16) -> Instruction {
+        let register = |position: usize| match operands[position] {
+            Operand::Register(register) => register,
+            Operand::Scalar(_) => unreachable!("operand {position} of a tensor op is a tensor"),
+        };
+        let scalar = |position: usize| match operands[position] {
+            Operand::Scalar(scalar) => scalar,
+            Operand::Register(_) => unreachable!("operand {position} is a scalar"),
+        };
+        let spread =
+            |position: usize| operands.get(position).copied().unwrap_or(Operand::Scalar(0));
+        match (step.sink, &self.graph.nodes[step.node]) {
+            (Some(Sink::Store), _) => Instruction::Store { from: operands[0] },
+            (Some(Sink::Select(slot)), _) => Instruction::Select { from: register(0), slot },
+            (Some(Sink::Reduce(slot)), Node::Reduce(reduction, _)) => Instruction::Reduce {
+                reduction: *reduction,
+                arguments: [spread(0), spread(1)],
+                slot,
+            },
+            (None, Node::Leaf(leaf)) => {
+                let next = self.leaf_order.len() as u16;
+                let input = *self.leaves.entry(*leaf).or_insert_with(|| {
+                    self.leaf_order.push(*leaf);
+                    next
+                });
+                Instruction::Load { input, to }
+            }
+            (None, Node::Round(dtype)) => {
+                Instruction::Round { from: register(0), dtype: *dtype, to }
+            }
+            (None, Node::KeepLargest(..)) => {
+                Instruction::KeepLargest { from: register(0), cut: self.cuts[&step.node], to }
+            }
+            (None, Node::KeepRandom(stream)) => {
+                let key = self.graph.streams[usize::from(*stream)];
+                let stream =
+                    self.streams.iter().position(|&known| known == key).unwrap_or_else(|| {
+                        self.streams.push(key);
+                        self.streams.len() - 1
+                    });
+                let stream = stream as u16;
+                Instruction::KeepRandom { from: register(0), density: scalar(1), stream, to }
+            }
+            (None, Node::Map(op)) => {
+                Instruction::Map { op: *op, arguments: [spread(0), spread(1), spread(2)], to }
+            }
+            (sink, node) => unreachable!("{node:?} as {sink:?}"),
+        }
+    }
+}
+
+/// Nodes in the order in which they are computed.
+#[derive(Default)]
+struct Steps {
+    list: Vec<Step>,
+    listed: std::collections::HashSet<NodeId>,
+}
+
+/// One instruction to be: a node computed into a register, or a value handed on.
+struct Step {
+    node: NodeId,
+    sink: Option<Sink>,
+}
+
+/// Where a value goes that no register receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sink {
+    Reduce(u16),
+    Select(u16),
+    Store,
+}
+
+#[cfg(test)]
+mod tests {
+    use mixdown_ops::MapOp;
+    use mixdown_ops::program::Reduction;
+    use mixdown_ops::selection::Ties;
+
+    use super::*;
+    use crate::plan::{Leaf, TensorRef};
+
+    fn leaf(graph: &mut Graph, position: u32) -> NodeId {
+        graph.leaf(Leaf::Tensor(TensorRef { model: position, tensor: 0 }))
+    }
+
+    #[test]
+    fn a_weighted_sum_is_one_pass_with_few_registers() {
+        let mut graph = Graph::default();
+        let mut sum = None;
+        for position in 0..8 {
+            let tensor = leaf(&mut graph, position);
+            let weight = graph.constant(0.5 + f64::from(position));
+            let term = graph.map(MapOp::Multiply, &[weight, tensor]);
+            sum = Some(match sum {
+                None => term,
+                Some(sum) => graph.map(MapOp::Add, &[sum, term]),
+            });
+        }
+        let compiled = compile(&graph, sum.unwrap());
+        assert_eq!(compiled.program.passes.len(), 1);
+        assert_eq!(compiled.program.passes[0].registers, 2);
+        assert_eq!(compiled.program.inputs, 8);
+        assert_eq!(compiled.constants.len(), 8);
+    }
+
+    #[test]
+    fn a_norm_makes_a_pass_before_the_one_that_stores() {
+        let mut graph = Graph::default();
+        let (a, b) = (leaf(&mut graph, 0), leaf(&mut graph, 1));
+        let square = graph.add(Node::Reduce(Reduction::SumProduct, Reach::Tensor), &[b, b]);
+        let norm = graph.map(MapOp::Sqrt, &[square]);
+        let unit = graph.map(MapOp::Divide, &[a, norm]);
+        let compiled = compile(&graph, unit);
+        let passes = &compiled.program.passes;
+        assert_eq!(passes.len(), 2);
+        assert_eq!(
+            (passes[0].inputs.as_slice(), passes[1].inputs.as_slice()),
+            (&[0][..], &[1][..])
+        );
+        assert_eq!(passes[0].reductions.len(), 1);
+        assert_eq!(passes[1].prelude.len(), 1);
+        assert!(matches!(passes[1].instructions.last(), Some(Instruction::Store { .. })));
+    }
+
+    #[test]
+    fn a_threshold_is_found_before_it_is_applied() {
+        let mut graph = Graph::default();
+        let (a, b) = (leaf(&mut graph, 0), leaf(&mut graph, 1));
+        let delta = graph.map(MapOp::Subtract, &[a, b]);
+        let density = graph.constant(0.5);
+        let kept = graph.add(Node::KeepLargest(Ties::Exact, Reach::Tensor), &[delta, density]);
+        let output = graph.map(MapOp::Add, &[b, kept]);
+        let compiled = compile(&graph, output);
+        let passes = &compiled.program.passes;
+        assert_eq!(passes.len(), 2);
+        assert_eq!(passes[0].selections.len(), 1);
+        assert!(matches!(passes[0].instructions.last(), Some(Instruction::Select { slot: 0, .. })));
+        assert!(
+            passes[1]
+                .instructions
+                .iter()
+                .any(|i| matches!(i, Instruction::KeepLargest { cut: 0, .. }))
+        );
+    }
+
+    #[test]
+    fn what_the_output_does_not_need_is_not_computed() {
+        let mut graph = Graph::default();
+        let (a, b) = (leaf(&mut graph, 0), leaf(&mut graph, 1));
+        graph.add(Node::Reduce(Reduction::Sum, Reach::Tensor), &[b]);
+        let two = graph.constant(2.0);
+        let output = graph.map(MapOp::Multiply, &[a, two]);
+        let compiled = compile(&graph, output);
+        assert_eq!((compiled.program.passes.len(), compiled.program.inputs), (1, 1));
+    }
+}

@@ -1,0 +1,165 @@
+//! The plan as JSON: the form that scripts read and that its digest is taken of.
+
+use mixdown_ops::{Instruction, Operand, Pass, Precision, Program};
+use serde_json::{Value, json};
+
+use super::{reduction_name, verb};
+use crate::plan::{Job, Leaf, Plan, RowSource, Rows, TensorRef, Work};
+
+/// The whole plan. The same plan gives the same text.
+pub fn json(plan: &Plan) -> Value {
+    let programs: Vec<Value> = plan.programs.iter().map(|program| program_value(program)).collect();
+    let origins: Vec<Value> = plan
+        .origins
+        .iter()
+        .map(|origin| json!({"rule": origin.rule, "line": origin.line, "method": origin.method}))
+        .collect();
+    let groups: Vec<Value> =
+        plan.groups.iter().map(|group| json!({"title": group.title, "jobs": group.jobs})).collect();
+    let left_out: Vec<Value> = plan
+        .left_out
+        .iter()
+        .map(|left| json!({"tensor": reference(left.tensor), "reason": left.reason}))
+        .collect();
+    let output = &plan.output;
+    let layers: Vec<Value> = output
+        .layers
+        .iter()
+        .map(|change| json!({"prefix": change.prefix, "before": change.before, "sources": change.sources}))
+        .collect();
+    json!({
+        "models": plan.models,
+        "tensors": plan.jobs.iter().map(job_value).collect::<Vec<_>>(),
+        "programs": programs,
+        "origins": origins,
+        "groups": groups,
+        "rows": plan.rows.iter().map(|rows| rows_value(rows)).collect::<Vec<_>>(),
+        "left_out": left_out,
+        "output": {
+            "files_from": output.files_from,
+            "dtype": output.dtype.map(|dtype| dtype.name()),
+            "layers": layers,
+            "tied": output.tied,
+            "vocabulary": output.vocabulary,
+            "files": output.files.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+        },
+    })
+}
+
+fn reference(tensor: TensorRef) -> Value {
+    json!([tensor.model, tensor.tensor])
+}
+
+fn job_value(job: &Job) -> Value {
+    let work = match &job.work {
+        Work::Copy { from, equal_to } => json!({
+            "copy": reference(*from),
+            "equal_to": equal_to.iter().map(|&tensor| reference(tensor)).collect::<Vec<_>>(),
+        }),
+        Work::Merge(merge) => json!({
+            "program": merge.program,
+            "inputs": merge.leaves.iter().map(|leaf| match leaf {
+                Leaf::Tensor(tensor) => reference(*tensor),
+                Leaf::Rows(rows) => json!({"rows": rows}),
+            }).collect::<Vec<_>>(),
+            "constants": merge.constants,
+            "streams": merge.streams.iter().map(|key| format!("{key:016x}")).collect::<Vec<_>>(),
+            "groups": merge.groups,
+            "precision": match merge.precision { Precision::Single => "f32", Precision::Double => "f64" },
+        }),
+    };
+    json!({
+        "name": job.name,
+        "dtype": job.dtype.name(),
+        "shape": job.shape.dimensions(),
+        "origin": job.origin,
+        "work": work,
+    })
+}
+
+fn rows_value(rows: &Rows) -> Value {
+    let source = |row: &RowSource| match row {
+        RowSource::Row(tensor, row) => json!([tensor, row]),
+        RowSource::Zero => json!("zero"),
+        RowSource::Mean(rows) => json!({"mean": rows}),
+        RowSource::MeanOfRows => json!("mean_of_rows"),
+    };
+    json!({
+        "tensors": rows.tensors.iter().map(|&tensor| reference(tensor)).collect::<Vec<_>>(),
+        "row_elements": rows.row_elements,
+        "rows": rows.rows.iter().map(source).collect::<Vec<_>>(),
+    })
+}
+
+fn program_value(program: &Program) -> Value {
+    json!({
+        "inputs": program.inputs,
+        "constants": program.constants,
+        "scalars": program.scalars,
+        "cuts": program.cuts,
+        "passes": program.passes.iter().map(pass_value).collect::<Vec<_>>(),
+    })
+}
+
+fn pass_value(pass: &Pass) -> Value {
+    let prelude: Vec<Value> = pass
+        .prelude
+        .iter()
+        .map(|step| {
+            let read = &step.arguments[..step.op.arity()];
+            json!({"op": step.op.name(), "scalars": read, "to": step.to})
+        })
+        .collect();
+    let slots: Vec<Value> = pass
+        .reductions
+        .iter()
+        .map(|slot| {
+            let scope = format!("{:?}", slot.scope);
+            json!({"op": reduction_name(slot.reduction), "to": slot.to, "scope": scope})
+        })
+        .collect();
+    let selections: Vec<Value> = pass
+        .selections
+        .iter()
+        .map(|slot| {
+            let (ties, scope) = (format!("{:?}", slot.ties), format!("{:?}", slot.scope));
+            json!({"density": slot.density, "ties": ties, "cut": slot.cut, "scope": scope})
+        })
+        .collect();
+    json!({
+        "inputs": pass.inputs,
+        "registers": pass.registers,
+        "scalar_steps": prelude,
+        "instructions": pass.instructions.iter().map(instruction_value).collect::<Vec<_>>(),
+        "reductions": slots,
+        "selections": selections,
+    })
+}
+
+fn instruction_value(instruction: &Instruction) -> Value {
+    let operand = |operand: &Operand| match operand {
+        Operand::Register(register) => json!(format!("r{register}")),
+        Operand::Scalar(scalar) => json!(format!("s{scalar}")),
+    };
+    let op = verb(instruction);
+    match instruction {
+        Instruction::Load { input, to } => json!({"op": "load", "input": input, "to": to}),
+        Instruction::Round { from, to, .. } => json!({"op": op, "from": from, "to": to}),
+        Instruction::Map { op: map, arguments, to } => {
+            let read: Vec<Value> = arguments[..map.arity()].iter().map(operand).collect();
+            json!({"op": op, "arguments": read, "to": to})
+        }
+        Instruction::KeepLargest { from, cut, to } => {
+            json!({"op": op, "from": from, "cut": cut, "to": to})
+        }
+        Instruction::KeepRandom { from, density, stream, to } => {
+            json!({"op": op, "from": from, "density": density, "stream": stream, "to": to})
+        }
+        Instruction::Reduce { reduction, arguments, slot } => {
+            let read: Vec<Value> = arguments[..reduction.arity()].iter().map(operand).collect();
+            json!({"op": op, "arguments": read, "slot": slot})
+        }
+        Instruction::Select { from, slot } => json!({"op": op, "from": from, "slot": slot}),
+        Instruction::Store { from } => json!({"op": op, "from": operand(from)}),
+    }
+}

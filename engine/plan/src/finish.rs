@@ -1,0 +1,272 @@
+//! Made tensors become jobs: programs compiled and shared, groups gathered, every input tensor accounted for.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_ops::program::Scope;
+use mixdown_ops::{Precision, Program};
+use mixdown_recipe::recipe::ModelId;
+use mixdown_tensor::DType;
+
+use crate::compile::compile;
+use crate::graph::GroupKey;
+use crate::layer;
+use crate::plan::{
+    Group, Job, LayerChange, Leaf, LeftOut, Merge, Origin, OutputFiles, Plan, Rows, TensorRef, Work,
+};
+use crate::report::Reporter;
+use crate::resolve::{ModelSource, Request, Solved, whole};
+use crate::view::{How, tied_flag};
+
+/// Assembles the plan of the first recipe; none if it makes no tensor.
+pub(crate) fn plan(
+    request: &Request<'_>,
+    results: &[OnceCell<Solved>],
+    origins: Vec<Origin>,
+    rows: Vec<Arc<Rows>>,
+    reporter: &mut Reporter,
+) -> Option<Plan> {
+    let solved = results[0].get()?;
+    let mut assembly = Assembly::default();
+    for made in &solved.made {
+        let work = match &made.how {
+            How::Copy { from, equal_to } => Work::Copy { from: *from, equal_to: equal_to.clone() },
+            How::Graph { graph, output, double } => {
+                let compiled = compile(graph, *output);
+                let precision = if *double { Precision::Double } else { Precision::Single };
+                assembly.merge(graph, compiled, precision)
+            }
+        };
+        let (name, shape) = (made.name.clone(), made.shape.clone());
+        assembly.jobs.push(Job { name, shape, dtype: made.dtype, work, origin: made.origin });
+    }
+    let recipe = &request.recipes[0];
+    if assembly.jobs.is_empty()
+        && request.models[0].iter().all(|model| *model != ModelSource::Failed)
+        && !reporter.has_error()
+    {
+        let diagnostic = Diagnostic::error(codes::NOTHING_TO_WRITE, "the recipe makes no tensor")
+            .help("`mixdown explain` and `mixdown inspect` show what the rules see");
+        reporter.add(diagnostic.at(&recipe.source, whole(recipe)));
+        return None;
+    }
+    assembly.check_groups(reporter);
+    let output = output_files(request, results, &assembly.jobs);
+    let models = request.checkpoints.iter().map(|input| input.name.to_owned()).collect();
+    let left_out = left_out(request, solved, &assembly.jobs, &rows);
+    let Assembly { programs, jobs, groups, .. } = assembly;
+    Some(Plan { models, programs, jobs, groups, rows, origins, left_out, output })
+}
+
+/// Jobs so far, and what they share.
+#[derive(Default)]
+struct Assembly {
+    programs: Vec<Arc<Program>>,
+    known: HashMap<Arc<Program>, u32>,
+    jobs: Vec<Job>,
+    groups: Vec<Group>,
+    group_keys: BTreeMap<GroupKey, u32>,
+}
+
+impl Assembly {
+    fn merge(
+        &mut self,
+        graph: &crate::graph::Graph,
+        compiled: crate::compile::Compiled,
+        precision: Precision,
+    ) -> Work {
+        let program = Arc::new(compiled.program);
+        let number = match self.known.get(&program) {
+            Some(&number) => number,
+            None => {
+                let number = self.programs.len() as u32;
+                self.programs.push(program.clone());
+                self.known.insert(program, number);
+                number
+            }
+        };
+        let leaves = compiled.leaves.iter().map(|&leaf| graph.leaves[usize::from(leaf)]).collect();
+        let job = self.jobs.len() as u32;
+        let groups = compiled.groups.into_iter().map(|key| self.group(key, job)).collect();
+        Work::Merge(Merge {
+            program: number,
+            leaves,
+            constants: compiled.constants,
+            streams: compiled.streams,
+            groups,
+            precision,
+        })
+    }
+
+    /// The group of a key, with the job in it.
+    fn group(&mut self, key: GroupKey, job: u32) -> u32 {
+        let number = match self.group_keys.get(&key) {
+            Some(&number) => number,
+            None => {
+                let title = format!("`{}`, {}", key.step, key.ordinal);
+                self.groups.push(Group { title, jobs: Vec::new() });
+                let number = self.groups.len() as u32 - 1;
+                self.group_keys.insert(key, number);
+                number
+            }
+        };
+        let jobs = &mut self.groups[number as usize].jobs;
+        if jobs.last() != Some(&job) {
+            jobs.push(job);
+        }
+        number
+    }
+
+    /// A threshold over the whole model has one density, and one type of arithmetic.
+    fn check_groups(&self, reporter: &mut Reporter) {
+        let mut densities: HashMap<u32, (f64, Precision, &str)> = HashMap::new();
+        for job in &self.jobs {
+            let Work::Merge(merge) = &job.work else { continue };
+            let passes = &self.programs[merge.program as usize].passes;
+            for slot in passes.iter().flat_map(|pass| &pass.selections) {
+                let Scope::Group(scope) = slot.scope else { continue };
+                let group = merge.groups[usize::from(scope)];
+                let density = merge.constants.get(usize::from(slot.density)).copied();
+                let density = density.unwrap_or(f64::NAN);
+                let own = (density, merge.precision, job.name.as_str());
+                let known = *densities.entry(group).or_insert(own);
+                if known.0 != density || known.1 != merge.precision {
+                    let headline = "a share of the whole model cannot differ from tensor to tensor";
+                    let diagnostic = Diagnostic::error(codes::OUT_OF_RANGE, headline)
+                        .fact(known.2, format!("density {}", known.0))
+                        .fact(job.name.clone(), format!("density {density}"))
+                        .help("use `scope: tensor`, or one density for all tensors of the rule");
+                    reporter.add(diagnostic);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The input tensors that no job reads.
+fn left_out(
+    request: &Request<'_>,
+    solved: &Solved,
+    jobs: &[Job],
+    rows: &[Arc<Rows>],
+) -> Vec<LeftOut> {
+    let mut read: HashSet<TensorRef> = HashSet::new();
+    for job in jobs {
+        match &job.work {
+            Work::Copy { from, equal_to } => {
+                read.insert(*from);
+                read.extend(equal_to);
+            }
+            Work::Merge(merge) => {
+                for leaf in &merge.leaves {
+                    match leaf {
+                        Leaf::Tensor(tensor) => {
+                            read.insert(*tensor);
+                        }
+                        Leaf::Rows(number) => read.extend(&rows[*number as usize].tensors),
+                    }
+                }
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for (model, input) in request.checkpoints.iter().enumerate() {
+        for (position, entry) in input.index.tensors().iter().enumerate() {
+            let tensor = TensorRef { model: model as u32, tensor: position as u32 };
+            if read.contains(&tensor) {
+                continue;
+            }
+            let reason = solved.reasons.get(&entry.name).cloned();
+            let reason = reason.unwrap_or_else(|| match layer::split(&entry.name) {
+                Some(_) => "no layer range of its model covers it".to_owned(),
+                None => "its model does not take part there".to_owned(),
+            });
+            found.push(LeftOut { tensor, reason });
+        }
+    }
+    found
+}
+
+/// What config.json and the other files are made from.
+fn output_files(request: &Request<'_>, results: &[OnceCell<Solved>], jobs: &[Job]) -> OutputFiles {
+    let (files_from, mut layers) = files_from(request, results, 0);
+    let solved = results[0].get();
+    for change in &mut layers {
+        let index = files_from.map(|model| request.checkpoints[model as usize].index);
+        let names = index.iter().flat_map(|index| index.tensors());
+        let of_stack = names.filter_map(|tensor| layer::split(&tensor.name));
+        let own = of_stack.filter(|name| name.prefix == change.prefix);
+        change.before = own.map(|name| name.layer + 1).max().unwrap_or(0);
+    }
+    layers.retain(|change| !change.sources.iter().copied().eq(0..change.before));
+    let mut floats = jobs.iter().map(|job| job.dtype).filter(|dtype| dtype.is_float());
+    let first: Option<DType> = floats.next();
+    let agreed = first.filter(|first| floats.all(|dtype| dtype == *first));
+    let rebuilt = solved.and_then(|solved| solved.tokenizer.as_ref());
+    OutputFiles {
+        files_from,
+        dtype: solved.and_then(|solved| solved.declared).or(agreed),
+        layers,
+        tied: tied(request, files_from, jobs),
+        vocabulary: rebuilt.map(|rebuilt| rebuilt.rows),
+        files: rebuilt.map(|rebuilt| rebuilt.files.clone()).unwrap_or_default(),
+    }
+}
+
+/// The checkpoint whose files a recipe's output gets, and how layers were stacked on the way.
+fn files_from(
+    request: &Request<'_>,
+    results: &[OnceCell<Solved>],
+    number: usize,
+) -> (Option<u32>, Vec<LayerChange>) {
+    let recipe = &request.recipes[number];
+    let own = results[number].get().map(|solved| solved.layers.clone()).unwrap_or_default();
+    let chosen = recipe.files_from.as_ref().or(recipe.base.as_ref()).map(|model| model.value);
+    let chosen = chosen.unwrap_or(ModelId(0));
+    match request.models[number].get(chosen.0 as usize) {
+        Some(ModelSource::Checkpoint(model)) => (Some(*model), own),
+        Some(ModelSource::Recipe(inner)) => {
+            let (model, inner) = files_from(request, results, *inner as usize);
+            (model, through(own, inner))
+        }
+        _ => (None, own),
+    }
+}
+
+/// Layers stacked by a recipe over those that the recipe beneath it stacked.
+fn through(outer: Vec<LayerChange>, inner: Vec<LayerChange>) -> Vec<LayerChange> {
+    let mut all = inner;
+    for mut change in outer {
+        match all.iter_mut().find(|known| known.prefix == change.prefix) {
+            None => all.push(change),
+            Some(known) => {
+                for source in &mut change.sources {
+                    *source = known.sources.get(*source as usize).copied().unwrap_or(*source);
+                }
+                known.sources = change.sources;
+            }
+        }
+    }
+    all
+}
+
+/// Whether the output layer is tied to the embedding, judged by what is written.
+fn tied(request: &Request<'_>, files_from: Option<u32>, jobs: &[Job]) -> Option<bool> {
+    let has = |suffix: &str| jobs.iter().any(|job| job.name.ends_with(suffix));
+    let embeds = has("embed_tokens.weight") || has("wte.weight") || has("embed_in.weight");
+    let heads = has("lm_head.weight") || has("embed_out.weight");
+    if !embeds {
+        return None;
+    }
+    if heads {
+        return Some(false);
+    }
+    let config = request.checkpoints[files_from? as usize].config?;
+    let class = config.get("architectures")?.as_array()?.first()?.as_str()?.to_owned();
+    let generates = class.ends_with("ForCausalLM") || class.ends_with("ForConditionalGeneration");
+    // Without a flag the family's default speaks, as it did for the input.
+    (generates && tied_flag(config).is_some()).then_some(true)
+}

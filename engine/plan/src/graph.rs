@@ -1,0 +1,259 @@
+//! The graph of one output tensor: nodes over inputs and constants, equal nodes merged, constants folded.
+
+use std::collections::HashMap;
+
+use mixdown_ops::MapOp;
+use mixdown_ops::program::Reduction;
+use mixdown_ops::selection::Ties;
+use mixdown_tensor::DType;
+use petgraph::graph::{DiGraph, NodeIndex};
+
+use crate::plan::Leaf;
+
+/// A node of a [`Graph`].
+pub type NodeId = NodeIndex<u32>;
+
+/// What a node computes. Its operands are the edges that enter it, numbered from 0.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Node {
+    /// A tensor, by position in [`Graph::leaves`].
+    Leaf(u16),
+    /// A number known before the merge, as its bits.
+    Constant(u64),
+    /// An elementwise op; over scalars alone it is a scalar.
+    Map(MapOp),
+    /// Rounds to a storage type.
+    Round(DType),
+    /// Keeps the largest magnitudes of operand 0; operand 1 is the density.
+    KeepLargest(Ties, Reach),
+    /// Keeps elements of operand 0 at random; operand 1 is the density; the stream by position.
+    KeepRandom(u16),
+    /// A scalar made from all elements.
+    Reduce(Reduction, Reach),
+}
+
+/// Which elements a reduction or a threshold looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// Those of this tensor.
+    Tensor,
+    /// Those of all tensors treated alike: by position in [`Graph::groups`].
+    Group(u16),
+}
+
+/// How one output tensor is computed.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    /// Nodes, and edges from operand to user with the operand's position.
+    pub nodes: DiGraph<Node, u8, u32>,
+    /// The tensors it reads.
+    pub leaves: Vec<Leaf>,
+    /// Keys of the random streams it draws from.
+    pub streams: Vec<u64>,
+    /// The groups it takes part in, by their identity within the plan.
+    pub groups: Vec<GroupKey>,
+    /// Equal nodes are one: the node by what it computes from what.
+    known: HashMap<(Node, Vec<NodeId>), NodeId>,
+    /// For each node, whether it has one value for each element.
+    tensors: Vec<bool>,
+}
+
+/// What makes a group: jobs with the same key share the fact.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupKey {
+    /// The recipe and its section (rule or module).
+    pub section: (u32, u32),
+    /// The step of the method, and which expert.
+    pub step: String,
+    /// Counts the facts of one step.
+    pub ordinal: u16,
+}
+
+impl Graph {
+    /// The node of a tensor.
+    pub fn leaf(&mut self, leaf: Leaf) -> NodeId {
+        let position = match self.leaves.iter().position(|&known| known == leaf) {
+            Some(position) => position,
+            None => {
+                self.leaves.push(leaf);
+                self.leaves.len() - 1
+            }
+        };
+        self.add(Node::Leaf(position as u16), &[])
+    }
+
+    /// The node of a number.
+    pub fn constant(&mut self, value: f64) -> NodeId {
+        self.add(Node::Constant(value.to_bits()), &[])
+    }
+
+    /// The number, if the node is one.
+    pub fn value(&self, id: NodeId) -> Option<f64> {
+        match self.nodes[id] {
+            Node::Constant(bits) => Some(f64::from_bits(bits)),
+            _ => None,
+        }
+    }
+
+    /// Whether the node has one value for each element.
+    pub fn is_tensor(&self, id: NodeId) -> bool {
+        self.tensors[id.index()]
+    }
+
+    /// The operands of a node, in order.
+    pub fn operands(&self, id: NodeId) -> Vec<NodeId> {
+        let mut found: Vec<(u8, NodeId)> = Vec::with_capacity(3);
+        let mut edges = self.nodes.neighbors_directed(id, petgraph::Incoming).detach();
+        while let Some((edge, from)) = edges.next(&self.nodes) {
+            found.push((self.nodes[edge], from));
+        }
+        found.sort_unstable();
+        found.into_iter().map(|(_, from)| from).collect()
+    }
+
+    /// An elementwise op, folded where its value is known.
+    pub fn map(&mut self, op: MapOp, operands: &[NodeId]) -> NodeId {
+        let values: Vec<Option<f64>> = operands.iter().map(|&id| self.value(id)).collect();
+        if let Some(known) = values.iter().copied().collect::<Option<Vec<f64>>>() {
+            let value = op.apply_f64(&known);
+            return self.constant(value);
+        }
+        let is = |position: usize, number: f64| values[position] == Some(number);
+        match op {
+            // Exact for every number, NaN and −0 included.
+            MapOp::Multiply if is(0, 1.0) => return operands[1],
+            MapOp::Multiply | MapOp::Divide if is(1, 1.0) => return operands[0],
+            MapOp::And if is(0, 0.0) || is(1, 0.0) => return self.constant(0.0),
+            MapOp::Or if values.iter().flatten().any(|&value| value != 0.0) => {
+                return self.constant(1.0);
+            }
+            MapOp::Where => match values[0] {
+                Some(0.0) => return operands[2],
+                Some(_) => return operands[1],
+                None => {}
+            },
+            _ => {}
+        }
+        self.add(Node::Map(op), operands)
+    }
+
+    /// Adds a node, or finds the equal one.
+    pub fn add(&mut self, node: Node, operands: &[NodeId]) -> NodeId {
+        let key = (node, operands.to_vec());
+        if let Some(&id) = self.known.get(&key) {
+            return id;
+        }
+        let id = self.nodes.add_node(key.0.clone());
+        self.tensors.push(match key.0 {
+            Node::Constant(_) | Node::Reduce(..) => false,
+            Node::Leaf(_) | Node::Round(_) | Node::KeepLargest(..) | Node::KeepRandom(_) => true,
+            Node::Map(_) => operands.iter().any(|&operand| self.is_tensor(operand)),
+        });
+        for (position, &operand) in operands.iter().enumerate() {
+            self.nodes.add_edge(operand, id, position as u8);
+        }
+        self.known.insert(key, id);
+        id
+    }
+
+    /// The position of a random stream.
+    pub fn stream(&mut self, key: u64) -> u16 {
+        self.streams.push(key);
+        (self.streams.len() - 1) as u16
+    }
+
+    /// The position of a group.
+    pub fn group(&mut self, key: GroupKey) -> u16 {
+        self.groups.push(key);
+        (self.groups.len() - 1) as u16
+    }
+
+    /// Brings another graph in and returns its output's node here: how a recipe's result becomes an input.
+    pub fn import(&mut self, other: &Graph, output: NodeId) -> NodeId {
+        let mut here: Vec<NodeId> = Vec::with_capacity(other.nodes.node_count());
+        // Operands are always added before their users, so the order of indexes is a topological one.
+        for id in other.nodes.node_indices() {
+            let operands: Vec<NodeId> =
+                other.operands(id).iter().map(|operand| here[operand.index()]).collect();
+            let new = match &other.nodes[id] {
+                Node::Leaf(position) => self.leaf(other.leaves[usize::from(*position)]),
+                Node::KeepRandom(stream) => {
+                    let key = other.streams[usize::from(*stream)];
+                    let stream = match self.streams.iter().position(|&known| known == key) {
+                        Some(position) => position as u16,
+                        None => self.stream(key),
+                    };
+                    self.add(Node::KeepRandom(stream), &operands)
+                }
+                Node::KeepLargest(ties, reach) => {
+                    let reach = self.import_reach(other, *reach);
+                    self.add(Node::KeepLargest(*ties, reach), &operands)
+                }
+                Node::Reduce(reduction, reach) => {
+                    let reach = self.import_reach(other, *reach);
+                    self.add(Node::Reduce(*reduction, reach), &operands)
+                }
+                node => self.add(node.clone(), &operands),
+            };
+            here.push(new);
+        }
+        here[output.index()]
+    }
+
+    fn import_reach(&mut self, other: &Graph, reach: Reach) -> Reach {
+        let Reach::Group(position) = reach else { return Reach::Tensor };
+        let key = &other.groups[usize::from(position)];
+        Reach::Group(match self.groups.iter().position(|known| known == key) {
+            Some(known) => known as u16,
+            None => self.group(key.clone()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::TensorRef;
+
+    fn tensor(position: u32) -> Leaf {
+        Leaf::Tensor(TensorRef { model: 0, tensor: position })
+    }
+
+    #[test]
+    fn equal_nodes_are_one() {
+        let mut graph = Graph::default();
+        let (a, b) = (graph.leaf(tensor(0)), graph.leaf(tensor(1)));
+        let first = graph.map(MapOp::Subtract, &[a, b]);
+        let second = graph.map(MapOp::Subtract, &[a, b]);
+        let other = graph.map(MapOp::Subtract, &[b, a]);
+        assert_eq!(first, second);
+        assert_ne!(first, other);
+    }
+
+    #[test]
+    fn constants_fold_and_ones_vanish() {
+        let mut graph = Graph::default();
+        let a = graph.leaf(tensor(0));
+        let (two, three) = (graph.constant(2.0), graph.constant(3.0));
+        let six = graph.map(MapOp::Multiply, &[two, three]);
+        assert_eq!(graph.value(six), Some(6.0));
+        let one = graph.constant(1.0);
+        assert_eq!(graph.map(MapOp::Multiply, &[one, a]), a);
+        assert_eq!(graph.map(MapOp::Divide, &[a, one]), a);
+        let zero = graph.constant(0.0);
+        assert_eq!(graph.map(MapOp::Where, &[zero, a, six]), six);
+    }
+
+    #[test]
+    fn an_imported_graph_shares_leaves() {
+        let mut inner = Graph::default();
+        let (a, b) = (inner.leaf(tensor(0)), inner.leaf(tensor(1)));
+        let sum = inner.map(MapOp::Add, &[a, b]);
+        let mut outer = Graph::default();
+        let b_here = outer.leaf(tensor(1));
+        let imported = outer.import(&inner, sum);
+        let difference = outer.map(MapOp::Subtract, &[imported, b_here]);
+        assert_eq!(outer.leaves.len(), 2);
+        assert_eq!(outer.operands(difference), vec![imported, b_here]);
+    }
+}

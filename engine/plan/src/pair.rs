@@ -1,0 +1,456 @@
+//! One output tensor from its inputs: which tensor of each model answers, whether they fit, and the graph.
+
+use mixdown_diagnostics::{Diagnostic, Source, Span, codes};
+use mixdown_recipe::method::{BaseUse, Method, Missing};
+use mixdown_recipe::recipe::Form;
+use mixdown_recipe::setting::Settings;
+use mixdown_tensor::DType;
+
+use crate::graph::{Graph, Node, NodeId};
+use crate::lower::{self, lower};
+use crate::parameters::{self, At, Levels, Resolved, Unset};
+use crate::plan::{Leaf, TensorRef};
+use crate::report::Reporter;
+use crate::view::{How, Made, Tensor, View};
+
+/// A part of a recipe that treats its tensors alike: a rule, a slice, or all models.
+#[derive(Debug)]
+pub(crate) struct Section<'a> {
+    /// The recipe and the section within it.
+    pub id: (u32, u32),
+    /// Place of the section in the recipe.
+    pub span: Span,
+    pub source: &'a Source,
+    pub form: Form,
+    pub method: &'a Method,
+    /// What is merged, in the recipe's order, the base among them.
+    pub inputs: Vec<Input<'a>>,
+    /// Parameters above those of the inputs, from high to low.
+    pub shared: Vec<(&'static str, &'a Settings)>,
+    /// Inputs are rounded to it when read.
+    pub dtype: Option<DType>,
+    /// Type of the output's tensors.
+    pub out_dtype: Option<DType>,
+    pub seed: u64,
+    /// Position among the origins of the plan.
+    pub origin: u32,
+}
+
+/// A model as an input of a section.
+#[derive(Debug)]
+pub(crate) struct Input<'a> {
+    pub view: &'a View<'a>,
+    pub settings: &'a Settings,
+    pub span: Span,
+    pub is_base: bool,
+}
+
+/// One output tensor to be made.
+pub(crate) struct Wanted<'a> {
+    /// Its name.
+    pub output: &'a str,
+    /// Name of the tensor in each input.
+    pub names: &'a [String],
+    /// Place of its layer among the layers, 0 to 1.
+    pub t: f64,
+}
+
+/// What went into a tensor, for `mixdown explain`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Detail {
+    /// Role and model, name of its tensor, type.
+    pub inputs: Vec<(String, String, DType)>,
+    /// Values of the parameters.
+    pub parameters: Vec<Resolved>,
+    /// Place of its layer among the layers, 0 to 1: where gradients are read.
+    pub t: f64,
+}
+
+/// An input that has the tensor.
+struct Present<'s> {
+    input: &'s Input<'s>,
+    tensor: Tensor<'s>,
+}
+
+impl<'a> Section<'a> {
+    /// Checks what holds for all tensors: base and count of models. Says whether they can be merged.
+    pub fn check(&self, reporter: &mut Reporter) -> bool {
+        let method = self.method;
+        let name = &method.name.value;
+        let experts = self.inputs.iter().filter(|input| !input.is_base).count();
+        let has_base = experts < self.inputs.len();
+        if method.base == BaseUse::Required && !has_base {
+            let headline = format!("method `{name}` needs a base model");
+            let help = match self.form {
+                Form::Mergekit => {
+                    "add `base_model: …`; with `slices` the base must be among the sources"
+                }
+                Form::Strict => "add `base: NAME` at the top or to the rule",
+            };
+            let diagnostic = Diagnostic::error(codes::MISSING_BASE, headline).help(help);
+            reporter.add(diagnostic.at(self.source, self.span));
+            return false;
+        }
+        let (low, high) = (method.experts.at_least, method.experts.at_most);
+        if experts >= low && high.is_none_or(|high| experts <= high) {
+            return true;
+        }
+        let models =
+            |count: usize| format!("{count} {}", if count == 1 { "model" } else { "models" });
+        let wanted = match high {
+            Some(high) if high == low => format!("exactly {}", models(low)),
+            Some(high) if experts > high => format!("at most {}", models(high)),
+            _ => format!("at least {}", models(low)),
+        };
+        let beside = if method.base == BaseUse::Ignored { "" } else { " beside the base" };
+        let headline = format!("method `{name}` takes {wanted}{beside}, found {experts}");
+        let mut diagnostic = Diagnostic::error(codes::WRONG_INPUTS, headline);
+        for input in &self.inputs {
+            diagnostic = diagnostic
+                .fact(if input.is_base { "base" } else { "model" }, input.view.name.clone());
+        }
+        if method.base == BaseUse::Ignored && self.form == Form::Mergekit && experts > low {
+            diagnostic = diagnostic.note("a `base_model` that is not among the models joins them");
+        }
+        reporter.add(diagnostic.at(self.source, self.span));
+        false
+    }
+
+    /// Makes one output tensor; nothing if it was refused, which has been reported.
+    pub fn make(
+        &self,
+        wanted: &Wanted<'_>,
+        reporter: &mut Reporter,
+        detail: Option<&mut Option<Detail>>,
+    ) -> Option<Made> {
+        let present = self.pair(wanted, reporter)?;
+        let first = present.first()?;
+        self.check_shapes(wanted, &present, reporter)?;
+        let made = |dtype: DType, how: How| Made {
+            name: wanted.output.to_owned(),
+            shape: first.tensor.shape.clone(),
+            dtype,
+            how,
+            origin: self.origin,
+        };
+        let promoted = present
+            .iter()
+            .try_fold(first.tensor.dtype, |dtype, one| dtype.promote(one.tensor.dtype));
+        let Some(promoted) = promoted else {
+            self.report_dtypes(wanted, &present, reporter);
+            return None;
+        };
+        if !promoted.is_float() {
+            return Some(made(promoted, self.copy_all(&present)));
+        }
+        let out = self.out_dtype.or(self.dtype).unwrap_or(promoted);
+        if present.len() < self.inputs.len() && present.len() == 1 {
+            // The method's policy for missing tensors has let a single one through.
+            self.note_detail(&present, Vec::new(), wanted.t, detail);
+            return Some(made(out, self.take(first, out)));
+        }
+        let (graph, output, double) = self.graph(wanted, &present, promoted, reporter, detail)?;
+        if let Node::Leaf(leaf) = graph.nodes[output]
+            && let Leaf::Tensor(from) = graph.leaves[usize::from(leaf)]
+            && present.iter().any(|one| {
+                one.input.view.stored(one.tensor.position) == Some(from) && one.tensor.dtype == out
+            })
+        {
+            return Some(made(out, How::Copy { from, equal_to: Vec::new() }));
+        }
+        Some(made(out, How::Graph { graph: Box::new(graph), output, double }))
+    }
+
+    /// Finds the tensor in each input, by the method's policy for those that lack it.
+    fn pair<'s>(
+        &'s self,
+        wanted: &Wanted<'_>,
+        reporter: &mut Reporter,
+    ) -> Option<Vec<Present<'s>>> {
+        let mut present = Vec::with_capacity(self.inputs.len());
+        let mut tied = Vec::new();
+        for (input, name) in self.inputs.iter().zip(wanted.names) {
+            if let Some(tensor) = input.view.find(name) {
+                present.push(Present { input, tensor });
+            } else if let Some(tensor) = input.view.tied_embedding(name) {
+                tied.push(input);
+                present.push(Present { input, tensor });
+            }
+        }
+        if !tied.is_empty() && tied.len() < self.inputs.len() {
+            for input in tied {
+                let headline = format!(
+                    "`{}` has no `{}`; its input embedding, which is tied to it, stands in",
+                    input.view.name, wanted.output
+                );
+                let diagnostic = Diagnostic::warning(codes::TIED_EMBEDDING, headline)
+                    .note("the output has an output layer of its own, and its config says so");
+                reporter.add(diagnostic.at(self.source, input.span));
+            }
+        }
+        if present.len() == self.inputs.len() {
+            return Some(present);
+        }
+        let has_base = present.iter().any(|one| one.input.is_base);
+        let single = present.len() == 1
+            && match self.method.missing {
+                Missing::Error => false,
+                Missing::CopySingle => true,
+                Missing::CopyBase => has_base,
+            };
+        if single {
+            let headline = format!(
+                "only `{}` has `{}`; it is copied",
+                present[0].input.view.name, wanted.output
+            );
+            let diagnostic = Diagnostic::warning(codes::COPIED_SINGLE, headline);
+            reporter.tensor(self.id, diagnostic.at(self.source, self.span));
+            return Some(present);
+        }
+        if wanted.output.ends_with("rotary_emb.inv_freq") {
+            let headline = format!("`{}` is left out: not all models store it", wanted.output);
+            let diagnostic = Diagnostic::warning(codes::DROPPED, headline)
+                .note("it is computed from the config when a model is loaded");
+            reporter.tensor(self.id, diagnostic.at(self.source, self.span));
+            return None;
+        }
+        self.report_missing(wanted, &present, reporter);
+        None
+    }
+
+    fn report_missing(
+        &self,
+        wanted: &Wanted<'_>,
+        present: &[Present<'_>],
+        reporter: &mut Reporter,
+    ) {
+        let headline = match present {
+            [only] => format!("only `{}` has the tensor `{}`", only.input.view.name, wanted.output),
+            _ => format!("only some of the models have the tensor `{}`", wanted.output),
+        };
+        let mut diagnostic = Diagnostic::error(codes::TENSOR_MISSING, headline);
+        for (input, name) in self.inputs.iter().zip(wanted.names) {
+            let found = present.iter().find(|one| std::ptr::eq(one.input, input));
+            diagnostic = diagnostic.fact(
+                input.view.name.clone(),
+                match found {
+                    Some(one) => format!("`{name}` {} {}", one.tensor.shape, one.tensor.dtype),
+                    None => format!("no `{name}`"),
+                },
+            );
+        }
+        let help = match self.form {
+            Form::Strict => {
+                "say what becomes of it in a rule above this one: `keep: NAME` or `drop: true`"
+            }
+            Form::Mergekit => {
+                "a recipe of the strict form (`mixdown: 1`) can say what becomes of it: `keep: NAME` or `drop: true`"
+            }
+        };
+        reporter.tensor(self.id, diagnostic.help(help).at(self.source, self.span));
+    }
+
+    fn check_shapes(
+        &self,
+        wanted: &Wanted<'_>,
+        present: &[Present<'_>],
+        reporter: &mut Reporter,
+    ) -> Option<()> {
+        let first = &present[0];
+        let Some(other) = present.iter().find(|one| one.tensor.shape != first.tensor.shape) else {
+            return Some(());
+        };
+        let is_vocabulary = ["embed_tokens", "lm_head", "wte", "embed_in", "embed_out"]
+            .iter()
+            .any(|part| wanted.output.contains(part));
+        let headline = format!(
+            "`{}` has different shapes in `{}` and `{}`",
+            wanted.output, first.input.view.name, other.input.view.name
+        );
+        let mut diagnostic = Diagnostic::error(codes::SHAPE_MISMATCH, headline);
+        for one in present {
+            let label =
+                if one.input.is_base { "base".to_owned() } else { one.input.view.name.clone() };
+            let text =
+                format!("{} {}, {}", one.tensor.shape, one.tensor.dtype, one.input.view.name);
+            diagnostic = diagnostic.fact(label, text);
+        }
+        let (a, b) = (first.tensor.shape.dimensions(), other.tensor.shape.dimensions());
+        if is_vocabulary && a.len() == b.len() && a.get(1..) == b.get(1..) {
+            diagnostic = diagnostic
+                .note("the vocabularies differ in size")
+                .help("bring them together with `tokenizer: {source: base}` or `{source: union}`");
+        } else {
+            diagnostic =
+                diagnostic.help("only models of one architecture can be merged tensor by tensor");
+        }
+        reporter.tensor(self.id, diagnostic.at(self.source, other.input.span));
+        None
+    }
+
+    fn report_dtypes(&self, wanted: &Wanted<'_>, present: &[Present<'_>], reporter: &mut Reporter) {
+        let headline = format!("`{}` has element types that do not go together", wanted.output);
+        let mut diagnostic = Diagnostic::error(codes::DTYPE_MISMATCH, headline);
+        for one in present {
+            diagnostic = diagnostic.fact(one.input.view.name.clone(), one.tensor.dtype.name());
+        }
+        let help = "copy it from one model with a rule: `keep: NAME`";
+        reporter.tensor(self.id, diagnostic.help(help).at(self.source, self.span));
+    }
+
+    /// A tensor that is not computed with: taken from the first input, and equal in all.
+    fn copy_all(&self, present: &[Present<'_>]) -> How {
+        let mut refs: Vec<TensorRef> = Vec::new();
+        for one in present {
+            let position = one.tensor.position;
+            refs.extend(one.input.view.stored(position));
+            refs.extend(one.input.view.equal_to(position));
+        }
+        let from = refs[0];
+        refs.retain(|&other| other != from);
+        refs.sort_unstable();
+        refs.dedup();
+        How::Copy { from, equal_to: refs }
+    }
+
+    /// One tensor as it is, or converted.
+    fn take(&self, one: &Present<'_>, out: DType) -> How {
+        take(one.input.view, one.tensor, out)
+    }
+
+    fn note_detail(
+        &self,
+        present: &[Present<'_>],
+        parameters: Vec<Resolved>,
+        t: f64,
+        detail: Option<&mut Option<Detail>>,
+    ) {
+        let Some(detail) = detail else { return };
+        let inputs = present
+            .iter()
+            .map(|one| {
+                let role = if one.input.is_base { "base" } else { "expert" };
+                let model = format!("{role} {}", one.input.view.name);
+                (model, one.tensor.name.to_owned(), one.tensor.dtype)
+            })
+            .collect();
+        *detail = Some(Detail { inputs, parameters, t });
+    }
+
+    /// The method applied to the inputs.
+    fn graph(
+        &self,
+        wanted: &Wanted<'_>,
+        present: &[Present<'_>],
+        promoted: DType,
+        reporter: &mut Reporter,
+        detail: Option<&mut Option<Detail>>,
+    ) -> Option<(Graph, NodeId, bool)> {
+        let experts: Vec<&Present<'_>> = present.iter().filter(|one| !one.input.is_base).collect();
+        let names: Vec<&str> = experts.iter().map(|one| one.tensor.name).collect();
+        let levels = Levels {
+            experts: experts.iter().map(|one| one.input.settings).collect(),
+            shared: self.shared.clone(),
+        };
+        let at = At { t: wanted.t, output: wanted.output, inputs: &names };
+        let resolved = match parameters::resolve(self.method, &levels, at) {
+            Ok(resolved) => resolved,
+            Err(unset) => {
+                for unset in unset {
+                    self.report_unset(&unset, &experts, wanted, reporter);
+                }
+                return None;
+            }
+        };
+        let mut graph = Graph::default();
+        let mut double = self.dtype.unwrap_or(promoted) == DType::F64;
+        let mut node = |one: &Present<'_>| {
+            let (node, inner) = one.input.view.node(one.tensor.position, &mut graph);
+            double |= inner;
+            match self.dtype {
+                Some(dtype) if loses(one.tensor.dtype, dtype) => {
+                    graph.add(Node::Round(dtype), &[node])
+                }
+                _ => node,
+            }
+        };
+        let base = present.iter().find(|one| one.input.is_base).map(&mut node);
+        let expert_nodes: Vec<NodeId> = experts.iter().map(|one| node(one)).collect();
+        let values = parameters::values(&mut graph, self.method, &resolved);
+        let inputs = lower::Inputs {
+            base,
+            experts: &expert_nodes,
+            parameters: &values,
+            elements: present[0].tensor.shape.elements(),
+            seed: self.seed,
+            tensor: wanted.output,
+            section: self.id,
+        };
+        let mut found = Vec::new();
+        let output = lower(&mut graph, self.method, &inputs, &mut found);
+        reporter.extend(found);
+        self.note_detail(present, resolved, wanted.t, detail);
+        Some((graph, output.ok()?, double))
+    }
+
+    fn report_unset(
+        &self,
+        unset: &Unset,
+        experts: &[&Present<'_>],
+        wanted: &Wanted<'_>,
+        reporter: &mut Reporter,
+    ) {
+        let name = &unset.parameter;
+        let (headline, span) = match unset.expert {
+            Some(position) => {
+                let input = experts[position].input;
+                (format!("`{name}` is not set for `{}`", input.view.name), input.span)
+            }
+            None => {
+                (format!("`{name}` of method `{}` is not set", self.method.name.value), self.span)
+            }
+        };
+        let mut diagnostic = Diagnostic::error(codes::MISSING_PARAMETER, headline)
+            .note(format!("first needed for tensor `{}`", wanted.output))
+            .help(format!("add `parameters: {{{name}: …}}`"));
+        if let Some(near) = self.misspelled(name) {
+            diagnostic = diagnostic.help(format!("`{near}` is set; did you mean `{name}`?"));
+        }
+        reporter.add(diagnostic.at(self.source, span));
+    }
+
+    /// A parameter that is set, is not one of the method's, and looks like this one.
+    fn misspelled(&self, name: &str) -> Option<String> {
+        let own = self.inputs.iter().map(|input| input.settings);
+        let all = own.chain(self.shared.iter().map(|(_, settings)| *settings));
+        let set: Vec<&str> = all
+            .flat_map(|settings| settings.0.iter().map(|named| named.name.value.as_str()))
+            .filter(|set| self.method.parameters.iter().all(|known| known.name.value != *set))
+            .collect();
+        mixdown_diagnostics::suggest::nearest(name, set.iter().copied()).map(str::to_owned)
+    }
+}
+
+/// A tensor of a model as it is, or converted to another type.
+pub(crate) fn take(view: &View<'_>, tensor: Tensor<'_>, out: DType) -> How {
+    if let Some(from) = view.stored(tensor.position)
+        && (tensor.dtype == out || !tensor.dtype.is_float())
+    {
+        return How::Copy { from, equal_to: view.equal_to(tensor.position).to_vec() };
+    }
+    let mut graph = Graph::default();
+    let (output, inner) = view.node(tensor.position, &mut graph);
+    let double = inner || (tensor.dtype == DType::F64 && out == DType::F64);
+    How::Graph { graph: Box::new(graph), output, double }
+}
+
+/// Whether a value of one type may change when rounded to another.
+fn loses(from: DType, to: DType) -> bool {
+    match (from, to) {
+        (from, to) if from == to => false,
+        (_, DType::F64) | (DType::F16 | DType::Bf16, DType::F32) => false,
+        // A load in single precision rounds f64 to f32 by itself.
+        (DType::F64, DType::F32) => false,
+        _ => true,
+    }
+}

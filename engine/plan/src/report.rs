@@ -1,0 +1,89 @@
+//! Collects diagnostics: each once, and of the many that one mistake causes over all tensors only the first few.
+
+use std::collections::{HashMap, HashSet};
+
+use mixdown_diagnostics::{Code, Diagnostic};
+
+/// Mistakes of one kind at one place that are shown in full.
+const SHOWN: usize = 3;
+
+/// Diagnostics so far.
+#[derive(Debug, Default)]
+pub(crate) struct Reporter {
+    diagnostics: Vec<Diagnostic>,
+    seen: HashSet<String>,
+    /// Per code and section: how many, and where the last one shown is.
+    counts: HashMap<(Code, (u32, u32)), (usize, usize)>,
+}
+
+impl Reporter {
+    /// Adds a diagnostic unless an equal one is there.
+    pub fn add(&mut self, diagnostic: Diagnostic) {
+        let key = format!("{} {} {:?}", diagnostic.code.id, diagnostic.headline, diagnostic.place);
+        if self.seen.insert(key) {
+            self.diagnostics.push(diagnostic);
+        }
+    }
+
+    /// Adds several.
+    pub fn extend(&mut self, diagnostics: impl IntoIterator<Item = Diagnostic>) {
+        for diagnostic in diagnostics {
+            self.add(diagnostic);
+        }
+    }
+
+    /// Adds a diagnostic about one tensor of a section; beyond the first few they are only counted.
+    pub fn tensor(&mut self, section: (u32, u32), diagnostic: Diagnostic) {
+        let (count, last) = self.counts.entry((diagnostic.code, section)).or_default();
+        *count += 1;
+        if *count <= SHOWN {
+            *last = self.diagnostics.len();
+            self.diagnostics.push(diagnostic);
+        }
+    }
+
+    /// Whether anything so far stops the merge.
+    pub fn has_error(&self) -> bool {
+        mixdown_diagnostics::any_error(&self.diagnostics)
+    }
+
+    /// All of them.
+    pub fn finish(mut self) -> Vec<Diagnostic> {
+        for (count, last) in self.counts.values() {
+            if *count > SHOWN {
+                let more = count - SHOWN;
+                let noun = if more == 1 { "tensor" } else { "tensors" };
+                self.diagnostics[*last].notes.push(format!("and {more} more {noun}"));
+            }
+        }
+        self.diagnostics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mixdown_diagnostics::codes;
+
+    use super::*;
+
+    #[test]
+    fn a_mistake_over_many_tensors_is_shown_a_few_times() {
+        let mut reporter = Reporter::default();
+        for tensor in 0..100 {
+            let headline = format!("`{tensor}` has different shapes");
+            reporter.tensor((0, 0), Diagnostic::error(codes::SHAPE_MISMATCH, headline));
+        }
+        let found = reporter.finish();
+        assert_eq!(found.len(), 3);
+        assert_eq!(found[2].notes, ["and 97 more tensors"]);
+    }
+
+    #[test]
+    fn equal_diagnostics_are_one() {
+        let mut reporter = Reporter::default();
+        for _ in 0..2 {
+            reporter.add(Diagnostic::error(codes::MISSING_BASE, "no base"));
+        }
+        assert_eq!(reporter.finish().len(), 1);
+    }
+}

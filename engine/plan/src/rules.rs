@@ -1,0 +1,330 @@
+//! Recipes with `rules`: for each tensor of the models the first rule that matches its name decides.
+
+use std::collections::BTreeSet;
+
+use mixdown_diagnostics::{Diagnostic, codes, suggest};
+use mixdown_recipe::method::{BaseUse, Method};
+use mixdown_recipe::pattern::Pattern;
+use mixdown_recipe::recipe::{Action, ModelId, Rule, SourceModel};
+use mixdown_recipe::setting::{Settings, Spanned};
+
+use crate::layer;
+use crate::pair::{Input, Section, Wanted, take};
+use crate::parameters;
+use crate::plan::Origin;
+use crate::resolve::RecipeContext;
+use crate::view::Made;
+
+/// Parameters of an expert that sets none.
+static NO_SETTINGS: Settings = Settings(Vec::new());
+
+/// Makes the tensors of a recipe of rules.
+pub(crate) fn make<'r>(context: &mut RecipeContext<'r>, rules: &'r [Rule]) {
+    let mut prepared: Vec<Prepared<'_>> = Vec::with_capacity(rules.len());
+    for (number, rule) in rules.iter().enumerate() {
+        prepared.push(Prepared::new(context, number, rule));
+    }
+    check_top_settings(context, &prepared);
+    if context.views.iter().any(Option::is_none) {
+        // Names of the missing model are unknown: whether rules match cannot be told.
+        return;
+    }
+    let mut unmatched: Vec<String> = Vec::new();
+    for name in names(context) {
+        let Some(number) = prepared.iter().position(|rule| rule.matches(&name)) else {
+            unmatched.push(name);
+            continue;
+        };
+        prepared[number].matched += 1;
+        apply(context, &prepared[number], &name);
+    }
+    report_unmatched(context, &unmatched);
+    report_dead(context, &prepared);
+}
+
+/// A rule with what its words mean.
+struct Prepared<'r> {
+    rule: &'r Rule,
+    number: usize,
+    patterns: Vec<Pattern>,
+    /// Whether a pattern could not be understood; then nothing is known of what it matches.
+    broken: bool,
+    /// For a merge that is sound.
+    section: Option<Section<'r>>,
+    method: Option<&'r Method>,
+    /// Tensors it decided about.
+    matched: usize,
+}
+
+impl<'r> Prepared<'r> {
+    fn new(context: &mut RecipeContext<'r>, number: usize, rule: &'r Rule) -> Self {
+        let mut patterns = Vec::with_capacity(rule.tensors.len());
+        let mut broken = false;
+        for text in &rule.tensors {
+            match Pattern::new(&text.value) {
+                Ok(pattern) => patterns.push(pattern),
+                // The reader of recipes has reported it.
+                Err(_) => broken = true,
+            }
+        }
+        let mut prepared =
+            Self { rule, number, patterns, broken, section: None, method: None, matched: 0 };
+        if let Action::Merge { method, inline_method, .. } = &rule.action {
+            prepared.method = match (inline_method, method) {
+                (Some(method), _) => {
+                    context.reporter.extend(crate::check::check_method(method));
+                    Some(method)
+                }
+                (None, Some(name)) => context.find_method(name),
+                (None, None) => context.method,
+            };
+            prepared.section =
+                prepared.section(context).filter(|section| section.check(context.reporter));
+        }
+        prepared
+    }
+
+    fn title(&self) -> String {
+        format!("rules[{}]", self.number)
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        let in_layers = || match &self.rule.layers {
+            None => true,
+            Some(Spanned { value: (start, end), .. }) => {
+                layer::split(name).is_some_and(|name| (*start..*end).contains(&name.layer))
+            }
+        };
+        self.matches_name(name) && in_layers()
+    }
+
+    fn matches_name(&self, name: &str) -> bool {
+        (self.rule.tensors.is_empty() || self.patterns.iter().any(|pattern| pattern.matches(name)))
+            || self.broken
+    }
+
+    /// The merge that a rule asks for.
+    fn section(&self, context: &mut RecipeContext<'r>) -> Option<Section<'r>> {
+        let Action::Merge { base, experts, settings, out_dtype, .. } = &self.rule.action else {
+            return None;
+        };
+        let method = self.method?;
+        let recipe = context.recipe;
+        let base = base.as_ref().or(recipe.base.as_ref());
+        let mut inputs = Vec::new();
+        if let (Some(base), true) = (base, method.base != BaseUse::Ignored) {
+            let view = context.view(base.value)?;
+            inputs.push(Input { view, settings: &NO_SETTINGS, span: base.span, is_base: true });
+        }
+        match experts {
+            Some(experts) => {
+                for source in experts {
+                    let view = context.view(source.model.value)?;
+                    let span = source.model.span;
+                    inputs.push(Input { view, settings: &source.settings, span, is_base: false });
+                }
+            }
+            None => {
+                let skipped = base.map(|base| base.value);
+                let all = (0..recipe.models.len() as u32).map(ModelId);
+                for model in all.filter(|model| Some(*model) != skipped) {
+                    let view = context.view(model)?;
+                    let span = self.rule.span;
+                    inputs.push(Input { view, settings: &NO_SETTINGS, span, is_base: false });
+                }
+            }
+        }
+        let own_dtype = context.find_dtype(out_dtype.as_ref());
+        let line = self.rule.span.line;
+        let origin = Origin { rule: self.title(), line, method: method.name.value.clone() };
+        self.check_settings(context, method, experts.as_deref(), settings);
+        Some(Section {
+            id: (context.number, self.number as u32),
+            span: self.rule.span,
+            source: &recipe.source,
+            form: recipe.form,
+            method,
+            inputs,
+            shared: vec![("rule", settings), ("top", &recipe.settings)],
+            dtype: context.dtype,
+            out_dtype: own_dtype.or(context.out_dtype),
+            seed: recipe.seed,
+            origin: context.origin(origin),
+        })
+    }
+
+    fn check_settings(
+        &self,
+        context: &mut RecipeContext<'r>,
+        method: &Method,
+        experts: Option<&[SourceModel]>,
+        settings: &Settings,
+    ) {
+        let (form, source) = (context.recipe.form, &context.recipe.source);
+        let mut diagnostics = Vec::new();
+        parameters::check(settings, &[method], false, form, source, &mut diagnostics);
+        for expert in experts.unwrap_or_default() {
+            parameters::check(&expert.settings, &[method], true, form, source, &mut diagnostics);
+        }
+        context.reporter.extend(diagnostics);
+    }
+}
+
+/// Parameters at the top serve all rules; one that no rule's method has is a mistake.
+fn check_top_settings(context: &mut RecipeContext<'_>, prepared: &[Prepared<'_>]) {
+    let methods: Vec<&Method> = prepared.iter().filter_map(|rule| rule.method).collect();
+    if methods.is_empty() {
+        return;
+    }
+    let recipe = context.recipe;
+    let mut diagnostics = Vec::new();
+    let (form, source) = (recipe.form, &recipe.source);
+    parameters::check(&recipe.settings, &methods, false, form, source, &mut diagnostics);
+    context.reporter.extend(diagnostics);
+}
+
+/// The names of all tensors: those of the base in the order of its files, then what others add.
+fn names(context: &RecipeContext<'_>) -> Vec<String> {
+    let mut order: Vec<usize> = (0..context.views.len()).collect();
+    if let Some(base) = &context.recipe.base {
+        order.retain(|&position| position != base.value.0 as usize);
+        order.insert(0, base.value.0 as usize);
+    }
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
+    let mut names = Vec::new();
+    for view in order.into_iter().filter_map(|position| context.views[position]) {
+        names.extend(view.iter().filter(|t| seen.insert(t.name)).map(|t| t.name.to_owned()));
+    }
+    names
+}
+
+fn apply(context: &mut RecipeContext<'_>, prepared: &Prepared<'_>, name: &str) {
+    match &prepared.rule.action {
+        Action::Drop => {
+            context.reasons.insert(name.to_owned(), format!("dropped by {}", prepared.title()));
+        }
+        Action::Keep(model) => keep(context, prepared, model, name),
+        Action::Merge { .. } => {
+            let Some(section) = &prepared.section else { return };
+            let names = vec![name.to_owned(); section.inputs.len()];
+            let wanted =
+                Wanted { output: name, names: &names, t: place(section, prepared.rule, name) };
+            context.make(section, &wanted);
+            let reason = format!("its model does not take part in {}", prepared.title());
+            context.reasons.insert(name.to_owned(), reason);
+        }
+    }
+}
+
+/// Place of a tensor's layer: among the rule's layers if it names some, else among all of its stack.
+fn place(section: &Section<'_>, rule: &Rule, name: &str) -> f64 {
+    let Some(name) = layer::split(name) else { return 0.0 };
+    let (start, end) = match &rule.layers {
+        Some(layers) => layers.value,
+        None => {
+            let counts =
+                section.inputs.iter().filter_map(|input| input.view.layers.get(name.prefix));
+            (0, counts.max().copied().unwrap_or(0))
+        }
+    };
+    match end.saturating_sub(start) {
+        0 | 1 => 1.0,
+        count => (name.layer.saturating_sub(start)) as f64 / (count - 1) as f64,
+    }
+}
+
+fn keep(
+    context: &mut RecipeContext<'_>,
+    prepared: &Prepared<'_>,
+    model: &Spanned<ModelId>,
+    name: &str,
+) {
+    let Some(view) = context.view(model.value) else { return };
+    let Some(tensor) = view.find(name) else {
+        let headline = format!("`{}` has no tensor `{name}` to keep", view.name);
+        let owners: Vec<&str> = context
+            .views
+            .iter()
+            .flatten()
+            .filter(|other| other.find(name).is_some())
+            .map(|other| other.name.as_str())
+            .collect();
+        let diagnostic = Diagnostic::error(codes::TENSOR_MISSING, headline)
+            .fact("found in", owners.join(", "))
+            .help("say what becomes of it in a rule above this one: `keep: NAME` or `drop: true`");
+        let id = (context.number, prepared.number as u32);
+        context.reporter.tensor(id, diagnostic.at(&context.recipe.source, model.span));
+        return;
+    };
+    let out = match context.out_dtype.or(context.dtype) {
+        Some(dtype) if tensor.dtype.is_float() => dtype,
+        _ => tensor.dtype,
+    };
+    let line = prepared.rule.span.line;
+    let method = format!("keep {}", view.name);
+    let origin = context.origin(Origin { rule: prepared.title(), line, method });
+    let shape = tensor.shape.clone();
+    let how = take(view, tensor, out);
+    context.push(Made { name: name.to_owned(), shape, dtype: out, how, origin });
+    let reason = format!("{} keeps that of `{}`", prepared.title(), view.name);
+    context.reasons.insert(name.to_owned(), reason);
+}
+
+fn report_unmatched(context: &mut RecipeContext<'_>, unmatched: &[String]) {
+    let Some(first) = unmatched.first() else { return };
+    let headline = match unmatched.len() {
+        1 => format!("no rule says what becomes of the tensor `{first}`"),
+        count => format!("no rule says what becomes of {count} tensors"),
+    };
+    let mut diagnostic = Diagnostic::error(codes::UNMATCHED_TENSOR, headline);
+    if unmatched.len() > 1 {
+        for name in unmatched.iter().take(5) {
+            diagnostic = diagnostic.fact("tensor", format!("`{name}`"));
+        }
+    }
+    if unmatched.len() > 5 {
+        diagnostic = diagnostic.note(format!("and {} more", unmatched.len() - 5));
+    }
+    let diagnostic = diagnostic
+        .help("add a last rule for the rest, without `tensors`: `- {keep: NAME}`, `- {drop: true}` or `- {method: …}`");
+    context.reporter.add(diagnostic.in_file(context.recipe.source.name()));
+}
+
+fn report_dead(context: &mut RecipeContext<'_>, prepared: &[Prepared<'_>]) {
+    if prepared.iter().any(|rule| rule.broken) {
+        return;
+    }
+    let names = names(context);
+    for (position, rule) in prepared.iter().enumerate() {
+        if rule.matched > 0 || rule.broken {
+            continue;
+        }
+        let headline = format!("{} can never match", rule.title());
+        let mut diagnostic = Diagnostic::error(codes::DEAD_RULE, headline);
+        match names.iter().find(|name| rule.matches(name)) {
+            Some(name) => {
+                let above = prepared[..position].iter().find(|above| above.matches(name));
+                let above = above.map_or_else(String::new, |above| {
+                    format!("{} on line {}", above.title(), above.rule.span.line)
+                });
+                diagnostic = diagnostic
+                    .fact("tensor", format!("`{name}`"))
+                    .fact("taken by", above)
+                    .help("move it above that rule, or remove it");
+            }
+            None => {
+                let named = names.iter().filter(|name| rule.matches_name(name)).count();
+                let why =
+                    if named > 0 { "none is in these layers" } else { "no tensor has such a name" };
+                diagnostic = diagnostic.note(why);
+                let plain = rule.rule.tensors.first().map(|text| text.value.as_str());
+                let near = plain.and_then(|text| suggest::nearest(text, names.iter()));
+                diagnostic = match near {
+                    Some(near) if named == 0 => diagnostic.help(format!("did you mean `{near}`?")),
+                    _ => diagnostic.help("`mixdown inspect MODEL --tensors` lists the names"),
+                };
+            }
+        }
+        context.reporter.add(diagnostic.at(&context.recipe.source, rule.rule.span));
+    }
+}

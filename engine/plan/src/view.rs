@@ -1,0 +1,207 @@
+//! A model as an input of a recipe: the tensors of a checkpoint, or those that another recipe makes.
+
+use std::collections::{BTreeMap, HashMap};
+
+use mixdown_checkpoint::index::Index;
+use mixdown_tensor::{DType, Shape};
+use serde_json::Value;
+
+use crate::graph::{Graph, NodeId};
+use crate::layer;
+use crate::plan::{Leaf, TensorRef};
+
+/// A tensor that a recipe makes.
+#[derive(Clone, Debug)]
+pub(crate) struct Made {
+    pub name: String,
+    pub shape: Shape,
+    pub dtype: DType,
+    pub how: How,
+    /// Position among the origins of the plan.
+    pub origin: u32,
+}
+
+/// How a tensor is made.
+#[derive(Clone, Debug)]
+pub(crate) enum How {
+    /// The bytes of an input.
+    Copy { from: TensorRef, equal_to: Vec<TensorRef> },
+    /// A node of a graph, rounded to the tensor's type when it is stored.
+    Graph { graph: Box<Graph>, output: NodeId, double: bool },
+}
+
+/// A model.
+#[derive(Debug)]
+pub(crate) struct View<'a> {
+    /// As messages name it.
+    pub name: String,
+    tensors: Tensors<'a>,
+    /// `tie_word_embeddings` of its config.
+    pub tied: Option<bool>,
+    /// Count of layers for each prefix of layer names.
+    pub layers: BTreeMap<String, u64>,
+    /// Embeddings brought to another vocabulary, by the position of the tensor.
+    pub rows: HashMap<u32, (u32, Shape)>,
+}
+
+#[derive(Debug)]
+enum Tensors<'a> {
+    Checkpoint { model: u32, index: &'a Index },
+    Recipe { tensors: &'a [Made], by_name: HashMap<&'a str, u32> },
+}
+
+/// A tensor of a model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tensor<'v> {
+    pub position: u32,
+    pub name: &'v str,
+    pub dtype: DType,
+    pub shape: &'v Shape,
+}
+
+impl<'a> View<'a> {
+    /// A checkpoint.
+    pub fn checkpoint(name: &str, model: u32, index: &'a Index, config: Option<&Value>) -> Self {
+        let tied = config.and_then(tied_flag);
+        Self::new(name, Tensors::Checkpoint { model, index }, tied)
+    }
+
+    /// The result of another recipe.
+    pub fn recipe(name: &str, tensors: &'a [Made], tied: Option<bool>) -> Self {
+        let names = tensors.iter().enumerate();
+        let by_name = names.map(|(position, made)| (made.name.as_str(), position as u32)).collect();
+        Self::new(name, Tensors::Recipe { tensors, by_name }, tied)
+    }
+
+    fn new(name: &str, tensors: Tensors<'a>, tied: Option<bool>) -> Self {
+        let rows = HashMap::new();
+        let mut view = Self { name: name.to_owned(), tensors, tied, layers: BTreeMap::new(), rows };
+        let mut layers: BTreeMap<String, u64> = BTreeMap::new();
+        for tensor in view.iter() {
+            let Some(found) = layer::split(tensor.name) else { continue };
+            match layers.get_mut(found.prefix) {
+                Some(count) => *count = (*count).max(found.layer + 1),
+                None => {
+                    layers.insert(found.prefix.to_owned(), found.layer + 1);
+                }
+            }
+        }
+        view.layers = layers;
+        view
+    }
+
+    /// Count of tensors.
+    pub fn len(&self) -> usize {
+        match &self.tensors {
+            Tensors::Checkpoint { index, .. } => index.len(),
+            Tensors::Recipe { tensors, .. } => tensors.len(),
+        }
+    }
+
+    /// The tensor at a position.
+    pub fn get(&self, position: u32) -> Tensor<'_> {
+        let (name, dtype, shape) = match &self.tensors {
+            Tensors::Checkpoint { index, .. } => {
+                let entry = &index.tensors()[position as usize];
+                (entry.name.as_str(), entry.dtype, &entry.shape)
+            }
+            Tensors::Recipe { tensors, .. } => {
+                let made = &tensors[position as usize];
+                (made.name.as_str(), made.dtype, &made.shape)
+            }
+        };
+        let shape = self.rows.get(&position).map_or(shape, |(_, shape)| shape);
+        Tensor { position, name, dtype, shape }
+    }
+
+    /// All tensors, in the order of their places in the files.
+    pub fn iter(&self) -> impl Iterator<Item = Tensor<'_>> {
+        (0..self.len() as u32).map(|position| self.get(position))
+    }
+
+    /// The tensor of this name.
+    pub fn find(&self, name: &str) -> Option<Tensor<'_>> {
+        let position = match &self.tensors {
+            Tensors::Checkpoint { index, .. } => index.position(name)? as u32,
+            Tensors::Recipe { by_name, .. } => *by_name.get(name)?,
+        };
+        Some(self.get(position))
+    }
+
+    /// The embedding that stands in for an output layer which the model does not store.
+    pub fn tied_embedding(&self, name: &str) -> Option<Tensor<'_>> {
+        if self.tied == Some(false) && self.find(name).is_some() {
+            return None;
+        }
+        let stem = name.strip_suffix("lm_head.weight")?;
+        TIED.iter().find_map(|embedding| self.find(&format!("{stem}{embedding}")))
+    }
+
+    /// Where the bytes of a tensor are, if it is stored as such.
+    pub fn stored(&self, position: u32) -> Option<TensorRef> {
+        if self.rows.contains_key(&position) {
+            return None;
+        }
+        match &self.tensors {
+            Tensors::Checkpoint { model, .. } => {
+                Some(TensorRef { model: *model, tensor: position })
+            }
+            Tensors::Recipe { tensors, .. } => match &tensors[position as usize].how {
+                How::Copy { from, .. } => Some(*from),
+                How::Graph { .. } => None,
+            },
+        }
+    }
+
+    /// The tensors that a copy must be equal to besides the one it is taken from.
+    pub fn equal_to(&self, position: u32) -> &[TensorRef] {
+        match &self.tensors {
+            Tensors::Recipe { tensors, .. } => match &tensors[position as usize].how {
+                How::Copy { equal_to, .. } => equal_to,
+                How::Graph { .. } => &[],
+            },
+            Tensors::Checkpoint { .. } => &[],
+        }
+    }
+
+    /// The tensor's node in a graph, as written: a recipe's result is rounded to its own type first.
+    /// Also whether it was computed in f64.
+    pub fn node(&self, position: u32, graph: &mut Graph) -> (NodeId, bool) {
+        if let Some((rows, _)) = self.rows.get(&position) {
+            return (graph.leaf(Leaf::Rows(*rows)), false);
+        }
+        if let Some(stored) = self.stored(position) {
+            return (graph.leaf(Leaf::Tensor(stored)), false);
+        }
+        let Tensors::Recipe { tensors, .. } = &self.tensors else {
+            unreachable!("a checkpoint's tensors are stored")
+        };
+        let made = &tensors[position as usize];
+        let How::Graph { graph: inner, output, double } = &made.how else {
+            unreachable!("copies are stored")
+        };
+        let node = graph.import(inner, *output);
+        let precise = if *double { DType::F64 } else { DType::F32 };
+        if made.dtype == precise {
+            return (node, *double);
+        }
+        (graph.add(crate::graph::Node::Round(made.dtype), &[node]), *double)
+    }
+}
+
+/// Names of the input embedding beside an `lm_head.weight` that is tied to it.
+const TIED: &[&str] = &[
+    "model.embed_tokens.weight",
+    "embed_tokens.weight",
+    "model.language_model.embed_tokens.weight",
+    "transformer.wte.weight",
+    "wte.weight",
+    "gpt_neox.embed_in.weight",
+];
+
+/// `tie_word_embeddings` at the top of a config, or of its language model.
+pub(crate) fn tied_flag(config: &Value) -> Option<bool> {
+    let own = config.get("tie_word_embeddings");
+    let nested = config.get("text_config").and_then(|text| text.get("tie_word_embeddings"));
+    own.or(nested).and_then(Value::as_bool)
+}

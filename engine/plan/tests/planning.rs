@@ -1,0 +1,414 @@
+//! Plans of small recipes over made-up indexes: what reads what, with which numbers, and what is refused.
+
+use mixdown_checkpoint::index::Index;
+use mixdown_diagnostics::{Diagnostic, Source};
+use mixdown_plan::{
+    CheckpointInput, Leaf, Library, ModelSource, Outcome, Plan, Request, Work, compile, explain,
+};
+use mixdown_recipe::recipe::{ModelReference, Recipe};
+use mixdown_tensor::{DType, Shape};
+use serde_json::{Value, json};
+
+/// A made-up checkpoint.
+struct Model {
+    name: &'static str,
+    index: Index,
+    config: Value,
+}
+
+fn shape(dimensions: &[u64]) -> Shape {
+    Shape::new(dimensions.to_vec()).unwrap()
+}
+
+/// A Llama of tiny shapes: embedding, two tensors a layer, final norm, and an output layer unless tied.
+fn llama(name: &'static str, layers: u64, dtype: DType, tied: bool) -> Model {
+    let mut tensors = vec![("model.embed_tokens.weight".to_owned(), dtype, shape(&[16, 4]))];
+    for layer in 0..layers {
+        tensors.push((
+            format!("model.layers.{layer}.self_attn.q_proj.weight"),
+            dtype,
+            shape(&[4, 4]),
+        ));
+        tensors.push((format!("model.layers.{layer}.mlp.up_proj.weight"), dtype, shape(&[8, 4])));
+    }
+    tensors.push(("model.norm.weight".to_owned(), dtype, shape(&[4])));
+    if !tied {
+        tensors.push(("lm_head.weight".to_owned(), dtype, shape(&[16, 4])));
+    }
+    let index = Index::of(name, tensors).unwrap();
+    let config = json!({"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": tied});
+    Model { name, index, config }
+}
+
+fn family() -> Vec<Model> {
+    ["base", "a", "b"].map(|name| llama(name, 4, DType::F32, false)).into()
+}
+
+fn decode(text: &str) -> Recipe {
+    let source = Source::new("recipe.yaml", text);
+    mixdown_recipe::read(&source, &[]).unwrap_or_else(|found| panic!("{found:#?}"))
+}
+
+fn plan_of(text: &str, models: &[Model]) -> Outcome {
+    let recipe = decode(text);
+    let sources = recipe
+        .models
+        .iter()
+        .map(|model| {
+            let ModelReference::Checkpoint { path, .. } = &model.reference else {
+                return ModelSource::Failed;
+            };
+            let known = models.iter().position(|known| known.name == path);
+            known.map_or(ModelSource::Failed, |position| ModelSource::Checkpoint(position as u32))
+        })
+        .collect();
+    let checkpoints: Vec<CheckpointInput<'_>> = models
+        .iter()
+        .map(|model| CheckpointInput {
+            name: model.name,
+            index: &model.index,
+            config: Some(&model.config),
+            tokenizer: None,
+            tokenizer_config: None,
+        })
+        .collect();
+    let library = Library::built_in().unwrap_or_else(|found| panic!("{found:#?}"));
+    let recipes = [recipe];
+    let request = Request {
+        recipes: &recipes,
+        models: vec![sources],
+        library: &library,
+        checkpoints: &checkpoints,
+        explain: None,
+    };
+    compile(&request)
+}
+
+fn sound(text: &str, models: &[Model]) -> Plan {
+    let outcome = plan_of(text, models);
+    outcome.plan.unwrap_or_else(|| panic!("{:#?}", outcome.diagnostics))
+}
+
+/// The diagnostics of a recipe, a line each: code, headline, place.
+fn found(text: &str, models: &[Model]) -> Vec<String> {
+    let line = |one: &Diagnostic| format!("{}: {}", one.code.id, one.headline);
+    plan_of(text, models).diagnostics.iter().map(line).collect()
+}
+
+/// Name of each tensor that a job reads.
+fn inputs(plan: &Plan, models: &[Model], output: &str) -> Vec<String> {
+    let job =
+        plan.jobs.iter().find(|job| job.name == output).unwrap_or_else(|| panic!("no {output}"));
+    let refs = match &job.work {
+        Work::Copy { from, .. } => vec![*from],
+        Work::Merge(merge) => merge
+            .leaves
+            .iter()
+            .map(|leaf| match leaf {
+                Leaf::Tensor(tensor) => *tensor,
+                Leaf::Rows(_) => panic!("rows"),
+            })
+            .collect(),
+    };
+    refs.iter()
+        .map(|tensor| {
+            let model = &models[tensor.model as usize];
+            format!("{}:{}", model.name, model.index.tensors()[tensor.tensor as usize].name)
+        })
+        .collect()
+}
+
+fn constants(plan: &Plan, output: &str) -> Vec<f64> {
+    let job = plan.jobs.iter().find(|job| job.name == output).unwrap();
+    match &job.work {
+        Work::Merge(merge) => merge.constants.clone(),
+        Work::Copy { .. } => Vec::new(),
+    }
+}
+
+const LINEAR: &str = "
+models:
+  - model: a
+    parameters: {weight: 0.5}
+  - model: b
+    parameters: {weight: 0.25}
+merge_method: linear
+";
+
+#[test]
+fn a_linear_merge_reads_every_model_once() {
+    let models = family();
+    let plan = sound(LINEAR, &models);
+    assert_eq!(plan.jobs.len(), 11);
+    let name = "model.layers.2.mlp.up_proj.weight";
+    assert_eq!(inputs(&plan, &models, name), [format!("a:{name}"), format!("b:{name}")]);
+    assert_eq!(constants(&plan, name), [0.5, 0.25, 0.75]);
+    assert_eq!(plan.programs.len(), 1, "all tensors share one program");
+    assert_eq!(plan.programs[0].passes.len(), 1);
+}
+
+#[test]
+fn the_same_recipe_and_headers_give_the_same_plan() {
+    let models = family();
+    let text = |plan: &Plan| serde_json::to_string(&explain::json(plan)).unwrap();
+    assert_eq!(text(&sound(LINEAR, &models)), text(&sound(LINEAR, &models)));
+}
+
+#[test]
+fn a_base_that_is_not_listed_joins_the_models() {
+    let models = family();
+    // As mergekit: for a method without a base it is one more model, and needs a weight.
+    let text = format!("{LINEAR}base_model: base\n");
+    assert_eq!(found(&text, &models), ["E0302: `weight` is not set for `base`"]);
+    let text = text.replace("linear", "task_arithmetic");
+    let plan = sound(&text, &models);
+    assert_eq!(inputs(&plan, &models, "model.norm.weight").len(), 3);
+}
+
+#[test]
+fn gradients_are_read_at_the_layer() {
+    let models = family();
+    let text = "
+models:
+  - model: base
+  - model: a
+merge_method: slerp
+base_model: base
+parameters:
+  t:
+    - filter: self_attn
+      value: [0, 0.5, 1]
+    - value: [1, 0]
+";
+    let plan = sound(text, &models);
+    let t = |name: &str| {
+        // The only constant of a slerp that depends on t directly is t itself.
+        let all = constants(&plan, name);
+        all
+    };
+    let third = 1.0 / 3.0;
+    assert!(t("model.layers.1.self_attn.q_proj.weight").contains(&(2.0 * third * 0.5)));
+    assert!(t("model.layers.3.mlp.up_proj.weight").contains(&0.0));
+    // Outside of layers the first knot counts, at the end of the model too.
+    assert!(t("model.norm.weight").contains(&1.0));
+}
+
+#[test]
+fn slices_are_stacked_and_renumbered() {
+    let models = family();
+    let text = "
+slices:
+  - sources:
+      - {model: a, layer_range: [0, 3]}
+  - sources:
+      - {model: b, layer_range: [1, 4]}
+merge_method: passthrough
+";
+    let plan = sound(text, &models);
+    assert_eq!(plan.jobs.len(), 1 + 6 * 2 + 2);
+    assert_eq!(
+        inputs(&plan, &models, "model.embed_tokens.weight"),
+        ["a:model.embed_tokens.weight"]
+    );
+    assert_eq!(inputs(&plan, &models, "lm_head.weight"), ["b:lm_head.weight"]);
+    let name = "model.layers.3.mlp.up_proj.weight";
+    assert_eq!(inputs(&plan, &models, name), ["b:model.layers.1.mlp.up_proj.weight"]);
+    assert!(plan.jobs.iter().all(|job| matches!(job.work, Work::Copy { .. })));
+    assert_eq!(plan.output.layers[0].sources, [0, 1, 2, 1, 2, 3]);
+    assert_eq!(plan.left_out.len(), 4 + 3 + 11);
+}
+
+#[test]
+fn an_empty_last_slice_gives_the_end_of_the_model() {
+    let models = family();
+    let text = "
+slices:
+  - sources: [{model: a, layer_range: [0, 4]}]
+  - sources: [{model: b, layer_range: [4, 4]}]
+merge_method: passthrough
+";
+    let plan = sound(text, &models);
+    assert_eq!(inputs(&plan, &models, "lm_head.weight"), ["b:lm_head.weight"]);
+    assert!(plan.output.layers.is_empty(), "four layers before and after");
+}
+
+#[test]
+fn a_tied_embedding_stands_in_for_a_missing_output_layer() {
+    let models = vec![llama("a", 2, DType::F32, false), llama("b", 2, DType::F32, true)];
+    let outcome = plan_of(LINEAR, &models);
+    let plan = outcome.plan.unwrap();
+    assert_eq!(outcome.diagnostics.len(), 1, "{:?}", outcome.diagnostics);
+    assert_eq!(
+        inputs(&plan, &models, "lm_head.weight"),
+        ["a:lm_head.weight", "b:model.embed_tokens.weight"]
+    );
+    assert_eq!(plan.output.tied, Some(false));
+    let tied = vec![llama("a", 2, DType::F32, true), llama("b", 2, DType::F32, true)];
+    let plan = sound(LINEAR, &tied);
+    assert!(plan.jobs.iter().all(|job| job.name != "lm_head.weight"));
+    assert_eq!(plan.output.tied, Some(true));
+}
+
+#[test]
+fn element_types_follow_the_recipe_or_the_inputs() {
+    let models = vec![llama("a", 1, DType::Bf16, false), llama("b", 1, DType::F16, false)];
+    let dtype = |text: &str| sound(text, &models).jobs[0].dtype;
+    assert_eq!(dtype(LINEAR), DType::F32);
+    assert_eq!(dtype(&format!("{LINEAR}dtype: bfloat16\n")), DType::Bf16);
+    assert_eq!(dtype(&format!("{LINEAR}dtype: float32\nout_dtype: float16\n")), DType::F16);
+    assert_eq!(
+        found(&format!("{LINEAR}dtype: bfloat\n"), &models),
+        ["E0219: `bfloat` is no element type that merging can use"]
+    );
+}
+
+#[test]
+fn integers_are_copied_and_compared() {
+    let mut models = family();
+    for model in &mut models {
+        let mut tensors: Vec<(String, DType, Shape)> = model
+            .index
+            .tensors()
+            .iter()
+            .map(|tensor| (tensor.name.clone(), tensor.dtype, tensor.shape.clone()))
+            .collect();
+        tensors.push(("position_ids".to_owned(), DType::I64, shape(&[1, 8])));
+        model.index = Index::of(model.name, tensors).unwrap();
+    }
+    let plan = sound(LINEAR, &models);
+    let job = plan.jobs.iter().find(|job| job.name == "position_ids").unwrap();
+    assert!(matches!(&job.work, Work::Copy { equal_to, .. } if equal_to.len() == 1));
+}
+
+#[test]
+fn mistakes_are_found_together() {
+    let models = family();
+    let text = "
+models:
+  - model: a
+    parameters: {weight: 1, density: 20}
+  - model: b
+    parameters: {density: 0.5}
+merge_method: ties
+base_model: base
+dtype: float31
+";
+    assert_eq!(
+        found(text, &models),
+        [
+            "E0214: `density` must lie between 0 and 1, found 20",
+            "E0302: `weight` is not set for `b`",
+            "E0219: `float31` is no element type that merging can use",
+        ]
+    );
+}
+
+#[test]
+fn what_a_method_needs_is_checked() {
+    let models = family();
+    let check =
+        |text: &str, expected: &[&str]| assert_eq!(found(text, &models), expected, "{text}");
+    check(
+        "models: [{model: a, parameters: {weight: 1}}]\nmerge_method: ties\n",
+        &["E0301: method `ties` needs a base model"],
+    );
+    check(
+        "models: [{model: a}, {model: b}]\nmerge_method: slerp\nbase_model: base\nparameters: {t: 0.5}\n",
+        &["E0303: method `slerp` takes exactly 1 model beside the base, found 2"],
+    );
+    check("models: [{model: a}]\nmerge_method: tiez\n", &["E0207: there is no method `tiez`"]);
+    check(
+        "slices: [{sources: [{model: a, layer_range: [0, 9]}]}]\nmerge_method: passthrough\n",
+        &["E0304: the layer range goes past the last layer of `a`"],
+    );
+    check(
+        "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: -1}}]\nmerge_method: linear\n",
+        &["E0214: `output` of method `linear` divides by zero"],
+    );
+}
+
+#[test]
+fn shapes_that_differ_are_shown_from_both_sides() {
+    let mut models = family();
+    let tensors = models[2].index.tensors().iter().map(|tensor| {
+        let shape =
+            if tensor.name == "lm_head.weight" { shape(&[18, 4]) } else { tensor.shape.clone() };
+        (tensor.name.clone(), tensor.dtype, shape)
+    });
+    models[2].index = Index::of("b", tensors.collect::<Vec<_>>()).unwrap();
+    let outcome = plan_of(LINEAR, &models);
+    let one = &outcome.diagnostics[0];
+    assert_eq!(one.headline, "`lm_head.weight` has different shapes in `a` and `b`");
+    assert_eq!(one.facts[0].1, "[16, 4] f32, a");
+    assert_eq!(one.facts[1].1, "[18, 4] f32, b");
+    assert!(one.help.as_ref().unwrap().contains("tokenizer"));
+}
+
+const RULES: &str = "
+mixdown: 1
+models: {base: base, a: a, b: b}
+base: base
+rules:
+  - {tensors: '*.norm.weight', keep: base}
+  - {tensors: lm_head.weight, drop: true}
+  - tensors: 'model.layers.*.mlp.**'
+    layers: [0, 2]
+    method: task_arithmetic
+    experts: {a: {parameters: {weight: 0.5}}}
+  - {method: average}
+";
+
+#[test]
+fn the_first_rule_that_matches_decides() {
+    let models = family();
+    let plan = sound(RULES, &models);
+    assert_eq!(inputs(&plan, &models, "model.norm.weight"), ["base:model.norm.weight"]);
+    assert!(plan.jobs.iter().all(|job| job.name != "lm_head.weight"));
+    let (low, high) = ("model.layers.1.mlp.up_proj.weight", "model.layers.2.mlp.up_proj.weight");
+    assert_eq!(inputs(&plan, &models, low), [format!("base:{low}"), format!("a:{low}")]);
+    assert_eq!(inputs(&plan, &models, high), [format!("a:{high}"), format!("b:{high}")]);
+    let reasons: Vec<&str> = plan.left_out.iter().map(|left| left.reason.as_str()).collect();
+    assert!(reasons.contains(&"dropped by rules[1]"), "{reasons:?}");
+    assert!(reasons.contains(&"rules[0] keeps that of `base`"), "{reasons:?}");
+    // Every tensor of every model is read by a job or accounted for.
+    let read: usize = plan.jobs.iter().map(|job| inputs(&plan, &models, &job.name).len()).sum();
+    assert_eq!(read + plan.left_out.len(), 3 * 11);
+}
+
+#[test]
+fn rules_that_cannot_match_are_mistakes() {
+    let models = family();
+    let text = RULES.replace("  - {method: average}\n", "  - {method: average}\n  - {tensors: lm_hea.weight, keep: a}\n  - {tensors: '**', keep: a}\n");
+    assert_eq!(
+        found(&text, &models),
+        ["E0305: rules[4] can never match", "E0305: rules[5] can never match"]
+    );
+}
+
+#[test]
+fn a_tensor_without_a_rule_is_a_mistake() {
+    let models = family();
+    let text = RULES.replace("  - {method: average}\n", "");
+    assert_eq!(found(&text, &models), ["E0306: no rule says what becomes of 7 tensors"]);
+}
+
+#[test]
+fn a_threshold_of_the_model_is_shared_by_all_its_tensors() {
+    let models = family();
+    let text = "
+models:
+  - {model: a, parameters: {weight: 1, density: 0.2}}
+  - {model: b, parameters: {weight: 1, density: 0.3}}
+merge_method: ties
+base_model: base
+parameters: {scope: model}
+";
+    let plan = sound(text, &models);
+    assert_eq!(plan.groups.len(), 2, "one threshold for each expert");
+    assert!(plan.groups.iter().all(|group| group.jobs.len() == plan.jobs.len()));
+    let gradient = text.replace("density: 0.2", "density: [0.2, 0.4]");
+    assert_eq!(
+        found(&gradient, &models),
+        ["E0214: a share of the whole model cannot differ from tensor to tensor"]
+    );
+}
