@@ -115,7 +115,7 @@ impl<'r> Part<'r> {
             None => "models".to_owned(),
         };
         let Some(section) = self.section(context, 0, title, span, inputs, None) else { return };
-        if !section.check(&mut context.reporter) {
+        if !section.check(context.reporter) {
             return;
         }
         // The base's order of tensors, so that reading follows its files; then what others add.
@@ -169,7 +169,7 @@ impl<'r> Part<'r> {
                 continue;
             };
             // A base-aware method needs the base among the sources, which `check` says.
-            sound &= section.check(&mut context.reporter);
+            sound &= section.check(context.reporter);
             complete.push((slice, section));
         }
         let Some(prefix) = self.layer_prefix(context, &complete) else { return };

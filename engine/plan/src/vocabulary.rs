@@ -265,7 +265,7 @@ fn choose(
             Some(source) => match chosen(source, token, models, recipe) {
                 Ok(choice) => choice,
                 Err(diagnostic) => {
-                    found.push(diagnostic);
+                    found.push(*diagnostic);
                     continue;
                 }
             },
@@ -291,12 +291,12 @@ fn chosen(
     token: &str,
     models: &[Own<'_>],
     recipe: &Recipe,
-) -> Result<Choice, Diagnostic> {
+) -> Result<Choice, Box<Diagnostic>> {
     let row = |model: &ModelId, wanted: &str| {
         let own = &models[model.0 as usize];
         own.ids.get(wanted).map(|id| Choice::Rows(vec![(model.0 as usize, *id)])).ok_or_else(|| {
             let name = &recipe.models[model.0 as usize].name;
-            problem(format!("`{name}` has no token {wanted:?}"))
+            Box::new(problem(format!("`{name}` has no token {wanted:?}")))
         })
     };
     match source {
@@ -310,7 +310,7 @@ fn chosen(
             }
             let name = &recipe.models[model.0 as usize].name;
             let headline = format!("`{name}` has no token with the id {id}");
-            Err(problem(headline).fact("tokens", own.size.to_string()))
+            Err(Box::new(problem(headline).fact("tokens", own.size.to_string())))
         }
     }
 }
