@@ -80,6 +80,29 @@ fn sizes_cross_every_boundary() {
     }
 }
 
+/// NaN that differ in sign and payload, and new ones, must not show in files: they depend on the
+/// instruction set.
+#[test]
+fn every_nan_is_stored_the_same() {
+    let nans = [0x7ff0_0000_0000_0001, 0xfff8_0000_0000_0000, u64::MAX].map(f64::from_bits);
+    let values: Vec<_> = (0..1500).map(|index| nans[index % 3]).collect();
+    for (features, precision) in
+        Features::available().into_iter().flat_map(|f| PRECISIONS.map(|p| (f, p)))
+    {
+        for (dtype, pattern) in [
+            (DType::Bf16, 0x7fc0_u64),
+            (DType::F16, 0x7e00),
+            (DType::F32, 0x7fc0_0000),
+            (DType::F64, 0x7ff8_0000_0000_0000),
+        ] {
+            let mut job = Job::new(features, precision, DType::F64, &[&values]).steps(&[store(0)]);
+            job.out = dtype;
+            let expected = &pattern.to_le_bytes()[..dtype.bytes()];
+            assert!(job.run().0.chunks(dtype.bytes()).all(|got| got == expected), "{dtype}");
+        }
+    }
+}
+
 /// Rounding inside a program is what storing and loading again would be.
 #[test]
 fn rounding_in_a_register() {

@@ -36,7 +36,7 @@ pub enum Instruction {
         /// Target register.
         to: u16,
     },
-    /// Rounds a register to a storage type and widens it again.
+    /// Rounds a register to a storage type and widens it again; every NaN becomes the same.
     Round {
         /// Source register.
         from: u16,
@@ -63,7 +63,9 @@ pub enum Instruction {
         /// Target register; may be the source.
         to: u16,
     },
-    /// Keeps each element with a probability and zeroes the others, by [`random::uniform`](crate::random::uniform).
+    /// Keeps each element with a probability and zeroes the others: the element at index i of the
+    /// tensor is kept if [`uniform_bits`](crate::random::uniform_bits) of the stream and i are below
+    /// [`keep_below`](crate::random::keep_below) of the density.
     KeepRandom {
         /// Source register.
         from: u16,
@@ -90,7 +92,7 @@ pub enum Instruction {
         /// Index into the pass's selections.
         slot: u16,
     },
-    /// Rounds to the output's type, once, and writes.
+    /// Rounds to the output's type, once, and writes; every NaN becomes the same.
     Store {
         /// What is written; a scalar fills the block.
         from: Operand,
@@ -106,9 +108,9 @@ pub enum Reduction {
     SumAbsolute,
     /// Σ a·b, the product formed in f64.
     SumProduct,
-    /// max |a|; 0 for an empty tensor.
+    /// max |a|; 0 for an empty tensor. NaN are passed over.
     LargestAbsolute,
-    /// Count of elements that are not zero.
+    /// Count of elements that are not zero; NaN are not.
     CountNonzero,
 }
 
