@@ -55,6 +55,18 @@ fn a_folder_with_one_file() {
 }
 
 #[test]
+fn a_configuration_that_is_not_json() {
+    let space = Space::new();
+    space.write("m/model.safetensors", weights(&["a"]));
+    space.write("m/config.json", "{\n  \"limit\": [0.0, Infinity]\n}");
+    let faults = refused(&space, &[(codes::CONFIG_BROKEN, "a file is not JSON")]);
+    let help = "write a number for `Infinity`, which JSON does not have";
+    assert_eq!(faults[0].help.as_deref(), Some(help));
+    space.write("m/config.json", "[]");
+    refused(&space, &[(codes::CONFIG_BROKEN, "a configuration is not a JSON map")]);
+}
+
+#[test]
 fn a_single_file_of_any_name() {
     let space = Space::new();
     let path = space.write("expert.weights", weights(&["a"]));

@@ -68,5 +68,10 @@ pub(super) fn not_json(code: Code, source: &Source, error: &serde_json::Error) -
     // serde_json counts bytes; a place counts characters.
     let column = before.bytes().take(error.column()).filter(|byte| byte & 0xc0 != 0x80).count();
     let span = Span { line: error.line() as u32, column: column.max(1) as u32, length: 1 };
-    Diagnostic::error(code, headline).at(source, span).note(shown(says))
+    let fault = Diagnostic::error(code, headline).at(source, span).note(shown(says));
+    // Python's writer puts them there all the same.
+    match ["Infinity", "NaN"].iter().find(|word| before.contains(**word)) {
+        Some(word) => fault.help(format!("write a number for `{word}`, which JSON does not have")),
+        None => fault,
+    }
 }
