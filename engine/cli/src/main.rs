@@ -1,1 +1,27 @@
-fn main() {}
+//! The mixdown program: arguments to outcome to exit code.
+
+mod args;
+mod bug;
+mod commands;
+mod compare;
+mod exit;
+mod models;
+mod names;
+mod planning;
+mod progress;
+mod quantity;
+mod recipes;
+mod size;
+mod stop;
+mod table;
+mod talk;
+
+use clap::Parser;
+
+fn main() {
+    bug::install();
+    let arguments = args::Arguments::parse();
+    let talk = talk::Talk::new(arguments.color, arguments.command.is_quiet());
+    let exit = commands::run(arguments.command, talk);
+    std::process::exit(exit as i32);
+}

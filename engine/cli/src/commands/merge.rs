@@ -1,0 +1,252 @@
+//! `mixdown merge`: a recipe becomes a checkpoint on disk.
+
+mod files;
+mod record;
+mod summary;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use mixdown_checkpoint::layout::{Layout, OutputTensor};
+use mixdown_checkpoint::output::{Begun, OutputFolder, OutputOptions};
+use mixdown_checkpoint::shown_path;
+use mixdown_cpu::CpuBackend;
+use mixdown_diagnostics::{Diagnostic, codes, render};
+use mixdown_exec::{Outcome as RunOutcome, Report};
+use serde_json::json;
+
+use crate::commands::{Outcome, Trouble};
+use crate::exit::Exit;
+use crate::planning::{self, Planned, RecipeArguments};
+use crate::progress::{self, Meter, Style};
+use crate::size;
+use crate::stop;
+use crate::talk::{self, Talk};
+
+/// Merge checkpoints as a recipe says
+///
+/// Finds every mistake first, in headers alone; then streams the result to disk. The output folder
+/// appears under its name when all of it is stored. A merge that was interrupted in any way goes on
+/// where it was when the same command is run again.
+///
+/// Relative paths of models start from the current folder. A model is a folder, a file, or an id at
+/// the Hugging Face hub, with @REVISION if wanted; the hub's cache and variables are respected.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mixdown merge recipe.yaml --out merged
+  mixdown merge recipe.yaml --out merged --set parameters.lambda=0.7 --force
+  mixdown merge recipe.yaml --out merged --memory 500MB --threads 4 --shard-size 2GB
+
+Prints the folder to stdout and talks on stderr. With --json each line of stdout is an event: started,
+warning, progress, tensor, error, done.
+
+Exit status: 0 done, 1 failed, 2 recipe or command line wrong, 130 interrupted. A model that is
+nowhere to be found counts as a wrong recipe; one that is there and cannot be used as a failure.")]
+pub struct Arguments {
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    /// The folder to make
+    #[arg(long, short, value_name = "DIR")]
+    out: PathBuf,
+    /// Memory to stay within, for instance 500MB or 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "2GB")]
+    #[arg(env = "MIXDOWN_MEMORY", hide_env_values = true)]
+    memory: u64,
+    /// Threads; all processors by default
+    #[arg(long, value_name = "N", env = "MIXDOWN_THREADS", hide_env_values = true)]
+    threads: Option<NonZeroUsize>,
+    /// Device that computes
+    #[arg(long, value_enum, default_value_t, env = "MIXDOWN_DEVICE", hide_env_values = true)]
+    device: Device,
+    /// Largest file of weights, 5GB by default; 0 for one file. 5B means 5 billion bytes
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    shard_size: Option<u64>,
+    /// Replace the output folder if there is one
+    #[arg(long)]
+    force: bool,
+    /// Merge NaN and infinity like numbers, where they are an error otherwise
+    #[arg(long)]
+    allow_nonfinite: bool,
+    /// Record the SHA-256 of every input file, reading those whose digest is not known yet
+    #[arg(long)]
+    hash_inputs: bool,
+    /// Print events as JSON, one per line
+    #[arg(long)]
+    json: bool,
+    /// Say nothing but errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// A device that computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Device {
+    /// The best there is
+    #[default]
+    Auto,
+    /// The processor
+    Cpu,
+}
+
+impl Device {
+    /// Its backend. The processor is the best there is until another backend exists.
+    fn backend(self) -> CpuBackend {
+        match self {
+            Self::Auto | Self::Cpu => CpuBackend::new(),
+        }
+    }
+}
+
+/// Shard size where neither the command line nor the recipe says one; mergekit's.
+const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Runs the command.
+pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
+    stop::listen();
+    // Events say it all; talk between them would only repeat it.
+    let talk = Talk { quiet: talk.quiet || arguments.json, ..talk };
+    let outcome = merge(&arguments, talk);
+    if let (true, Some(found)) = (arguments.json, outcome.as_ref().err().and_then(Trouble::found)) {
+        talk::event(&json!({"event": "error", "diagnostics": render::render_json(found)}));
+    }
+    outcome
+}
+
+fn merge(arguments: &Arguments, talk: Talk) -> Outcome {
+    let begun = Instant::now();
+    let style = Style::suited(talk, arguments.json);
+    let planned = planning::plan(&arguments.recipe, style, None)?;
+    let backend = arguments.device.backend();
+    let threads = crate::commands::threads(arguments.threads);
+    let mut options = planned.options(arguments.memory, threads);
+    options.allow_nonfinite = arguments.allow_nonfinite;
+    planned.footprint(&backend, &options)?;
+    check_target(&arguments.out, &planned)?;
+    let files = files::choose(&planned, arguments)?;
+    let mut warnings = planned.warnings.clone();
+    warnings.extend(files.warnings.iter().cloned());
+    warn(arguments, talk, &warnings);
+
+    let layout = Arc::new(layout(arguments, &planned)?);
+    let identity = record::identity(&planned, arguments, layout.shards().len());
+    let output_options = OutputOptions { force: arguments.force, side_bytes: files.bytes };
+    let begun_output =
+        OutputFolder::begin(&arguments.out, Arc::clone(&layout), &identity, &output_options)?;
+    let mut output = match begun_output {
+        Begun::Open(output) => *output,
+        Begun::Complete(path) => return summary::complete(arguments, talk, &path),
+    };
+    for notice in output.notices() {
+        talk.say(&notice.to_string());
+    }
+    confirm(&mut output, threads, style)?;
+    let inputs = record::inputs(&planned, arguments.hash_inputs, style)?;
+    summary::started(arguments, &planned, &layout);
+
+    let meter = Meter::new(style);
+    let sources = planned.sources();
+    let report = progress::watch(style, &meter, || {
+        mixdown_exec::run(
+            &planned.plan,
+            &sources,
+            &backend,
+            &output,
+            &options,
+            &meter,
+            stop::flag(),
+        )
+    })?;
+    if report.outcome == RunOutcome::Interrupted {
+        return Err(interrupted(&planned, &report));
+    }
+    warn(arguments, talk, &report.warnings);
+    warnings.extend(report.warnings.iter().cloned());
+    files.write(&output)?;
+    let record = record::of(&planned, arguments, &backend, inputs, &warnings);
+    output.finish(record)?;
+    summary::done(arguments, talk, &planned, &layout, &report, &backend, begun.elapsed());
+    Ok(Exit::Done)
+}
+
+/// Where each tensor will lie.
+fn layout(arguments: &Arguments, planned: &Planned) -> Result<Layout, Box<Diagnostic>> {
+    let tensors = planned.plan.jobs.iter().map(|job| OutputTensor {
+        name: job.name.clone(),
+        dtype: job.dtype,
+        shape: job.shape.clone(),
+    });
+    let stated = planned.loaded.recipes.first().and_then(|recipe| recipe.shard_size.as_ref());
+    let shard_bytes =
+        arguments.shard_size.or(stated.map(|stated| stated.value)).unwrap_or(SHARD_BYTES);
+    Layout::new(tensors.collect(), shard_bytes)
+}
+
+/// Refuses to replace what is being read: with `--force` the inputs would be gone at the end.
+fn check_target(out: &Path, planned: &Planned) -> Result<(), Trouble> {
+    let Ok(target) = out.canonicalize() else { return Ok(()) };
+    let read = planned.loaded.models.iter().find(|input| {
+        let shards = input.model.checkpoint.index.shards().iter();
+        shards
+            .filter_map(|shard| shard.path.canonicalize().ok())
+            .any(|path| path.starts_with(&target))
+    });
+    match read {
+        None => Ok(()),
+        Some(input) => Err(Trouble::Found(vec![
+            Diagnostic::error(
+                codes::OUTPUT_EXISTS,
+                format!("the output would replace the model `{}`", input.name),
+            )
+            .in_file(shown_path(out))
+            .help("name another folder with `--out`"),
+        ])),
+    }
+}
+
+/// Reads again what an interrupted run wrote.
+fn confirm(output: &mut OutputFolder, threads: usize, style: Style) -> Result<(), Trouble> {
+    let bytes = output.recorded_bytes();
+    if bytes == 0 {
+        return Ok(());
+    }
+    // Its events would look like those of the merge.
+    let style = if style == Style::Events { Style::Nothing } else { style };
+    let meter = Meter::new(style);
+    meter.enter("checking what is there");
+    meter.expect(0, bytes);
+    progress::watch(style, &meter, || {
+        output.confirm(threads, &|bytes| {
+            meter.add(bytes, 0);
+            !stop::is_asked()
+        })
+    });
+    match stop::flag().load(Ordering::SeqCst) {
+        false => Ok(()),
+        true => Err(Trouble::Interrupted(
+            "interrupted: what was written before is kept; run the same command again to continue"
+                .to_owned(),
+        )),
+    }
+}
+
+fn interrupted(planned: &Planned, report: &Report) -> Trouble {
+    let kept = report.tensors_computed + report.tensors_reused;
+    let all = planned.plan.jobs.len();
+    Trouble::Interrupted(format!(
+        "interrupted: {kept} of {all} tensors are kept; run the same command again to continue"
+    ))
+}
+
+fn warn(arguments: &Arguments, talk: Talk, warnings: &[Diagnostic]) {
+    talk.show(warnings);
+    if arguments.json {
+        for warning in render::render_json(warnings).as_array().into_iter().flatten() {
+            talk::event(&json!({"event": "warning", "diagnostic": warning}));
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The files beside the weights: config.json with what changed changed, the model card, and what the
+//! model brings along.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use mixdown_checkpoint::card::{CARD_NAME, Card, CardMethod, CardModel};
+use mixdown_checkpoint::config::{ConfigChanges, layer_count, rewrite_config};
+use mixdown_checkpoint::output::OutputFolder;
+use mixdown_checkpoint::{Form, shown_path, side_files};
+use mixdown_diagnostics::{Diagnostic, codes};
+use serde_json::Value;
+
+use super::Arguments;
+use crate::planning::Planned;
+
+const CONFIG_NAME: &str = "config.json";
+
+/// Files that describe a vocabulary, as the one that a merge made anew does.
+const VOCABULARY_FILES: [&str; 6] = [
+    "added_tokens.json",
+    "merges.txt",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+];
+
+/// What will stand beside the weights.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// Files that are written: name and content.
+    made: Vec<(String, String)>,
+    /// Files that are copied: name and where from.
+    copied: Vec<(String, PathBuf)>,
+    /// Their bytes, about.
+    pub bytes: u64,
+    /// What the user should know.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Decides which files the output gets.
+pub fn choose(planned: &Planned, arguments: &Arguments) -> Result<Files, Box<Diagnostic>> {
+    let mut files = Files { made: planned.plan.output.files.clone(), ..Files::default() };
+    let donor = planned.plan.output.files_from;
+    if let Some(donor) = donor.map(|position| &planned.loaded.models[position as usize]) {
+        let checkpoint = &donor.model.checkpoint;
+        match &checkpoint.config {
+            Some(config) => {
+                let (config, warning) = changed(config, planned);
+                files.made.push((CONFIG_NAME.to_owned(), format!("{config:#}\n")));
+                files.warnings.extend(warning);
+            }
+            None => files.warnings.push(
+                Diagnostic::warning(
+                    codes::NOT_COPIED,
+                    format!("`{}` has no config.json", donor.name),
+                )
+                .in_file(shown_path(&checkpoint.root))
+                .note("the output has none either, so other programs cannot load it by its folder"),
+            ),
+        }
+        if checkpoint.form == Form::Folder {
+            files.copy_from(&checkpoint.root)?;
+        }
+    }
+    let card = card(planned, &arguments.out, arguments.recipe.overrides()).to_markdown();
+    files.made.push((CARD_NAME.to_owned(), card));
+    files.bytes += files.made.iter().map(|(_, text)| text.len() as u64).sum::<u64>();
+    Ok(files)
+}
+
+impl Files {
+    /// Takes over what lies beside a model's weights, except what the merge makes itself.
+    fn copy_from(&mut self, folder: &Path) -> Result<(), Box<Diagnostic>> {
+        let names = side_files::side_files(folder).map_err(|error| {
+            Diagnostic::error(codes::UNREADABLE, format!("the folder cannot be listed: {error}"))
+                .in_file(shown_path(folder))
+        })?;
+        let is_made = |name: &str| self.made.iter().any(|(made, _)| made == name);
+        let has_new_vocabulary = is_made("tokenizer.json");
+        let names: Vec<String> = names
+            .into_iter()
+            .filter(|name| name != CONFIG_NAME && !is_made(name))
+            .filter(|name| !(has_new_vocabulary && VOCABULARY_FILES.contains(&name.as_str())))
+            .collect();
+        for name in names {
+            let path = folder.join(&name);
+            self.bytes += std::fs::metadata(&path).map_or(0, |found| found.len());
+            self.copied.push((name, path));
+        }
+        Ok(())
+    }
+
+    /// Puts the files into the output.
+    pub fn write(&self, output: &OutputFolder) -> Result<(), Box<Diagnostic>> {
+        for (name, path) in &self.copied {
+            output.copy_file(name, path)?;
+        }
+        for (name, text) in &self.made {
+            output.add_file(name, text.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// The config with what the merge changed, and a warning where it cannot say what it should.
+fn changed(config: &Value, planned: &Planned) -> (Value, Option<Diagnostic>) {
+    let output = &planned.plan.output;
+    let count = layer_count(config);
+    // Of several parts whose layers were stacked anew, the config counts those of one.
+    let layers = output.layers.iter().find(|change| Some(change.before) == count);
+    let changes = ConfigChanges {
+        dtype: output.dtype,
+        layers: layers.map(|change| change.sources.clone()),
+        is_tied: output.tied,
+        vocab_size: output.vocabulary,
+    };
+    let is_restacked =
+        |change: &&mixdown_plan::LayerChange| !change.sources.iter().copied().eq(0..change.before);
+    let missed = output.layers.iter().filter(is_restacked).find(|_| layers.is_none());
+    let warning = missed.map(|change| {
+        let headline = format!("config.json does not count the layers `{}*`", change.prefix);
+        Diagnostic::warning(codes::CONFIG_BROKEN, headline)
+            .fact("layers written", change.sources.len().to_string())
+            .help("set the count of layers in the output's config.json by hand")
+    });
+    (rewrite_config(config, &changes), warning)
+}
+
+fn card(planned: &Planned, out: &Path, set: Vec<String>) -> Card {
+    let plan = &planned.plan;
+    let recipe = &planned.loaded.recipes[0];
+    let models = planned.loaded.models.iter().map(|input| CardModel {
+        name: input.name.clone(),
+        hub_id: input.model.revision.as_ref().map(|_| hub_id(&input.reference).to_owned()),
+        revision: input.model.revision.clone(),
+    });
+    Card {
+        title: out
+            .file_name()
+            .map_or_else(|| "merged".to_owned(), |name| name.to_string_lossy().into_owned()),
+        models: models.collect(),
+        methods: methods(planned),
+        dtype: plan.output.dtype.map_or("several types", |dtype| dtype.torch_name()).to_owned(),
+        parameters: plan.jobs.iter().map(|job| job.shape.elements()).sum(),
+        dropped: plan.left_out.len(),
+        recipe: planned.loaded.text.clone(),
+        set,
+        seed: recipe.seed,
+        mixdown: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+fn hub_id(reference: &str) -> &str {
+    reference.split_once('@').map_or(reference, |(id, _)| id)
+}
+
+/// The methods that made the tensors, most tensors first.
+fn methods(planned: &Planned) -> Vec<CardMethod> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for job in &planned.plan.jobs {
+        *counts.entry(&planned.plan.origins[job.origin as usize].method).or_default() += 1;
+    }
+    let mut counts: Vec<(&str, usize)> = counts.into_iter().collect();
+    counts.sort_by_key(|&(name, count)| (std::cmp::Reverse(count), name));
+    let describe = |(name, tensors): (&str, usize)| {
+        let method = planned.loaded.library.get(name);
+        CardMethod {
+            name: name.to_owned(),
+            title: method.map(|method| method.title.clone()).unwrap_or_default(),
+            source: method.map(|method| method.source.clone()).filter(|text| !text.is_empty()),
+            tensors,
+        }
+    };
+    counts.into_iter().map(describe).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_is_no_part_of_an_id() {
+        assert_eq!(hub_id("org/model@main"), "org/model");
+        assert_eq!(hub_id("org/model"), "org/model");
+    }
+
+    /// Files of the old vocabulary beside a new tokenizer.json would contradict it.
+    #[test]
+    fn what_the_merge_makes_is_not_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["config.json", "tokenizer.json", "merges.txt", "chat_template.jinja"] {
+            std::fs::write(folder.path().join(name), "1234").unwrap();
+        }
+        let names = |made: &[&str]| {
+            let made = made.iter().map(|name| ((*name).to_owned(), String::new())).collect();
+            let mut files = Files { made, ..Files::default() };
+            files.copy_from(folder.path()).unwrap();
+            assert_eq!(files.bytes, 4 * files.copied.len() as u64);
+            files.copied.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[]), ["chat_template.jinja", "merges.txt", "tokenizer.json"]);
+        assert_eq!(names(&["tokenizer.json"]), ["chat_template.jinja"]);
+        assert_eq!(names(&["chat_template.jinja"]), ["merges.txt", "tokenizer.json"]);
+    }
+}

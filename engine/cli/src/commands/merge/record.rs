@@ -1,0 +1,169 @@
+//! What a merge leaves behind about itself: the identity by which an interrupted one is continued,
+//! and the manifest.
+
+use std::fmt::{self, Write};
+
+use mixdown_checkpoint::digest::Digests;
+use mixdown_checkpoint::manifest::{
+    DroppedRecord, InputFile, InputRecord, MergeRecord, OriginRecord, RecipeRecord,
+};
+use mixdown_checkpoint::output::PlanIdentity;
+use mixdown_checkpoint::{Checkpoint, Shard};
+use mixdown_diagnostics::Diagnostic;
+use mixdown_ops::Backend;
+
+use super::Arguments;
+use crate::commands::Trouble;
+use crate::models;
+use crate::planning::Planned;
+use crate::progress::{self, Meter, Style};
+use crate::recipes::Input;
+use crate::stop;
+
+/// What an output is of. Everything is in it that can change a byte of the output, and what tells
+/// whether an input is still the same file.
+pub fn identity(planned: &Planned, arguments: &Arguments, shards: usize) -> PlanIdentity {
+    let mut digest = Digest::default();
+    digest.line(format_args!("mixdown {}", env!("CARGO_PKG_VERSION")));
+    digest.line(format_args!("{shards} {}", arguments.allow_nonfinite));
+    for recipe in &planned.loaded.recipes {
+        digest.line(format_args!("{:?}", recipe.source.text()));
+    }
+    digest.line(format_args!("{:?}", arguments.recipe.overrides()));
+    digest.line(format_args!("{:?}", planned.plan));
+    for input in &planned.loaded.models {
+        for shard in input.model.checkpoint.index.shards() {
+            digest.line(format_args!("{:?}", shard.identity));
+        }
+    }
+    PlanIdentity::new(digest.0.finalize().as_bytes())
+}
+
+/// BLAKE3 of text that is never held as a whole.
+#[derive(Default)]
+struct Digest(blake3::Hasher);
+
+impl Digest {
+    fn line(&mut self, text: fmt::Arguments<'_>) {
+        writeln!(self, "{text}").expect("hashing does not fail");
+    }
+}
+
+impl Write for Digest {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.update(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// The models as the manifest records them. Digests of files that are not known are computed only
+/// when that is asked for.
+pub fn inputs(planned: &Planned, compute: bool, style: Style) -> Result<Vec<InputRecord>, Trouble> {
+    let digests = Digests::new(models::cache_folder());
+    let all: Vec<&Shard> = planned
+        .loaded
+        .models
+        .iter()
+        .flat_map(|input| input.model.checkpoint.index.shards())
+        .collect();
+    if compute {
+        compute_digests(&digests, &all, style)?;
+    }
+    Ok(planned.loaded.models.iter().map(|input| input_record(input, &digests)).collect())
+}
+
+fn compute_digests(digests: &Digests, shards: &[&Shard], style: Style) -> Result<(), Trouble> {
+    let unknown: Vec<&Shard> =
+        shards.iter().copied().filter(|shard| digests.known_sha256(shard).is_none()).collect();
+    let style = if style == Style::Events { Style::Nothing } else { style };
+    let meter = Meter::new(style);
+    meter.enter("hashing the inputs");
+    meter.expect(0, unknown.iter().map(|shard| shard.size).sum());
+    progress::watch(style, &meter, || {
+        for shard in unknown {
+            let mut before = 0;
+            digests.sha256(shard, &mut |done| {
+                meter.add(done - before, 0);
+                before = done;
+            })?;
+            if stop::is_asked() {
+                let text = "interrupted: digests so far are remembered; run the same command again";
+                return Err(Trouble::Interrupted(text.to_owned()));
+            }
+        }
+        Ok(())
+    })
+}
+
+fn input_record(input: &Input, digests: &Digests) -> InputRecord {
+    let checkpoint = &input.model.checkpoint;
+    let files = checkpoint.index.shards().iter().map(|shard| InputFile {
+        name: name_within(checkpoint, shard),
+        bytes: shard.size,
+        sha256: digests.known_sha256(shard).map(|digest| digest.to_string()),
+    });
+    InputRecord {
+        name: input.name.clone(),
+        reference: input.reference.clone(),
+        revision: input.model.revision.clone(),
+        headers: headers_digest(checkpoint),
+        files: files.collect(),
+    }
+}
+
+/// The name of a file within its model, whatever folder that is in.
+fn name_within(checkpoint: &Checkpoint, shard: &Shard) -> String {
+    let inside = shard.path.strip_prefix(&checkpoint.root).ok();
+    let name = inside.or(shard.path.file_name().map(AsRef::as_ref)).unwrap_or(&shard.path);
+    name.to_string_lossy().into_owned()
+}
+
+/// Digest of names, types, shapes and places of all tensors.
+fn headers_digest(checkpoint: &Checkpoint) -> String {
+    let mut digest = Digest::default();
+    for tensor in checkpoint.index.by_name() {
+        digest.line(format_args!(
+            "{:?} {} {} {} {}",
+            tensor.name, tensor.dtype, tensor.shape, tensor.shard, tensor.offset
+        ));
+    }
+    digest.0.finalize().to_hex().to_string()
+}
+
+/// All that the manifest says and the output folder does not know.
+pub fn of(
+    planned: &Planned,
+    arguments: &Arguments,
+    backend: &dyn Backend,
+    inputs: Vec<InputRecord>,
+    warnings: &[Diagnostic],
+) -> MergeRecord {
+    let plan = &planned.plan;
+    let recipe = &planned.loaded.recipes[0];
+    let mut digest = Digest::default();
+    digest.line(format_args!("{plan:?}"));
+    let origins = plan.jobs.iter().map(|job| {
+        let origin = &plan.origins[job.origin as usize];
+        OriginRecord { method: origin.method.clone(), rule: origin.rule.clone() }
+    });
+    let dropped = plan.left_out.iter().map(|left_out| {
+        let input = &planned.loaded.models[left_out.tensor.model as usize];
+        let tensor = &input.model.checkpoint.index.tensors()[left_out.tensor.tensor as usize];
+        DroppedRecord {
+            input: input.name.clone(),
+            name: tensor.name.clone(),
+            reason: left_out.reason.clone(),
+        }
+    });
+    MergeRecord {
+        mixdown: env!("CARGO_PKG_VERSION").to_owned(),
+        recipe: RecipeRecord::new(&planned.loaded.text, arguments.recipe.overrides()),
+        plan: digest.0.finalize().to_hex().to_string(),
+        seed: recipe.seed,
+        backend: backend.name().to_owned(),
+        inputs,
+        origins: origins.collect(),
+        dropped: dropped.collect(),
+        warnings: warnings.iter().map(|warning| warning.headline.clone()).collect(),
+    }
+}

@@ -1,0 +1,116 @@
+//! `mixdown plan`: what a merge would do, found in headers alone.
+
+use std::num::NonZeroUsize;
+
+use clap::Args;
+use mixdown_cpu::CpuBackend;
+use mixdown_exec::Footprint;
+use mixdown_plan::explain;
+use serde_json::json;
+
+use crate::commands::Outcome;
+use crate::exit::Exit;
+use crate::planning::{self, RecipeArguments};
+use crate::progress::Style;
+use crate::quantity;
+use crate::size;
+use crate::table::{Align, Table};
+use crate::talk::{self, Talk};
+
+/// Show what a merge would do: operations, bytes, memory
+///
+/// Reads headers only. The same recipe and the same headers give the same plan.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mixdown plan recipe.yaml                      a summary
+  mixdown plan recipe.yaml --memory 200MB       with the memory and threads that a budget allows
+  mixdown plan recipe.yaml --graph > plan.mmd   the operations as a Mermaid graph
+  mixdown plan recipe.yaml --json               every tensor, for programs")]
+pub struct Arguments {
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    /// Memory that the merge may use, for instance 500MB or 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "2GB")]
+    #[arg(env = "MIXDOWN_MEMORY", hide_env_values = true)]
+    memory: u64,
+    /// Threads; all processors by default
+    #[arg(long, value_name = "N", env = "MIXDOWN_THREADS", hide_env_values = true)]
+    threads: Option<NonZeroUsize>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Print a graph in Mermaid's language
+    #[arg(long, conflicts_with = "json")]
+    graph: bool,
+}
+
+/// Runs the command.
+pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
+    crate::stop::listen();
+    let planned = planning::plan(&arguments.recipe, Style::suited(talk, false), None)?;
+    talk.show(&planned.warnings);
+    if arguments.graph {
+        talk::data(&explain::mermaid(&planned.plan));
+        return Ok(Exit::Done);
+    }
+    let threads = crate::commands::threads(arguments.threads);
+    let options = planned.options(arguments.memory, threads);
+    let footprint = planned.footprint(&CpuBackend::new(), &options)?;
+    if arguments.json {
+        let mut value = explain::json(&planned.plan);
+        value["footprint"] = json!({
+            "bytes_read": footprint.bytes_read,
+            "bytes_read_by_pass": footprint.bytes_read_by_pass,
+            "bytes_written": footprint.bytes_written,
+            "peak_bytes": footprint.peak_bytes,
+            "threads": footprint.threads,
+        });
+        talk::data(&format!("{value:#}\n"));
+    } else {
+        let tensors: Vec<usize> =
+            planned.loaded.models.iter().map(|input| input.model.checkpoint.index.len()).collect();
+        let summary = explain::summary(&planned.plan, &tensors);
+        talk::data(&format!("{summary}\n{}", cost(&footprint)));
+    }
+    Ok(Exit::Done)
+}
+
+fn cost(footprint: &Footprint) -> String {
+    let mut table = Table::bare(&[Align::Left, Align::Right, Align::Left]);
+    let bytes = |count: u64| quantity::bytes(count);
+    let passes = footprint.bytes_read_by_pass.iter().filter(|&&count| count > 0).count();
+    let by_pass: Vec<String> =
+        footprint.bytes_read_by_pass.iter().map(|&count| quantity::bytes(count)).collect();
+    let note = match passes {
+        0 | 1 => String::new(),
+        _ => format!("by pass: {}", by_pass.join(", ")),
+    };
+    table.row(["read", &bytes(footprint.bytes_read), &note]);
+    table.row(["write", &bytes(footprint.bytes_written), ""]);
+    let threads = quantity::count(footprint.threads, "thread");
+    table.row(["memory", &bytes(footprint.peak_bytes), &format!("at most, with {threads}")]);
+    table.text("")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_are_told() {
+        let mut footprint = Footprint {
+            bytes_read_by_pass: vec![4_000_000],
+            bytes_read: 4_000_000,
+            bytes_written: 1_000_000,
+            peak_bytes: 20_000_000,
+            threads: 2,
+            stripe_elements: 65536,
+        };
+        let expected =
+            "read    4.00 MB\nwrite   1.00 MB\nmemory  20.0 MB  at most, with 2 threads\n";
+        assert_eq!(cost(&footprint), expected);
+        footprint.bytes_read_by_pass = vec![3_000_000, 1_000_000];
+        assert!(cost(&footprint).contains("by pass: 3.00 MB, 1.00 MB\n"));
+    }
+}

@@ -1,0 +1,117 @@
+//! `mixdown verify`: proves a merged checkpoint against its manifest.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use mixdown_checkpoint::shown_path;
+use mixdown_checkpoint::verify::{self, VerifyError, VerifyReport};
+use mixdown_diagnostics::{Diagnostic, codes, render};
+use serde_json::json;
+
+use crate::commands::{Outcome, Trouble};
+use crate::exit::{self, Exit};
+use crate::progress::{self, Meter, Style};
+use crate::quantity;
+use crate::stop;
+use crate::talk::{self, Talk};
+
+/// Prove a merged checkpoint against its manifest
+///
+/// Reads every tensor and file and compares its digest with the one that the merge recorded. Reports
+/// what is missing, different, or too much. The exit status is 0 when everything agrees, else 1.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mixdown verify ./merged             read and compare everything
+  mixdown verify ./merged --json      the same for programs")]
+pub struct Arguments {
+    /// The folder that a merge made
+    folder: PathBuf,
+    /// Threads; all processors by default
+    #[arg(long, value_name = "N", env = "MIXDOWN_THREADS", hide_env_values = true)]
+    threads: Option<NonZeroUsize>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Show no progress
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Runs the command.
+pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
+    let folder = arguments.folder;
+    if !folder.is_dir() {
+        let headline = format!("there is no folder `{}`", shown_path(&folder));
+        let found = Diagnostic::error(codes::MANIFEST_BROKEN, headline);
+        return Err(Trouble::Usage(vec![found]));
+    }
+    stop::listen();
+    let style = Style::suited(talk, false);
+    let meter = Meter::new(style);
+    meter.enter("verifying");
+    let begun = Instant::now();
+    let threads = crate::commands::threads(arguments.threads);
+    let found = progress::watch(style, &meter, || {
+        verify::verify(&folder, threads, &|done, total| {
+            meter.expect(0, total);
+            meter.add(done, 0);
+            !stop::is_asked()
+        })
+    });
+    match found {
+        Ok(report) => {
+            if arguments.json {
+                talk::data(&format!("{:#}\n", json_of(&report)));
+            } else {
+                let rate = quantity::rate(report.bytes, begun.elapsed());
+                talk::data(&format!("{} agrees with its manifest\n", shown_path(&folder)));
+                talk.say(&format!("{}, {rate}", text_of(&report)));
+            }
+            Ok(Exit::Done)
+        }
+        Err(VerifyError::Stopped) => {
+            Err(Trouble::Interrupted("interrupted: nothing was proven".to_owned()))
+        }
+        Err(VerifyError::Failed(found)) if arguments.json => {
+            let value = json!({"ok": false, "diagnostics": render::render_json(&found)});
+            talk::data(&format!("{value:#}\n"));
+            Ok(exit::of(&found))
+        }
+        Err(VerifyError::Failed(found)) => Err(found.into()),
+    }
+}
+
+fn text_of(report: &VerifyReport) -> String {
+    format!(
+        "{} of {} in {}, {}",
+        quantity::count(report.tensors, "tensor"),
+        quantity::bytes(report.bytes),
+        quantity::count(report.shards, "shard"),
+        quantity::count(report.files, "other file"),
+    )
+}
+
+fn json_of(report: &VerifyReport) -> serde_json::Value {
+    json!({
+        "ok": true,
+        "tensors": report.tensors,
+        "bytes": report.bytes,
+        "shards": report.shards,
+        "files": report.files,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_counts_what_was_proven() {
+        let report = VerifyReport { tensors: 35, bytes: 4_000_000, shards: 1, files: 6 };
+        assert_eq!(text_of(&report), "35 tensors of 4.00 MB in 1 shard, 6 other files");
+        assert_eq!(json_of(&report)["tensors"], 35);
+    }
+}

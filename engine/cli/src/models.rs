@@ -1,0 +1,150 @@
+//! Finds models, at a path or at the hub, and opens them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use mixdown_checkpoint::hub::{self, FetchProgress, HubOptions};
+use mixdown_checkpoint::{Checkpoint, open};
+use mixdown_diagnostics::Diagnostic;
+
+use crate::progress::{self, Meter, Style};
+use crate::stop;
+use crate::talk::Talk;
+
+/// An opened model.
+#[derive(Debug)]
+pub struct Model {
+    /// Its index, config and files.
+    pub checkpoint: Checkpoint,
+    /// The commit at the hub, if it came from there.
+    pub revision: Option<String>,
+}
+
+/// What names a model.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Reference {
+    /// A path or a hub id.
+    pub path: String,
+    /// Branch, tag or commit at the hub.
+    pub revision: Option<String>,
+    /// Only tensors whose names begin so.
+    pub prefix: Option<String>,
+}
+
+impl Reference {
+    /// `PATH`, `ID` or `ID@REVISION`. What exists as a path is a path, whatever is in its name.
+    pub fn parse(text: &str) -> Self {
+        let whole = || Self { path: text.to_owned(), revision: None, prefix: None };
+        if Path::new(text).symlink_metadata().is_ok() {
+            return whole();
+        }
+        match text.rsplit_once('@') {
+            Some((path, revision)) if !path.is_empty() && !revision.is_empty() => {
+                Self { path: path.to_owned(), revision: Some(revision.to_owned()), prefix: None }
+            }
+            _ => whole(),
+        }
+    }
+}
+
+impl Model {
+    /// Opens the model that was named on the command line.
+    pub fn open(text: &str, talk: Talk) -> Result<Self, Vec<Diagnostic>> {
+        Self::find(&Reference::parse(text), text, Style::suited(talk, false))
+    }
+
+    /// Opens a model that messages call `name`. Fetches it from the hub when it is not here.
+    pub fn find(reference: &Reference, name: &str, style: Style) -> Result<Self, Vec<Diagnostic>> {
+        let options = HubOptions::from_env(&|variable| std::env::var_os(variable));
+        let meter = Meter::new(style);
+        let fetching = Fetching { meter: &meter, files: Mutex::default(), since: Instant::now() };
+        let found = progress::watch(style, &meter, || {
+            hub::locate(&reference.path, reference.revision.as_deref(), &options, &fetching)
+        });
+        let path = found.map_err(|diagnostic| vec![*diagnostic])?;
+        let from_hub = Path::new(&reference.path).symlink_metadata().is_err();
+        let prefix = reference.prefix.as_deref();
+        let checkpoint = match from_hub {
+            true => open::open_as(name, &path, prefix),
+            false => open::open(&path, prefix),
+        }?;
+        Ok(Self { checkpoint, revision: from_hub.then(|| commit(&path)).flatten() })
+    }
+}
+
+/// The commit whose snapshot in the hub's cache this is.
+fn commit(snapshot: &Path) -> Option<String> {
+    let folder = snapshot.parent()?.file_name()?;
+    (folder == "snapshots").then(|| snapshot.file_name()?.to_str().map(str::to_owned)).flatten()
+}
+
+/// Shows how far the files of a model have come.
+struct Fetching<'a> {
+    meter: &'a Meter,
+    /// Bytes here and bytes in all, of each file so far.
+    files: Mutex<Vec<(String, u64, u64)>>,
+    since: Instant,
+}
+
+impl FetchProgress for Fetching<'_> {
+    fn advance(&self, file: &str, done: u64, total: u64) {
+        let mut files = self.files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let before = match files.iter_mut().find(|(known, ..)| known == file) {
+            Some(known) => {
+                let before = known.1;
+                (known.1, known.2) = (done, total);
+                before
+            }
+            None => {
+                files.push((file.to_owned(), done, total));
+                // What an earlier transfer left is here, and is not part of the rate.
+                if self.since.elapsed().as_secs() > 0 { 0 } else { done }
+            }
+        };
+        self.meter.enter(&format!("fetching {file}"));
+        self.meter.add(done.saturating_sub(before), 0);
+        self.meter.expect(0, files.iter().map(|(_, _, total)| total).sum());
+    }
+
+    fn is_cancelled(&self) -> bool {
+        stop::is_asked()
+    }
+}
+
+/// The folder of what mixdown remembers from one run to the next.
+pub fn cache_folder() -> PathBuf {
+    let read = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    read("MIXDOWN_CACHE").unwrap_or_else(|| {
+        let caches = read("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+        let caches = caches.or_else(|| read("HOME").map(|home| home.join(".cache")));
+        caches.unwrap_or_else(std::env::temp_dir).join("mixdown")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revisions_belong_to_hub_ids_only() {
+        let check = |text: &str, path: &str, revision: Option<&str>| {
+            let found = Reference::parse(text);
+            assert_eq!((found.path.as_str(), found.revision.as_deref()), (path, revision));
+        };
+        check("org/model", "org/model", None);
+        check("org/model@v1.0", "org/model", Some("v1.0"));
+        check("org/model@", "org/model@", None);
+        check("@v1", "@v1", None);
+        let folder = tempfile::tempdir().unwrap();
+        let odd = folder.path().join("model@v2");
+        std::fs::create_dir(&odd).unwrap();
+        check(odd.to_str().unwrap(), odd.to_str().unwrap(), None);
+    }
+
+    #[test]
+    fn a_snapshot_tells_its_commit() {
+        assert_eq!(commit(Path::new("/c/models--a--b/snapshots/0a1b")).as_deref(), Some("0a1b"));
+        assert_eq!(commit(Path::new("/c/model")), None);
+    }
+}

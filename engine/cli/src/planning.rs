@@ -1,0 +1,109 @@
+//! From the arguments that name a recipe to a plan, with all that was found on the way.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use mixdown_diagnostics::{Diagnostic, any_error};
+use mixdown_exec::{Footprint, Source};
+use mixdown_ops::Backend;
+use mixdown_plan::{Detail, Plan};
+
+use crate::commands::Trouble;
+use crate::progress::Style;
+use crate::recipes::{self, Loaded};
+use crate::stop;
+
+/// The arguments that name a recipe.
+#[derive(Debug, Args)]
+pub struct RecipeArguments {
+    /// The recipe: a mergekit configuration, or a file that begins with `mixdown: 1`
+    pub recipe: PathBuf,
+    /// Override a value of the recipe, for instance parameters.lambda=0.5; may be repeated
+    #[arg(long, value_name = "PATH=VALUE", value_parser = crate::args::assignment)]
+    set: Vec<(String, String)>,
+}
+
+impl RecipeArguments {
+    /// The overrides as they were typed.
+    pub fn overrides(&self) -> Vec<String> {
+        self.set.iter().map(|(path, value)| format!("{path}={value}")).collect()
+    }
+}
+
+/// A plan with what it was made from.
+#[derive(Debug)]
+pub struct Planned {
+    /// Recipes, models and methods.
+    pub loaded: Loaded,
+    /// What the merge will do.
+    pub plan: Plan,
+    /// How the tensor that was asked about is made.
+    pub detail: Option<Detail>,
+    /// What the user should know and may ignore.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// What mixdown holds beside the budget's own buffers: its code, stacks and allocator. Measured as
+/// the peak of `mixdown merge` of a model of a few kilobytes, rounded up.
+const PROGRAM_BYTES: u64 = 8 << 20;
+
+/// What an index holds for each tensor: name, shape, place, and the plan's job for it.
+const TENSOR_BYTES: u64 = 1024;
+
+/// Reads, opens and plans. All mistakes are found together.
+pub fn plan(
+    arguments: &RecipeArguments,
+    style: Style,
+    explain: Option<&str>,
+) -> Result<Planned, Trouble> {
+    let mut loaded =
+        recipes::load(&arguments.recipe, &arguments.set, style).map_err(Trouble::Usage)?;
+    if stop::is_asked() {
+        let text = "interrupted: nothing was written; what was fetched of the models is kept";
+        return Err(Trouble::Interrupted(text.to_owned()));
+    }
+    let mut found = std::mem::take(&mut loaded.diagnostics);
+    let outcome = loaded.compile(explain);
+    found.extend(outcome.diagnostics);
+    match outcome.plan {
+        Some(plan) if !any_error(&found) => {
+            Ok(Planned { loaded, plan, detail: outcome.detail, warnings: found })
+        }
+        _ => Err(Trouble::Found(found)),
+    }
+}
+
+impl Planned {
+    /// How the plan is run.
+    pub fn options(&self, memory_bytes: u64, threads: usize) -> mixdown_exec::Options {
+        let tensors: usize =
+            self.loaded.models.iter().map(|input| input.model.checkpoint.index.len()).sum();
+        let held_bytes = PROGRAM_BYTES + (tensors + self.plan.jobs.len()) as u64 * TENSOR_BYTES;
+        mixdown_exec::Options { threads, memory_bytes, held_bytes, ..Default::default() }
+    }
+
+    /// What running it will read, write and hold.
+    pub fn footprint(
+        &self,
+        backend: &dyn Backend,
+        options: &mixdown_exec::Options,
+    ) -> Result<Footprint, Box<Diagnostic>> {
+        let indexes: Vec<_> =
+            self.loaded.models.iter().map(|input| &input.model.checkpoint.index).collect();
+        mixdown_exec::footprint(&self.plan, &indexes, backend, options)
+    }
+
+    /// The data of the models, in the plan's order. Files are opened when they are read.
+    pub fn sources(&self) -> Vec<Source<'_>> {
+        let pool = mixdown_checkpoint::FilePool::new(mixdown_checkpoint::FilePool::DEFAULT_LIMIT);
+        let source = |input: &'_ recipes::Input| -> Vec<Box<dyn mixdown_checkpoint::ByteSource>> {
+            let shards = input.model.checkpoint.index.shards().iter();
+            shards.map(|shard| Box::new(pool.source(shard)) as _).collect()
+        };
+        self.loaded
+            .models
+            .iter()
+            .map(|input| Source { index: &input.model.checkpoint.index, shards: source(input) })
+            .collect()
+    }
+}

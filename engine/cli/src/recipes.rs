@@ -1,0 +1,328 @@
+//! Reads a recipe, those it names, and the method files beside it; then the models of all of them.
+//! What is wrong is collected, so that all of it can be told at once.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use mixdown_checkpoint::{Form, shown_path};
+use mixdown_diagnostics::{Diagnostic, Source, codes};
+use mixdown_plan::{CheckpointInput, Library, ModelSource, Outcome, Request};
+use mixdown_recipe::recipe::{Model as Named, ModelId, ModelReference};
+use mixdown_recipe::{LoadedRecipe, Recipe};
+use serde_json::Value;
+
+use crate::models::{Model, Reference};
+use crate::progress::Style;
+
+/// Recipes are written by hand; what is larger is another kind of file.
+const LARGEST: u64 = 16 << 20;
+
+/// The recipes of a merge with their models, as far as these could be opened.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The text of the recipe that was asked for, without overrides.
+    pub text: String,
+    /// The recipe that was asked for, and after it those that it names.
+    pub recipes: Vec<Recipe>,
+    /// For each recipe, for each of its models: what it is.
+    pub sources: Vec<Vec<ModelSource>>,
+    /// The models, each once.
+    pub models: Vec<Input>,
+    /// The methods that the recipes can name.
+    pub library: Library,
+    /// What is wrong so far, and what the user should know.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// A model that goes into the merge.
+#[derive(Debug)]
+pub struct Input {
+    /// Its name in the recipe that names it first.
+    pub name: String,
+    /// What that recipe refers to.
+    pub reference: String,
+    /// The opened model.
+    pub model: Model,
+    tokenizer: Option<Value>,
+    tokenizer_config: Option<Value>,
+}
+
+/// Reads everything that a recipe needs. `set` are overrides of the recipe itself.
+///
+/// **Errors.** What is wrong with the recipes themselves. Anything else is among the diagnostics, so
+/// that the mistakes of the plan can be told together with it.
+pub fn load(
+    path: &Path,
+    set: &[(String, String)],
+    style: Style,
+) -> Result<Loaded, Vec<Diagnostic>> {
+    // Asked for again and again, a recipe that comes from a pipe would be empty the second time.
+    let first = RefCell::new(None);
+    let read = |path: &Path| {
+        let text = read(path)?;
+        first.borrow_mut().get_or_insert_with(|| text.clone());
+        Ok(text)
+    };
+    let found = mixdown_recipe::load(path, &read, set)?;
+    let mut loader = Loader { style, ..Loader::default() };
+    match Library::built_in() {
+        Ok(library) => loader.library = library,
+        Err(found) => loader.diagnostics.extend(found),
+    }
+    let mut sources = Vec::with_capacity(found.recipes.len());
+    for loaded in &found.recipes {
+        sources.push(loader.models_of(loaded));
+        loader.add_methods(&loaded.path);
+    }
+    let recipes: Vec<Recipe> = found.recipes.into_iter().map(|loaded| loaded.recipe).collect();
+    if recipes.iter().any(|recipe| recipe.tokenizer.is_some()) {
+        loader.read_tokenizers();
+    }
+    let Loader { models, library, diagnostics, .. } = loader;
+    let text = first.into_inner().unwrap_or_default();
+    Ok(Loaded { text, recipes, sources, models, library, diagnostics })
+}
+
+/// The built-in methods, and those beside a recipe.
+pub fn library_beside(recipe: &Path) -> Result<Library, Vec<Diagnostic>> {
+    let mut library = Library::built_in()?;
+    library.add(method_files(recipe)?)?;
+    Ok(library)
+}
+
+impl Loaded {
+    /// Plans the merge.
+    pub fn compile(&self, explain: Option<&str>) -> Outcome {
+        let checkpoints: Vec<CheckpointInput<'_>> = self
+            .models
+            .iter()
+            .map(|input| CheckpointInput {
+                name: &input.name,
+                index: &input.model.checkpoint.index,
+                config: input.model.checkpoint.config.as_ref(),
+                tokenizer: input.tokenizer.as_ref(),
+                tokenizer_config: input.tokenizer_config.as_ref(),
+            })
+            .collect();
+        mixdown_plan::compile(&Request {
+            recipes: &self.recipes,
+            models: self.sources.clone(),
+            library: &self.library,
+            checkpoints: &checkpoints,
+            explain,
+        })
+    }
+}
+
+#[derive(Default)]
+struct Loader {
+    style: Style,
+    models: Vec<Input>,
+    library: Library,
+    diagnostics: Vec<Diagnostic>,
+    /// The position of each model, none if it cannot be opened.
+    known: HashMap<(Reference, Option<String>), Option<u32>>,
+    /// Method files so far, by file name.
+    methods: HashMap<String, Source>,
+}
+
+impl Loader {
+    /// Finds out what each model of a recipe is.
+    fn models_of(&mut self, loaded: &LoadedRecipe) -> Vec<ModelSource> {
+        let source = &loaded.recipe.source;
+        let mut sources = Vec::with_capacity(loaded.recipe.models.len());
+        for (position, model) in loaded.recipe.models.iter().enumerate() {
+            let child = loaded.children.get(&ModelId(position as u32));
+            sources.push(match (&model.reference, child) {
+                (_, Some(child)) => ModelSource::Recipe(*child as u32),
+                (ModelReference::Recipe { .. }, None) => ModelSource::Failed,
+                (ModelReference::Checkpoint { adapter: Some(_), .. }, None) => {
+                    self.diagnostics.push(adapter(model).at(source, model.span));
+                    ModelSource::Failed
+                }
+                (
+                    ModelReference::Checkpoint {
+                        path,
+                        revision,
+                        prefix,
+                        override_architecture,
+                        ..
+                    },
+                    None,
+                ) => {
+                    let reference = Reference {
+                        path: path.clone(),
+                        revision: revision.clone(),
+                        prefix: prefix.clone(),
+                    };
+                    self.checkpoint(source, model, reference, override_architecture.clone())
+                        .map_or(ModelSource::Failed, ModelSource::Checkpoint)
+                }
+            });
+        }
+        sources
+    }
+
+    /// Opens a model, or finds that it is open already.
+    fn checkpoint(
+        &mut self,
+        source: &Source,
+        model: &Named,
+        reference: Reference,
+        class: Option<String>,
+    ) -> Option<u32> {
+        let key = (reference, class);
+        if let Some(known) = self.known.get(&key) {
+            return *known;
+        }
+        let shown = match &key.0.revision {
+            Some(revision) => format!("{}@{revision}", key.0.path),
+            None => key.0.path.clone(),
+        };
+        let opened = Model::find(&key.0, &shown, self.style);
+        let position = match opened {
+            Ok(mut opened) => {
+                if let (Some(config), Some(class)) = (&mut opened.checkpoint.config, &key.1) {
+                    config["architectures"] = Value::from(vec![class.as_str()]);
+                }
+                self.diagnostics.append(&mut opened.checkpoint.warnings);
+                self.models.push(Input {
+                    name: model.name.clone(),
+                    reference: shown,
+                    model: opened,
+                    tokenizer: None,
+                    tokenizer_config: None,
+                });
+                Some((self.models.len() - 1) as u32)
+            }
+            Err(found) => {
+                let found = found.into_iter().map(|diagnostic| named_in(diagnostic, source, model));
+                self.diagnostics.extend(found);
+                None
+            }
+        };
+        self.known.insert(key, position);
+        position
+    }
+
+    /// Adds the methods beside a recipe. All recipes of a merge share them, so two recipes must not
+    /// mean different things by one name.
+    fn add_methods(&mut self, recipe: &Path) {
+        let files = match method_files(recipe) {
+            Ok(files) => files,
+            Err(found) => return self.diagnostics.extend(found),
+        };
+        for file in files {
+            let name = file.name().rsplit('/').next().unwrap_or_default().to_owned();
+            match self.methods.get(&name) {
+                Some(known) if known.text() == file.text() => continue,
+                Some(known) => {
+                    let headline = format!("two recipes bring different methods in `{name}`");
+                    let diagnostic = Diagnostic::error(codes::CONFLICTING_KEYS, headline)
+                        .fact("one", known.name())
+                        .fact("other", file.name())
+                        .help("give one of the methods another name");
+                    self.diagnostics.push(diagnostic);
+                    continue;
+                }
+                None => {}
+            }
+            self.methods.insert(name, file.clone());
+            if let Err(found) = self.library.add([file]) {
+                self.diagnostics.extend(found);
+            }
+        }
+    }
+
+    /// Reads the tokenizers of all models, for a recipe that makes a new one of them.
+    fn read_tokenizers(&mut self) {
+        for input in &mut self.models {
+            for (name, value) in [
+                ("tokenizer.json", &mut input.tokenizer),
+                ("tokenizer_config.json", &mut input.tokenizer_config),
+            ] {
+                match read_json(&input.model, name) {
+                    Ok(found) => *value = found,
+                    Err(found) => self.diagnostics.push(*found),
+                }
+            }
+        }
+    }
+}
+
+/// Adds to a message about a model where it is named. A model that is not there is a mistake there.
+fn named_in(diagnostic: Diagnostic, source: &Source, model: &Named) -> Diagnostic {
+    match diagnostic.place {
+        None => diagnostic.at(source, model.span),
+        Some(_) => {
+            let place = format!("{}:{}:{}", source.name(), model.span.line, model.span.column);
+            diagnostic.note(format!("named in {place}"))
+        }
+    }
+}
+
+fn adapter(model: &Named) -> Diagnostic {
+    let headline = format!("`{}` is an adapter on a base, which is not supported", model.name);
+    Diagnostic::error(codes::UNSUPPORTED, headline)
+        .help("merge the adapter into its base with another tool, and name the result")
+}
+
+/// The text of a recipe or a method.
+fn read(path: &Path) -> io::Result<String> {
+    if path.is_dir() {
+        return Err(io::Error::other("it is a folder, and a recipe is a file"));
+    }
+    let mut text = String::new();
+    // A pipe has no length, so what is read is bounded instead.
+    fs::File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LARGEST {
+        return Err(io::Error::other("it is too large to be a recipe"));
+    }
+    Ok(text)
+}
+
+/// The method files in the folder `methods` beside a recipe, in the order of their names.
+fn method_files(recipe: &Path) -> Result<Vec<Source>, Vec<Diagnostic>> {
+    let folder = recipe.parent().unwrap_or(Path::new("")).join("methods");
+    let Ok(entries) = fs::read_dir(&folder) else { return Ok(Vec::new()) };
+    let mut paths: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "yaml"))
+        .collect();
+    paths.sort();
+    let mut files = Vec::new();
+    let mut faults = Vec::new();
+    for path in paths {
+        let shown = shown_path(&path);
+        match read(&path) {
+            Ok(text) => files.push(Source::new(shown, text)),
+            Err(error) => {
+                let headline = format!("a method file cannot be read: {error}");
+                faults.push(Diagnostic::error(codes::UNREADABLE, headline).in_file(shown));
+            }
+        }
+    }
+    if faults.is_empty() { Ok(files) } else { Err(faults) }
+}
+
+/// A JSON file beside the weights of a model; none if it is not there.
+fn read_json(model: &Model, name: &str) -> Result<Option<Value>, Box<Diagnostic>> {
+    if model.checkpoint.form != Form::Folder {
+        return Ok(None);
+    }
+    let path = model.checkpoint.root.join(name);
+    let failed = |code, what: String| {
+        let headline = format!("`{name}` cannot be {what}");
+        Box::new(Diagnostic::error(code, headline).in_file(shown_path(&path)))
+    };
+    match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(codes::UNREADABLE, format!("read: {error}"))),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map_err(|error| failed(codes::CONFIG_BROKEN, format!("understood: {error}"))),
+    }
+}
