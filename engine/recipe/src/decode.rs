@@ -42,6 +42,7 @@ pub fn decode(tree: &Tree) -> Result<Recipe, Vec<Diagnostic>> {
     };
     let mut diagnostics = decoder.diagnostics;
     diagnostics.extend(tree.warnings.iter().cloned());
+    drop_consequences(&mut diagnostics);
     sort(&mut diagnostics);
     match recipe {
         Some(mut recipe) if !any_error(&diagnostics) => {
@@ -50,6 +51,16 @@ pub fn decode(tree: &Tree) -> Result<Recipe, Vec<Diagnostic>> {
         }
         _ => Err(diagnostics),
     }
+}
+
+/// Where a `$name` has no value, nothing else is wrong that could be told.
+fn drop_consequences(diagnostics: &mut Vec<Diagnostic>) {
+    let is_cause = |diagnostic: &Diagnostic| {
+        [codes::UNKNOWN_NAME, codes::MISSING_PARAMETER].contains(&diagnostic.code)
+    };
+    let causes: Vec<_> =
+        diagnostics.iter().filter(|d| is_cause(d)).map(|d| d.place.clone()).collect();
+    diagnostics.retain(|diagnostic| is_cause(diagnostic) || !causes.contains(&diagnostic.place));
 }
 
 fn mergekit(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {

@@ -339,7 +339,11 @@ impl Decoder<'_> {
     fn default(&mut self, node: &Node, name: &str, kind: Option<&ParameterKind>) -> Option<Scalar> {
         let value = self.scalar(node, name)?.value;
         if let Some(problem) = kind.and_then(|kind| misfit(&value, kind)) {
-            let headline = format!("`{name}` must {problem}, found {}", node.describe());
+            let found = match (&value, node.scalar()) {
+                (Scalar::Number(_), Some(scalar)) => scalar.text.to_string(),
+                _ => node.describe(),
+            };
+            let headline = format!("`{name}` must {problem}, found {found}");
             self.error(codes::OUT_OF_RANGE, node.span, headline);
         }
         Some(value)

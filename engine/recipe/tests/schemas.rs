@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use mixdown_diagnostics::Source;
+use mixdown_recipe::tree::{Dialect, Node, NodeKind, ScalarValue};
+use mixdown_recipe::yaml;
 use serde_json::Value;
 
 fn checked_in(name: &str) -> String {
@@ -65,4 +68,168 @@ fn the_schema_knows_the_same_keys_as_the_decoder() {
     check::<strict::NamedModelKeys>();
     check::<method::MethodKeys>();
     check::<method::ParameterKeys>();
+}
+
+/// As much of JSON Schema as these schemas use.
+fn fits(value: &Value, schema: &Value, root: &Value) -> bool {
+    let Some(rules) = schema.as_object() else { return schema != &Value::Bool(false) };
+    let sub = |schema: &Value| fits(value, schema, root);
+    let branch = rules.get("if").map(|test| if sub(test) { "then" } else { "else" });
+    rules.iter().all(|(key, rule)| match key.as_str() {
+        "$ref" => {
+            let name = rule.as_str().unwrap().strip_prefix("#/definitions/").unwrap();
+            sub(&root["definitions"][name])
+        }
+        "anyOf" => rule.as_array().unwrap().iter().any(sub),
+        "oneOf" => rule.as_array().unwrap().iter().filter(|schema| sub(schema)).count() == 1,
+        "allOf" => rule.as_array().unwrap().iter().all(sub),
+        "then" | "else" => branch != Some(key) || sub(rule),
+        "const" => number_or_self(value) == number_or_self(rule),
+        "enum" => rule.as_array().unwrap().contains(value),
+        "type" => match rule {
+            Value::Array(types) => types.iter().any(|one| has_type(value, one.as_str().unwrap())),
+            one => has_type(value, one.as_str().unwrap()),
+        },
+        "required" => value.as_object().is_none_or(|map| {
+            rule.as_array().unwrap().iter().all(|key| map.contains_key(key.as_str().unwrap()))
+        }),
+        "properties" => value.as_object().is_none_or(|map| {
+            map.iter().all(|(key, value)| rule.get(key).is_none_or(|rule| fits(value, rule, root)))
+        }),
+        "additionalProperties" => value.as_object().is_none_or(|map| {
+            let others = map.iter().filter(|(key, _)| schema["properties"].get(key).is_none());
+            others.into_iter().all(|(_, value)| fits(value, rule, root))
+        }),
+        "items" => match (value, rule) {
+            (Value::Array(values), Value::Array(rules)) => {
+                values.iter().zip(rules).all(|(value, rule)| fits(value, rule, root))
+            }
+            (Value::Array(values), rule) => values.iter().all(|value| fits(value, rule, root)),
+            _ => true,
+        },
+        "minItems" => {
+            value.as_array().is_none_or(|items| items.len() as u64 >= rule.as_u64().unwrap())
+        }
+        "maxItems" => {
+            value.as_array().is_none_or(|items| items.len() as u64 <= rule.as_u64().unwrap())
+        }
+        "minimum" => value.as_f64().is_none_or(|number| number >= rule.as_f64().unwrap()),
+        // All patterns of these schemas are of declared names.
+        "pattern" => value.as_str().is_none_or(|text| text.starts_with('$')),
+        "$schema" | "title" | "description" | "definitions" | "if" | "format" | "default" => true,
+        other => panic!("the validator does not know `{other}`"),
+    })
+}
+
+fn number_or_self(value: &Value) -> Value {
+    value.as_f64().map_or_else(|| value.clone(), Value::from)
+}
+
+fn has_type(value: &Value, name: &str) -> bool {
+    match name {
+        "null" => value.is_null(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        "string" => value.is_string(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        _ => panic!("{name}"),
+    }
+}
+
+/// A YAML text as an editor's checker sees it.
+fn json(node: &Node) -> Value {
+    match &node.kind {
+        NodeKind::Sequence(items) => items.iter().map(json).collect(),
+        NodeKind::Mapping(entries) => {
+            entries.iter().map(|entry| (entry.key.text.to_string(), json(&entry.value))).collect()
+        }
+        NodeKind::Scalar(scalar) => match scalar.value {
+            ScalarValue::Null => Value::Null,
+            ScalarValue::Boolean(value) => value.into(),
+            ScalarValue::Integer(value) => i64::try_from(value).unwrap().into(),
+            ScalarValue::Float(value) => value.into(),
+            ScalarValue::Text => (*scalar.text).into(),
+        },
+    }
+}
+
+#[track_caller]
+fn validates(schema: usize, text: &str) -> bool {
+    let schema: Value = serde_json::from_str(&mixdown_recipe::schema::schemas()[schema].1).unwrap();
+    let tree = yaml::parse(&Source::new("r.yaml", text), Some(Dialect::Yaml12)).unwrap();
+    fits(&json(&tree.root), &schema, &schema)
+}
+
+const STRICT: &str = "
+mixdown: 1
+declare: {strength: {type: fraction, default: 0.7, doc: Factor.}, seed: 3}
+models:
+  general: ./general
+  math: {path: org/math, revision: main, parameters: {weight: 0.6}}
+  code: {recipe: code.yaml}
+base: general
+method: ties
+parameters: {lambda: $strength, density: [0.3, 0.7], t: [{filter: mlp, value: 1}, {value: [0, 1]}]}
+seed: $seed
+shard_size: 5GB
+rules:
+  - {tensors: lm_head.weight, keep: math}
+  - {tensors: ['**.mlp.*'], layers: [0, 8], experts: {math: {parameters: {density: 0.2}}, code: }}
+  - {tensors: '**.norm.weight', steps: {m: mean(experts)}, output: m}
+  - {drop: true}
+";
+
+const MERGEKIT: &str = "
+slices:
+  - sources:
+      - {model: a, layer_range: [0, 4], parameters: {weight: 1}}
+      - {model: {model: {path: b}}, layer_range: [0, 4]}
+merge_method: slerp
+base_model: a
+tokenizer: {source: union, tokens: {x: {source: {kind: zero}}, y: {source: a, force: true}}}
+";
+
+const METHOD: &str = "
+method: m
+title: M
+source: s
+summary: s
+inputs: {base: required, experts: {at_least: 1}}
+parameters: {weight: {per: expert, type: real, default: 1.0, doc: d}}
+steps: {d: experts - base}
+output: base + d
+";
+
+#[test]
+fn samples_validate_and_typing_mistakes_do_not() {
+    for (schema, text, right, wrong) in [
+        (0, STRICT, "base: general", "bse: general"),
+        (0, STRICT, "keep: math", "kep: math"),
+        (0, STRICT, "mixdown: 1", "mixdown: 2"),
+        (0, STRICT, "layers: [0, 8]", "layers: [0, 8, 9]"),
+        (0, STRICT, "path: org/math", "pth: org/math"),
+        (0, STRICT, "seed: $seed", "seed: x"),
+        (0, MERGEKIT, "merge_method", "merge_metod"),
+        (0, MERGEKIT, "layer_range: [0, 4], p", "layer_range: 4, p"),
+        (0, MERGEKIT, "kind: zero", "kind: zeroes"),
+        (1, METHOD, "output:", "outpt:"),
+        (1, METHOD, "type: real", "type: rael"),
+        (1, METHOD, "base: required", "base: needed"),
+    ] {
+        assert!(validates(schema, text), "{text}");
+        assert!(text.contains(right), "{right}");
+        assert!(!validates(schema, &text.replacen(right, wrong, 1)), "{wrong}");
+    }
+}
+
+#[test]
+fn what_validates_is_read() {
+    for text in [STRICT, MERGEKIT] {
+        let read = mixdown_recipe::read(&Source::new("r.yaml", text), &[]);
+        assert!(read.is_ok(), "{read:?}");
+    }
+    let method = mixdown_recipe::read_method(&Source::new("m.yaml", METHOD));
+    assert!(method.is_ok(), "{method:?}");
 }

@@ -35,7 +35,8 @@ impl Decoder<'_> {
                 found = Some((key, &entry.value));
             }
         }
-        if found.is_none() {
+        let mistyped = self.is_strict() && keys.iter().any(|key| fields.has_near(key));
+        if found.is_none() && !mistyped {
             let error =
                 Diagnostic::error(codes::CONFLICTING_KEYS, format!("{what} has none of {shown}"));
             self.report(place, error.help("say what is merged, for example with `models:`"));
@@ -162,11 +163,13 @@ impl Decoder<'_> {
         } else {
             format!("`{key}` beside `model` has no effect; the one under `parameters` counts")
         };
-        let code = if counts { codes::COMPATIBILITY } else { codes::IGNORED_KEY };
-        self.report(
-            entry.key.span,
-            Diagnostic::warning(code, headline).help(format!("write `parameters: {{{key}: …}}`")),
-        );
+        let warning = if counts {
+            Diagnostic::warning(codes::COMPATIBILITY, headline)
+                .help(format!("write `parameters: {{{key}: …}}`"))
+        } else {
+            Diagnostic::warning(codes::IGNORED_KEY, headline).help("remove the key")
+        };
+        self.report(entry.key.span, warning);
         if counts {
             settings.0.extend(self.named_setting(entry));
         }

@@ -7,7 +7,7 @@ use mixdown_diagnostics::{Diagnostic, codes};
 
 use super::reader::Decoder;
 use crate::method::Parameter;
-use crate::tree::{Entry, Node, NodeKind};
+use crate::tree::{Entry, Node, NodeKind, ScalarValue};
 
 /// What a recipe declares.
 #[derive(Default)]
@@ -58,6 +58,7 @@ impl Decoder<'_> {
     }
 
     fn substitute_node(&mut self, node: &mut Node, declared: &Declared) {
+        let span = node.span;
         let scalar = match &mut node.kind {
             NodeKind::Mapping(entries) => return self.substitute_entries(entries, declared),
             NodeKind::Sequence(items) => {
@@ -89,12 +90,9 @@ impl Decoder<'_> {
                 )),
             }
         };
-        self.report(node.span, error);
-        // Whatever stands here is not read as a value of its own, so that nothing else is reported.
-        node.kind = NodeKind::Scalar(crate::tree::YamlScalar {
-            text: "".into(),
-            value: crate::tree::ScalarValue::Null,
-            style: crate::tree::Style::Plain,
-        });
+        self.report(span, error);
+        // What follows from the missing value has the same place, and is left out of the report.
+        scalar.text = "".into();
+        scalar.value = ScalarValue::Text;
     }
 }

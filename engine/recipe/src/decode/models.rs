@@ -231,8 +231,10 @@ impl Decoder<'_> {
 
     fn bad_reference(&mut self, span: Span, headline: &str) {
         let error = Diagnostic::error(codes::BAD_REFERENCE, headline)
-            .note("a reference is `path`, `path@revision`, `path+adapter` or `path@revision+adapter@revision`")
-            .help("if the path itself has such a character write `{model: {path: …}}`");
+            .note("a reference is `path`, `path@revision`, `path+adapter` or `path@revision+adapter@revision`");
+        let literal = if self.models.named { "{path: …}" } else { "{model: {path: …}}" };
+        let error =
+            error.help(format!("if the path itself has such a character write `{literal}`"));
         self.report(span, error);
     }
 }

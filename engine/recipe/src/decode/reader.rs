@@ -33,6 +33,11 @@ impl<'t> Fields<'t> {
         self.entry(key).map(|entry| &entry.value)
     }
 
+    /// Whether a key is there that was probably meant to be this one.
+    pub fn has_near(&self, key: &str) -> bool {
+        nearest(key, self.entries.iter().map(|entry| &*entry.key.text)).is_some()
+    }
+
     /// Whether the key is there, with or without a value.
     pub fn mentions(&self, key: &str) -> bool {
         self.entries.iter().any(|entry| &*entry.key.text == key)
@@ -82,13 +87,14 @@ impl<'a> Decoder<'a> {
 
     fn unknown_key(&mut self, entry: &Entry, keys: &[&str], present: &[Entry], what: &str) {
         let key = &*entry.key.text;
+        let is_top = what == RECIPE;
+        let what = if is_top && !self.is_strict() { "a mergekit configuration" } else { what };
         let missing =
             keys.iter().filter(|key| !present.iter().any(|entry| *entry.key.text == ***key));
         let suggestion = nearest(key, missing.copied())
             .map(|near| format!("did you mean `{near}`?"))
             .or_else(|| advice(key, keys).map(str::to_owned));
-        let needs_strict_form =
-            matches!(key, "rules" | "declare" | "steps" | "output") && what == RECIPE;
+        let needs_strict_form = matches!(key, "rules" | "declare" | "steps" | "output") && is_top;
         let mut diagnostic = if self.is_strict() {
             Diagnostic::error(codes::UNKNOWN_KEY, format!("`{key}` is not a key of {what}"))
         } else if needs_strict_form {
@@ -112,6 +118,10 @@ impl<'a> Decoder<'a> {
         let present = node.entries().unwrap_or_default();
         let mut error = Diagnostic::error(codes::MISSING_KEY, format!("{what} has no `{key}`"));
         if let Some(near) = nearest(key, present.iter().map(|entry| &*entry.key.text)) {
+            if self.is_strict() {
+                // The mistyped key is an error already, and says so.
+                return;
+            }
             error = error.help(format!("write `{key}` instead of `{near}`"));
         }
         self.report(node.span, error);

@@ -1,4 +1,4 @@
-//! The strict form: `mixdown: 1`.
+//! The strict form: `mixdown: 1`. Its keys are explained in [`crate::schema::strict`].
 
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 

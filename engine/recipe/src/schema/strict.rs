@@ -1,4 +1,28 @@
 //! Keys of a strict recipe.
+//!
+//! ```yaml
+//! mixdown: 1
+//! declare: {strength: {type: fraction, default: 0.7, doc: Factor on the merged task vector.}}
+//! models:
+//!   general: ./general-7b
+//!   math: {path: org/math-7b, revision: main, parameters: {weight: 0.6}}
+//!   code: {recipe: code.yaml}
+//! base: general
+//! method: ties
+//! parameters: {lambda: $strength, density: [0.3, 0.7]}
+//! rules:
+//!   - {tensors: lm_head.weight, keep: math}
+//!   - {tensors: "**.mlp.*", layers: [0, 8], experts: [math], parameters: {density: 0.2}}
+//!   - {tensors: "**.norm.weight", output: mean(experts)}
+//!   - {}
+//! ```
+//!
+//! - The models are named once and called by these names everywhere else.
+//! - Of the rules the first that matches a tensor decides; one with neither `keep` nor `drop` merges, by
+//!   the recipe's method where it names none. Without rules, slices and modules all models are merged.
+//! - A parameter of an expert in a rule comes before one beside the model, then the rule's, then the top's.
+//! - `$name` is the declared value, wherever a single value stands; `$$name` is the text `$name`. Formulas
+//!   of the recipe use declared numbers, words and truth values by name, without `$`.
 
 use std::collections::BTreeMap;
 

@@ -216,7 +216,8 @@ fn refuse_quickly(text: &str) {
     let start = Instant::now();
     let errors = read(text, Dialect::Yaml11).unwrap_err();
     assert_eq!(errors[0].code, codes::YAML_TOO_LARGE, "{:?}", errors[0].notes);
-    assert!(start.elapsed() < Duration::from_secs(5));
+    // Far above what it takes, far below what an unfolded bomb would.
+    assert!(start.elapsed() < Duration::from_secs(30));
 }
 
 #[test]
@@ -238,7 +239,7 @@ fn bombs_end_quickly() {
     refuse_quickly(&"[".repeat(100_000));
     refuse_quickly(&"- ".repeat(100_000));
     refuse_quickly(&"? ".repeat(100_000));
-    refuse_quickly(&format!("[{}]", "a,".repeat(300_000)));
+    refuse_quickly(&format!("x: &x [{}]\ny: [{}]", "a,".repeat(1000), "*x,".repeat(300)));
     refuse_quickly(&"#".repeat(MOST_BYTES + 1));
     // A large text that is referred to often costs a pointer each time.
     let text = format!("a: &a {}\nb: [{}]", "x".repeat(1 << 20), "*a,".repeat(100_000));
