@@ -22,8 +22,10 @@ pub fn install() {
 
 fn message(info: &PanicHookInfo<'_>, arguments: &[String]) -> String {
     let place = info.location().map(ToString::to_string).unwrap_or_default();
-    let cause = info.payload_as_str().unwrap_or("no message");
-    text(cause, &place, arguments)
+    let payload = info.payload();
+    let fixed = payload.downcast_ref::<&str>().copied();
+    let cause = fixed.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text(cause.unwrap_or("no message"), &place, arguments)
 }
 
 fn text(cause: &str, place: &str, arguments: &[String]) -> String {

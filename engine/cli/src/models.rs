@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use mixdown_checkpoint::hub::{self, FetchProgress, HubOptions};
-use mixdown_checkpoint::{Checkpoint, open};
-use mixdown_diagnostics::Diagnostic;
+use mixdown_checkpoint::{Checkpoint, open, shown};
+use mixdown_diagnostics::{Diagnostic, codes};
 
 use crate::progress::{self, Meter, Style};
 use crate::stop;
@@ -62,7 +62,7 @@ impl Model {
         let found = progress::watch(style, &meter, || {
             hub::locate(&reference.path, reference.revision.as_deref(), &options, &fetching)
         });
-        let path = found.map_err(|diagnostic| vec![*diagnostic])?;
+        let path = found.map_err(|diagnostic| vec![searched(*diagnostic, &reference.path)])?;
         let from_hub = Path::new(&reference.path).symlink_metadata().is_err();
         let prefix = reference.prefix.as_deref();
         let checkpoint = match from_hub {
@@ -70,6 +70,14 @@ impl Model {
             false => open::open(&path, prefix),
         }?;
         Ok(Self { checkpoint, revision: from_hub.then(|| commit(&path)).flatten() })
+    }
+}
+
+/// A mistyped folder must not look like trouble with the network alone.
+fn searched(diagnostic: Diagnostic, path: &str) -> Diagnostic {
+    match diagnostic.code == codes::HUB_FAILED {
+        true => diagnostic.note(format!("there is no file or folder `{}` here", shown(path))),
+        false => diagnostic,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The files beside the weights: config.json with what changed changed, the model card, and what the
 //! model brings along.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::card::{CARD_NAME, Card, CardMethod, CardModel};
@@ -144,12 +144,22 @@ fn card(planned: &Planned, out: &Path, set: Vec<String>) -> Card {
         methods: methods(planned),
         dtype: plan.output.dtype.map_or("several types", |dtype| dtype.torch_name()).to_owned(),
         parameters: plan.jobs.iter().map(|job| job.shape.elements()).sum(),
-        dropped: plan.left_out.len(),
+        dropped: only_in_inputs(planned),
         recipe: planned.loaded.text.clone(),
         set,
         seed: recipe.seed,
         mixdown: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
+
+/// Count of the names that inputs have and the output does not.
+fn only_in_inputs(planned: &Planned) -> usize {
+    let written: HashSet<&str> = planned.plan.jobs.iter().map(|job| job.name.as_str()).collect();
+    let left_out = planned.plan.left_out.iter().map(|left_out| {
+        let input = &planned.loaded.models[left_out.tensor.model as usize];
+        input.model.checkpoint.index.tensors()[left_out.tensor.tensor as usize].name.as_str()
+    });
+    left_out.filter(|name| !written.contains(name)).collect::<HashSet<_>>().len()
 }
 
 fn hub_id(reference: &str) -> &str {
