@@ -19,6 +19,8 @@ const MOST_BYTES: usize = 4 << 20;
 const MOST_VALUES: u32 = 250_000;
 /// Levels of a tree. The recipe with the most levels has about ten.
 const MOST_LEVELS: u32 = 64;
+/// Keys given twice that are reported.
+const MOST_MESSAGES: usize = 200;
 /// The key that makes a recipe strict.
 const STRICT_KEY: &str = "mixdown";
 
@@ -341,6 +343,10 @@ impl Finisher<'_> {
                 kept.push(entry);
                 continue;
             };
+            if self.diagnostics.len() >= MOST_MESSAGES {
+                kept[at] = entry;
+                continue;
+            }
             let headline = format!("`{}` is given twice", entry.key.text);
             let first = format!("line {}", kept[at].key.span.line);
             self.diagnostics.push(

@@ -22,19 +22,20 @@ pub(crate) struct Models {
     /// Whether models are referred to by the names of the recipe alone.
     pub named: bool,
     by_reference: HashMap<ModelReference, ModelId>,
+    by_name: HashMap<String, ModelId>,
 }
 
 impl Models {
     fn add(&mut self, model: Model, settings: Settings) -> ModelId {
         let id = ModelId(u32::try_from(self.list.len()).unwrap_or(u32::MAX));
+        self.by_name.entry(model.name.clone()).or_insert(id);
         self.list.push(model);
         self.settings.push(settings);
         id
     }
 
     pub fn by_name(&self, name: &str) -> Option<ModelId> {
-        let at = self.list.iter().position(|model| model.name == name)?;
-        u32::try_from(at).ok().map(ModelId)
+        self.by_name.get(name).copied()
     }
 }
 

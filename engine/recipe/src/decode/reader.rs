@@ -14,7 +14,12 @@ pub(crate) struct Decoder<'a> {
     pub form: Form,
     pub models: Models,
     pub diagnostics: Vec<Diagnostic>,
+    errors: usize,
+    warnings: usize,
 }
+
+/// Errors, and warnings, that one file is worth.
+const MOST_MESSAGES: usize = 200;
 
 /// The entries of a map whose keys were checked.
 #[derive(Clone, Copy)]
@@ -46,14 +51,32 @@ impl<'t> Fields<'t> {
 
 impl<'a> Decoder<'a> {
     pub fn new(source: &'a Source, form: Form) -> Self {
-        Self { source, form, models: Models::default(), diagnostics: Vec::new() }
+        Self {
+            source,
+            form,
+            models: Models::default(),
+            diagnostics: Vec::new(),
+            errors: 0,
+            warnings: 0,
+        }
     }
 
     pub fn is_strict(&self) -> bool {
         self.form == Form::Strict
     }
 
+    /// Keeps a message. Errors and warnings are bounded each, so that a file of nothing but mistakes
+    /// ends quickly, and warnings cannot crowd out an error.
     pub fn report(&mut self, span: Span, diagnostic: Diagnostic) {
+        let count = if diagnostic.is_error() { &mut self.errors } else { &mut self.warnings };
+        *count += 1;
+        if *count > MOST_MESSAGES {
+            return;
+        }
+        let diagnostic = match *count {
+            MOST_MESSAGES => diagnostic.note("what follows is not reported"),
+            _ => diagnostic,
+        };
         self.diagnostics.push(diagnostic.at(self.source, span));
     }
 
@@ -73,10 +96,12 @@ impl<'a> Decoder<'a> {
             self.wrong_type(node, what, "a map");
             return None;
         };
+        let is_missing = |key: &&&str| !entries.iter().any(|entry| *entry.key.text == ***key);
+        let missing: Vec<&str> = keys.iter().filter(is_missing).copied().collect();
         for entry in entries {
             let key = &*entry.key.text;
             if !keys.contains(&key) {
-                self.unknown_key(entry, keys, entries, what);
+                self.unknown_key(entry, keys, &missing, what);
             } else if self.is_strict() && entry.value.is_null() {
                 let error = Diagnostic::error(codes::WRONG_TYPE, format!("`{key}` has no value"));
                 self.report(entry.key.span, error.help("give it a value or remove the key"));
@@ -85,13 +110,11 @@ impl<'a> Decoder<'a> {
         Some(Fields { entries })
     }
 
-    fn unknown_key(&mut self, entry: &Entry, keys: &[&str], present: &[Entry], what: &str) {
+    fn unknown_key(&mut self, entry: &Entry, keys: &[&str], missing: &[&str], what: &str) {
         let key = &*entry.key.text;
         let is_top = what == RECIPE;
         let what = if is_top && !self.is_strict() { "a mergekit configuration" } else { what };
-        let missing =
-            keys.iter().filter(|key| !present.iter().any(|entry| *entry.key.text == ***key));
-        let suggestion = nearest(key, missing.copied())
+        let suggestion = nearest(key, missing.iter().copied())
             .map(|near| format!("did you mean `{near}`?"))
             .or_else(|| advice(key, keys).map(str::to_owned));
         let needs_strict_form = matches!(key, "rules" | "declare" | "steps" | "output") && is_top;

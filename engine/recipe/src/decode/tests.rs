@@ -456,3 +456,19 @@ fn every_published_configuration_of_the_suite_s_kind_decodes() {
     let text = "slices:\n  - sources:\n      - model: a/b\n        layer_range: [0, 32]\n      - model: c/d\n        layer_range: [0, 32]\nmerge_method: slerp\nbase_model: a/b\nparameters:\n  t:\n    - filter: self_attn\n      value: [0, 0.5, 0.3, 0.7, 1]\n    - value: 0.5\ndtype: bfloat16\n";
     assert!(read(&Source::new("r", text), &[]).unwrap().warnings.is_empty());
 }
+
+#[test]
+fn a_file_of_nothing_but_mistakes_ends_quickly() {
+    let keys: String = (0..20_000).map(|i| format!("key{i}: 1\n")).collect();
+    let strict = read(&Source::new("r", format!("mixdown: 1\n{keys}")), &[]).unwrap_err();
+    assert!((200..220).contains(&strict.len()), "{}", strict.len());
+    // Warnings do not crowd out the errors.
+    let mergekit = read(&Source::new("r", keys), &[]).unwrap_err();
+    assert_eq!(mergekit.iter().filter(|diagnostic| diagnostic.is_error()).count(), 2);
+}
+
+#[test]
+fn a_byte_order_mark_and_carriage_returns_do_no_harm() {
+    let text = "\u{feff}merge_method: linear\r\nmodels:\r\n  - model: a\r\n";
+    assert_eq!(read(&Source::new("r", text), &[]).unwrap().models[0].name, "a");
+}
