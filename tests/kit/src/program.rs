@@ -101,6 +101,8 @@ impl Program {
             .env("HF_HOME", home.join("huggingface"))
             .env("HF_HUB_OFFLINE", "1")
             .env("XDG_CACHE_HOME", home.join("cache"))
+            // What is shown must not depend on how many processors the machine has.
+            .env("MIXDOWN_THREADS", "2")
             .env("NO_COLOR", "1")
             .env("TERM", "dumb")
             .env("COLUMNS", "100")
@@ -257,7 +259,26 @@ fn plain(text: &str, root: &Path) -> String {
         text = text.replace(&*real.to_string_lossy(), "[SPACE]");
     }
     let version = concat!("mixdown ", env!("CARGO_PKG_VERSION"));
-    replace_quantities(&text.replace(version, "mixdown [VERSION]"))
+    replace_machine(&replace_quantities(&text.replace(version, "mixdown [VERSION]")))
+}
+
+/// Replaces what the machine has (`on 2 threads (x86_64 with avx2)`) by a token.
+fn replace_machine(text: &str) -> String {
+    let lines = text.lines().map(|line| {
+        let found = line.find(" on ").and_then(|start| {
+            let rest = &line[start + 4..];
+            let count = rest.split(' ').next()?;
+            let is_count = !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit());
+            let end = rest.find(')').filter(|_| is_count && rest.contains(" thread"))?;
+            Some(format!("{} on [MACHINE]{}", &line[..start], &rest[end + 1..]))
+        });
+        found.unwrap_or_else(|| line.to_owned())
+    });
+    let mut replaced = lines.collect::<Vec<_>>().join("\n");
+    if text.ends_with('\n') {
+        replaced.push('\n');
+    }
+    replaced
 }
 
 /// Replaces durations and rates (`0.12 s`, `1.3 GB/s`, `12 ms`) by tokens.
@@ -327,6 +348,13 @@ mod tests {
         ] {
             assert_eq!(replace_quantities(text), expected);
         }
+    }
+
+    #[test]
+    fn the_machine_becomes_a_token() {
+        let text = "merged 3 tensors on 2 threads (x86_64 with avx512)\nrules[0] on line 10\n";
+        let expected = "merged 3 tensors on [MACHINE]\nrules[0] on line 10\n";
+        assert_eq!(replace_machine(text), expected);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use mixdown_kit::raw::{raw_safetensors, raw_with_length, safetensors_bytes};
 use mixdown_kit::{DType, Layout, Space, Tensor, checkpoint, read_checkpoint};
-use mixdown_suite::{configuration, family, merge, refusal, with_snapshots};
+use mixdown_suite::{configuration, family, merge, refusal, skip, with_snapshots};
 
 #[track_caller]
 fn check(name: &str, space: &Space, recipe: &str, status: i32) {
@@ -190,6 +190,8 @@ fn an_index_that_lies() {
         space.write("model/model.safetensors.index.json", index.to_string());
         let talk = refusal(&space, &one_model(), &[], 1);
         let talk = talk.replace(&*outside.root().to_string_lossy(), "[OUTSIDE]");
+        // The mark is as long as the path, which depends on the machine.
+        let talk = talk.replace('^', "");
         with_snapshots(|| insta::assert_snapshot!(name, talk));
     }
     let space = Space::new();
@@ -317,8 +319,7 @@ fn weights_that_are_not_finite() {
 #[test]
 fn an_unreadable_file() {
     if rustix::process::geteuid().is_root() {
-        // Root reads everything.
-        eprintln!("skipped: an unreadable file needs a user other than root");
+        skip("an unreadable file needs a user other than root");
         return;
     }
     let space = Space::new();
@@ -353,6 +354,15 @@ fn an_output_that_exists() {
 
 #[test]
 fn a_budget_below_one_block() {
-    let talk = refusal(&family(), &two_models(), &["--memory", "1000"], 1);
+    let talk = refusal(&family(), &two_models(), &["--memory", "1000", "--threads", "1"], 1);
+    // The least budget depends on the machine's vectors.
+    let talk: String = talk
+        .split_inclusive(char::is_whitespace)
+        .map(|word| match word.bytes().filter(u8::is_ascii_digit).count() {
+            0..=3 => word.to_owned(),
+            _ if word.starts_with("1000") || word.starts_with("error") => word.to_owned(),
+            _ => format!("[SIZE]{}", &word[word.trim_end().len()..]),
+        })
+        .collect();
     with_snapshots(|| insta::assert_snapshot!("budget_too_small", talk));
 }

@@ -85,7 +85,8 @@ fn strict() -> &'static str {
      rules:\n  \
        - tensors: [model.embed_tokens.weight, lm_head.weight]\n    keep: a\n  \
        - tensors: '**.mlp.**'\n    layers: [1, 2]\n    method: task_arithmetic\n    \
-         parameters: {weight: [0.2, 0.8]}\n"
+         parameters: {weight: [0.2, 0.8]}\n  \
+       - method: ties\n"
 }
 
 #[test]
@@ -176,6 +177,41 @@ fn completions_for_each_shell() {
         }
     }
     mixdown(&space, ["completions", "tcsh"]).exits(2);
+}
+
+/// A file of `schemas/` that is not what the program writes misleads every editor.
+#[test]
+fn schemas_are_those_of_the_program() {
+    let space = Space::new();
+    let schemas = repository().join("schemas");
+    let arguments = ["schemas".as_ref(), schemas.as_os_str(), "--check".as_ref()];
+    mixdown(&space, arguments as [&std::ffi::OsStr; 3]).success();
+}
+
+/// The fenced blocks of the README, by a line that they contain.
+fn readme_block(line: &str) -> String {
+    let text = std::fs::read_to_string(repository().join("README.md")).unwrap();
+    let mut blocks = text.split("```").skip(1).step_by(2);
+    let block = blocks.find(|block| block.lines().any(|found| found == line));
+    let block = block.unwrap_or_else(|| panic!("the README has no block with `{line}`"));
+    block.split_once('\n').expect("a block begins with its language").1.to_owned()
+}
+
+#[test]
+fn the_readmes_examples_work() {
+    let space = family();
+    space.write("methods/halfway.yaml", readme_block("method: halfway"));
+    let recipe = configuration("halfway", Some("base"), &[("a", ""), ("b", "")], "way: 1");
+    merge(&space, &recipe, &[]).success();
+
+    let as_here = |text: &str| {
+        text.replace("org/base-7b", "base").replace("org/code-7b", "a").replace("./math-7b", "b")
+    };
+    space.write("code-and-math.yaml", configuration("average", None, &[("a", ""), ("b", "")], ""));
+    space.write("strict.yaml", as_here(&readme_block("mixdown: 1")));
+    mixdown(&space, ["check", "strict.yaml", "--set", "strength=0.6"]).success();
+    space.write("mergekit.yaml", as_here(&readme_block("merge_method: ties")));
+    mixdown(&space, ["check", "mergekit.yaml"]).success();
 }
 
 /// What the README and the example promise.

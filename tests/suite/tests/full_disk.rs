@@ -5,7 +5,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use mixdown_kit::{Program, Space, checkpoint, read_checkpoint};
-use mixdown_suite::{configuration, merge, with_snapshots};
+use mixdown_suite::{configuration, merge, skip, with_snapshots};
 
 fn space_with_model() -> (Space, String) {
     let space = Space::new();
@@ -36,8 +36,7 @@ fn a_disk_that_fills_up() {
 #[test]
 fn an_output_in_a_read_only_folder() {
     if rustix::process::geteuid().is_root() {
-        // Root writes everywhere.
-        eprintln!("skipped: a read-only folder needs a user other than root");
+        skip("a read-only folder needs a user other than root");
         return;
     }
     let (space, recipe) = space_with_model();

@@ -10,7 +10,7 @@ use mixdown_suite::{configuration, with_snapshots};
 /// A repository folder with one model, `org/tiny`.
 fn repository() -> Space {
     let space = Space::new();
-    checkpoint("org/tiny").layout(Layout::Sharded(2)).write(&space);
+    checkpoint("org/tiny").hidden(64).layout(Layout::Sharded(2)).write(&space);
     space
 }
 
@@ -41,8 +41,7 @@ fn a_model_is_fetched_once_and_then_found() {
     let server = HubServer::start(hub.root(), Behavior::default());
     let space = Space::new();
     space.write("recipe.yaml", recipe("org/tiny"));
-    let outcome = merge_from(&space, &server, &[]).success();
-    assert!(outcome.stderr.contains("org/tiny"), "it says what it fetches:\n{}", outcome.stderr);
+    merge_from(&space, &server, &[]).success();
     let merged = read_checkpoint(space.path("merged")).tensors;
     assert_eq!(merged, read_checkpoint(hub.path("org/tiny")).tensors);
     assert_eq!(space.read("merged/tokenizer.json"), hub.read("org/tiny/tokenizer.json"));
@@ -62,7 +61,7 @@ fn a_model_is_fetched_once_and_then_found() {
 #[test]
 fn a_download_that_breaks_off_goes_on() {
     let hub = repository();
-    let behavior = Behavior { break_off_once_after: Some(6000), ..Behavior::default() };
+    let behavior = Behavior { break_off_once_after: Some(20_000), ..Behavior::default() };
     let server = HubServer::start(hub.root(), behavior);
     let space = Space::new();
     space.write("recipe.yaml", recipe("org/tiny"));

@@ -134,8 +134,8 @@ fn integers_that_differ_are_an_error_or_a_rule() {
     assert!(!space.exists("merged"));
     with_snapshots(|| insta::assert_snapshot!("integers_differ", outcome.talk()));
     // With another recipe the unfinished work of the first is not trusted.
-    let recipe = "mixdown: 1\nmodels: {a: a, b: b}\nmethod: linear\nparameters: {weight: 1}\n\
-                  rules:\n  - {tensors: model.position_ids, keep: b}\n";
+    let recipe = "mixdown: 1\nmodels: {a: a, b: b}\nparameters: {weight: 1}\n\
+                  rules:\n  - {tensors: model.position_ids, keep: b}\n  - {method: linear}\n";
     let found = merged(&space, recipe);
     assert_eq!(found.values("model.position_ids"), [0.0, 1.0, 7.0, 3.0]);
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mixdown_kit::{
-    Program, Space, Tensor, Tolerance, compare_tensors, read_checkpoint, read_safetensors,
+    DType, Program, Space, Tensor, Tolerance, compare_tensors, read_checkpoint, read_safetensors,
 };
 use serde_json::Value;
 
@@ -18,6 +18,10 @@ const DEPARTURES: [(&str, i32, &str); 1] = [(
     2,
     "weights that add up to zero make every value infinite or NaN, which nobody wants",
 )];
+
+/// Where mergekit rounds to 16 bits and then widens again, and mixdown rounds once, to the output's
+/// type: the values agree within one rounding to this type.
+const ROUNDED_TWICE: [(&str, DType); 1] = [("linear_dtype_f16_out_f32", DType::F16)];
 
 #[test]
 fn mergekit() {
@@ -93,17 +97,23 @@ fn check_result(set: &Path, case: &Path, out: &Path) -> Result<(), String> {
     if let Ok(text) = fs::read_to_string(case.join("expected_vocabulary.json")) {
         reorder_rows(&mut expected, &json(&text), out)?;
     }
-    let differences: Vec<String> = expected
-        .iter()
-        .filter_map(|(name, tensor)| {
-            let tolerance = Tolerance::of_f32_merge(tensor.dtype);
-            compare_tensors(tensor, &actual.tensors[name], tolerance).err()
-        })
-        .collect();
-    if !differences.is_empty() {
-        return Err(differences.join("\n"));
+    let narrow =
+        ROUNDED_TWICE.iter().find(|(name, _)| case.ends_with(name)).map(|(_, dtype)| *dtype);
+    let mut differences = expected.iter().filter_map(|(name, tensor)| {
+        let found = &actual.tensors[name];
+        match narrow.filter(|_| tensor.dtype == found.dtype) {
+            Some(narrow) => {
+                let (tensor, found) = (tensor.cast(narrow), found.cast(narrow));
+                compare_tensors(&tensor, &found, Tolerance::OneRounding).err()
+            }
+            None => compare_tensors(tensor, found, Tolerance::of_f32_merge(tensor.dtype)).err(),
+        }
+    });
+    // One tensor shows what is wrong; where a formula is wrong, all of them differ.
+    match differences.next() {
+        None => check_config(case, out),
+        Some(first) => Err(format!("{first}\nand {} more tensors", differences.count())),
     }
-    check_config(case, out)
 }
 
 /// Layer count and vocabulary size; the rest of a config goes through other code in mergekit.
