@@ -29,8 +29,32 @@ pub fn read(source: &Source, overrides: &[(String, String)]) -> Result<Recipe, V
     decode(&tree)
 }
 
+/// Reads a recipe as far as it can be understood, with all that is wrong in its text. What is wrong is
+/// left out of the recipe, so that other mistakes can be found in what remains.
+pub fn read_partly(
+    source: &Source,
+    overrides: &[(String, String)],
+) -> (Option<Recipe>, Vec<Diagnostic>) {
+    let tree = yaml::parse(source, None).and_then(|mut tree| {
+        apply_overrides(&mut tree, overrides)?;
+        Ok(tree)
+    });
+    match tree {
+        Ok(tree) => decode_partly(&tree),
+        Err(errors) => (None, errors),
+    }
+}
+
 /// Reads a tree as a recipe.
 pub fn decode(tree: &Tree) -> Result<Recipe, Vec<Diagnostic>> {
+    match decode_partly(tree) {
+        (Some(recipe), diagnostics) if diagnostics.is_empty() => Ok(recipe),
+        (_, diagnostics) => Err(diagnostics),
+    }
+}
+
+/// The recipe, which carries its warnings when nothing is wrong; else errors and warnings, by place.
+fn decode_partly(tree: &Tree) -> (Option<Recipe>, Vec<Diagnostic>) {
     let form = match tree.dialect {
         Dialect::Yaml12 => Form::Strict,
         Dialect::Yaml11 => Form::Mergekit,
@@ -47,9 +71,9 @@ pub fn decode(tree: &Tree) -> Result<Recipe, Vec<Diagnostic>> {
     match recipe {
         Some(mut recipe) if !any_error(&diagnostics) => {
             recipe.warnings = diagnostics;
-            Ok(recipe)
+            (Some(recipe), Vec::new())
         }
-        _ => Err(diagnostics),
+        recipe => (recipe, diagnostics),
     }
 }
 

@@ -15,9 +15,9 @@ pub mod setting;
 pub mod tree;
 pub mod yaml;
 
-pub use decode::{decode, read};
+pub use decode::{decode, read, read_partly};
 pub use expression::{Expression, ExpressionKind};
-pub use load::{Loaded, LoadedRecipe, load};
+pub use load::{Loaded, LoadedRecipe, load, load_partly};
 pub use method::Method;
 pub use method_file::read_method;
 pub use overrides::apply_overrides;

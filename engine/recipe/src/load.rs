@@ -36,6 +36,19 @@ pub fn load(
     read: &dyn Fn(&Path) -> io::Result<String>,
     overrides: &[(String, String)],
 ) -> Result<Loaded, Vec<Diagnostic>> {
+    match load_partly(path, read, overrides) {
+        (loaded, errors) if errors.is_empty() => Ok(loaded),
+        (_, errors) => Err(errors),
+    }
+}
+
+/// Like [`load`], but recipes with mistakes are there as far as they can be understood, so that other
+/// mistakes can be found in them. Those that cannot be are left out.
+pub fn load_partly(
+    path: &Path,
+    read: &dyn Fn(&Path) -> io::Result<String>,
+    overrides: &[(String, String)],
+) -> (Loaded, Vec<Diagnostic>) {
     let mut loader = Loader {
         read,
         recipes: Vec::new(),
@@ -44,11 +57,7 @@ pub fn load(
         errors: Vec::new(),
     };
     loader.load(path, overrides, None);
-    if loader.errors.is_empty() {
-        Ok(Loaded { recipes: loader.recipes })
-    } else {
-        Err(loader.errors)
-    }
+    (Loaded { recipes: loader.recipes }, loader.errors)
 }
 
 struct Loader<'a> {
@@ -78,13 +87,9 @@ impl Loader<'_> {
             }
         };
         let source = Source::new(path.display().to_string(), text);
-        let recipe = match decode::read(&source, overrides) {
-            Ok(recipe) => recipe,
-            Err(errors) => {
-                self.errors.extend(errors);
-                return None;
-            }
-        };
+        let (recipe, errors) = decode::read_partly(&source, overrides);
+        self.errors.extend(errors);
+        let recipe = recipe?;
         let index = self.recipes.len();
         let models = recipe.models.clone();
         let source = recipe.source.clone();
