@@ -69,6 +69,8 @@ pub fn plan(
         Some(plan) if !any_error(&found) => {
             Ok(Planned { loaded, plan, detail: outcome.detail, warnings: found })
         }
+        // Whatever else is wrong, the recipe must be corrected first.
+        _ if loaded.is_partial => Err(Trouble::Usage(found)),
         _ => Err(Trouble::Found(found)),
     }
 }

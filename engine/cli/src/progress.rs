@@ -132,7 +132,7 @@ impl mixdown_exec::Progress for Meter {
     }
 
     fn stage(&self, text: &str) {
-        self.enter(text);
+        self.enter(&format!("merging {text}"));
     }
 
     fn bytes(&self, read: u64, written: u64) {

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::{Form, shown_path};
-use mixdown_diagnostics::{Diagnostic, Source, codes};
+use mixdown_diagnostics::{Code, Diagnostic, Source, codes};
 use mixdown_plan::{CheckpointInput, Library, ModelSource, Outcome, Request};
 use mixdown_recipe::recipe::{Model as Named, ModelId, ModelReference};
 use mixdown_recipe::{LoadedRecipe, Recipe};
@@ -27,6 +27,8 @@ pub struct Loaded {
     pub text: String,
     /// The recipe that was asked for, and after it those that it names.
     pub recipes: Vec<Recipe>,
+    /// Whether something is left out of the recipes because it is wrong.
+    pub is_partial: bool,
     /// For each recipe, for each of its models: what it is.
     pub sources: Vec<Vec<ModelSource>>,
     /// The models, each once.
@@ -52,8 +54,8 @@ pub struct Input {
 
 /// Reads everything that a recipe needs. `set` are overrides of the recipe itself.
 ///
-/// **Errors.** What is wrong with the recipes themselves. Anything else is among the diagnostics, so
-/// that the mistakes of the plan can be told together with it.
+/// **Errors.** What is wrong when nothing can be understood of the recipe. Else what is wrong is among
+/// the diagnostics, so that the mistakes of the plan can be told together with it.
 pub fn load(
     path: &Path,
     set: &[(String, String)],
@@ -66,8 +68,12 @@ pub fn load(
         first.borrow_mut().get_or_insert_with(|| text.clone());
         Ok(text)
     };
-    let found = mixdown_recipe::load(path, &read, set)?;
-    let mut loader = Loader { style, ..Loader::default() };
+    let (found, errors) = mixdown_recipe::load_partly(path, &read, set);
+    if found.recipes.is_empty() {
+        return Err(errors);
+    }
+    let is_partial = mixdown_diagnostics::any_error(&errors);
+    let mut loader = Loader { style, diagnostics: errors, ..Loader::default() };
     match Library::built_in() {
         Ok(library) => loader.library = library,
         Err(found) => loader.diagnostics.extend(found),
@@ -83,7 +89,7 @@ pub fn load(
     }
     let Loader { models, library, diagnostics, .. } = loader;
     let text = first.into_inner().unwrap_or_default();
-    Ok(Loaded { text, recipes, sources, models, library, diagnostics })
+    Ok(Loaded { text, recipes, is_partial, sources, models, library, diagnostics })
 }
 
 /// The built-in methods, and those beside a recipe.
@@ -107,14 +113,37 @@ impl Loaded {
                 tokenizer_config: input.tokenizer_config.as_ref(),
             })
             .collect();
-        mixdown_plan::compile(&Request {
+        let mut outcome = mixdown_plan::compile(&Request {
             recipes: &self.recipes,
             models: self.sources.clone(),
             library: &self.library,
             checkpoints: &checkpoints,
             explain,
-        })
+        });
+        if self.is_partial {
+            outcome.plan = None;
+            outcome.diagnostics.retain(|diagnostic| !may_be_a_consequence(diagnostic));
+        }
+        outcome
     }
+}
+
+/// Whether a mistake may be there only because something else that is wrong was left out.
+fn may_be_a_consequence(diagnostic: &Diagnostic) -> bool {
+    // What is wrong with a thing that stands there, whatever else is missing.
+    const OWN: [Code; 10] = [
+        codes::BAD_EXPRESSION,
+        codes::BAD_LAYER_RANGE,
+        codes::BAD_PATTERN,
+        codes::DUPLICATE_MODEL,
+        codes::LAYERS_PAST_END,
+        codes::OUT_OF_RANGE,
+        codes::UNKNOWN_DTYPE,
+        codes::UNKNOWN_METHOD,
+        codes::UNKNOWN_PARAMETER,
+        codes::WRONG_TYPE,
+    ];
+    diagnostic.is_error() && !OWN.contains(&diagnostic.code)
 }
 
 #[derive(Default)]
@@ -324,5 +353,79 @@ fn read_json(model: &Model, name: &str) -> Result<Option<Value>, Box<Diagnostic>
         Err(error) => Err(failed(codes::UNREADABLE, format!("read: {error}"))),
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map_err(|error| failed(codes::CONFIG_BROKEN, format!("understood: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(files: &[(&str, &str)]) -> Vec<&'static str> {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let mut ids: Vec<&str> = match load(&folder.path().join(files[0].0), &[], Style::Nothing) {
+            Err(found) => found.iter().map(|diagnostic| diagnostic.code.id).collect(),
+            Ok(loaded) => {
+                let outcome = loaded.compile(None);
+                let all = loaded.diagnostics.iter().chain(&outcome.diagnostics);
+                all.filter(|diagnostic| diagnostic.is_error()).map(|d| d.code.id).collect()
+            }
+        };
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// A mistake in the text must not hide that a model is missing, or that a method does not exist.
+    #[test]
+    fn mistakes_of_all_kinds_are_found_together() {
+        let text = "mixdown: 1\nmodels: {base: ./no-base, code: ./no-code}\nbase: base\n\
+                    method: tiez\nparmeters: {density: 20}\n";
+        let expected = [codes::MODEL_NOT_FOUND.id, codes::UNKNOWN_KEY.id, codes::UNKNOWN_METHOD.id];
+        assert_eq!(found(&[("recipe.yaml", text)]), expected);
+    }
+
+    #[test]
+    fn two_recipes_cannot_mean_different_methods_by_one_name() {
+        let method = |factor: &str| {
+            format!(
+                "method: mine\ntitle: Mine\nsource: none\nsummary: Mine.\n\
+                 inputs: {{base: ignored, experts: {{at_least: 1}}}}\n\
+                 output: {factor} * mean(experts)\n"
+            )
+        };
+        let outer =
+            "mixdown: 1\nmodels: {a: ./no-a, b: {recipe: inner/recipe.yaml}}\nmethod: mine\n";
+        let inner = "mixdown: 1\nmodels: {a: ./no-a}\nmethod: mine\n";
+        let files = |factor| {
+            [
+                ("recipe.yaml", outer.to_owned()),
+                ("inner/recipe.yaml", inner.to_owned()),
+                ("methods/mine.yaml", method("1")),
+                ("inner/methods/mine.yaml", method(factor)),
+            ]
+        };
+        let check = |factor| {
+            let files = files(factor);
+            let files: Vec<(&str, &str)> = files.iter().map(|(n, t)| (*n, t.as_str())).collect();
+            found(&files)
+        };
+        assert_eq!(check("1"), [codes::MODEL_NOT_FOUND.id]);
+        assert_eq!(check("2"), [codes::MODEL_NOT_FOUND.id, codes::CONFLICTING_KEYS.id]);
+    }
+
+    #[test]
+    fn what_is_no_recipe_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let large = folder.path().join("large.yaml");
+        fs::File::create(&large).unwrap().set_len(LARGEST + 1).unwrap();
+        assert!(read(&large).unwrap_err().to_string().contains("too large"));
+        assert!(read(folder.path()).unwrap_err().to_string().contains("folder"));
+        fs::write(&large, [0xff, 0xfe]).unwrap();
+        assert_eq!(read(&large).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

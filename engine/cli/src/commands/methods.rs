@@ -72,7 +72,10 @@ pub fn run(arguments: Arguments, _: Talk) -> Outcome {
 fn list(library: &Library) -> String {
     let mut table = Table::new(&[("method", Align::Left), ("", Align::Left)]);
     for method in library.iter() {
-        table.row([method.name.value.as_str(), &method.summary]);
+        table.row([method.name.value.as_str(), &method.title]);
+        for line in lines(&method.summary, 78) {
+            table.row([String::new(), format!("  {line}")]);
+        }
     }
     format!("{}\n`mixdown methods NAME` explains one.\n", table.text(""))
 }
@@ -257,18 +260,17 @@ fn method_json(method: &Method) -> Value {
 }
 
 fn functions_text() -> String {
-    let mut table = Table::bare(&[Align::Left, Align::Left]);
+    let mut list = String::new();
     for function in functions::FUNCTIONS {
-        for (number, line) in lines(function.summary, 72).into_iter().enumerate() {
-            let signature = if number == 0 { function.signature } else { "" };
-            table.row([signature.to_owned(), line]);
+        list.push_str(&format!("\n{}\n", function.signature));
+        for line in lines(function.summary, 92) {
+            list.push_str(&format!("    {line}\n"));
         }
     }
     format!(
         "Operators, from low to high: or, and, not, comparisons, + -, * /, unary -, calls.\n\
          Names: base, experts (a list), n (their count), has_base, parameters, earlier steps.\n\
-         What takes one value is mapped over a list.\n\n{}",
-        table.text("")
+         What takes one value is mapped over a list.\n{list}"
     )
 }
 
@@ -320,7 +322,7 @@ mod tests {
                 assert!(text.contains(&parameter.doc), "{} in\n{text}", parameter.name.value);
             }
             assert_eq!(method_json(method)["method"], method.name.value.as_str());
-            assert!(list(&library).contains(&method.summary));
+            assert!(list(&library).contains(&method.title));
         }
     }
 
