@@ -10,7 +10,7 @@ use mixdown_plan::{Leaf, Merge, Plan, RowSource, TensorRef, Work};
 use crate::check::check;
 use crate::lineup::Lineup;
 use crate::needs::{Indexes, Item, flow_bytes};
-use crate::run::{Options, fit, threads_bytes};
+use crate::run::{Options, base_bytes, fit};
 
 /// What a run will read, write and hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub fn footprint(
             }
         }
     }
-    let base = options.held_bytes + needs.fixed + threads_bytes(&needs, &sizing);
+    let base = options.held_bytes + base_bytes(&needs, &sizing);
     // Flows are in flight one for each thread at most, as far as the budget has room for them.
     let mut flows: Vec<u64> =
         lineup.items().map(|item| flow_bytes(plan, item, sizing.key_bytes)).collect();

@@ -12,6 +12,8 @@ use crate::stages::{Stages, Stretch};
 #[derive(Debug, Default)]
 pub(crate) struct Lineup {
     pub(crate) stages: Vec<LineupStage>,
+    /// Count of output tensors that it finishes.
+    pub(crate) jobs: usize,
 }
 
 /// Flows that may run at the same time.
@@ -20,8 +22,6 @@ pub(crate) struct LineupStage {
     /// For people.
     pub(crate) title: &'static str,
     pub(crate) items: Vec<Item>,
-    /// Whether its flows finish output tensors, one each.
-    writes: bool,
 }
 
 impl Lineup {
@@ -58,28 +58,21 @@ impl Lineup {
                 Item::Merge(Stretch { job, passes })
             }
         };
+        lineup.jobs = wanted.len();
         lineup.add("tensors", wanted.into_iter().map(item));
-        if let Some(last) = lineup.stages.last_mut() {
-            last.writes = last.title == "tensors";
-        }
         Ok(lineup)
     }
 
     fn add(&mut self, title: &'static str, items: impl IntoIterator<Item = Item>) {
         let items: Vec<Item> = items.into_iter().collect();
         if !items.is_empty() {
-            self.stages.push(LineupStage { title, items, writes: false });
+            self.stages.push(LineupStage { title, items });
         }
     }
 
     /// All flows, in order.
     pub(crate) fn items(&self) -> impl Iterator<Item = &Item> {
         self.stages.iter().flat_map(|stage| &stage.items)
-    }
-
-    /// Count of output tensors that it finishes.
-    pub(crate) fn jobs(&self) -> usize {
-        self.stages.iter().filter(|stage| stage.writes).map(|stage| stage.items.len()).sum()
     }
 }
 

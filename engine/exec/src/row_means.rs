@@ -1,6 +1,7 @@
 //! The flow that finds the mean of the rows of an embedding, with which padding rows are filled.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Mutex;
 
 use mixdown_ops::program::PIECE;
@@ -60,11 +61,33 @@ impl<'a> RowMeansFlow<'a> {
                 None => Failure::Fatal(internal("a mean of finite rows is not finite")),
             });
         }
-        let column = (first % self.rows.row_elements) as usize;
-        for (sum, &value) in sums[column..].iter_mut().zip(values.as_chunks().0) {
-            *sum += f64::from_le_bytes(value);
+        let mut values = values.as_chunks().0;
+        let mut column = (first % self.rows.row_elements) as usize;
+        while !values.is_empty() {
+            let (row, rest) = values.split_at(values.len().min(sums.len() - column));
+            for (sum, &value) in sums[column..].iter_mut().zip(row) {
+                *sum += f64::from_le_bytes(value);
+            }
+            (values, column) = (rest, 0);
         }
         Ok(())
+    }
+
+    /// Rows of a range that stand together and are not padding, as ranges of elements.
+    fn stretches(&self, rows: Range<u64>) -> Vec<Range<u64>> {
+        let length = self.rows.row_elements;
+        let mut stretches: Vec<Range<u64>> = Vec::new();
+        for row in rows {
+            if self.rows.rows[row as usize] == RowSource::MeanOfRows {
+                continue;
+            }
+            let start = row * length;
+            match stretches.last_mut() {
+                Some(last) if last.end == start => last.end = start + length,
+                _ => stretches.push(start..start + length),
+            }
+        }
+        stretches
     }
 
     fn finish(&self, state: State) {
@@ -94,11 +117,7 @@ impl Flow<Hands> for RowMeansFlow<'_> {
         let first_row = index * self.rows_per_piece();
         let last_row = (first_row + self.rows_per_piece()).min(self.rows.rows.len() as u64);
         let mut sums = vec![0.0; length as usize];
-        for row in first_row..last_row {
-            if self.rows.rows[row as usize] == RowSource::MeanOfRows {
-                continue;
-            }
-            let (mut at, end) = (row * length, (row + 1) * length);
+        for Range { start: mut at, end } in self.stretches(first_row..last_row) {
             while at < end {
                 let count = (end - at).min(self.context.stripe as u64) as usize;
                 self.add(hands, at, count, &mut sums)?;

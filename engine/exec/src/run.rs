@@ -83,7 +83,7 @@ pub fn run(
     let (needs, sizing) = fit(plan, indexes, backend, &all, options).map_err(alone)?;
     let lineup =
         Lineup::new(plan, indexes, |job| !sink.is_complete(job as usize)).map_err(alone)?;
-    let todo = lineup.jobs();
+    let todo = lineup.jobs;
     progress.started(todo, expected_bytes(plan, indexes, &lineup));
     let context = Context {
         plan,
@@ -101,7 +101,9 @@ pub fn run(
         shared: AtomicU64::new(0),
     };
     let budget = Budget::new(options.memory_bytes);
-    budget.try_admit(options.held_bytes + needs.fixed + threads_bytes(&needs, &sizing));
+    let base = options.held_bytes.saturating_add(base_bytes(&needs, &sizing));
+    let fits = budget.try_admit(base);
+    debug_assert!(fits, "the sizes were chosen to fit");
     let mut hands: Vec<Hands> = (0..sizing.threads)
         .map(|_| Hands { worker: backend.worker(), arena: Arena::default() })
         .collect();
@@ -151,8 +153,9 @@ pub(crate) fn fit(
     Ok((needs, sizing))
 }
 
-pub(crate) fn threads_bytes(needs: &Needs, sizing: &Sizing) -> u64 {
-    needs.worker(sizing.stripe) * sizing.threads as u64
+/// What is held from start to end: the plan, and what the threads work with.
+pub(crate) fn base_bytes(needs: &Needs, sizing: &Sizing) -> u64 {
+    needs.fixed + needs.worker(sizing.stripe) * sizing.threads as u64
 }
 
 fn finish(mut report: Report, context: Context<'_>, budget: &Budget) -> Report {
