@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use mixdown_ops::program::{ReductionSlot, Scope, SelectionSlot};
 use mixdown_ops::{Instruction, Operand, Pass, Program, ScalarStep};
 
+use crate::fuse::fuse;
 use crate::graph::{Graph, GroupKey, Node, NodeId, Reach};
 
 /// A graph as a block program, with what is the job's own.
@@ -28,6 +29,8 @@ pub struct Compiled {
 
 /// Compiles the part of the graph that `output` needs.
 pub fn compile(graph: &Graph, output: NodeId) -> Compiled {
+    let (graph, output) = fuse(graph, output, &needed(graph, output));
+    let graph = &graph;
     let needed = needed(graph, output);
     let levels = levels(graph, &needed);
     let last = levels[output.index()];

@@ -495,42 +495,21 @@ fn elect_sign(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Rep
     Ok(Value::One(Typed { node: sign.node, kind }))
 }
 
-/// For each expert, 1 where its value has the sign. Zero has neither.
-fn agreement(
+/// For each expert its value where that has the sign, 0 elsewhere.
+fn agreeing(
     lowering: &mut Lowering<'_>,
     values: &[Typed],
     sign: Typed,
     span: Span,
 ) -> Result<Vec<Typed>, Reported> {
-    let mut masks = Vec::with_capacity(values.len());
-    for &value in values {
-        let zero = Typed { node: lowering.graph.constant(0.0), kind: Kind::Scalar };
-        // The sign is −1, 0 or 1, so the product is exact; a zero value agrees with nothing.
-        let product = lowering.map_one(MapOp::Multiply, &[value, sign], span)?;
-        masks.push(lowering.map_one(MapOp::Greater, &[product, zero], span)?);
-    }
-    Ok(masks)
-}
-
-fn summed_where(
-    lowering: &mut Lowering<'_>,
-    masks: &[Typed],
-    values: &[Typed],
-    span: Span,
-) -> Result<Typed, Reported> {
-    let zero = Typed { node: lowering.graph.constant(0.0), kind: Kind::Scalar };
-    let mut chosen = Vec::with_capacity(values.len());
-    for (&mask, &value) in masks.iter().zip(values) {
-        chosen.push(lowering.map_one(MapOp::Where, &[mask, value, zero], span)?);
-    }
-    fold(lowering, MapOp::Add, &[Value::List(chosen)], span)
+    values.iter().map(|&value| lowering.map_one(MapOp::Agreeing, &[value, sign], span)).collect()
 }
 
 fn sum_where_sign(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
     let values = call.values(lowering, 2)?;
     let (items, sign) = signed(lowering, &values, call.span)?;
-    let masks = agreement(lowering, &items, sign, call.span)?;
-    Ok(Value::One(summed_where(lowering, &masks, &items, call.span)?))
+    let agreeing = agreeing(lowering, &items, sign, call.span)?;
+    Ok(Value::One(fold(lowering, MapOp::Add, &[Value::List(agreeing)], call.span)?))
 }
 
 fn mean_where_sign(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
@@ -543,14 +522,16 @@ fn mean_where_sign(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value
         Value::List(weights) => weights.clone(),
     };
     lowering.common_length(&[values[0].clone(), Value::List(weights.clone())], span)?;
-    let masks = agreement(lowering, &items, sign, span)?;
-    let sum = summed_where(lowering, &masks, &items, span)?;
-    let share = summed_where(lowering, &masks, &weights, span)?;
+    let agreeing = agreeing(lowering, &items, sign, span)?;
     let zero = Typed { node: lowering.graph.constant(0.0), kind: Kind::Scalar };
-    let one = Typed { node: lowering.graph.constant(1.0), kind: Kind::Scalar };
-    let none = lowering.map_one(MapOp::Equal, &[share, zero], span)?;
-    let divisor = lowering.map_one(MapOp::Where, &[none, one, share], span)?;
-    Ok(Value::One(lowering.map_one(MapOp::Divide, &[sum, divisor], span)?))
+    let mut shares = Vec::with_capacity(weights.len());
+    for (&value, weight) in agreeing.iter().zip(weights) {
+        // A value that agrees is not zero, which is what `where` asks.
+        shares.push(lowering.map_one(MapOp::Where, &[value, weight, zero], span)?);
+    }
+    let sum = fold(lowering, MapOp::Add, &[Value::List(agreeing)], span)?;
+    let share = fold(lowering, MapOp::Add, &[Value::List(shares)], span)?;
+    Ok(Value::One(lowering.map_one(MapOp::DivideUnlessZero, &[sum, share], span)?))
 }
 
 /// The values and the sign of a function that counts those that agree.

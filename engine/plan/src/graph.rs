@@ -156,6 +156,16 @@ impl Graph {
         id
     }
 
+    /// A graph of the same leaves, streams and groups, without nodes.
+    pub fn without_nodes(&self) -> Self {
+        Self {
+            leaves: self.leaves.clone(),
+            streams: self.streams.clone(),
+            groups: self.groups.clone(),
+            ..Self::default()
+        }
+    }
+
     /// The position of a random stream.
     pub fn stream(&mut self, key: u64) -> u16 {
         self.streams.push(key);

@@ -70,7 +70,13 @@ pub fn of_map(op: MapOp, kinds: &[Kind]) -> Result<Kind, String> {
             (Sign, Sign | Mask) | (Mask, Sign) => Sign,
             _ => Number,
         }),
-        MapOp::Divide => Ok(match (kinds[0], kinds[1]) {
+        // A plan's own op; an expression has no name for it.
+        MapOp::AddProduct => {
+            let product = of_map(MapOp::Multiply, &kinds[1..])?;
+            of_map(MapOp::Add, &[kinds[0], product])
+        }
+        MapOp::Agreeing => Ok(kinds[0]),
+        MapOp::Divide | MapOp::DivideUnlessZero => Ok(match (kinds[0], kinds[1]) {
             (Weights, Scalar | Number | Mask) => Weights,
             (Delta, Scalar | Number | Mask) => Delta,
             _ => Number,

@@ -8,6 +8,7 @@ mod compile;
 pub mod explain;
 mod finish;
 pub mod functions;
+mod fuse;
 mod graph;
 mod kind;
 mod layer;

@@ -149,7 +149,9 @@ impl<'a> Section<'a> {
             self.note_detail(&present, Vec::new(), wanted.t, detail);
             return Some(made(out, self.take(first, out)));
         }
-        let (graph, output, double) = self.graph(wanted, &present, promoted, reporter, detail)?;
+        let (mut graph, output, double) =
+            self.graph(wanted, &present, promoted, reporter, detail)?;
+        let output = self.round_as_mergekit(&mut graph, output, promoted, out, reporter);
         if let Node::Leaf(leaf) = graph.nodes[output]
             && let Leaf::Tensor(from) = graph.leaves[usize::from(leaf)]
             && present.iter().any(|one| {
@@ -391,6 +393,36 @@ impl<'a> Section<'a> {
         reporter.extend(found);
         self.note_detail(present, resolved, wanted.t, detail);
         Some((graph, output.ok()?, double))
+    }
+
+    /// mergekit gives a merged tensor the type of its inputs before it becomes `out_dtype`: a wider
+    /// output holds the values of the narrower type.
+    fn round_as_mergekit(
+        &self,
+        graph: &mut Graph,
+        output: NodeId,
+        promoted: DType,
+        out: DType,
+        reporter: &mut Reporter,
+    ) -> NodeId {
+        let through = self.dtype.unwrap_or(promoted);
+        let is_input = matches!(graph.nodes[output], Node::Leaf(_) | Node::Round(_));
+        if self.form != Form::Mergekit || !loses(out, through) || is_input {
+            return output;
+        }
+        if !graph.is_tensor(output) {
+            return output;
+        }
+        let headline = format!(
+            "values are rounded to {} before they are written as {}",
+            through.torch_name(),
+            out.torch_name()
+        );
+        let diagnostic = Diagnostic::warning(codes::COMPATIBILITY, headline)
+            .note("as in mergekit, where a merged tensor first has the type of its inputs")
+            .help(format!("state `dtype: {}` to keep what the merge computes", out.torch_name()));
+        reporter.add(diagnostic.at(self.source, self.span));
+        graph.add(Node::Round(through), &[output])
     }
 
     fn report_unset(

@@ -142,7 +142,7 @@ fn a_linear_merge_reads_every_model_once() {
     assert_eq!(plan.jobs.len(), 11);
     let name = "model.layers.2.mlp.up_proj.weight";
     assert_eq!(inputs(&plan, &models, name), [format!("a:{name}"), format!("b:{name}")]);
-    assert_eq!(constants(&plan, name), [0.5, 0.25, 0.75]);
+    assert_eq!(constants(&plan, name), [0.5 / 0.75, 0.25 / 0.75]);
     assert_eq!(plan.programs.len(), 1, "all tensors share one program");
     assert_eq!(plan.programs[0].passes.len(), 1);
 }
@@ -319,7 +319,7 @@ fn what_a_method_needs_is_checked() {
     );
     check(
         "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: -1}}]\nmerge_method: linear\n",
-        &["E0214: `output` of method `linear` divides by zero"],
+        &["E0214: `factor` of method `linear` divides by zero"],
     );
 }
 

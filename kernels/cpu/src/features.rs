@@ -42,7 +42,8 @@ impl Features {
             let has_avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl");
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("popcnt");
             if has_avx512 && has_avx2 {
                 levels.push(Self(Level::Avx512));
             }
@@ -70,6 +71,12 @@ impl Features {
         }
     }
 
+    /// Whether these are the AVX-512 instructions that `avx512` below enables.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_avx512(self) -> bool {
+        self.0 == Level::Avx512
+    }
+
     /// Runs the loop, as compiled for these instructions.
     #[inline(always)]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -93,7 +100,7 @@ fn avx2<K: Kernel>(kernel: K) -> K::Output {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,popcnt")]
 fn avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run()
 }

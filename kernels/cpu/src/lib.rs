@@ -10,6 +10,8 @@
 //! is fused), sums have a fixed number of lanes, and every NaN is stored as the same one.
 
 mod block;
+#[cfg(target_arch = "x86_64")]
+mod bracket;
 mod features;
 mod keep;
 mod load;

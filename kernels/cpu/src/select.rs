@@ -21,6 +21,8 @@ pub(crate) const HISTOGRAM_BYTES: u64 = BUCKETS as u64 * 4;
 pub(crate) struct Sink<K> {
     round: Round,
     keys: Vec<K>,
+    /// The keys of one block, with room for a vector beyond it.
+    staged: Vec<K>,
     overflow: bool,
     elements: u64,
     counts: Counts,
@@ -31,11 +33,22 @@ pub(crate) struct Sink<K> {
 
 /// Counts around the bounds of a bracket.
 #[derive(Clone, Copy, Debug, Default)]
-struct Counts {
+pub(crate) struct Counts {
     above: u64,
     at_high: u64,
     at_low: u64,
     inside: u64,
+}
+
+impl Counts {
+    /// Adds how many keys are above the higher bound, at least that, above the lower one, at least that.
+    pub(crate) fn add(&mut self, [above, from_high, above_low, from_low]: [u64; 4]) {
+        self.above += above;
+        self.at_high += from_high - above;
+        self.at_low += from_low - above_low;
+        // With one bound for both nothing lies between, and those above it are not among those from it.
+        self.inside += above_low.saturating_sub(from_high);
+    }
 }
 
 impl<K: Key> Sink<K> {
@@ -43,6 +56,7 @@ impl<K: Key> Sink<K> {
         Self {
             round: Round::Idle,
             keys: Vec::new(),
+            staged: vec![K::default(); BLOCK + LANES],
             overflow: false,
             elements: 0,
             counts: Counts::default(),
@@ -80,35 +94,15 @@ impl<K: Key> Sink<K> {
         match self.round {
             Round::Idle => {}
             Round::Collect { limit } => {
-                let mut staged = [K::default(); BLOCK];
-                for (key, value) in staged.iter_mut().zip(from) {
+                for (key, value) in self.staged.iter_mut().zip(from) {
                     *key = value.key();
                 }
-                self.keep(&staged[..elements], limit);
+                self.keep_staged(elements, limit);
             }
             Round::Bracket { low, high, limit } => {
-                let mut staged = [K::default(); BLOCK];
                 let (low, high) = (K::narrow(low), K::narrow(high));
-                // With one bound for both, the count at `low` would be that at `high` again.
-                let counts = &mut self.counts;
-                let kept = if limit == 0 {
-                    features.run(Bracket::<_, false> {
-                        from,
-                        low,
-                        high,
-                        counts,
-                        staged: &mut staged,
-                    })
-                } else {
-                    features.run(Bracket::<_, true> {
-                        from,
-                        low,
-                        high,
-                        counts,
-                        staged: &mut staged,
-                    })
-                };
-                self.keep(&staged[..kept], limit);
+                let kept = self.bracket(features, from, low, high, limit > 0);
+                self.keep_staged(kept, limit);
             }
             Round::Histogram { low, high, shift } => {
                 for value in from {
@@ -131,11 +125,38 @@ impl<K: Key> Sink<K> {
         }
     }
 
-    /// Keeps keys while there is room.
-    fn keep(&mut self, keys: &[K], limit: usize) {
+    /// Counts a block around two bounds and stages the keys between them; yields how many those are.
+    fn bracket<R: Real<Key = K>>(
+        &mut self,
+        features: Features,
+        from: &[R],
+        low: K,
+        high: K,
+        collect: bool,
+    ) -> usize {
+        let counts = &mut self.counts;
+        #[cfg(target_arch = "x86_64")]
+        if features.has_avx512()
+            && let (Some(from), Some(staged)) = (R::singles(from), K::singles(&mut self.staged))
+        {
+            let bounds = (low.widen() as u32, high.widen() as u32);
+            let staged = if collect { staged } else { &mut [] };
+            // SAFETY: the processor has what the function enables: `has_avx512` says so.
+            return unsafe { crate::bracket::bracket(from, bounds.0, bounds.1, staged, counts) };
+        }
+        let staged = &mut self.staged;
+        if collect {
+            features.run(Bracket::<_, true> { from, low, high, counts, staged })
+        } else {
+            features.run(Bracket::<_, false> { from, low, high, counts, staged })
+        }
+    }
+
+    /// Keeps the first staged keys while there is room.
+    fn keep_staged(&mut self, count: usize, limit: usize) {
         let room = limit.saturating_sub(self.keys.len());
-        self.overflow |= keys.len() > room;
-        self.keys.extend_from_slice(&keys[..keys.len().min(room)]);
+        self.overflow |= count > room;
+        self.keys.extend_from_slice(&self.staged[..count.min(room)]);
     }
 
     /// What the piece contributes.
@@ -169,7 +190,8 @@ struct Bracket<'a, R: Real, const COLLECT: bool> {
     low: R::Key,
     high: R::Key,
     counts: &'a mut Counts,
-    staged: &'a mut [R::Key; BLOCK],
+    /// Of at least a block.
+    staged: &'a mut [R::Key],
 }
 
 impl<R: Real, const COLLECT: bool> Kernel for Bracket<'_, R, COLLECT> {
@@ -182,24 +204,24 @@ impl<R: Real, const COLLECT: bool> Kernel for Bracket<'_, R, COLLECT> {
         let mut staged = 0;
         // Side by side, and added up once per block: adding lanes costs more than comparing them.
         let mut above = [0_u32; LANES];
-        let mut at_high = [0_u32; LANES];
-        let mut at_low = [0_u32; LANES];
-        let mut inside = [0_u32; LANES];
+        let mut from_high = [0_u32; LANES];
+        let mut above_low = [0_u32; LANES];
+        let mut from_low = [0_u32; LANES];
         let (whole, rest) = self.from.as_chunks::<CHUNK>();
         for chunk in whole {
             let keys: Chunk<R::Key> = array::from_fn(|lane| chunk[lane].key());
-            let mut any = 0_u32;
+            let mut any = [0_u32; LANES];
             for group in keys.as_chunks::<LANES>().0 {
                 for lane in 0..LANES {
-                    above[lane] += u32::from(group[lane] > high);
-                    at_high[lane] += u32::from(group[lane] == high);
-                    at_low[lane] += u32::from(group[lane] == low);
-                    let is_inside = u32::from(is_inside(group[lane]));
-                    inside[lane] += is_inside;
-                    any |= is_inside;
+                    let key = group[lane];
+                    above[lane] += u32::from(key > high);
+                    from_high[lane] += u32::from(key >= high);
+                    above_low[lane] += u32::from(key > low);
+                    from_low[lane] += u32::from(key >= low);
+                    any[lane] |= u32::from(is_inside(key));
                 }
             }
-            if COLLECT && any > 0 {
+            if COLLECT && any != [0; LANES] {
                 let mut bits = bits(array::from_fn(|lane| u8::from(is_inside(keys[lane]))));
                 while bits > 0 {
                     // There are no more keys than room; the remainder only spares a check.
@@ -212,19 +234,16 @@ impl<R: Real, const COLLECT: bool> Kernel for Bracket<'_, R, COLLECT> {
         for (lane, value) in rest.iter().enumerate() {
             let (lane, key) = (lane % LANES, value.key());
             above[lane] += u32::from(key > high);
-            at_high[lane] += u32::from(key == high);
-            at_low[lane] += u32::from(key == low);
-            inside[lane] += u32::from(is_inside(key));
+            from_high[lane] += u32::from(key >= high);
+            above_low[lane] += u32::from(key > low);
+            from_low[lane] += u32::from(key >= low);
             if COLLECT && is_inside(key) {
                 self.staged[staged % BLOCK] = key;
                 staged += 1;
             }
         }
         let sum = |lanes: [u32; LANES]| u64::from(lanes.iter().sum::<u32>());
-        self.counts.above += sum(above);
-        self.counts.at_high += sum(at_high);
-        self.counts.at_low += sum(at_low);
-        self.counts.inside += sum(inside);
+        self.counts.add([above, from_high, above_low, from_low].map(sum));
         staged
     }
 }

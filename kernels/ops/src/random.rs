@@ -1,13 +1,13 @@
 //! Counter-based random numbers: each is a function of seed, op, tensor, expert and element, and of
 //! nothing else, so that threads, budget and order cannot change them.
 //!
-//! A stream is a key of 64 bits. Its number at an index is the index passed twice through a
-//! bijection of 32 bits that lets each input bit flip each output bit with a chance near one half,
-//! with a half of the key before each. Only 32-bit multiplications are needed, which all vector
-//! units have.
+//! A stream is a key of 64 bits. Its number at an index is the index passed through a bijection of 32
+//! bits in three rounds that lets each input bit flip each output bit with a chance near one half; one
+//! half of the key goes in before the first round, the other before the second. Only 32-bit
+//! multiplications are needed, which all vector units have.
 //!
-//! **Source.** Multipliers and shifts of the bijection: C. Wellons' search for low-bias 32-bit hashes
-//! (`lowbias32`); those of the 64-bit one: Steele, Lea and Flood 2014 (SplitMix).
+//! **Source.** Multipliers and shifts of the bijections: C. Wellons' search for low-bias 32-bit hashes
+//! (`triple32`, `lowbias32`); those of the 64-bit one: Steele, Lea and Flood 2014 (SplitMix).
 
 /// One stream of random numbers, within 2³² indices that share their upper half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,11 @@ impl Stream {
     /// 32 random bits for the element whose index has this lower half.
     #[inline(always)]
     pub fn bits(self, lower: u32) -> u32 {
-        mix32(mix32(lower ^ self.first).wrapping_add(self.second))
+        let mut x = lower ^ self.first;
+        x = (x ^ (x >> 17)).wrapping_mul(0xed5a_d4bb);
+        x = (x ^ (x >> 11)).wrapping_add(self.second).wrapping_mul(0xac4c_1b51);
+        x = (x ^ (x >> 15)).wrapping_mul(0x3184_8bab);
+        x ^ (x >> 14)
     }
 }
 
@@ -107,7 +111,7 @@ mod tests {
         assert_eq!(stream_key(0, "", "", 0), 2391539541053276776);
         assert_eq!(stream_key(42, "drop_random", "model.norm.weight", 1), 11532892880125564065);
         let bits = [0, 1, 2, u64::from(u32::MAX), 1 << 32, u64::MAX];
-        let expected = [3562416828, 1778245033, 2693981746, 1722440951, 609006965, 1515154194];
+        let expected = [2440726403, 631099163, 3612916018, 3748491982, 540160964, 3602000847];
         assert_eq!(bits.map(|index| uniform_bits(key(0), index)), expected);
     }
 

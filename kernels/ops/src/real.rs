@@ -44,6 +44,8 @@ pub trait Real:
     /// The bits of |x|, which order like the numbers. All NaN have the same key, one above that of
     /// infinity.
     fn key(self) -> Self::Key;
+    /// The same numbers, if they are f32: for code that exists for those alone.
+    fn singles(numbers: &[Self]) -> Option<&[f32]>;
     /// Whether it is neither NaN nor an infinity.
     fn is_finite(self) -> bool;
 
@@ -89,6 +91,8 @@ pub trait Key: Copy + Debug + Default + Ord + Send + Sync + 'static {
     fn widen(self) -> u64;
     /// A list as a selection takes it.
     fn list(keys: &[Self]) -> Keys;
+    /// The same keys, if they are of 32 bits: for code that exists for those alone.
+    fn singles(keys: &mut [Self]) -> Option<&mut [u32]>;
 }
 
 impl Key for u32 {
@@ -102,6 +106,9 @@ impl Key for u32 {
     }
     fn list(keys: &[Self]) -> Keys {
         Keys::Single(keys.to_vec())
+    }
+    fn singles(keys: &mut [Self]) -> Option<&mut [u32]> {
+        Some(keys)
     }
 }
 
@@ -117,10 +124,13 @@ impl Key for u64 {
     fn list(keys: &[Self]) -> Keys {
         Keys::Double(keys.to_vec())
     }
+    fn singles(_: &mut [Self]) -> Option<&mut [u32]> {
+        None
+    }
 }
 
 macro_rules! real {
-    ($real:ident, $precision:ident, $key:ident,
+    ($real:ident, $precision:ident, $key:ident, $singles:expr,
      $exp:ident, $log:ident, $pow:ident, $sin:ident, $cos:ident, $acos:ident) => {
         impl Real for $real {
             const PRECISION: Precision = Precision::$precision;
@@ -144,6 +154,10 @@ macro_rules! real {
             fn key(self) -> $key {
                 let magnitude = self.to_bits() & ($key::MAX >> 1);
                 magnitude.min(Self::INFINITY.to_bits() + 1)
+            }
+            #[inline(always)]
+            fn singles(numbers: &[Self]) -> Option<&[f32]> {
+                $singles(numbers)
             }
             #[inline(always)]
             fn is_finite(self) -> bool {
@@ -193,8 +207,8 @@ macro_rules! real {
     };
 }
 
-real!(f32, Single, u32, expf, logf, powf, sinf, cosf, acosf);
-real!(f64, Double, u64, exp, log, pow, sin, cos, acos);
+real!(f32, Single, u32, Some, expf, logf, powf, sinf, cosf, acosf);
+real!(f64, Double, u64, |_| None, exp, log, pow, sin, cos, acos);
 
 #[cfg(test)]
 mod tests {

@@ -276,9 +276,9 @@ fn rounds_are_few() {
     for data in [Data::Continuous, Data::Ties, Data::Constant, Data::Zero] {
         assert_eq!(rounds(data, large, 1 << 20), 1, "{data:?}");
     }
-    // Ties need no room. Without room for what is inside the bracket, one histogram of it shrinks
-    // that until there is.
-    assert_eq!(rounds(Data::Ties, large, 2 * BLOCK), 1);
+    // With room for one sampled block the bracket is wide. Without room for what is inside it,
+    // histograms of it shrink that until there is, and ties take a count per piece.
+    assert!(rounds(Data::Ties, large, 2 * BLOCK) <= 5);
     assert!(rounds(Data::Continuous, large, 2 * BLOCK) <= 3);
     // Without any, three histograms read all 32 bits, and ties take a count per piece.
     assert!(rounds(Data::Continuous, large, 0) <= 4);

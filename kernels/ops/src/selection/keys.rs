@@ -49,6 +49,13 @@ impl Keys {
         count
     }
 
+    /// How many exceed `key`.
+    pub(super) fn count_above(&self, key: u64) -> u64 {
+        let mut count = 0;
+        self.each(|other| count += u64::from(other > key));
+        count
+    }
+
     /// Position of the key that equals `key` and has `skip` such keys before it.
     pub(super) fn position(&self, key: u64, skip: u64) -> Option<u64> {
         let skip = usize::try_from(skip).ok()?;
@@ -66,8 +73,30 @@ impl Keys {
         found.map(|position| position as u64)
     }
 
+    /// The smallest and the largest key; of an empty list the largest number and 0.
+    fn bounds(&self) -> (u64, u64) {
+        match self {
+            Self::Single(keys) if !keys.is_empty() => {
+                let (low, high) = bounds(keys, u32::MAX, u32::MIN);
+                (low.into(), high.into())
+            }
+            Self::Double(keys) if !keys.is_empty() => bounds(keys, u64::MAX, u64::MIN),
+            _ => (u64::MAX, 0),
+        }
+    }
+
+    /// Counts the keys from `low` to `high`, both included, by their distance from `low` without its
+    /// lowest `shift` bits.
+    fn histogram(&self, low: u64, high: u64, shift: u32, counts: &mut [u64]) {
+        self.each(|key| {
+            if low <= key && key <= high {
+                counts[((key - low) >> shift) as usize] += 1;
+            }
+        });
+    }
+
     /// Calls `visit` with each key.
-    fn each(&self, mut visit: impl FnMut(u64)) {
+    pub(super) fn each(&self, mut visit: impl FnMut(u64)) {
         match self {
             Self::Single(keys) => keys.iter().for_each(|&key| visit(key.into())),
             Self::Double(keys) => keys.iter().for_each(|&key| visit(key)),
@@ -77,33 +106,33 @@ impl Keys {
 
 /// The `rank`-th largest key of several lists together, counted from 1, and how many exceed it.
 ///
-/// Histograms of 11 bits, from the top: the lists are neither moved nor copied, because they may
-/// hold all the memory that the selection was allowed. `None` when there are fewer keys.
+/// Histograms of 11 bits over the interval still in question: the lists are neither moved nor copied,
+/// because they may hold all the memory that the selection was allowed. `None` when there are fewer keys.
 pub(super) fn nth_largest<'a>(
     lists: impl Iterator<Item = &'a Keys> + Clone,
     rank: u64,
 ) -> Option<(u64, u64)> {
-    let wide = lists.clone().any(|list| matches!(list, Keys::Double(_)));
-    let mut low = 0_u64;
-    let mut shift: u32 = if wide { 64 } else { 32 };
+    // Keys of a bracket share their upper bits: from their own bounds two histograms do, not three.
+    let (mut low, mut high) = (u64::MAX, 0);
+    for list in lists.clone() {
+        let (smallest, largest) = list.bounds();
+        (low, high) = (low.min(smallest), high.max(largest));
+    }
     let mut above = 0;
-    while shift > 0 {
-        // Keys that agree with `low` in the bits from `end` up are still in question.
-        let end = shift;
-        shift = end.saturating_sub(BUCKET_BITS);
+    while low < high {
+        let bits = u64::BITS - (high - low).leading_zeros();
+        let shift = bits.saturating_sub(BUCKET_BITS);
         let mut counts = vec![0_u64; BUCKETS];
         for list in lists.clone() {
-            list.each(|key| {
-                if end == 64 || key >> end == low >> end {
-                    counts[((key - low) >> shift) as usize] += 1;
-                }
-            });
+            list.histogram(low, high, shift, &mut counts);
         }
         let (bucket, exceeding) = walk_down(&counts, above, rank)?;
         above = exceeding;
         low += (bucket as u64) << shift;
+        high = high.min(low.saturating_add((1 << shift) - 1));
     }
-    Some((low, above))
+    let found: u64 = lists.map(|list| list.count(low)).sum();
+    (rank <= above + found).then_some((low, above))
 }
 
 /// The bucket that holds the element of this rank, when `above` elements lie above all buckets, and
@@ -116,6 +145,10 @@ pub(super) fn walk_down(counts: &[u64], mut above: u64, rank: u64) -> Option<(us
         above += count;
     }
     None
+}
+
+fn bounds<K: Copy + Ord>(keys: &[K], highest: K, lowest: K) -> (K, K) {
+    keys.iter().fold((highest, lowest), |(low, high), &key| (low.min(key), high.max(key)))
 }
 
 #[cfg(test)]
@@ -136,6 +169,9 @@ mod tests {
         assert_eq!(nth(4), Some((5, 2)));
         assert_eq!(nth(5), Some((0, 4)));
         assert_eq!(nth(6), None);
+        assert_eq!(nth_largest([Keys::Single(Vec::new())].iter(), 1), None);
+        assert_eq!(nth_largest([Keys::Single(vec![7, 7])].iter(), 2), Some((7, 0)));
+        assert_eq!(nth_largest([Keys::Single(vec![7, 7])].iter(), 3), None);
     }
 
     #[test]
