@@ -9,7 +9,7 @@ pub const CARD_NAME: &str = "README.md";
 /// What a card tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Card {
-    /// Name of the output: the last part of its path.
+    /// The heading. Nothing in it may depend on where the output is written.
     pub title: String,
     /// The models, in the recipe's order.
     pub models: Vec<CardModel>,

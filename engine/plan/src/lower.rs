@@ -200,7 +200,9 @@ impl Lowering<'_> {
         }
         let headline = format!("`{name}` is not defined here");
         let mut diagnostic = Diagnostic::error(codes::UNKNOWN_NAME, headline);
-        let known: Vec<&str> = self.names.keys().map(String::as_str).collect();
+        let above = self.method.steps.iter().map(|step| step.name.value.as_str());
+        let above = above.filter(|step| self.is_above(step));
+        let known: Vec<&str> = self.names.keys().map(String::as_str).chain(above).collect();
         diagnostic = match suggest::nearest(name, known.iter().copied()) {
             Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
             None => diagnostic

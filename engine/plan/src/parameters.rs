@@ -34,8 +34,10 @@ pub(crate) struct At<'a> {
 /// The value of a parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Bound {
-    /// A number; booleans are 0 and 1.
+    /// A number.
     Number(f64),
+    /// True or false; in formulas 1 and 0.
+    Flag(bool),
     /// A word.
     Word(String),
 }
@@ -142,7 +144,7 @@ fn choose(setting: &Setting, parameter: &Parameter, name: &str, t: f64) -> Optio
                 .iter()
                 .map(|knot| convert(&knot.value, &parameter.kind, Form::Mergekit).ok())
                 .collect::<Option<_>>()?;
-            let value = between(&values, &parameter.kind, t)?;
+            let value = between(&values, t)?;
             Some(Found { value, line: knots[0].span.line, gradient: true, filter: None })
         }
         Setting::Conditional(conditions) => conditions.iter().find_map(|condition| {
@@ -157,14 +159,13 @@ fn choose(setting: &Setting, parameter: &Parameter, name: &str, t: f64) -> Optio
 }
 
 /// The value of a gradient at t: linear between the knots for numbers, the knot before it for words and flags.
-fn between(knots: &[Bound], kind: &ParameterKind, t: f64) -> Option<Bound> {
+fn between(knots: &[Bound], t: f64) -> Option<Bound> {
     let last = knots.len().checked_sub(1)?;
     let place = t * last as f64;
     let before = (place.trunc() as usize).min(last);
     let after = (before + 1).min(last);
-    let discrete = matches!(kind, ParameterKind::Boolean | ParameterKind::Choice(_));
     match (&knots[before], &knots[after]) {
-        (Bound::Number(low), Bound::Number(high)) if !discrete => {
+        (Bound::Number(low), Bound::Number(high)) => {
             let share = place - before as f64;
             Some(Bound::Number((1.0 - share) * low + share * high))
         }
@@ -187,6 +188,7 @@ pub(crate) fn values(
             Per::Expert => Value::List(
                 own.map(|value| match value.value {
                     Bound::Number(number) => typed(number),
+                    Bound::Flag(flag) => typed(f64::from(flag)),
                     // The recipe's reader lets only numbers be per expert.
                     Bound::Word(_) => typed(f64::NAN),
                 })
@@ -194,6 +196,7 @@ pub(crate) fn values(
             ),
             Per::Merge => match own.next().map(|value| &value.value) {
                 Some(Bound::Number(number)) => Value::One(typed(*number)),
+                Some(Bound::Flag(flag)) => Value::One(typed(f64::from(*flag))),
                 Some(Bound::Word(word)) => Value::Text(Some(word.clone())),
                 None => continue,
             },
@@ -216,13 +219,13 @@ pub(crate) fn convert(scalar: &Scalar, kind: &ParameterKind, form: Form) -> Resu
     let out_of_range = |wanted: String| Wrong { wanted, is_range: true };
     match kind {
         ParameterKind::Boolean => match scalar {
-            Scalar::Boolean(flag) => Ok(Bound::Number(f64::from(*flag))),
+            Scalar::Boolean(flag) => Ok(Bound::Flag(*flag)),
             Scalar::Number(number) if lenient && (*number == 0.0 || *number == 1.0) => {
-                Ok(Bound::Number(*number))
+                Ok(Bound::Flag(*number == 1.0))
             }
             Scalar::Text(text) if lenient => match text.to_ascii_lowercase().as_str() {
-                "true" | "yes" | "on" | "1" | "t" | "y" => Ok(Bound::Number(1.0)),
-                "false" | "no" | "off" | "0" | "f" | "n" => Ok(Bound::Number(0.0)),
+                "true" | "yes" | "on" | "1" | "t" | "y" => Ok(Bound::Flag(true)),
+                "false" | "no" | "off" | "0" | "f" | "n" => Ok(Bound::Flag(false)),
                 _ => Err(wrong_type("true or false")),
             },
             _ => Err(wrong_type("true or false")),
@@ -425,12 +428,7 @@ mod tests {
     }
 
     fn check_gradient(knots: &[f64], t: f64, expected: f64) {
-        let kind = ParameterKind::Real { at_least: None, at_most: None };
-        assert_eq!(
-            between(&numbers(knots), &kind, t),
-            Some(Bound::Number(expected)),
-            "{knots:?} {t}"
-        );
+        assert_eq!(between(&numbers(knots), t), Some(Bound::Number(expected)), "{knots:?} {t}");
     }
 
     #[test]
@@ -444,9 +442,9 @@ mod tests {
 
     #[test]
     fn flags_take_the_knot_before() {
-        let knots = numbers(&[1.0, 0.0]);
-        assert_eq!(between(&knots, &ParameterKind::Boolean, 0.99), Some(Bound::Number(1.0)));
-        assert_eq!(between(&knots, &ParameterKind::Boolean, 1.0), Some(Bound::Number(0.0)));
+        let knots = [Bound::Flag(true), Bound::Flag(false)];
+        assert_eq!(between(&knots, 0.99), Some(Bound::Flag(true)));
+        assert_eq!(between(&knots, 1.0), Some(Bound::Flag(false)));
     }
 
     fn converts(scalar: Scalar, kind: ParameterKind, expected: Option<f64>) {
@@ -461,7 +459,9 @@ mod tests {
         converts(Scalar::Text("inf".to_owned()), real(), None);
         converts(Scalar::Number(f64::INFINITY), real(), None);
         converts(Scalar::Number(20.0), ParameterKind::Fraction, None);
-        converts(Scalar::Text("yes".to_owned()), ParameterKind::Boolean, Some(1.0));
+        let flag =
+            convert(&Scalar::Text("yes".to_owned()), &ParameterKind::Boolean, Form::Mergekit);
+        assert_eq!(flag, Ok(Bound::Flag(true)));
         let integer = || ParameterKind::Integer { at_least: Some(1), at_most: None };
         converts(Scalar::Number(2.5), integer(), None);
         converts(Scalar::Number(0.0), integer(), None);

@@ -19,8 +19,8 @@ const DEPARTURES: [(&str, i32, &str); 1] = [(
     "weights that add up to zero make every value infinite or NaN, which nobody wants",
 )];
 
-/// Where mergekit rounds to 16 bits and then widens again, and mixdown rounds once, to the output's
-/// type: the values agree within one rounding to this type.
+/// Where values are rounded to 16 bits and then widened again: sums that differ in the last bit of
+/// f32 may round to neighbors, so the values agree within one rounding to this type.
 const ROUNDED_TWICE: [(&str, DType); 1] = [("linear_dtype_f16_out_f32", DType::F16)];
 
 #[test]

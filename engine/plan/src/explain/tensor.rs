@@ -60,6 +60,7 @@ fn parameters(text: &mut String, detail: &Detail) {
 fn value_text(parameter: &Resolved) -> String {
     match &parameter.value {
         Bound::Number(number) => number.to_string(),
+        Bound::Flag(flag) => flag.to_string(),
         Bound::Word(word) => word.clone(),
     }
 }
@@ -90,7 +91,12 @@ fn work(text: &mut String, plan: &Plan, job: &Job) {
         Work::Merge(merge) => {
             let program = &plan.programs[merge.program as usize];
             let (nodes, passes) = size(program);
-            let _ = writeln!(text, "  program {}: {nodes} nodes, {passes} passes", merge.program);
+            let _ = writeln!(
+                text,
+                "  program {}: {nodes} nodes in {passes} {}",
+                merge.program,
+                if passes == 1 { "pass" } else { "passes" }
+            );
             for (number, pass) in program.passes.iter().enumerate() {
                 let mut steps: Vec<String> =
                     pass.prelude.iter().map(|step| format!("({})", step.op.name())).collect();
@@ -115,6 +121,7 @@ pub fn tensor_json(plan: &Plan, name: &str, detail: Option<&Detail>) -> Option<V
         .map(|parameter| {
             let value = match &parameter.value {
                 Bound::Number(number) => json!(number),
+                Bound::Flag(flag) => json!(flag),
                 Bound::Word(word) => json!(word),
             };
             json!({

@@ -64,7 +64,7 @@ pub fn choose(planned: &Planned, arguments: &Arguments) -> Result<Files, Box<Dia
             files.copy_from(&checkpoint.root)?;
         }
     }
-    let card = card(planned, &arguments.out, arguments.recipe.overrides()).to_markdown();
+    let card = card(planned, arguments.recipe.overrides()).to_markdown();
     files.made.push((CARD_NAME.to_owned(), card));
     files.bytes += files.made.iter().map(|(_, text)| text.len() as u64).sum::<u64>();
     Ok(files)
@@ -128,7 +128,7 @@ fn changed(config: &Value, planned: &Planned) -> (Value, Option<Diagnostic>) {
     (rewrite_config(config, &changes), warning)
 }
 
-fn card(planned: &Planned, out: &Path, set: Vec<String>) -> Card {
+fn card(planned: &Planned, set: Vec<String>) -> Card {
     let plan = &planned.plan;
     let recipe = &planned.loaded.recipes[0];
     let models = planned.loaded.models.iter().map(|input| CardModel {
@@ -137,9 +137,7 @@ fn card(planned: &Planned, out: &Path, set: Vec<String>) -> Card {
         revision: input.model.revision.clone(),
     });
     Card {
-        title: out
-            .file_name()
-            .map_or_else(|| "merged".to_owned(), |name| name.to_string_lossy().into_owned()),
+        title: title(planned),
         models: models.collect(),
         methods: methods(planned),
         dtype: plan.output.dtype.map_or("several types", |dtype| dtype.torch_name()).to_owned(),
@@ -150,6 +148,19 @@ fn card(planned: &Planned, out: &Path, set: Vec<String>) -> Card {
         seed: recipe.seed,
         mixdown: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
+
+/// The models' names. The output's own is no part of it: the same merge gives the same files everywhere.
+fn title(planned: &Planned) -> String {
+    const SHOWN: usize = 4;
+    let names = planned.loaded.models.iter().map(|input| {
+        let name = input.name.trim_end_matches('/');
+        name.rsplit('/').next().unwrap_or(name)
+    });
+    let shown: Vec<&str> = names.take(SHOWN).collect();
+    let rest = planned.loaded.models.len() - shown.len();
+    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    format!("Merge of {}{more}", shown.join(", "))
 }
 
 /// Count of the names that inputs have and the output does not.
