@@ -1,0 +1,166 @@
+//! Functions within a tensor: facts about all its elements, and what is kept by them or at random.
+
+use mixdown_diagnostics::{Diagnostic, Span, codes};
+use mixdown_ops::MapOp;
+use mixdown_ops::program::Reduction;
+use mixdown_ops::selection::Ties;
+
+use super::Call;
+use super::arguments::over_lists;
+use crate::graph::{GroupKey, Node, Reach};
+use crate::kind::Kind;
+use crate::lower::{Lowering, Reported, Typed, Value};
+
+/// A tensor is needed; a scalar has no elements to go over.
+pub(super) fn tensors(
+    lowering: &mut Lowering<'_>,
+    items: &[Typed],
+    span: Span,
+) -> Result<(), Reported> {
+    if items.iter().all(|item| item.kind.is_tensor()) {
+        return Ok(());
+    }
+    let headline = "a tensor is needed here, found a scalar";
+    Err(lowering.report(Diagnostic::error(codes::WRONG_KIND, headline), span))
+}
+
+pub(super) fn reduce(
+    lowering: &mut Lowering<'_>,
+    reduction: Reduction,
+    items: &[Typed],
+    span: Span,
+) -> Result<Typed, Reported> {
+    reduce_over(lowering, reduction, items, Reach::Tensor, span)
+}
+
+pub(super) fn reduce_over(
+    lowering: &mut Lowering<'_>,
+    reduction: Reduction,
+    items: &[Typed],
+    reach: Reach,
+    span: Span,
+) -> Result<Typed, Reported> {
+    tensors(lowering, items, span)?;
+    let nodes: Vec<_> = items.iter().map(|item| item.node).collect();
+    Ok(Typed {
+        node: lowering.graph.add(Node::Reduce(reduction, reach), &nodes),
+        kind: Kind::Scalar,
+    })
+}
+
+pub(super) fn norm(
+    lowering: &mut Lowering<'_>,
+    items: &[Typed],
+    span: Span,
+) -> Result<Typed, Reported> {
+    let square = reduce(lowering, Reduction::SumProduct, &[items[0], items[0]], span)?;
+    lowering.map_one(MapOp::Sqrt, &[square], span)
+}
+
+pub(super) fn cosine(
+    lowering: &mut Lowering<'_>,
+    items: &[Typed],
+    span: Span,
+) -> Result<Typed, Reported> {
+    let dot = reduce(lowering, Reduction::SumProduct, items, span)?;
+    let (left, right) = (norm(lowering, &items[..1], span)?, norm(lowering, &items[1..], span)?);
+    let product = lowering.map_one(MapOp::Multiply, &[left, right], span)?;
+    let zero = Typed { node: lowering.graph.constant(0.0), kind: Kind::Scalar };
+    let one = Typed { node: lowering.graph.constant(1.0), kind: Kind::Scalar };
+    let is_zero = lowering.map_one(MapOp::Equal, &[product, zero], span)?;
+    let divisor = lowering.map_one(MapOp::Where, &[is_zero, one, product], span)?;
+    lowering.map_one(MapOp::Divide, &[dot, divisor], span)
+}
+
+pub(super) fn count(
+    lowering: &mut Lowering<'_>,
+    items: &[Typed],
+    span: Span,
+) -> Result<Typed, Reported> {
+    tensors(lowering, items, span)?;
+    let elements = lowering.inputs.elements as f64;
+    Ok(Typed { node: lowering.graph.constant(elements), kind: Kind::Scalar })
+}
+
+/// A new fact of scope `model`, or of this tensor.
+pub(super) fn reach(lowering: &mut Lowering<'_>, scope: Option<&str>) -> Reach {
+    if scope != Some("model") {
+        return Reach::Tensor;
+    }
+    let key = GroupKey {
+        section: lowering.inputs.section,
+        step: lowering.step.clone(),
+        ordinal: lowering.facts,
+    };
+    lowering.facts += 1;
+    Reach::Group(lowering.graph.group(key))
+}
+
+pub(super) const SCOPES: &[&str] = &["tensor", "model"];
+
+pub(super) fn keep_largest(
+    lowering: &mut Lowering<'_>,
+    call: &Call<'_>,
+) -> Result<Value, Reported> {
+    let options = call.options(lowering, &[("ties", &["exact", "inclusive"]), ("scope", SCOPES)]);
+    let values = call.positional(lowering, 2)?;
+    let options = options?;
+    let ties =
+        if options[0].as_deref() == Some("inclusive") { Ties::Inclusive } else { Ties::Exact };
+    over_lists(lowering, &values, call.span, |lowering, items, span| {
+        tensors(lowering, &items[..1], span)?;
+        density_is_scalar(lowering, items[1], span)?;
+        match lowering.graph.value(items[1].node) {
+            Some(density) if density >= 1.0 => return Ok(items[0]),
+            Some(density) if density <= 0.0 => return zeroed(lowering, items[0], span),
+            _ => {}
+        }
+        let reach = reach(lowering, options[1].as_deref());
+        let node = Node::KeepLargest(ties, reach);
+        let node = lowering.graph.add(node, &[items[0].node, items[1].node]);
+        Ok(Typed { node, kind: items[0].kind })
+    })
+}
+
+pub(super) fn keep_random(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
+    call.options(lowering, &[])?;
+    let values = call.positional(lowering, 2)?;
+    over_lists(lowering, &values, call.span, |lowering, items, span| {
+        tensors(lowering, &items[..1], span)?;
+        density_is_scalar(lowering, items[1], span)?;
+        let expert = u64::from(lowering.facts);
+        lowering.facts += 1;
+        match lowering.graph.value(items[1].node) {
+            Some(density) if density >= 1.0 => return Ok(items[0]),
+            Some(density) if density <= 0.0 => return zeroed(lowering, items[0], span),
+            _ => {}
+        }
+        let op = format!("keep_random {}", lowering.step);
+        let (seed, tensor) = (lowering.inputs.seed, lowering.inputs.tensor);
+        let key = mixdown_ops::random::stream_key(seed, &op, tensor, expert);
+        let stream = lowering.graph.stream(key);
+        let node = lowering.graph.add(Node::KeepRandom(stream), &[items[0].node, items[1].node]);
+        Ok(Typed { node, kind: items[0].kind })
+    })
+}
+
+pub(super) fn density_is_scalar(
+    lowering: &mut Lowering<'_>,
+    item: Typed,
+    span: Span,
+) -> Result<(), Reported> {
+    if item.kind == Kind::Scalar {
+        return Ok(());
+    }
+    let headline = format!("a density is a scalar, found {}", item.kind.name());
+    Err(lowering.report(Diagnostic::error(codes::WRONG_KIND, headline), span))
+}
+
+pub(super) fn zeroed(
+    lowering: &mut Lowering<'_>,
+    item: Typed,
+    span: Span,
+) -> Result<Typed, Reported> {
+    let zero = Typed { node: lowering.graph.constant(0.0), kind: Kind::Scalar };
+    lowering.map_one(MapOp::Multiply, &[zero, item], span)
+}
