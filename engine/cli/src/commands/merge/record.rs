@@ -1,9 +1,11 @@
 //! What a merge leaves behind about itself: the identity by which an interrupted one is continued,
 //! and the manifest.
 
+use std::collections::HashMap;
 use std::fmt::{self, Write};
+use std::path::Path;
 
-use mixdown_checkpoint::digest::Digests;
+use mixdown_checkpoint::digest::{Digests, FileDigest};
 use mixdown_checkpoint::manifest::{
     DroppedRecord, InputFile, InputRecord, MergeRecord, OriginRecord, RecipeRecord,
 };
@@ -56,8 +58,12 @@ impl Write for Digest {
     }
 }
 
-/// The models as the manifest records them. Digests of files that are not known are computed only
-/// when that is asked for.
+/// Input files of at most this many bytes together are hashed unasked: SHA-256 takes 0.15 s for them
+/// (1.7 GB/s on one core of a Zen 4), while for four models of 1 GB it would take longer than the merge.
+const HASHED_UNASKED: u64 = 256_000_000;
+
+/// The models as the manifest records them. Digests of files that are not known are computed when
+/// that is asked for, or takes no time.
 pub fn inputs(planned: &Planned, compute: bool, style: Style) -> Result<Vec<InputRecord>, Trouble> {
     let digests = Digests::new(models::cache_folder());
     let all: Vec<&Shard> = planned
@@ -66,15 +72,25 @@ pub fn inputs(planned: &Planned, compute: bool, style: Style) -> Result<Vec<Inpu
         .iter()
         .flat_map(|input| input.model.checkpoint.index.shards())
         .collect();
-    if compute {
-        compute_digests(&digests, &all, style)?;
+    let bytes: u64 = all.iter().map(|shard| shard.size).sum();
+    let mut known: HashMap<&Path, FileDigest> = HashMap::new();
+    for shard in &all {
+        known.extend(digests.known_sha256(shard).map(|digest| (shard.path.as_path(), digest)));
     }
-    Ok(planned.loaded.models.iter().map(|input| input_record(input, &digests)).collect())
+    if compute || bytes <= HASHED_UNASKED {
+        compute_digests(&digests, &all, &mut known, style)?;
+    }
+    Ok(planned.loaded.models.iter().map(|input| input_record(input, &known)).collect())
 }
 
-fn compute_digests(digests: &Digests, shards: &[&Shard], style: Style) -> Result<(), Trouble> {
+fn compute_digests<'s>(
+    digests: &Digests,
+    shards: &[&'s Shard],
+    known: &mut HashMap<&'s Path, FileDigest>,
+    style: Style,
+) -> Result<(), Trouble> {
     let unknown: Vec<&Shard> =
-        shards.iter().copied().filter(|shard| digests.known_sha256(shard).is_none()).collect();
+        shards.iter().copied().filter(|shard| !known.contains_key(shard.path.as_path())).collect();
     let style = if style == Style::Events { Style::Nothing } else { style };
     let meter = Meter::new(style);
     meter.enter("hashing the inputs");
@@ -82,10 +98,12 @@ fn compute_digests(digests: &Digests, shards: &[&Shard], style: Style) -> Result
     progress::watch(style, &meter, || {
         for shard in unknown {
             let mut before = 0;
-            digests.sha256(shard, &mut |done| {
+            let digest = digests.sha256(shard, &mut |done| {
                 meter.add(done - before, 0);
                 before = done;
             })?;
+            // A file written a moment ago is not remembered beyond this run; the record has it.
+            known.insert(&shard.path, digest);
             if stop::is_asked() {
                 let text = "interrupted: digests so far are remembered; run the same command again";
                 return Err(Trouble::Interrupted(text.to_owned()));
@@ -95,12 +113,12 @@ fn compute_digests(digests: &Digests, shards: &[&Shard], style: Style) -> Result
     })
 }
 
-fn input_record(input: &Input, digests: &Digests) -> InputRecord {
+fn input_record(input: &Input, known: &HashMap<&Path, FileDigest>) -> InputRecord {
     let checkpoint = &input.model.checkpoint;
     let files = checkpoint.index.shards().iter().map(|shard| InputFile {
         name: name_within(checkpoint, shard),
         bytes: shard.size,
-        sha256: digests.known_sha256(shard).map(|digest| digest.to_string()),
+        sha256: known.get(shard.path.as_path()).map(ToString::to_string),
     });
     InputRecord {
         name: input.name.clone(),
