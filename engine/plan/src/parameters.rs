@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mixdown_diagnostics::{Diagnostic, Source, Span, codes, suggest};
 use mixdown_recipe::method::{Method, Parameter, ParameterKind, Per};
 use mixdown_recipe::recipe::Form;
-use mixdown_recipe::setting::{Scalar, Setting, Settings};
+use mixdown_recipe::setting::{Scalar, Setting, Settings, truth_of};
 
 use crate::graph::Graph;
 use crate::kind::Kind;
@@ -223,11 +223,9 @@ pub(crate) fn convert(scalar: &Scalar, kind: &ParameterKind, form: Form) -> Resu
             Scalar::Number(number) if lenient && (*number == 0.0 || *number == 1.0) => {
                 Ok(Bound::Flag(*number == 1.0))
             }
-            Scalar::Text(text) if lenient => match text.to_ascii_lowercase().as_str() {
-                "true" | "yes" | "on" | "1" | "t" | "y" => Ok(Bound::Flag(true)),
-                "false" | "no" | "off" | "0" | "f" | "n" => Ok(Bound::Flag(false)),
-                _ => Err(wrong_type("true or false")),
-            },
+            Scalar::Text(text) if lenient => {
+                truth_of(text).map(Bound::Flag).ok_or_else(|| wrong_type("true or false"))
+            }
             _ => Err(wrong_type("true or false")),
         },
         ParameterKind::Choice(words) => match scalar {

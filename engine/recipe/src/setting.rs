@@ -22,6 +22,15 @@ pub enum Scalar {
     Text(String),
 }
 
+/// The truth value that mergekit takes a text for, such as a quoted `"yes"`.
+pub fn truth_of(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" | "t" | "y" => Some(true),
+        "false" | "no" | "off" | "0" | "f" | "n" => Some(false),
+        _ => None,
+    }
+}
+
 /// What a parameter is set to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Setting {

@@ -5,7 +5,7 @@ use mixdown_diagnostics::{Code, Diagnostic, Source, Span, codes};
 
 use super::models::Models;
 use crate::recipe::Form;
-use crate::setting::Spanned;
+use crate::setting::{Spanned, truth_of};
 use crate::tree::{Entry, Node, ScalarValue};
 
 /// A text while it is decoded. Everything that is wrong is reported here, and decoding goes on.
@@ -170,8 +170,13 @@ impl<'a> Decoder<'a> {
     }
 
     pub fn boolean(&mut self, node: &Node, what: &str) -> Option<bool> {
-        match node.scalar().map(|scalar| scalar.value) {
-            Some(ScalarValue::Boolean(value)) => Some(value),
+        match node.scalar().map(|scalar| (scalar.value, &*scalar.text)) {
+            Some((ScalarValue::Boolean(value), _)) => Some(value),
+            // mergekit takes the words and numbers that stand for truth values.
+            Some((ScalarValue::Integer(value @ 0..=1), _)) if !self.is_strict() => Some(value == 1),
+            Some((ScalarValue::Text, text)) if !self.is_strict() && truth_of(text).is_some() => {
+                truth_of(text)
+            }
             _ => {
                 self.wrong_type(node, what, "`true` or `false`");
                 None
@@ -183,6 +188,9 @@ impl<'a> Decoder<'a> {
     pub fn count(&mut self, node: &Node, what: &str) -> Option<u64> {
         let value = match node.scalar().map(|scalar| scalar.value) {
             Some(ScalarValue::Integer(value)) => u64::try_from(value).ok(),
+            Some(ScalarValue::Text) if !self.is_strict() => {
+                node.scalar().and_then(|scalar| scalar.text.trim().parse().ok())
+            }
             _ => None,
         };
         if value.is_none() {
