@@ -349,7 +349,11 @@ impl<'a> Section<'a> {
         detail: Option<&mut Option<Detail>>,
     ) -> Option<(Graph, NodeId, bool)> {
         let experts: Vec<&Present<'_>> = present.iter().filter(|one| !one.input.is_base).collect();
-        let names: Vec<&str> = experts.iter().map(|one| one.tensor.name).collect();
+        // Filters see the name that was asked for, also where a tied embedding stands in for it.
+        let names: Vec<&str> = (self.inputs.iter().zip(wanted.names))
+            .filter(|(input, _)| experts.iter().any(|one| std::ptr::eq(one.input, *input)))
+            .map(|(_, name)| name.as_str())
+            .collect();
         let levels = Levels {
             experts: experts.iter().map(|one| one.input.settings).collect(),
             shared: self.shared.clone(),
