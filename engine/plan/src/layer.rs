@@ -36,7 +36,10 @@ pub(crate) fn split(name: &str) -> Option<LayerName<'_>> {
 pub(crate) fn is_after_layers(name: &str) -> bool {
     let bare = name.strip_suffix(".weight").or_else(|| name.strip_suffix(".bias")).unwrap_or(name);
     let last = bare.rsplit('.').next().unwrap_or(bare);
-    AFTER_LAYERS.contains(&last)
+    // Whisper's; `layer_norm` elsewhere belongs to an embedding.
+    let of_stack = bare.ends_with("encoder.layer_norm") || bare.ends_with("decoder.layer_norm");
+    of_stack
+        || AFTER_LAYERS.contains(&last)
         || AFTER_LAYERS_PARTS.iter().any(|part| bare.split('.').any(|segment| segment == *part))
 }
 
@@ -52,13 +55,15 @@ const AFTER_LAYERS: &[&str] = &[
     "embed_out",
     "score",
     "output_layer",
-    "embedding_norm",
     "dense_block_norm",
+    "post_layernorm",
+    "layernorm_post",
 ];
 
 /// Segments anywhere in the name.
 const AFTER_LAYERS_PARTS: &[&str] = &[
     "lm_head",
+    "vision_adapter",
     "classifier",
     "pre_classifier",
     "pooler",
@@ -100,10 +105,20 @@ mod tests {
             "transformer.ln_f.bias",
             "score.weight",
             "cls.predictions.bias",
+            "vision_tower.vision_model.post_layernorm.weight",
+            "vision_model.layernorm_post.bias",
+            "vision_model.vision_adapter.mlp.fc1.weight",
+            "model.encoder.layer_norm.weight",
         ] {
             assert!(is_after_layers(name), "{name}");
         }
-        for name in ["model.embed_tokens.weight", "wte.weight", "embeddings.LayerNorm.weight"] {
+        for name in [
+            "model.embed_tokens.weight",
+            "wte.weight",
+            "embeddings.LayerNorm.weight",
+            // LFM2's final norm: mergekit counts it among the tensors before the layers.
+            "model.embedding_norm.weight",
+        ] {
             assert!(!is_after_layers(name), "{name}");
         }
     }
