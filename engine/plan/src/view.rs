@@ -42,6 +42,9 @@ pub(crate) struct View<'a> {
     pub layers: BTreeMap<String, u64>,
     /// Embeddings brought to another vocabulary, by the position of the tensor.
     pub rows: HashMap<u32, (u32, Shape)>,
+    /// Embeddings that stand in for an output layer with rows of their own: its name, and the
+    /// position of the embedding. Their own positions follow those of the tensors.
+    stand_ins: Vec<(String, u32)>,
 }
 
 #[derive(Debug)]
@@ -75,7 +78,8 @@ impl<'a> View<'a> {
 
     fn new(name: &str, tensors: Tensors<'a>, tied: Option<bool>) -> Self {
         let rows = HashMap::new();
-        let mut view = Self { name: name.to_owned(), tensors, tied, layers: BTreeMap::new(), rows };
+        let (name, layers) = (name.to_owned(), BTreeMap::new());
+        let mut view = Self { name, tensors, tied, layers, rows, stand_ins: Vec::new() };
         let mut layers: BTreeMap<String, u64> = BTreeMap::new();
         for tensor in view.iter() {
             let Some(found) = layer::split(tensor.name) else { continue };
@@ -98,15 +102,29 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Lets an embedding stand in for an output layer, with rows that may differ from the embedding's.
+    pub fn stand_in(&mut self, name: &str, embedding: u32, rows: (u32, Shape)) {
+        let position = (self.len() + self.stand_ins.len()) as u32;
+        self.stand_ins.push((name.to_owned(), embedding));
+        self.rows.insert(position, rows);
+    }
+
+    /// The position in the files, of a tensor or of what stands in for one.
+    fn place(&self, position: u32) -> usize {
+        let beyond = (position as usize).checked_sub(self.len());
+        beyond.map_or(position, |number| self.stand_ins[number].1) as usize
+    }
+
     /// The tensor at a position.
     pub fn get(&self, position: u32) -> Tensor<'_> {
+        let place = self.place(position);
         let (name, dtype, shape) = match &self.tensors {
             Tensors::Checkpoint { index, .. } => {
-                let entry = &index.tensors()[position as usize];
+                let entry = &index.tensors()[place];
                 (entry.name.as_str(), entry.dtype, &entry.shape)
             }
             Tensors::Recipe { tensors, .. } => {
-                let made = &tensors[position as usize];
+                let made = &tensors[place];
                 (made.name.as_str(), made.dtype, &made.shape)
             }
         };
@@ -133,6 +151,9 @@ impl<'a> View<'a> {
         if self.tied == Some(false) && self.find(name).is_some() {
             return None;
         }
+        if let Some(number) = self.stand_ins.iter().position(|(known, _)| known == name) {
+            return Some(self.get((self.len() + number) as u32));
+        }
         let stem = name.strip_suffix("lm_head.weight")?;
         TIED.iter().find_map(|embedding| self.find(&format!("{stem}{embedding}")))
     }
@@ -156,7 +177,7 @@ impl<'a> View<'a> {
     /// The tensors that a copy must be equal to besides the one it is taken from.
     pub fn equal_to(&self, position: u32) -> &[TensorRef] {
         match &self.tensors {
-            Tensors::Recipe { tensors, .. } => match &tensors[position as usize].how {
+            Tensors::Recipe { tensors, .. } => match &tensors[self.place(position)].how {
                 How::Copy { equal_to, .. } => equal_to,
                 How::Graph { .. } => &[],
             },

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mixdown_diagnostics::{Diagnostic, codes};
-use mixdown_recipe::recipe::{ModelId, Recipe, TokenSource, Tokenizer, Vocabulary};
+use mixdown_recipe::recipe::{
+    Body, ModelId, ModuleContent, Recipe, Slice, SourceModel, TokenSource, Tokenizer, Vocabulary,
+};
 use mixdown_tensor::Shape;
 use serde_json::Value;
 
+use crate::layer;
 use crate::plan::{RowSource, Rows, TensorRef};
 use crate::report::Reporter;
 use crate::resolve::{ModelSource, Request};
@@ -208,28 +211,86 @@ fn build(
         Some(multiple) if multiple > 0 => real.checked_next_multiple_of(multiple)?,
         _ => real,
     };
-    let choices = choose(recipe, tokenizer, &models, &target, found)?;
+    let takers = Takers::of(recipe, models.len());
     let mut planned = Vec::new();
-    for (model, view) in views.iter().enumerate() {
-        let Some(view) = view else { continue };
-        for position in embeddings(view) {
-            let wanted = Wanted { model, position, choices: &choices, real, height };
+    for (name, is_after) in names(views) {
+        let (takers, base) = takers.of_tensor(is_after);
+        let choices = choose(tokenizer, recipe, &models, (takers, base), &target, found)?;
+        for &model in takers {
+            let Some(view) = &views[model] else { continue };
+            let own = view.find(&name);
+            let Some(tensor) = own.or_else(|| view.tied_embedding(&name)) else { continue };
+            let (position, stands_in) = (tensor.position, own.is_none());
+            let wanted =
+                Wanted { model, name: &name, position, stands_in, choices: &choices, real, height };
             if let Some((list, shape)) = wanted.rows(views, &models, &target, found) {
-                planned.push((model, position, list, shape));
+                planned.push((model, name.clone(), position, stands_in, list, shape));
             }
         }
     }
-    for (model, position, list, shape) in planned {
+    for (model, name, position, stands_in, list, shape) in planned {
         let known = rows.iter().position(|known| **known == list);
         let number = known.unwrap_or_else(|| {
             rows.push(Arc::new(list));
             rows.len() - 1
         });
-        if let Some(view) = &mut views[model] {
+        let Some(view) = &mut views[model] else { continue };
+        if stands_in {
+            view.stand_in(&name, position, (number as u32, shape));
+        } else {
             view.rows.insert(position, (number as u32, shape));
         }
     }
     Some(Rebuilt { rows: height, files: files(&models[target.ground], &target, tokenizer) })
+}
+
+/// Names of all tensors with one row for each token, and whether they come after the layers.
+fn names(views: &[Option<View<'_>>]) -> BTreeMap<String, bool> {
+    let all = views.iter().flatten().flat_map(|view| {
+        embeddings(view).into_iter().map(|position| view.get(position).name.to_owned())
+    });
+    all.map(|name| (name.clone(), layer::is_after_layers(&name))).collect()
+}
+
+/// The models whose embeddings are merged with each other, and the base among them. Only they fill
+/// each other's gaps, as in mergekit.
+struct Takers {
+    before: (Vec<usize>, Option<usize>),
+    after: (Vec<usize>, Option<usize>),
+}
+
+impl Takers {
+    fn of(recipe: &Recipe, models: usize) -> Self {
+        let base = recipe.base.as_ref().map(|base| base.value.0 as usize);
+        let alike =
+            |models: Vec<usize>| Self { before: (models.clone(), base), after: (models, base) };
+        let position = |source: &SourceModel| source.model.value.0 as usize;
+        let Body::Modules(modules) = &recipe.body else { return alike((0..models).collect()) };
+        let [module] = modules.as_slice() else { return alike((0..models).collect()) };
+        match &module.content {
+            ModuleContent::Models(sources) => {
+                let mut all: Vec<usize> = sources.iter().map(position).collect();
+                all.extend(base.filter(|base| !all.contains(base)));
+                alike(all)
+            }
+            ModuleContent::Slices(slices) => {
+                // Tensors after the layers have at most as many sources as the first slice.
+                let count = slices.first().map_or(0, |slice| slice.sources.len());
+                let of_slice = |slice: Option<&Slice>| {
+                    let own = slice.and_then(|slice| slice.base.as_ref());
+                    let sources = slice.map_or(&[][..], |slice| &slice.sources);
+                    let own = own.map(|own| own.value.0 as usize);
+                    (sources.iter().take(count).map(position).collect(), own.or(base))
+                };
+                Self { before: of_slice(slices.first()), after: of_slice(slices.last()) }
+            }
+        }
+    }
+
+    fn of_tensor(&self, is_after: bool) -> (&[usize], Option<usize>) {
+        let (models, base) = if is_after { &self.after } else { &self.before };
+        (models, *base)
+    }
 }
 
 /// Where the embedding of a token comes from for models that lack it, or for all if it is forced.
@@ -243,22 +304,21 @@ type Choices = BTreeMap<u64, (Choice, bool)>;
 
 /// Decides the source of each output token once.
 fn choose(
-    recipe: &Recipe,
     tokenizer: &Tokenizer,
+    recipe: &Recipe,
     models: &[Own<'_>],
+    (takers, base): (&[usize], Option<usize>),
     target: &Target<'_>,
     found: &mut Vec<Diagnostic>,
 ) -> Option<Choices> {
-    let base = recipe.base.as_ref().map(|base| base.value.0 as usize);
     let mut choices = Choices::new();
     let mut absent: Vec<&str> = Vec::new();
     let before = found.len();
     for (&id, token) in &target.tokens {
         let rule = tokenizer.tokens.iter().find(|rule| rule.token.value == *token);
-        let owners: Vec<(usize, u64)> = models
+        let owners: Vec<(usize, u64)> = takers
             .iter()
-            .enumerate()
-            .filter_map(|(model, own)| Some((model, *own.ids.get(token)?)))
+            .filter_map(|&model| Some((model, *models[model].ids.get(token)?)))
             .collect();
         let of_base = owners.iter().copied().find(|(model, _)| Some(*model) == base);
         let choice = match rule.and_then(|rule| rule.source.as_ref()) {
@@ -281,7 +341,14 @@ fn choose(
         let headline =
             format!("{} tokens have no embedding in any model; they get zeros", rest.len() + 1);
         let diagnostic = Diagnostic::warning(codes::VOCABULARY, headline);
-        found.push(diagnostic.fact("first", format!("{first:?}")));
+        let mut diagnostic = diagnostic.fact("first", format!("{first:?}"));
+        if takers.len() < models.len() {
+            let words = "as in mergekit, only the models that are merged there give embeddings";
+            diagnostic = diagnostic.note(words);
+        }
+        if !found.contains(&diagnostic) {
+            found.push(diagnostic);
+        }
     }
     found[before..].iter().all(|one| !one.is_error()).then_some(choices)
 }
@@ -318,7 +385,11 @@ fn chosen(
 /// One embedding of one model that is to be rebuilt.
 struct Wanted<'c> {
     model: usize,
+    /// The name it is asked for by: rows of other models come from their tensors of this name.
+    name: &'c str,
     position: u32,
+    /// Whether it stands in for an output layer that is tied to it.
+    stands_in: bool,
     choices: &'c Choices,
     /// Rows that are tokens; the others up to `height` are padding.
     real: u64,
@@ -340,7 +411,7 @@ impl Wanted<'_> {
         let row_elements: u64 = old[1..].iter().product();
         let mut list = Rows { tensors: Vec::new(), row_elements, rows: Vec::new() };
         let own = &models[self.model];
-        let mut is_same = self.height == old[0];
+        let mut is_same = !self.stands_in && self.height == old[0];
         for id in 0..self.real {
             let token = target.tokens.get(&id);
             let (choice, forced) = match self.choices.get(&id) {
@@ -351,9 +422,9 @@ impl Wanted<'_> {
             let choice = own_row.map_or(choice, |row| Choice::Rows(vec![(self.model, *row)]));
             is_same &=
                 matches!(&choice, Choice::Rows(rows) if rows.as_slice() == [(self.model, id)]);
-            let source = self.source(&choice, &mut list, tensor.name, views);
+            let source = self.source(&choice, &mut list, self.name, views);
             list.rows.push(source.unwrap_or_else(|| {
-                let headline = format!("no model gives a row of `{}` for a token", tensor.name);
+                let headline = format!("no model gives a row of `{}` for a token", self.name);
                 found.push(problem(headline).fact("token", format!("{token:?}")));
                 RowSource::Zero
             }));
