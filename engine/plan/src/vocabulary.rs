@@ -162,7 +162,9 @@ fn target<'a>(recipe: &Recipe, tokenizer: &Tokenizer, models: &[Own<'a>]) -> Tar
     let tokens = all.into_iter().filter(|(id, _)| !removed.contains(id)).collect();
     let mut target = Target { ground, tokens, removed, new: Vec::new() };
     if tokenizer.vocabulary == Vocabulary::Union {
-        target.unite(models);
+        let merged = merged(recipe, models.len());
+        let merged: Vec<&Own<'a>> = merged.into_iter().map(|model| &models[model]).collect();
+        target.unite(&merged);
     }
     for rule in &tokenizer.tokens {
         target.append(&rule.token.value, None);
@@ -170,9 +172,29 @@ fn target<'a>(recipe: &Recipe, tokenizer: &Tokenizer, models: &[Own<'a>]) -> Tar
     target
 }
 
+/// The models that take part in the merge. Those that only give rows of single tokens add no tokens.
+fn merged(recipe: &Recipe, models: usize) -> BTreeSet<usize> {
+    let Body::Modules(modules) = &recipe.body else { return (0..models).collect() };
+    let mut found: BTreeSet<ModelId> = recipe.base.iter().map(|base| base.value).collect();
+    for module in modules {
+        match &module.content {
+            ModuleContent::Models(sources) => {
+                found.extend(sources.iter().map(|source| source.model.value));
+            }
+            ModuleContent::Slices(slices) => {
+                for slice in slices {
+                    found.extend(slice.base.as_ref().map(|base| base.value));
+                    found.extend(slice.sources.iter().map(|source| source.model.value));
+                }
+            }
+        }
+    }
+    found.into_iter().map(|model| model.0 as usize).collect()
+}
+
 impl<'a> Target<'a> {
     /// Adds what other models have: ordinary tokens first, then added ones, by model and id.
-    fn unite(&mut self, models: &[Own<'a>]) {
+    fn unite(&mut self, models: &[&Own<'a>]) {
         for model in models {
             for (_, token) in model.tokens.ordinary.iter().filter(|(id, _)| **id < model.size) {
                 self.append(token, None);
