@@ -11,6 +11,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::shown::shown_path;
+use crate::source::open_regular;
 use crate::tensor_digest::TensorDigest;
 
 /// Name of the manifest in an output folder.
@@ -191,7 +192,7 @@ impl Manifest {
     pub fn read(folder: &Path) -> Result<Self, Box<Diagnostic>> {
         let path = folder.join(MANIFEST_NAME);
         let shown = shown_path(&path);
-        let text = match std::fs::read(&path) {
+        let text = match read_regular(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Box::new(
@@ -293,6 +294,14 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The bytes of a file; a pipe of that name would never end.
+fn read_regular(path: &Path) -> std::io::Result<Vec<u8>> {
+    let (mut file, _) = open_regular(path)?;
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut file, &mut bytes)?;
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,5 +390,21 @@ mod tests {
         let found = Manifest::read(folder.path()).unwrap_err();
         assert_eq!(found.code, codes::MANIFEST_BROKEN);
         assert!(found.headline.contains("cannot be understood"));
+    }
+
+    /// A merge or a proof must not wait for the other end of a pipe.
+    #[test]
+    fn a_pipe_for_a_manifest_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(MANIFEST_NAME);
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        assert_eq!(Manifest::read(folder.path()).unwrap_err().code, codes::UNREADABLE);
     }
 }

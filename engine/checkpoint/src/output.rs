@@ -329,6 +329,12 @@ impl OutputFolder {
     /// Leaves the work so far for the same merge to continue; the same as dropping the folder.
     pub fn abandon(self) {}
 
+    /// Removes the work so far: for a failure that the same merge would only meet again.
+    pub fn discard(mut self) {
+        self.shards.stop();
+        finish::clean_up(&self.disk, &self.partial);
+    }
+
     fn put_file(&self, name: &str, bytes: &[u8]) -> Result<(), Box<Diagnostic>> {
         let (path, file) = self.create(name)?;
         self.disk

@@ -11,7 +11,7 @@ use mixdown_diagnostics::{Diagnostic, codes};
 
 use super::disk::Disk;
 use super::shards::Shards;
-use super::trouble::refused;
+use super::trouble::{refused, refused_early};
 use super::{Begun, Notice, OutputFolder, OutputOptions, PlanIdentity, finish, space};
 use crate::journal::Journal;
 use crate::layout::Layout;
@@ -126,9 +126,9 @@ fn find_place(disk: &Disk, target: &Path) -> Result<(PathBuf, PathBuf), Box<Diag
     let target = match fs::symlink_metadata(target) {
         // The hidden folder lies beside what a link leads to, on the same disk.
         Ok(_) => fs::canonicalize(target)
-            .map_err(|error| refused("follow the path of the output", target, &error))?,
+            .map_err(|error| refused_early("follow the path of the output", target, &error))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => target.to_owned(),
-        Err(error) => return Err(refused("find the output folder", target, &error)),
+        Err(error) => return Err(refused_early("find the output folder", target, &error)),
     };
     let Some(name) = target.file_name() else {
         return Err(Box::new(
@@ -155,7 +155,8 @@ fn find_place(disk: &Disk, target: &Path) -> Result<(PathBuf, PathBuf), Box<Diag
             ));
         }
     }
-    disk.create_folder(&parent).map_err(|error| refused("create a folder", &parent, &error))?;
+    disk.create_folder(&parent)
+        .map_err(|error| refused_early("create a folder", &parent, &error))?;
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
     hidden.push(".mixdown-partial");
@@ -190,7 +191,8 @@ fn lock(
     // A process that finishes removes its lock and the folder; then the next attempt makes new ones.
     const ATTEMPTS: usize = 100;
     for _ in 0..ATTEMPTS {
-        disk.create_folder(partial).map_err(|error| refused("create a folder", partial, &error))?;
+        disk.create_folder(partial)
+            .map_err(|error| refused_early("create a folder", partial, &error))?;
         let file = match disk.open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             result => result.map_err(|error| refused("create a lock", &path, &error))?,

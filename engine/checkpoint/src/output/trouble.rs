@@ -11,6 +11,13 @@ use crate::shown::{bytes_text, io_text, shown_path};
 /// Said wherever the work so far is kept.
 const CONTINUES: &str = "what is written is kept, and the same command continues there";
 
+/// A failed change before anything of the output is there, so nothing can be kept of it.
+pub(crate) fn refused_early(action: &str, path: &Path, error: &io::Error) -> Box<Diagnostic> {
+    let mut diagnostic = refused(action, path, error);
+    diagnostic.notes.retain(|note| note != CONTINUES);
+    diagnostic
+}
+
 /// A failed change of `path`, while doing what `action` says: `write to a shard`.
 pub(crate) fn refused(action: &str, path: &Path, error: &io::Error) -> Box<Diagnostic> {
     let cause = cause(error);
@@ -28,6 +35,7 @@ pub(crate) fn refused(action: &str, path: &Path, error: &io::Error) -> Box<Diagn
             "the file is larger than the file system or a limit of this process allows"
         }
         Cause::TooManyFiles => "this process has too many files open",
+        Cause::NameTooLong => "a name is longer than the file system allows",
         Cause::Other => "the output cannot be written",
     };
     let mut diagnostic = Diagnostic::error(code, headline)
@@ -54,6 +62,9 @@ pub(crate) fn refused(action: &str, path: &Path, error: &io::Error) -> Box<Diagn
         Cause::TooManyFiles => {
             diagnostic.note(CONTINUES).help("raise the limit, for instance with `ulimit -n 4096`")
         }
+        Cause::NameTooLong => diagnostic
+            .note("while it is written, an output has a name that is 17 characters longer")
+            .help("choose a shorter name with `--out`"),
         Cause::Other => diagnostic.note(CONTINUES),
     };
     Box::new(diagnostic)
@@ -68,6 +79,7 @@ enum Cause {
     Device,
     TooLarge,
     TooManyFiles,
+    NameTooLong,
     Other,
 }
 
@@ -80,6 +92,7 @@ fn cause(error: &io::Error) -> Cause {
         Some(Errno::IO) => Cause::Device,
         Some(Errno::FBIG) => Cause::TooLarge,
         Some(Errno::MFILE | Errno::NFILE) => Cause::TooManyFiles,
+        Some(Errno::NAMETOOLONG) => Cause::NameTooLong,
         Some(_) => Cause::Other,
         None if error.kind() == io::ErrorKind::StorageFull => Cause::Full,
         None => Cause::Other,
@@ -105,6 +118,14 @@ mod tests {
         check(Errno::IO, codes::WRITE_FAILED, "reported an error", true);
         check(Errno::FBIG, codes::WRITE_FAILED, "larger than", true);
         check(Errno::MFILE, codes::WRITE_FAILED, "too many files", true);
+        check(Errno::NAMETOOLONG, codes::WRITE_FAILED, "longer than", true);
         check(Errno::NOTDIR, codes::WRITE_FAILED, "cannot be written", false);
+    }
+
+    #[test]
+    fn what_was_never_written_is_not_said_to_be_kept() {
+        let (path, error) = (Path::new("out"), Errno::NOTDIR.into());
+        assert_eq!(refused("write to a shard", path, &error).notes, [CONTINUES]);
+        assert_eq!(refused_early("find the output folder", path, &error).notes, [""; 0]);
     }
 }
