@@ -303,6 +303,7 @@ fn weights_that_are_not_finite() {
             space.write("recipe.yaml", two_models());
             let outcome = merge(&space, &two_models(), &["--threads", threads]).exits(1);
             assert!(!space.exists("merged"));
+            assert!(!space.exists(".merged.mixdown-partial"), "nothing that cannot be continued");
             with_snapshots(|| insta::assert_snapshot!(name, outcome.talk()));
 
             merge(&space, &two_models(), &["--allow-nonfinite"]).success();

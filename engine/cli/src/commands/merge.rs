@@ -15,7 +15,7 @@ use mixdown_checkpoint::layout::{Layout, OutputTensor};
 use mixdown_checkpoint::output::{Begun, OutputFolder, OutputOptions};
 use mixdown_checkpoint::shown_path;
 use mixdown_cpu::CpuBackend;
-use mixdown_diagnostics::{Diagnostic, codes, render};
+use mixdown_diagnostics::{Code, Diagnostic, codes, render};
 use mixdown_exec::{Outcome as RunOutcome, Report};
 use serde_json::json;
 
@@ -106,6 +106,9 @@ impl Device {
 /// Shard size where neither the command line nor the recipe says one; mergekit's.
 const SHARD_BYTES: u64 = 5_000_000_000;
 
+/// What only other inputs or another command can cure.
+const INPUT_FAULTS: [Code; 2] = [codes::NONFINITE, codes::COPIES_DIFFER];
+
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
@@ -161,7 +164,17 @@ fn merge(arguments: &Arguments, talk: Talk) -> Outcome {
             &meter,
             stop::flag(),
         )
-    })?;
+    });
+    let report = match report {
+        Ok(report) => report,
+        Err(problems) => {
+            // Other weights or another recipe are another merge, which cannot go on from here.
+            if problems.iter().any(|problem| INPUT_FAULTS.contains(&problem.code)) {
+                output.discard();
+            }
+            return Err(problems.into());
+        }
+    };
     if report.outcome == RunOutcome::Interrupted {
         return Err(interrupted(&planned, &report));
     }
