@@ -7,6 +7,7 @@ mod compare;
 mod exit;
 mod models;
 mod names;
+mod open_files;
 mod planning;
 mod progress;
 mod quantity;
@@ -20,6 +21,7 @@ use clap::Parser;
 
 fn main() {
     bug::install();
+    open_files::raise();
     let arguments = args::Arguments::parse();
     let talk = talk::Talk::new(arguments.color, arguments.command.is_quiet());
     let exit = commands::run(arguments.command, talk);

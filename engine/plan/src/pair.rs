@@ -3,7 +3,7 @@
 use mixdown_diagnostics::{Diagnostic, Source, Span, codes};
 use mixdown_recipe::method::{BaseUse, Method, Missing};
 use mixdown_recipe::recipe::Form;
-use mixdown_recipe::setting::Settings;
+use mixdown_recipe::setting::{Setting, Settings};
 use mixdown_tensor::DType;
 
 use crate::graph::{Graph, Node, NodeId};
@@ -437,6 +437,15 @@ impl<'a> Section<'a> {
         reporter: &mut Reporter,
     ) {
         let name = &unset.parameter;
+        let own = unset.expert.map(|position| experts[position].input.settings);
+        let mut levels = own.into_iter().chain(self.shared.iter().map(|(_, settings)| *settings));
+        let is_wrong = |settings: &Settings| {
+            settings.get(name).is_some_and(|set| !matches!(set.setting, Setting::Conditional(_)))
+        };
+        if levels.any(is_wrong) {
+            // It is set, to what the parameter does not take; that has been reported.
+            return;
+        }
         let (headline, span) = match unset.expert {
             Some(position) => {
                 let input = experts[position].input;

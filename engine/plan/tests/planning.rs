@@ -324,6 +324,20 @@ fn what_a_method_needs_is_checked() {
 }
 
 #[test]
+fn a_wrong_value_is_reported_once() {
+    let models = family();
+    let text = "models: [{model: base}, {model: a}]\nmerge_method: slerp\nbase_model: base\nparameters: {t: abc}\n";
+    assert_eq!(found(text, &models), ["E0205: `t` must be a number, found `abc`"]);
+}
+
+#[test]
+fn an_empty_list_of_rules_counts_as_none() {
+    let models = family();
+    let text = "mixdown: 1\nmodels: {a: a, b: b}\nmethod: average\nrules: []\n";
+    assert_eq!(sound(text, &models).jobs.len(), 11);
+}
+
+#[test]
 fn shapes_that_differ_are_shown_from_both_sides() {
     let mut models = family();
     let tensors = models[2].index.tensors().iter().map(|tensor| {

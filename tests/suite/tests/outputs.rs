@@ -55,6 +55,26 @@ fn the_folder_is_a_model() {
     });
 }
 
+/// An output folder that exists is never touched unasked, and what a merge reads not even then.
+#[test]
+fn what_is_there_is_not_replaced_by_accident() {
+    let space = family();
+    merge(&space, &two_experts(), &[]).success();
+    let before = space.files_under("merged");
+    let refused = |out: &str, force: &[&str]| {
+        let outcome = mixdown(&space, ["merge", "recipe.yaml", "--out", out].iter().chain(force));
+        outcome.exits(1).stderr
+    };
+    assert!(refused("merged", &[]).contains("E0502"));
+    assert!(refused("base", &["--force"]).contains("would replace the model `base`"));
+    space.write("recipes/team.yaml", two_experts());
+    let team = ["merge", "recipes/team.yaml", "--out", "recipes", "--force"];
+    let stderr = mixdown(&space, team.iter()).exits(1).stderr;
+    assert!(stderr.contains("would replace the recipe `recipes/team.yaml`"), "{stderr}");
+    assert_eq!(space.files_under("merged"), before);
+    assert!(space.exists("base/config.json") && space.exists("recipes/team.yaml"));
+}
+
 /// The manifest with its first two tensors, and tokens for what the program's version decides.
 fn manifest_without_versions(space: &Space) -> String {
     let mut manifest = json_of(space, "merged/mixdown-manifest.json");

@@ -203,23 +203,26 @@ fn layout(arguments: &Arguments, planned: &Planned) -> Result<Layout, Box<Diagno
 /// Refuses to replace what is being read: with `--force` the inputs would be gone at the end.
 fn check_target(out: &Path, planned: &Planned) -> Result<(), Trouble> {
     let Ok(target) = out.canonicalize() else { return Ok(()) };
-    let read = planned.loaded.models.iter().find(|input| {
-        let shards = input.model.checkpoint.index.shards().iter();
-        shards
-            .filter_map(|shard| shard.path.canonicalize().ok())
-            .any(|path| path.starts_with(&target))
+    let is_inside = |path: &Path| path.canonicalize().is_ok_and(|path| path.starts_with(&target));
+    let model = planned.loaded.models.iter().find(|input| {
+        // The files of a model in the hub's cache are links out of its folder: both count.
+        let checkpoint = &input.model.checkpoint;
+        let mut shards = checkpoint.index.shards().iter();
+        is_inside(&checkpoint.root) || shards.any(|shard| is_inside(&shard.path))
     });
-    match read {
-        None => Ok(()),
-        Some(input) => Err(Trouble::Found(vec![
-            Diagnostic::error(
-                codes::OUTPUT_EXISTS,
-                format!("the output would replace the model `{}`", input.name),
-            )
+    let recipe =
+        planned.loaded.recipes.iter().find(|recipe| is_inside(Path::new(recipe.source.name())));
+    let replaced = match (model, recipe) {
+        (None, None) => return Ok(()),
+        (Some(input), _) => format!("the model `{}`", input.name),
+        (None, Some(recipe)) => format!("the recipe `{}`", recipe.source.name()),
+    };
+    let headline = format!("the output would replace {replaced}");
+    Err(Trouble::Found(vec![
+        Diagnostic::error(codes::OUTPUT_EXISTS, headline)
             .in_file(shown_path(out))
             .help("name another folder with `--out`"),
-        ])),
-    }
+    ]))
 }
 
 /// Reads again what an interrupted run wrote.

@@ -247,7 +247,8 @@ fn range_length(node: &Node) -> u32 {
     }
 }
 
-fn is_empty(node: &Node) -> bool {
+/// Whether a list or map has nothing in it: such a part of a recipe counts as absent.
+pub(super) fn is_empty(node: &Node) -> bool {
     match &node.kind {
         NodeKind::Sequence(items) => items.is_empty(),
         NodeKind::Mapping(entries) => entries.is_empty(),

@@ -2,6 +2,7 @@
 
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 
+use super::body::is_empty;
 use super::declare::Declared;
 use super::reader::{Decoder, Fields, RECIPE};
 use super::whole;
@@ -80,7 +81,7 @@ fn body(
     let named = decoder.models.named;
     // Names alone merge nothing else: they are the models if nothing else says what is merged.
     let parts = ["rules", "slices", "modules"];
-    let has_part = parts.iter().any(|key| fields.entry(key).is_some());
+    let has_part = parts.iter().any(|key| fields.get(key).is_some_and(|node| !is_empty(node)));
     if named && !has_part {
         return Body::Modules(vec![whole(ModuleContent::Models(all_models(decoder)))]);
     }
