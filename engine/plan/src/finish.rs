@@ -53,6 +53,7 @@ pub(crate) fn plan(
         return None;
     }
     assembly.check_groups(reporter);
+    assembly.check_inner_groups(request, results, reporter);
     let output = output_files(request, results, &assembly.jobs);
     let models = request.checkpoints.iter().map(|input| input.name.to_owned()).collect();
     let left_out = left_out(request, solved, &assembly.jobs, &rows);
@@ -117,6 +118,38 @@ impl Assembly {
             jobs.push(job);
         }
         number
+    }
+
+    /// A fact over the whole model of a recipe that is an input needs all that recipe's tensors: over
+    /// fewer it would not be what writing the recipe's result first gives.
+    fn check_inner_groups(
+        &self,
+        request: &Request<'_>,
+        results: &[OnceCell<Solved>],
+        reporter: &mut Reporter,
+    ) {
+        for (key, &group) in &self.group_keys {
+            let inner = key.section.0 as usize;
+            let Some(solved) = results[inner].get().filter(|_| inner != 0) else { continue };
+            let takes_part =
+                |how: &How| matches!(how, How::Graph { graph, .. } if graph.groups.contains(key));
+            let all = solved.made.iter().filter(|made| takes_part(&made.how)).count();
+            let used = self.groups[group as usize].jobs.len();
+            if used != all {
+                let recipe = &request.recipes[inner];
+                let headline = format!(
+                    "`scope: model` of the recipe `{}` needs all its tensors, each once",
+                    recipe.source.name()
+                );
+                let diagnostic = Diagnostic::error(codes::UNSUPPORTED, headline)
+                    .fact("tensors", all.to_string())
+                    .fact("used", used.to_string())
+                    .help(
+                        "merge that recipe first and name its result, or use `scope: tensor` in it",
+                    );
+                reporter.add(diagnostic.at(&recipe.source, whole(recipe)));
+            }
+        }
     }
 
     /// A threshold over the whole model has one density, and one type of arithmetic.

@@ -49,6 +49,16 @@ fn decode(text: &str) -> Recipe {
     mixdown_recipe::read(&source, &[]).unwrap_or_else(|found| panic!("{found:#?}"))
 }
 
+fn input(model: &Model) -> CheckpointInput<'_> {
+    CheckpointInput {
+        name: model.name,
+        index: &model.index,
+        config: Some(&model.config),
+        tokenizer: None,
+        tokenizer_config: None,
+    }
+}
+
 fn plan_of(text: &str, models: &[Model]) -> Outcome {
     let recipe = decode(text);
     let sources = recipe
@@ -62,16 +72,7 @@ fn plan_of(text: &str, models: &[Model]) -> Outcome {
             known.map_or(ModelSource::Failed, |position| ModelSource::Checkpoint(position as u32))
         })
         .collect();
-    let checkpoints: Vec<CheckpointInput<'_>> = models
-        .iter()
-        .map(|model| CheckpointInput {
-            name: model.name,
-            index: &model.index,
-            config: Some(&model.config),
-            tokenizer: None,
-            tokenizer_config: None,
-        })
-        .collect();
+    let checkpoints: Vec<CheckpointInput<'_>> = models.iter().map(input).collect();
     let library = Library::built_in().unwrap_or_else(|found| panic!("{found:#?}"));
     let recipes = [recipe];
     let request = Request {
@@ -421,4 +422,46 @@ parameters: {scope: model}
         found(&gradient, &models),
         ["E0214: a share of the whole model cannot differ from tensor to tensor"]
     );
+}
+
+/// Over fewer tensors the threshold of an inner recipe would be another one than when it is written.
+#[test]
+fn a_threshold_of_an_inner_model_needs_all_its_tensors() {
+    let models = family();
+    let inner = "
+mixdown: 1
+models: {base: base, a: a, b: b}
+base: base
+method: ties
+parameters: {weight: 1, density: 0.2, scope: model}
+rules: [{method: ties}]
+";
+    let check = |rules: &str, expected: usize| {
+        let outer = format!(
+            "mixdown: 1\nmodels: {{base: base, both: {{recipe: inner.yaml}}}}\nrules: {rules}\n"
+        );
+        let recipes = [decode(&outer), decode(inner)];
+        let checkpoints: Vec<CheckpointInput<'_>> = models.iter().map(input).collect();
+        let library = Library::built_in().unwrap_or_else(|found| panic!("{found:#?}"));
+        let checkpoint = ModelSource::Checkpoint;
+        let sources = vec![
+            vec![checkpoint(0), ModelSource::Recipe(1)],
+            vec![checkpoint(0), checkpoint(1), checkpoint(2)],
+        ];
+        let request = Request {
+            recipes: &recipes,
+            models: sources,
+            library: &library,
+            checkpoints: &checkpoints,
+            explain: None,
+        };
+        let outcome = compile(&request);
+        let headline =
+            "`scope: model` of the recipe `recipe.yaml` needs all its tensors, each once";
+        let about = outcome.diagnostics.iter().filter(|one| one.headline == headline).count();
+        assert_eq!(about, expected, "{:#?}", outcome.diagnostics);
+        assert_eq!(outcome.plan.is_some(), expected == 0, "{:#?}", outcome.diagnostics);
+    };
+    check("[{method: average}]", 0);
+    check("[{tensors: lm_head.weight, keep: base}, {method: average}]", 1);
 }
