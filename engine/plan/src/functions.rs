@@ -95,7 +95,7 @@ pub static FUNCTIONS: &[Function] = &[
         summary: "Keeps the `density` share of elements with the largest magnitude and zeroes the others. \
                   ties: \"exact\" keeps max(1, floor(density·n)), of equal ones those of lower index; \"inclusive\" \
                   keeps everything that reaches the (floor(density·n) + 1)-th magnitude. scope: the share of each \
-                  \"tensor\", or of the whole \"model\" (all tensors under the same rule).",
+                  \"tensor\", or of the whole \"model\" (all tensors under the same rule or slice).",
         evaluate: Evaluate::Special(keep_largest),
     },
     Function {
