@@ -2,6 +2,7 @@
 
 use mixdown_tensor::DType;
 
+use crate::matrix::{MatrixOp, Needs, OperandShapes, Operands, Prepared, Stop};
 use crate::program::{Pass, Program};
 use crate::selection::{Cut, Round, RoundPartial};
 
@@ -112,4 +113,28 @@ pub trait Backend: Send + Sync {
 
     /// Bytes a worker holds while it runs this pass, without inputs and output.
     fn worker_bytes(&self, pass: &Pass, precision: Precision) -> u64;
+
+    /// What a matrix op will hold and do on matrices of these shapes.
+    ///
+    /// **Errors.** The op cannot be applied to such matrices, whatever their values.
+    fn needs(
+        &self,
+        op: &MatrixOp,
+        operands: &OperandShapes,
+        precision: Precision,
+    ) -> Result<Needs, Stop> {
+        let _ = (operands, precision);
+        Err(Stop::Failed(format!("`{}` does not have `{}`", self.name(), op.name())))
+    }
+
+    /// Does the part of a matrix op that all rows need, on one thread.
+    fn prepare(
+        &self,
+        op: &MatrixOp,
+        operands: &mut dyn Operands,
+        precision: Precision,
+    ) -> Result<Box<dyn Prepared>, Stop> {
+        let _ = (operands, precision);
+        Err(Stop::Failed(format!("`{}` does not have `{}`", self.name(), op.name())))
+    }
 }

@@ -5,10 +5,12 @@
 //! * [`MapOp`] is an elementwise op; one file per op in `elementwise/`, listed in `table.rs`.
 //! * [`Program`] is a fused chain of ops over one tensor, in passes.
 //! * [`Selection`](selection::Selection) finds the k-th largest magnitude by counting.
+//! * [`MatrixOp`](matrix::MatrixOp) is what needs a whole matrix at once.
 //! * [`Backend`] runs the passes of a program over pieces of a tensor.
 
 pub mod backend;
 pub mod elementwise;
+pub mod matrix;
 pub mod program;
 pub mod random;
 pub mod real;

@@ -1,0 +1,221 @@
+//! Matrix ops: what needs a whole matrix at once, and what a backend must do to run it.
+//!
+//! A matrix op takes one or several matrices of one shape `m × n` (`[out, in]`, row-major) and gives
+//! one of the same shape. It runs in two steps. [`prepare`](crate::backend::Backend::prepare) reads the operands as often as it
+//! wants and keeps what all rows need; [`Prepared::rows`] then computes rows of the result, in any
+//! order and in parallel. Operands are never held as a whole unless the op says so in [`Needs`].
+
+pub mod interference;
+pub mod spectral;
+
+pub use interference::Interference;
+pub use spectral::{Rank, RankAware};
+
+use crate::Precision;
+use crate::matrix::spectral::Doge;
+
+/// A number that equals itself bit by bit, so that ops with parameters can be compared and hashed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Exact(u64);
+
+impl Exact {
+    /// The number.
+    pub fn get(self) -> f64 {
+        f64::from_bits(self.0)
+    }
+}
+
+impl From<f64> for Exact {
+    fn from(number: f64) -> Self {
+        Self(number.to_bits())
+    }
+}
+
+impl std::fmt::Debug for Exact {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+/// A matrix op with its parameters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum MatrixOp {
+    /// Best approximation of one matrix with a bounded rank.
+    TruncatedSvd(Rank),
+    /// The nearest matrix with orthonormal rows or columns, of one matrix: U·Vᵀ of its SVD.
+    Polar,
+    /// All directions of one matrix with the mean of its singular values: Iso-C.
+    Isotropic(RankAware),
+    /// Common and task-specific directions with the mean singular value: Iso-CTS. The common share.
+    IsotropicCommon(Exact),
+    /// Task singular vectors, orthogonalized: TSV-Merge. The rank kept of each.
+    TaskSingularVectors(Rank),
+    /// Minimizes the interference objective: WUDI, OptMerge, SWUDI, ASWUDI.
+    Interference(Interference),
+    /// KnOTS: task vectors expressed in a common basis, merged there.
+    CommonBasis(spectral::CommonBasis),
+    /// DOGE: the shift Δ that all task vectors share.
+    SharedShift(Doge),
+    /// RegMean: the least-squares solution from Gram matrices. Operands: the experts' weights, then as
+    /// many Gram matrices `n × n`, which [`Operands::shape`] tells.
+    Regression {
+        /// Share of the Gram matrix off its diagonal that is kept, 0 to 1: `a` of the paper.
+        off_diagonal: Exact,
+    },
+}
+
+impl MatrixOp {
+    /// Name in stores and messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::TruncatedSvd(_) => "truncated_svd",
+            Self::Polar => "polar",
+            Self::Isotropic(_) => "isotropic",
+            Self::IsotropicCommon(_) => "isotropic_common",
+            Self::TaskSingularVectors(_) => "task_singular_vectors",
+            Self::Interference(_) => "interference",
+            Self::CommonBasis(_) => "common_basis",
+            Self::SharedShift(_) => "shared_shift",
+            Self::Regression { .. } => "regression",
+        }
+    }
+
+    /// Counted up when the op's results change: stored results of another version are not read.
+    pub const VERSION: u32 = 1;
+}
+
+/// A dense matrix in memory, row-major.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Matrix {
+    /// Count of rows.
+    pub rows: usize,
+    /// Count of columns.
+    pub columns: usize,
+    /// `rows · columns` numbers.
+    pub values: Vec<f64>,
+}
+
+/// A low-rank matrix: `left · right`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Factors {
+    /// `m × r`.
+    pub left: Matrix,
+    /// `r × n`. Scales are multiplied in on either side.
+    pub right: Matrix,
+}
+
+/// Why an op stopped.
+#[derive(Debug)]
+pub enum Stop {
+    /// Reading an operand failed; the reader keeps the reason.
+    Reading,
+    /// The recipe asks for what cannot be computed. Words for the headline, and what to do.
+    Refused(String, String),
+    /// The eigensolver did not converge, or a result is NaN: words for the headline.
+    Failed(String),
+}
+
+/// What an op reads. One for each thread.
+pub trait Operands {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// Rows and columns of an operand.
+    fn shape(&self, operand: usize) -> (usize, usize);
+
+    /// Reads whole rows from `first_row` on, as many as `values` has room for, widened to f64.
+    /// An operand that is given as factors is multiplied out.
+    fn read(&mut self, operand: usize, first_row: usize, values: &mut [f64]) -> Result<(), Stop>;
+
+    /// The same as f32, for the iterations that run in it.
+    fn read_single(
+        &mut self,
+        operand: usize,
+        first_row: usize,
+        values: &mut [f32],
+    ) -> Result<(), Stop>;
+
+    /// The rank of an operand that is given as factors; none for a dense one.
+    fn rank(&self, operand: usize) -> Option<usize>;
+
+    /// The factors of an operand that is given so.
+    fn factors(&mut self, operand: usize) -> Result<Factors, Stop>;
+}
+
+/// What is known of the operands before anything is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperandShapes {
+    /// Rows of the result.
+    pub rows: usize,
+    /// Columns of the result.
+    pub columns: usize,
+    /// For each operand its rank, if it comes as factors.
+    pub ranks: Vec<Option<usize>>,
+}
+
+impl OperandShapes {
+    /// Whether all operands are factors and together have fewer directions than the smaller side.
+    pub fn are_low_rank(&self) -> bool {
+        let total: Option<usize> = self.ranks.iter().copied().sum();
+        total.is_some_and(|total| total < self.rows.min(self.columns))
+    }
+}
+
+/// What an op will hold and do, in bytes and in floating-point operations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Bytes at the peak of [`prepare`](crate::backend::Backend::prepare).
+    pub prepare_bytes: u64,
+    /// Bytes that a [`Prepared`] holds.
+    pub held_bytes: u64,
+    /// Bytes that one call of [`Prepared::rows`] takes for itself, for a block of
+    /// [`block_rows`](Self::block_rows) rows.
+    pub rows_bytes: u64,
+    /// Rows that one call of [`Prepared::rows`] should get. The result does not depend on it.
+    pub block_rows: usize,
+    /// Operations in all: 2 for a product and its sum.
+    pub flops: u64,
+    /// The rank of the result where it is bounded and the result comes as factors.
+    pub result_rank: Option<usize>,
+}
+
+/// What a person may want to know of one result.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// The objective at the start and at the end, where the op has one.
+    pub loss: Option<(f64, f64)>,
+    /// Frobenius norm of the result, where it is known without another pass.
+    pub norm: Option<f64>,
+    /// Directions kept: of each operand, or of the whole system.
+    pub ranks: Vec<usize>,
+    /// `(σ_k − σ_{k+1}) / σ_1` at the cut: the smallest over the operands. Below 1e-6 the truncated
+    /// matrix is not a function of its input in practice.
+    pub gap: Option<f64>,
+    /// What else is worth a warning, in words.
+    pub notes: Vec<String>,
+}
+
+/// An op whose preparation is done.
+pub trait Prepared: Send + Sync {
+    /// Computes rows of the result from `first_row` on, as many as `values` has room for. The same row
+    /// gets the same bits however rows are grouped. Partial losses of these rows, at start and end,
+    /// are returned where the op has a loss that is a sum over rows.
+    fn rows(
+        &self,
+        operands: &mut dyn Operands,
+        first_row: usize,
+        values: &mut [f64],
+    ) -> Result<(f64, f64), Stop>;
+
+    /// The result as factors, where [`Needs::result_rank`] promised them.
+    fn factors(&self) -> Option<&Factors> {
+        None
+    }
+
+    /// What is known before rows are computed.
+    fn report(&self) -> Report;
+}
+
+/// The type of iterations inside an op, from the type of the merge's arithmetic: what is f64 in any
+/// case (Gram matrices, eigenproblems) stays so.
+pub type Arithmetic = Precision;
