@@ -70,6 +70,7 @@ codes! {
     NONFINITE = "E0402", "a weight is NaN or infinite";
     COPIES_DIFFER = "E0403", "tensors that should be equal differ";
     INTERNAL = "E0404", "mixdown broke a promise of its own";
+    NUMERICS = "E0405", "a computation gave no usable numbers";
     DISK_FULL = "E0501", "there is not enough space on the disk";
     OUTPUT_EXISTS = "E0502", "the output exists already";
     WRITE_FAILED = "E0503", "the output cannot be written";
@@ -86,4 +87,6 @@ codes! {
     NOT_COPIED = "W0607", "a file that belongs to the model was not found";
     NOT_READ = "W0608", "a file of weights in a model folder is not read";
     OVERFLOW = "W0609", "results are NaN or infinite though the inputs are not";
+    SPECTRAL_GAP = "W0610", "a truncation cuts through nearly equal singular values";
+    OP_NOTE = "W0611", "a matrix op did not do all that its settings say";
 }

@@ -1,7 +1,7 @@
 //! Checks what a plan promises, so that the flows can rely on it.
 
 use mixdown_diagnostics::Diagnostic;
-use mixdown_plan::{Job, Leaf, Merge, Plan, RowSource, Rows, TensorRef, Work};
+use mixdown_plan::{Job, Leaf, Merge, Plan, Product, RowSource, Rows, TensorRef, Work};
 use mixdown_tensor::DType;
 
 use crate::context::internal;
@@ -52,6 +52,19 @@ impl Checker<'_> {
             && !program.passes.is_empty()
             && job.dtype.is_float();
         fits.then_some(())?;
+        for (number, step) in merge.matrices.iter().enumerate() {
+            (step.rows.checked_mul(step.columns)? == job.shape.elements()).then_some(())?;
+            for operand in &step.operands {
+                let passes = &self.plan.programs.get(operand.merge.program as usize)?.passes;
+                (passes.len() == 1 && operand.merge.matrices.is_empty()).then_some(())?;
+                self.leaves(job, &operand.merge, number)?;
+            }
+        }
+        self.leaves(job, merge, merge.matrices.len())
+    }
+
+    /// Whether the leaves fit the job; `steps` matrix ops have their results by then.
+    fn leaves(&self, job: &Job, merge: &Merge, steps: usize) -> Option<()> {
         for leaf in &merge.leaves {
             let elements = match *leaf {
                 Leaf::Tensor(tensor) => {
@@ -62,10 +75,27 @@ impl Checker<'_> {
                     let rows = self.plan.rows.get(rows as usize)?;
                     (rows.rows.len() as u64).checked_mul(rows.row_elements)?
                 }
+                Leaf::Product(product) => self.product(&product)?,
+                Leaf::Matrix(step) => (usize::from(step) < steps).then(|| job.shape.elements())?,
             };
             (elements == job.shape.elements()).then_some(())?;
         }
         Some(())
+    }
+
+    /// Elements of an adapter's update, whose factors have the sizes that it says.
+    fn product(&self, product: &Product) -> Option<u64> {
+        let (left, right) = (self.tensor(product.left)?, self.tensor(product.right)?);
+        let (outer, inner) = match product.transposed {
+            false => (product.rows, product.columns),
+            true => (product.columns, product.rows),
+        };
+        let rank = u64::from(product.rank);
+        let fits = left.0.is_float()
+            && right.0.is_float()
+            && left.1 == outer.checked_mul(rank)?
+            && right.1 == inner.checked_mul(rank)?;
+        fits.then(|| product.rows.checked_mul(product.columns))?
     }
 
     fn rows(&self, rows: &Rows) -> Option<()> {

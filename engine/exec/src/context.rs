@@ -9,12 +9,16 @@ use mixdown_checkpoint::tensor_digest::{PieceHash, PieceHasher, Pieces, TensorHa
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::program::PIECE;
 use mixdown_ops::selection::Cut;
-use mixdown_ops::{Precision, Program};
+use mixdown_ops::{Backend, Precision, Program};
 use mixdown_plan::{Job, Leaf, Merge, Plan, TensorRef, Work};
 use mixdown_tensor::DType;
 
+use crate::held::{Held, held_dtype};
+use crate::matrix_needs::MatrixNeeds;
 use crate::progress::Progress;
 use crate::read::Inputs;
+use crate::report::MatrixReport;
+use crate::results::Results;
 use crate::rows::{Embedding, gathered};
 use crate::scheduler::Failure;
 use crate::sink::Sink;
@@ -25,6 +29,14 @@ pub(crate) struct Context<'a> {
     pub(crate) inputs: Inputs<'a>,
     pub(crate) sink: &'a dyn Sink,
     pub(crate) progress: &'a dyn Progress,
+    /// What runs block programs and matrix ops.
+    pub(crate) backend: &'a dyn Backend,
+    /// Where results of matrix ops are kept.
+    pub(crate) results: &'a dyn Results,
+    /// What matrix ops hold.
+    pub(crate) matrix_needs: MatrixNeeds,
+    /// What matrix ops have told.
+    pub(crate) matrix_reports: Mutex<Vec<MatrixReport>>,
     /// Most elements that are read and computed at a time: a multiple of a block, up to a piece.
     pub(crate) stripe: usize,
     /// Bytes of keys that the selections of one flow may collect together.
@@ -94,6 +106,7 @@ impl<'a> Context<'a> {
         match leaf {
             Leaf::Tensor(tensor) => self.inputs.entry(tensor).dtype,
             Leaf::Rows(_) => gathered(precision),
+            Leaf::Product(_) | Leaf::Matrix(_) => held_dtype(precision),
         }
     }
 
@@ -102,10 +115,12 @@ impl<'a> Context<'a> {
         Embedding { rows: &self.plan.rows[rows as usize], padding }
     }
 
-    /// Reads a stretch of a leaf. `scratch` is used by embeddings only.
+    /// Reads a stretch of a leaf. `held` is what it is if it comes from no file; `scratch` is used by
+    /// embeddings only.
     pub(crate) fn read_leaf(
         &self,
         leaf: Leaf,
+        held: Option<&Held>,
         first: u64,
         dtype: DType,
         out: &mut [u8],
@@ -115,6 +130,11 @@ impl<'a> Context<'a> {
             Leaf::Tensor(tensor) => self.inputs.read(tensor, first, out),
             Leaf::Rows(rows) => {
                 self.embedding(rows).gather(&self.inputs, first, dtype, out, scratch)
+            }
+            Leaf::Product(_) | Leaf::Matrix(_) => {
+                let held = held.ok_or_else(|| Failure::Fatal(internal("a leaf is not held")))?;
+                held.read(first, out);
+                Ok(())
             }
         }
     }
@@ -185,7 +205,7 @@ impl<'a> Context<'a> {
 pub(crate) fn tensor_of(leaf: &Leaf) -> Option<TensorRef> {
     match leaf {
         Leaf::Tensor(tensor) => Some(*tensor),
-        Leaf::Rows(_) => None,
+        Leaf::Rows(_) | Leaf::Product(_) | Leaf::Matrix(_) => None,
     }
 }
 

@@ -9,6 +9,7 @@ use mixdown_plan::{Leaf, Merge, Plan, RowSource, TensorRef, Work};
 
 use crate::check::check;
 use crate::lineup::Lineup;
+use crate::matrix_needs::MatrixNeeds;
 use crate::needs::{Indexes, Item, flow_bytes};
 use crate::run::{Options, base_bytes, fit};
 
@@ -20,6 +21,8 @@ pub struct Footprint {
     pub bytes_read_by_pass: Vec<u64>,
     /// Bytes read in all. A selection whose sample misled reads more.
     pub bytes_read: u64,
+    /// Floating-point operations of matrix ops; what block programs do is bound by reading.
+    pub flops: u64,
     /// Bytes of all output tensors.
     pub bytes_written: u64,
     /// The most memory that the run will admit, with what is held already.
@@ -42,7 +45,8 @@ pub fn footprint(
     let indexes = Indexes(indexes);
     check(plan, indexes)?;
     let lineup = Lineup::new(plan, indexes, |_| true)?;
-    let (needs, sizing) = fit(plan, indexes, backend, &lineup, options)?;
+    let matrices = MatrixNeeds::new(plan, backend)?;
+    let (needs, sizing) = fit(plan, indexes, backend, &matrices, &lineup, options)?;
     let mut bytes_read_by_pass = Vec::new();
     let mut means = 0;
     for item in lineup.items() {
@@ -58,13 +62,16 @@ pub fn footprint(
     }
     let base = options.held_bytes + base_bytes(&needs, &sizing);
     // Flows are in flight one for each thread at most, as far as the budget has room for them.
-    let mut flows: Vec<u64> =
-        lineup.items().map(|item| flow_bytes(plan, item, sizing.key_bytes)).collect();
+    let mut flows: Vec<u64> = lineup
+        .items()
+        .map(|item| flow_bytes(plan, item, sizing.key_bytes, &matrices, sizing.threads))
+        .collect();
     flows.sort_unstable_by(|a, b| b.cmp(a));
     let flows: u64 = flows.iter().take(sizing.threads).sum();
     Ok(Footprint {
         bytes_read: bytes_read_by_pass.iter().sum::<u64>() + means,
         bytes_read_by_pass,
+        flops: matrices.flops(),
         bytes_written: plan.jobs.iter().map(|job| job.shape.bytes(job.dtype)).sum(),
         peak_bytes: (base + flows).min(options.memory_bytes),
         threads: sizing.threads,
@@ -134,13 +141,21 @@ fn pass_reads(plan: &Plan, indexes: Indexes<'_>, job: u32, merge: &Merge, index:
         false => elements.div_ceil(PIECE).min(SAMPLE_BLOCKS) * BLOCK as u64,
     };
     let leaves = pass.inputs.iter().map(|&input| merge.leaves[usize::from(input)]);
+    // Operands of matrix ops are read once at least, beside the pass that stores.
+    let operands = merge.matrices.iter().filter(|_| stores).flat_map(|step| &step.operands);
+    let operands = operands.flat_map(|operand| operand.merge.leaves.iter().copied());
     leaves
+        .chain(operands)
         .map(|leaf| match leaf {
             Leaf::Tensor(tensor) => {
                 let entry = indexes.entry(tensor);
                 entry.bytes() + sampled * entry.dtype.bytes() as u64
             }
             Leaf::Rows(rows) => rows_bytes(plan, indexes, rows),
+            Leaf::Product(product) => {
+                indexes.entry(product.left).bytes() + indexes.entry(product.right).bytes()
+            }
+            Leaf::Matrix(_) => 0,
         })
         .sum()
 }

@@ -117,6 +117,8 @@ impl Order<'_> {
         match leaf {
             Leaf::Tensor(tensor) => Some(tensor),
             Leaf::Rows(rows) => self.plan.rows[rows as usize].tensors.first().copied(),
+            Leaf::Product(product) => Some(product.left),
+            Leaf::Matrix(_) => None,
         }
     }
 }

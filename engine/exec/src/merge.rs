@@ -8,6 +8,8 @@ use mixdown_plan::{Job, Leaf, Merge, TensorRef};
 
 use crate::context::{Context, Facts, PieceWriter, internal, lock, tensor_of};
 use crate::hands::Hands;
+use crate::held::Resources;
+use crate::matrix::MatrixStage;
 use crate::messages;
 use crate::needs::StretchNeeds;
 use crate::rounds::{Part, Reading, Rounds, Unit};
@@ -21,6 +23,8 @@ pub(crate) struct MergeFlow<'a> {
     members: Vec<Member<'a>>,
     /// Count of passes that each member makes.
     passes: usize,
+    /// Matrix ops that come before the passes.
+    matrices: Option<MatrixStage<'a>>,
     state: Mutex<State>,
 }
 
@@ -32,6 +36,8 @@ struct Member<'a> {
     /// The first pass that this flow makes of it.
     first_pass: usize,
     elements: u64,
+    /// Factors of adapters, and results of matrix ops.
+    resources: Arc<Resources>,
 }
 
 struct State {
@@ -54,11 +60,27 @@ impl<'a> Member<'a> {
         let merge = context.merge(number);
         let merge = merge.ok_or_else(|| Failure::Fatal(internal("a copy has no passes")))?;
         let program = context.program(merge);
-        Ok(Self { number, job, merge, program, first_pass, elements: job.shape.elements() })
+        let resources = Arc::new(Resources::load(&context.inputs, merge)?);
+        Ok(Self {
+            number,
+            job,
+            merge,
+            program,
+            first_pass,
+            elements: job.shape.elements(),
+            resources,
+        })
     }
 
     fn pass(&self, done: usize) -> &'a Pass {
         &self.program.passes[self.first_pass + done]
+    }
+
+    /// Whether one of the next passes reads the result of a matrix op.
+    fn reads_matrices(&self, passes: usize) -> bool {
+        let passes = &self.program.passes[self.first_pass..self.first_pass + passes];
+        let mut leaves = passes.iter().flat_map(|pass| &pass.inputs);
+        leaves.any(|&input| matches!(self.merge.leaves[usize::from(input)], Leaf::Matrix(_)))
     }
 
     fn stores(&self, done: usize) -> bool {
@@ -94,7 +116,14 @@ impl<'a> MergeFlow<'a> {
             hasher: None,
             overflow: 0,
         };
-        Self { context, members, passes, state: Mutex::new(state) }
+        let matrices = match members.as_slice() {
+            [only] if only.reads_matrices(passes) => {
+                let resources = Arc::clone(&only.resources);
+                Some(MatrixStage::new(context, only.number, only.merge, resources))
+            }
+            _ => None,
+        };
+        Self { context, members, passes, matrices, state: Mutex::new(state) }
     }
 
     /// Runs the scalar steps before a pass, and prepares its rounds.
@@ -160,6 +189,11 @@ impl<'a> MergeFlow<'a> {
 
 impl Flow<Hands> for MergeFlow<'_> {
     fn advance(&self) -> Result<Step, Failure> {
+        if let Some(matrices) = &self.matrices
+            && let Some(units) = matrices.advance()?
+        {
+            return Ok(Step::Round(units));
+        }
         let state = &mut *lock(&self.state);
         loop {
             if let (Some(rounds), Some(reading)) = (&mut state.rounds, state.reading.take()) {
@@ -186,6 +220,9 @@ impl Flow<Hands> for MergeFlow<'_> {
     }
 
     fn piece(&self, index: u64, hands: &mut Hands) -> Result<(), Failure> {
+        if let Some(matrices) = self.matrices.as_ref().filter(|matrices| !matrices.is_done()) {
+            return matrices.piece(index, hands);
+        }
         let (reading, facts, done) = {
             let state = lock(&self.state);
             let reading = state.reading.clone().expect("a piece belongs to a reading");
@@ -304,7 +341,8 @@ impl Work<'_> {
         for (&leaf, buffer) in leaves.iter().zip(buffers) {
             let dtype = leaf_dtype(leaf);
             if !buffer.is_empty() {
-                context.read_leaf(leaf, first, dtype, buffer, scratch)?;
+                let held = self.member.resources.get(&leaf);
+                context.read_leaf(leaf, held.as_deref(), first, dtype, buffer, scratch)?;
             }
             inputs.push(Input { dtype, bytes: buffer });
         }
@@ -352,6 +390,8 @@ impl Work<'_> {
                 ))),
                 Err(failure) => failure,
             },
+            Leaf::Product(product) => messages::overflown_update(inputs, &product, found.element),
+            Leaf::Matrix(_) => Failure::Fatal(internal("a result that was finite is not")),
         }
     }
 }

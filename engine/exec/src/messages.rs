@@ -2,7 +2,7 @@
 
 use mixdown_checkpoint::shown::shown;
 use mixdown_diagnostics::{Diagnostic, codes};
-use mixdown_plan::{Plan, TensorRef};
+use mixdown_plan::{Plan, Product, TensorRef};
 use mixdown_tensor::convert::{bf16_to_f32, f16_to_f32};
 use mixdown_tensor::{DType, Shape};
 
@@ -29,6 +29,17 @@ pub(crate) fn nonfinite(inputs: &Inputs<'_>, tensor: TensorRef, element: u64) ->
     .fact("model", shown(inputs.model(tensor)))
     .fact("element", place(element, &entry.shape))
     .help("to merge it all the same, add `--allow-nonfinite`");
+    Failure::Input(Box::new(diagnostic))
+}
+
+/// The product of an adapter's factors is infinite.
+pub(crate) fn overflown_update(inputs: &Inputs<'_>, product: &Product, element: u64) -> Failure {
+    let name = shown(&inputs.entry(product.right).name);
+    let headline = format!("the update of the adapter at {name} is infinite");
+    let diagnostic = Diagnostic::error(codes::NONFINITE, headline)
+        .fact("adapter", shown(inputs.model(product.right)))
+        .fact("element", element.to_string())
+        .help("the product of its factors is beyond what f32 can hold; use `dtype: float64`");
     Failure::Input(Box::new(diagnostic))
 }
 

@@ -7,6 +7,8 @@ use mixdown_plan::{Job, Leaf, Merge, Plan, RowSource, TensorRef, Work};
 use mixdown_tensor::DType;
 
 use crate::hands::Arena;
+use crate::held::{held_dtype, product_bytes};
+use crate::matrix_needs::MatrixNeeds;
 use crate::rounds::key_budget;
 use crate::rows::{self, gathered};
 use crate::stages::{Gathering, Stretch};
@@ -54,6 +56,7 @@ impl<'a> Indexes<'a> {
         match leaf {
             Leaf::Tensor(tensor) => self.entry(tensor).dtype,
             Leaf::Rows(_) => gathered(precision),
+            Leaf::Product(_) | Leaf::Matrix(_) => held_dtype(precision),
         }
     }
 }
@@ -104,8 +107,10 @@ pub(crate) struct Needs {
     pub(crate) per_element: u64,
     /// What a worker holds besides buffers.
     pub(crate) per_worker: u64,
-    /// What one flow holds, without keys.
+    /// What one flow holds when one thread works on it, without keys.
     pub(crate) flow: u64,
+    /// What it holds more for each further thread.
+    pub(crate) flow_per_thread: u64,
     /// Keys that the selections of one flow would like to collect, in bytes.
     pub(crate) keys: u64,
 }
@@ -115,6 +120,7 @@ impl Needs {
         plan: &Plan,
         indexes: Indexes<'_>,
         backend: &dyn Backend,
+        matrices: &MatrixNeeds,
         items: impl Iterator<Item = &'a Item>,
     ) -> Self {
         let mut needs = Self {
@@ -130,6 +136,16 @@ impl Needs {
                     needs.per_element = needs.per_element.max(buffers * job.dtype.bytes() as u64);
                 }
                 Work::Merge(merge) => {
+                    for operand in merge.matrices.iter().flat_map(|step| &step.operands) {
+                        let width = held_dtype(merge.precision).bytes() + rows::SCRATCH_BYTES;
+                        let leaves = operand.merge.leaves.iter();
+                        let read =
+                            leaves.map(|&leaf| indexes.leaf_dtype(leaf, merge.precision).bytes());
+                        let all = (read.sum::<usize>() + width) as u64;
+                        needs.per_element = needs.per_element.max(all);
+                        let pass = &plan.programs[operand.merge.program as usize].passes[0];
+                        scratch = scratch.max(backend.worker_bytes(pass, merge.precision));
+                    }
                     let program = &plan.programs[merge.program as usize];
                     for (index, pass) in program.passes.iter().enumerate() {
                         let stores = index + 1 == program.passes.len();
@@ -146,7 +162,10 @@ impl Needs {
             if let Item::RowMeans(_) = item {
                 needs.per_element = needs.per_element.max(8 + rows::SCRATCH_BYTES as u64);
             }
-            needs.flow = needs.flow.max(flow_bytes(plan, item, 0));
+            let one = flow_bytes(plan, item, 0, matrices, 1);
+            let two = flow_bytes(plan, item, 0, matrices, 2);
+            needs.flow = needs.flow.max(one);
+            needs.flow_per_thread = needs.flow_per_thread.max(two - one);
             needs.keys = needs.keys.max(key_bytes(plan, item, u64::MAX));
         }
         needs
@@ -159,18 +178,39 @@ impl Needs {
 }
 
 /// Bytes that a flow holds when its selections may collect keys in `key_limit` bytes.
-pub(crate) fn flow_bytes(plan: &Plan, item: &Item, key_limit: u64) -> u64 {
+pub(crate) fn flow_bytes(
+    plan: &Plan,
+    item: &Item,
+    key_limit: u64,
+    matrices: &MatrixNeeds,
+    threads: usize,
+) -> u64 {
     let own = match item {
         Item::Copy(job) => pieces(plan, *job) * HASH_BYTES,
         Item::Merge(stretch) => {
             let passes = stretch.passes.clone();
-            passes.map(|pass| pass_bytes(plan, &[(stretch.job, pass)])).max().unwrap_or(0)
+            let passes = passes.map(|pass| pass_bytes(plan, &[(stretch.job, pass)])).max();
+            passes.unwrap_or(0) + held_bytes(plan, stretch.job, matrices, threads)
         }
-        Item::Gathering(members) => pass_bytes(plan, members),
+        Item::Gathering(members) => {
+            let products = members.iter().map(|&(job, _)| match &plan.jobs[job as usize].work {
+                Work::Merge(merge) => product_bytes(merge),
+                Work::Copy { .. } => 0,
+            });
+            pass_bytes(plan, members) + products.sum::<u64>()
+        }
         // The sum, and parts of it that wait for their turn.
         Item::RowMeans(rows) => plan.rows[*rows as usize].row_elements.saturating_mul(8 * 8),
     };
     FLOW_BYTES + own + key_bytes(plan, item, key_limit)
+}
+
+/// Bytes that the flow of a job holds for adapters and matrix ops.
+fn held_bytes(plan: &Plan, job: u32, matrices: &MatrixNeeds, threads: usize) -> u64 {
+    match &plan.jobs[job as usize].work {
+        Work::Merge(merge) => matrices.bytes(job, merge, threads),
+        Work::Copy { .. } => 0,
+    }
 }
 
 /// Bytes of keys that the selections of a flow collect at most, if `limit` bytes are allowed.
@@ -238,6 +278,15 @@ pub(crate) fn needs_mean(plan: &Plan, rows: u32) -> bool {
     plan.rows[rows as usize].rows.contains(&RowSource::MeanOfRows)
 }
 
+fn merge_bytes(merge: &Merge) -> usize {
+    size_of_val(merge)
+        + size_of_val(&merge.leaves[..])
+        + size_of_val(&merge.constants[..])
+        + size_of_val(&merge.streams[..])
+        + size_of_val(&merge.groups[..])
+        + size_of_val(&merge.matrices[..])
+}
+
 /// About how many bytes the plan itself holds, with what the run keeps per job.
 fn plan_bytes(plan: &Plan) -> u64 {
     // An item of the queue, and its place in the order of reading.
@@ -248,10 +297,9 @@ fn plan_bytes(plan: &Plan) -> u64 {
         bytes += match &job.work {
             Work::Copy { equal_to, .. } => size_of_val(&equal_to[..]),
             Work::Merge(merge) => {
-                size_of_val(&merge.leaves[..])
-                    + size_of_val(&merge.constants[..])
-                    + size_of_val(&merge.streams[..])
-                    + size_of_val(&merge.groups[..])
+                let operands = merge.matrices.iter().flat_map(|step| &step.operands);
+                let merges = operands.map(|operand| &operand.merge).chain([merge]);
+                merges.map(merge_bytes).sum()
             }
         };
     }

@@ -1,6 +1,7 @@
 //! What a run tells when it has ended.
 
 use mixdown_diagnostics::Diagnostic;
+use mixdown_ops::matrix::Report as OpReport;
 
 /// How a run ended that met no error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +10,19 @@ pub enum Outcome {
     Finished,
     /// The flag was raised; what is recorded is kept for the same merge to continue.
     Interrupted,
+}
+
+/// What a matrix op tells of one tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MatrixReport {
+    /// The output tensor.
+    pub tensor: String,
+    /// The op.
+    pub op: &'static str,
+    /// Losses, ranks, gaps.
+    pub report: OpReport,
+    /// Whether the result was there from an earlier run.
+    pub from_store: bool,
 }
 
 /// What a run did.
@@ -34,6 +48,8 @@ pub struct Report {
     pub threads: usize,
     /// Elements that a thread read and computed at a time.
     pub stripe_elements: usize,
+    /// What matrix ops tell, by tensor.
+    pub matrices: Vec<MatrixReport>,
     /// What the user may want to act on.
     pub warnings: Vec<Diagnostic>,
 }

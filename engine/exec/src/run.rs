@@ -18,12 +18,14 @@ use crate::copy::CopyFlow;
 use crate::footprint::expected_bytes;
 use crate::hands::{Arena, Hands};
 use crate::lineup::Lineup;
+use crate::matrix_needs::MatrixNeeds;
 use crate::merge::MergeFlow;
 use crate::messages;
 use crate::needs::{Indexes, Item, Needs, flow_bytes};
 use crate::progress::Progress;
 use crate::read::{Inputs, Source};
 use crate::report::{Outcome, Report};
+use crate::results::Results;
 use crate::row_means::RowMeansFlow;
 use crate::scheduler::{self, End, Failure, Flow, Queue};
 use crate::sink::Sink;
@@ -71,6 +73,7 @@ pub fn run(
     sources: &[Source<'_>],
     backend: &dyn Backend,
     sink: &dyn Sink,
+    results: &dyn Results,
     options: &Options,
     progress: &dyn Progress,
     cancel: &AtomicBool,
@@ -80,7 +83,9 @@ pub fn run(
     let alone = |error: Box<Diagnostic>| vec![*error];
     check(plan, indexes).map_err(alone)?;
     let all = Lineup::new(plan, indexes, |_| true).map_err(alone)?;
-    let (needs, sizing) = fit(plan, indexes, backend, &all, options).map_err(alone)?;
+    let matrix_needs = MatrixNeeds::new(plan, backend).map_err(alone)?;
+    let fitted = fit(plan, indexes, backend, &matrix_needs, &all, options);
+    let (needs, sizing) = fitted.map_err(alone)?;
     let lineup =
         Lineup::new(plan, indexes, |job| !sink.is_complete(job as usize)).map_err(alone)?;
     let todo = lineup.jobs;
@@ -90,6 +95,10 @@ pub fn run(
         inputs: Inputs::new(&plan.models, sources, progress),
         sink,
         progress,
+        backend,
+        results,
+        matrix_needs,
+        matrix_reports: Mutex::default(),
         stripe: sizing.stripe,
         key_bytes: sizing.key_bytes,
         check_finite: !options.allow_nonfinite,
@@ -118,12 +127,13 @@ pub fn run(
         peak_bytes: 0,
         threads: sizing.threads,
         stripe_elements: sizing.stripe,
+        matrices: Vec::new(),
         warnings: Vec::new(),
     };
     for stage in &lineup.stages {
         let begun = Instant::now();
         progress.stage(stage.title);
-        let queue = ItemQueue { context: &context, items: &stage.items };
+        let queue = ItemQueue { context: &context, items: &stage.items, threads: sizing.threads };
         let end = scheduler::run(&queue, &mut hands, &budget, cancel);
         report.stages.push((stage.title.to_owned(), begun.elapsed().as_secs_f64()));
         match end {
@@ -143,10 +153,11 @@ pub(crate) fn fit(
     plan: &Plan,
     indexes: Indexes<'_>,
     backend: &dyn Backend,
+    matrices: &MatrixNeeds,
     lineup: &Lineup,
     options: &Options,
 ) -> Result<(Needs, Sizing), Box<Diagnostic>> {
-    let needs = Needs::of(plan, indexes, backend, lineup.items());
+    let needs = Needs::of(plan, indexes, backend, matrices, lineup.items());
     let held = Needs { fixed: needs.fixed.saturating_add(options.held_bytes), ..needs };
     let longest = options.stripe_elements;
     let sizing = sizing::choose(&held, options.memory_bytes, options.threads, longest)?;
@@ -164,6 +175,8 @@ fn finish(mut report: Report, context: Context<'_>, budget: &Budget) -> Report {
     report.bytes_shared = context.shared.into_inner();
     report.tensors_computed = context.finished.into_inner();
     report.peak_bytes = budget.peak();
+    report.matrices = std::mem::take(&mut *lock(&context.matrix_reports));
+    report.matrices.sort_by(|a, b| a.tensor.cmp(&b.tensor));
     let mut overflows = std::mem::take(&mut *lock(&context.overflows));
     overflows.sort_unstable();
     report.warnings.extend(messages::overflow(context.plan, &overflows));
@@ -181,6 +194,8 @@ fn explain(failure: Failure) -> Diagnostic {
 struct ItemQueue<'a> {
     context: &'a Context<'a>,
     items: &'a [Item],
+    /// How many may work on one flow.
+    threads: usize,
 }
 
 impl Queue<Hands> for ItemQueue<'_> {
@@ -189,7 +204,8 @@ impl Queue<Hands> for ItemQueue<'_> {
     }
 
     fn bytes(&self, position: usize) -> u64 {
-        flow_bytes(self.context.plan, &self.items[position], self.context.key_bytes)
+        let Context { plan, key_bytes, matrix_needs, .. } = self.context;
+        flow_bytes(plan, &self.items[position], *key_bytes, matrix_needs, self.threads)
     }
 
     fn start(&self, position: usize) -> Result<Arc<dyn Flow<Hands> + '_>, Failure> {

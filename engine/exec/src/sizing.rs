@@ -33,7 +33,8 @@ pub(crate) fn choose(
 ) -> Result<Sizing, Box<Diagnostic>> {
     let base = |threads: usize, stripe: usize| {
         let workers = needs.worker(stripe).saturating_mul(threads as u64);
-        needs.fixed.saturating_add(needs.flow).saturating_add(workers)
+        let more = needs.flow_per_thread.saturating_mul(threads as u64 - 1);
+        needs.fixed.saturating_add(needs.flow).saturating_add(more).saturating_add(workers)
     };
     if base(1, BLOCK) > budget {
         return Err(Box::new(too_small(budget, base(1, BLOCK))));
@@ -63,8 +64,14 @@ fn too_small(budget: u64, least: u64) -> Diagnostic {
 mod tests {
     use super::*;
 
-    const NEEDS: Needs =
-        Needs { fixed: 1000, per_element: 10, per_worker: 5000, flow: 2000, keys: 1 << 30 };
+    const NEEDS: Needs = Needs {
+        fixed: 1000,
+        per_element: 10,
+        per_worker: 5000,
+        flow: 2000,
+        flow_per_thread: 0,
+        keys: 1 << 30,
+    };
 
     #[test]
     fn what_is_chosen_fits_and_more_memory_never_gives_less() {

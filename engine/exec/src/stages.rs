@@ -206,6 +206,7 @@ mod tests {
                     streams: vec![],
                     groups,
                     precision: Precision::Single,
+                    matrices: vec![],
                 }),
                 origin: 0,
             });

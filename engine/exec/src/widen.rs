@@ -35,6 +35,18 @@ pub(crate) fn divide(sums: &[u8], by: f64, dtype: DType, out: &mut [u8]) {
     store_each(sums, dtype, out);
 }
 
+/// Stored floats as f64.
+pub(crate) fn to_f64(from: &[u8], stored: DType) -> Vec<f64> {
+    let mut values = vec![0.0; from.len() / stored.bytes()];
+    to_f64_into(from, stored, &mut values);
+    values
+}
+
+/// Widens stored floats to as many numbers.
+pub(crate) fn to_f64_into(from: &[u8], stored: DType, values: &mut [f64]) {
+    each(from, stored, values, |to, value| *to = value);
+}
+
 /// Writes f64 as f32 or f64.
 pub(crate) fn store(values: &[f64], dtype: DType, out: &mut [u8]) {
     store_each(values.iter().copied(), dtype, out);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use mixdown_cpu::CpuBackend;
 use mixdown_diagnostics::{Diagnostic, Place, codes};
-use mixdown_exec::{Options, Outcome, Progress, Report, footprint, run};
+use mixdown_exec::{NoResults, Options, Outcome, Progress, Report, footprint, run};
 use mixdown_ops::program::{PIECE, Scope};
 use mixdown_ops::selection::Ties;
 use mixdown_plan::{Group, RowSource, Rows};
@@ -209,7 +209,8 @@ fn an_interruption_ends_soon_and_a_second_run_completes() {
         let backend = CpuBackend::new();
         let sources = world.sources();
         let report =
-            run(&world.plan, &sources, &backend, &sink, &options, &told, &told.cancel).unwrap();
+            run(&world.plan, &sources, &backend, &sink, &NoResults, &options, &told, &told.cancel)
+                .unwrap();
         assert_eq!(report.outcome, Outcome::Interrupted);
         let mut done: Vec<usize> = sink.digests.lock().unwrap().keys().copied().collect();
         assert_eq!(report.tensors_computed, done.len());

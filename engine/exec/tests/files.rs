@@ -15,7 +15,7 @@ use mixdown_checkpoint::source::FilePool;
 use mixdown_checkpoint::tensor_digest::TensorDigest;
 use mixdown_cpu::CpuBackend;
 use mixdown_diagnostics::Diagnostic;
-use mixdown_exec::{Options, Outcome, Progress, Report, Silent, Sink, Source, run};
+use mixdown_exec::{NoResults, Options, Outcome, Progress, Report, Silent, Sink, Source, run};
 use mixdown_ops::program::PIECE;
 use mixdown_tensor::DType;
 use world::{MemorySink, Model, World, bf16_bytes, linear, values};
@@ -75,7 +75,8 @@ fn run_files(
         sources.push(Source { index: &checkpoint.index, shards: vec![Box::new(shard)] });
     }
     let options = Options { threads: 2, stripe_elements: 8192, ..Options::default() };
-    run(&world.plan, &sources, &CpuBackend::new(), sink, &options, progress, cancel).unwrap()
+    let backend = CpuBackend::new();
+    run(&world.plan, &sources, &backend, sink, &NoResults, &options, progress, cancel).unwrap()
 }
 
 fn expected(world: &World) -> Vec<Vec<u8>> {

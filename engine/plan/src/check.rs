@@ -30,6 +30,7 @@ pub fn check_method(method: &Method) -> Vec<Diagnostic> {
             experts: &experts,
             parameters: &parameters,
             elements: 1,
+            shape: None,
             seed: 0,
             tensor: "",
             section: (0, 0),
@@ -62,6 +63,9 @@ fn unknown_parameters(
             Typed { node, kind: Kind::Scalar }
         };
         let value = match (&parameter.kind, parameter.per) {
+            (ParameterKind::Choice(_) | ParameterKind::NumberOrWord { .. }, Per::Merge) => {
+                Value::Text(None)
+            }
             (ParameterKind::Choice(_), _) => Value::Text(None),
             (_, Per::Merge) => Value::One(scalar(0)),
             (_, Per::Expert) => Value::List((0..experts).map(scalar).collect()),

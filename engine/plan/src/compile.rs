@@ -67,7 +67,7 @@ pub fn compile(graph: &Graph, output: NodeId) -> Compiled {
 }
 
 /// The nodes that `output` depends on, operands before users.
-fn needed(graph: &Graph, output: NodeId) -> Vec<NodeId> {
+pub(crate) fn needed(graph: &Graph, output: NodeId) -> Vec<NodeId> {
     let mut seen = vec![false; graph.nodes.node_count()];
     let mut open = vec![output];
     seen[output.index()] = true;

@@ -6,19 +6,21 @@ use std::sync::Arc;
 
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::program::Scope;
-use mixdown_ops::{Precision, Program};
+use mixdown_ops::{Pass, Precision, Program};
 use mixdown_recipe::recipe::ModelId;
 use mixdown_tensor::DType;
 
 use crate::compile::compile;
 use crate::graph::GroupKey;
 use crate::layer;
+use crate::matrices::{Split, group_over_matrix, needs_facts, split};
 use crate::plan::{
-    Group, Job, LayerChange, Leaf, LeftOut, Merge, Origin, OutputFiles, Plan, Rows, TensorRef, Work,
+    Group, Job, LayerChange, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge, Origin, OutputFiles,
+    Plan, Rows, TensorRef, Work,
 };
 use crate::report::Reporter;
 use crate::resolve::{ModelSource, Request, Solved, whole};
-use crate::view::{How, tied_flag};
+use crate::view::{How, Made, tied_flag};
 
 /// Assembles the plan of the first recipe; none if it makes no tensor.
 pub(crate) fn plan(
@@ -34,9 +36,11 @@ pub(crate) fn plan(
         let work = match &made.how {
             How::Copy { from, equal_to } => Work::Copy { from: *from, equal_to: equal_to.clone() },
             How::Graph { graph, output, double } => {
-                let compiled = compile(graph, *output);
                 let precision = if *double { Precision::Double } else { Precision::Single };
-                assembly.merge(graph, compiled, precision)
+                match split(graph, *output) {
+                    None => Work::Merge(assembly.merge(graph, compile(graph, *output), precision)),
+                    Some(split) => assembly.matrices(&split, made, precision, reporter),
+                }
             }
         };
         let (name, shape) = (made.name.clone(), made.shape.clone());
@@ -61,6 +65,13 @@ pub(crate) fn plan(
     Some(Plan { models, programs, jobs, groups, rows, origins, left_out, output })
 }
 
+/// Whether a pass finds a fact about a group of tensors.
+fn has_group(pass: &Pass) -> bool {
+    let reductions = pass.reductions.iter().map(|slot| slot.scope);
+    let scopes = reductions.chain(pass.selections.iter().map(|slot| slot.scope));
+    scopes.into_iter().any(|scope| matches!(scope, Scope::Group(_)))
+}
+
 /// Jobs so far, and what they share.
 #[derive(Default)]
 struct Assembly {
@@ -77,7 +88,7 @@ impl Assembly {
         graph: &crate::graph::Graph,
         compiled: crate::compile::Compiled,
         precision: Precision,
-    ) -> Work {
+    ) -> Merge {
         let program = Arc::new(compiled.program);
         let number = match self.known.get(&program) {
             Some(&number) => number,
@@ -91,14 +102,52 @@ impl Assembly {
         let leaves = compiled.leaves.iter().map(|&leaf| graph.leaves[usize::from(leaf)]).collect();
         let job = self.jobs.len() as u32;
         let groups = compiled.groups.into_iter().map(|key| self.group(key, job)).collect();
-        Work::Merge(Merge {
+        Merge {
             program: number,
             leaves,
             constants: compiled.constants,
             streams: compiled.streams,
             groups,
             precision,
-        })
+            matrices: Vec::new(),
+        }
+    }
+
+    /// A merge with matrix ops, each operand a program of its own.
+    fn matrices(
+        &mut self,
+        split: &Split,
+        made: &Made,
+        precision: Precision,
+        reporter: &mut Reporter,
+    ) -> Work {
+        let &[rows, columns] = made.shape.dimensions() else {
+            unreachable!("lowering refuses matrix ops on other shapes")
+        };
+        let mut steps = Vec::with_capacity(split.steps.len());
+        for step in &split.steps {
+            let mut operands = Vec::with_capacity(step.operands.len());
+            for &operand in &step.operands {
+                let compiled = compile(&split.graph, operand);
+                if compiled.program.passes.len() > 1 {
+                    reporter.add(needs_facts(&step.op, &made.name));
+                }
+                let merge = self.merge(&split.graph, compiled, precision);
+                operands.push(MatrixOperand { merge, multiple_of: split.multiple_of(operand) });
+            }
+            steps.push(MatrixStep { op: step.op.clone(), rows, columns, operands });
+        }
+        let compiled = compile(&split.graph, split.output);
+        let mut merge = self.merge(&split.graph, compiled, precision);
+        let passes = &self.programs[merge.program as usize].passes;
+        let is_matrix = |input: &u16| matches!(merge.leaves[usize::from(*input)], Leaf::Matrix(_));
+        let last_fact = passes.iter().rposition(has_group);
+        let early = passes.iter().take(last_fact.map_or(0, |last| last + 1));
+        if early.flat_map(|pass| &pass.inputs).any(is_matrix) {
+            reporter.add(group_over_matrix(&made.name));
+        }
+        merge.matrices = steps;
+        Work::Merge(merge)
     }
 
     /// The group of a key, with the job in it.
@@ -193,16 +242,7 @@ fn left_out(
                 read.insert(*from);
                 read.extend(equal_to);
             }
-            Work::Merge(merge) => {
-                for leaf in &merge.leaves {
-                    match leaf {
-                        Leaf::Tensor(tensor) => {
-                            read.insert(*tensor);
-                        }
-                        Leaf::Rows(number) => read.extend(&rows[*number as usize].tensors),
-                    }
-                }
-            }
+            Work::Merge(merge) => read.extend(merge.tensors(rows)),
         }
     }
     let mut found = Vec::new();

@@ -2,6 +2,9 @@
 
 mod across;
 mod arguments;
+mod interference;
+mod matrix;
+mod settings;
 mod within;
 
 use mixdown_diagnostics::{Diagnostic, Span, codes, suggest};
@@ -11,7 +14,7 @@ use mixdown_recipe::Expression;
 
 use across::{elect_sign, fold, mean, mean_where_sign, sum_where_sign};
 use arguments::over_lists;
-use within::{cosine, count, keep_largest, keep_random, norm, reduce};
+use within::{cosine, count, keep_largest, keep_random, norm, norm2, reduce};
 
 use crate::kind::Kind;
 use crate::lower::{Lowering, Reported, Typed, Value};
@@ -53,7 +56,19 @@ pub static FUNCTIONS: &[Function] = &[
     map("abs", MapOp::Abs, "abs(x)", "|x|."),
     map("acos", MapOp::Acos, "acos(x)", "The angle whose cosine is x, in radians."),
     map("ceil", MapOp::Ceil, "ceil(x)", "The next whole number above."),
+    Function {
+        name: "center",
+        signature: "center(values)",
+        summary: "Each value minus the mean over the experts.",
+        evaluate: Evaluate::Special(matrix::center),
+    },
     map("clamp", MapOp::Clamp, "clamp(x, low, high)", "x, but not below `low` nor above `high`."),
+    Function {
+        name: "common_basis",
+        signature: "common_basis(values, merge=\"sum\", density=1, weight=1)",
+        summary: "The values written in the basis that they share (left singular vectors of all side by side), merged there and written back. merge: \"sum\", \"ties\", \"dare_linear\", \"dare_ties\".",
+        evaluate: Evaluate::Special(matrix::common_basis),
+    },
     map("cos", MapOp::Cos, "cos(x)", "Cosine of x in radians."),
     Function {
         name: "cosine",
@@ -88,7 +103,37 @@ pub static FUNCTIONS: &[Function] = &[
     },
     map("exp", MapOp::Exp, "exp(x)", "e to the power of x."),
     map("floor", MapOp::Floor, "floor(x)", "The next whole number below."),
+    Function {
+        name: "interference",
+        signature: "interference(values, targets=\"whole\", rows=\"whole\", rank=\"1/n\", init=\"sum\", optimizer=\"adam\", …)",
+        summary: "Minimizes Σ wᵢ‖(X − Aᵢ)·Bᵢᵀ‖² with wᵢ = 1/‖τᵢ‖², from X₀. targets (A) and rows (B): \"whole\", \"truncated\" to the rank, or truncated after being \"centered\". init: \"sum\", \"mean\", \"zero\". optimizer: \"adam\" or \"sgd\" with learning_rate, momentum, steps; or \"filter\" with filter (\"exponential\", \"none\", \"tikhonov\", \"landweber\", \"wiener\"), time, alpha, noise, and keep or rank_rule with level, min_rank, max_rank_ratio, rank_scale. solver: \"closed\" or \"literal\". snap=\"yes\" moves the cut to the nearest gap of the spectrum.",
+        evaluate: Evaluate::Special(interference::interference),
+    },
     map("interpolate", MapOp::Interpolate, "interpolate(a, b, t)", "(1 − t)·a + t·b."),
+    Function {
+        name: "is_kept",
+        signature: "is_kept(classes=\"roles\")",
+        summary: "Whether the tensor stays as it is in the base: by \"roles\" none does, by the \"released\" patterns of OptMerge encoders, embeddings, norms, biases and the output layer do.",
+        evaluate: Evaluate::Special(matrix::is_kept),
+    },
+    Function {
+        name: "is_linear",
+        signature: "is_linear(classes=\"roles\")",
+        summary: "Whether the tensor is a linear weight: by its \"roles\" a matrix of the language model or a connector that is no embedding and no output layer, or what the \"released\" patterns of OptMerge leave.",
+        evaluate: Evaluate::Special(matrix::is_linear),
+    },
+    Function {
+        name: "isotropic",
+        signature: "isotropic(x, rank_aware=\"automatic\")",
+        summary: "All singular directions of a matrix with the mean of its singular values. rank_aware: whether directions without energy stay out, \"yes\", \"no\", or \"automatic\", which is yes for adapters.",
+        evaluate: Evaluate::Special(matrix::isotropic),
+    },
+    Function {
+        name: "isotropic_common",
+        signature: "isotropic_common(values, common=0.8)",
+        summary: "The `common` share of the singular directions of the sum and the others from each value by itself, orthogonalized, with the mean of their singular values.",
+        evaluate: Evaluate::Special(matrix::isotropic_common),
+    },
     Function {
         name: "keep_largest",
         signature: "keep_largest(x, density, ties=\"exact\", scope=\"tensor\")",
@@ -145,7 +190,25 @@ pub static FUNCTIONS: &[Function] = &[
         summary: "Σ |x| over all elements.",
         evaluate: Evaluate::Within(|l, x, s| reduce(l, Reduction::SumAbsolute, x, s), 1),
     },
+    Function {
+        name: "norm2",
+        signature: "norm2(x, scope=\"tensor\")",
+        summary: "Σ x² over all elements of the \"tensor\", or of all tensors of the \"model\" (under the same rule or slice).",
+        evaluate: Evaluate::Special(norm2),
+    },
+    Function {
+        name: "polar",
+        signature: "polar(x)",
+        summary: "The nearest matrix with orthonormal rows or columns: U·Vᵀ of its singular value decomposition.",
+        evaluate: Evaluate::Special(matrix::polar),
+    },
     map("power", MapOp::Power, "power(a, b)", "a to the power of b."),
+    Function {
+        name: "shared_shift",
+        signature: "shared_shift(values, eta=0.07, learning_rate=1e-4, steps=400, subspace_divisor=6)",
+        summary: "The shift Δ that all task vectors share, found by Adam against the gradient outside their common subspace.",
+        evaluate: Evaluate::Special(matrix::shared_shift),
+    },
     map("sign", MapOp::Sign, "sign(x)", "−1, 0 or 1."),
     map("sin", MapOp::Sin, "sin(x)", "Sine of x in radians."),
     Function {
@@ -168,10 +231,22 @@ pub static FUNCTIONS: &[Function] = &[
         evaluate: Evaluate::Special(sum_where_sign),
     },
     Function {
+        name: "task_singular_vectors",
+        signature: "task_singular_vectors(values, rank=\"1/n\")",
+        summary: "The leading singular directions of each value, orthogonalized against each other, added up.",
+        evaluate: Evaluate::Special(matrix::task_singular_vectors),
+    },
+    Function {
         name: "total",
         signature: "total(x)",
         summary: "Σ x over all elements.",
         evaluate: Evaluate::Within(|l, x, s| reduce(l, Reduction::Sum, x, s), 1),
+    },
+    Function {
+        name: "truncated_svd",
+        signature: "truncated_svd(x, rank)",
+        summary: "The best approximation of a matrix with a bounded rank: \"1/n\" of the smaller side, a fraction of it, or a number.",
+        evaluate: Evaluate::Special(matrix::truncated_svd),
     },
     Function {
         name: "where",
@@ -244,5 +319,9 @@ fn choose(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reporte
         }
     }
     let values = call.positional(lowering, 3)?;
+    if let [_, Value::Text(_), _] | [_, _, Value::Text(_)] = values.as_slice() {
+        // Words can be chosen where the condition is known, which a check by itself does not see.
+        return Ok(Value::Text(None));
+    }
     lowering.map(MapOp::Where, &values, call.span)
 }

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 
 use mixdown_ops::MapOp;
+use mixdown_ops::matrix::MatrixOp;
 use mixdown_ops::program::Reduction;
 use mixdown_ops::selection::Ties;
 use mixdown_tensor::DType;
 use petgraph::graph::{DiGraph, NodeIndex};
 
-use crate::plan::Leaf;
+use crate::plan::{Leaf, Product};
 
 /// A node of a [`Graph`].
 pub type NodeId = NodeIndex<u32>;
@@ -30,6 +31,8 @@ pub enum Node {
     KeepRandom(u16),
     /// A scalar made from all elements.
     Reduce(Reduction, Reach),
+    /// A matrix op over its operands, all of which have the tensor's shape.
+    Matrix(MatrixOp),
 }
 
 /// Which elements a reduction or a threshold looks at.
@@ -127,6 +130,10 @@ impl Graph {
             MapOp::Or if values.iter().flatten().any(|&value| value != 0.0) => {
                 return self.constant(1.0);
             }
+            // A task vector of an adapter is its update, which stays a product.
+            MapOp::Subtract if let Some(update) = self.update_over(operands[0], operands[1]) => {
+                return update;
+            }
             MapOp::Where => match values[0] {
                 Some(0.0) => return operands[2],
                 Some(_) => return operands[1],
@@ -135,6 +142,26 @@ impl Graph {
             _ => {}
         }
         self.add(Node::Map(op), operands)
+    }
+
+    /// The update that `adapted` adds to `base`, if it is an adapter on that; 0 if it is the base.
+    fn update_over(&mut self, adapted: NodeId, base: NodeId) -> Option<NodeId> {
+        if self.nodes[adapted] != Node::Map(MapOp::Add) {
+            return None;
+        }
+        let operands = self.operands(adapted);
+        (operands[0] == base && self.product(operands[1]).is_some()).then_some(operands[1])
+    }
+
+    /// The adapter's update that a node is.
+    pub fn product(&self, id: NodeId) -> Option<Product> {
+        match self.nodes[id] {
+            Node::Leaf(position) => match self.leaves[usize::from(position)] {
+                Leaf::Product(product) => Some(product),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// Adds a node, or finds the equal one.
@@ -146,7 +173,11 @@ impl Graph {
         let id = self.nodes.add_node(key.0.clone());
         self.tensors.push(match key.0 {
             Node::Constant(_) | Node::Reduce(..) => false,
-            Node::Leaf(_) | Node::Round(_) | Node::KeepLargest(..) | Node::KeepRandom(_) => true,
+            Node::Leaf(_)
+            | Node::Round(_)
+            | Node::KeepLargest(..)
+            | Node::KeepRandom(_)
+            | Node::Matrix(_) => true,
             Node::Map(_) => operands.iter().any(|&operand| self.is_tensor(operand)),
         });
         for (position, &operand) in operands.iter().enumerate() {

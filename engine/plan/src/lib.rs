@@ -14,6 +14,7 @@ mod kind;
 mod layer;
 mod library;
 mod lower;
+mod matrices;
 mod module_names;
 mod modules;
 mod pair;
@@ -22,6 +23,7 @@ mod plan;
 mod report;
 mod resolve;
 mod rules;
+mod tensor_class;
 mod tokenizer;
 mod view;
 mod vocabulary;
@@ -31,7 +33,7 @@ pub use library::Library;
 pub use pair::Detail;
 pub use parameters::{Bound, Resolved};
 pub use plan::{
-    Group, Job, LayerChange, Leaf, LeftOut, Merge, Origin, OutputFiles, Plan, RowSource, Rows,
-    TensorRef, Work,
+    Group, Job, LayerChange, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge, Origin, OutputFiles,
+    Plan, Product, RowSource, Rows, TensorRef, Work,
 };
 pub use resolve::{CheckpointInput, ModelSource, Outcome, Request, compile};

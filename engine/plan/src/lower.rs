@@ -39,6 +39,8 @@ pub(crate) struct Inputs<'a> {
     pub parameters: &'a BTreeMap<String, Value>,
     /// Elements of the tensor.
     pub elements: u64,
+    /// Its shape; none when a method is checked by itself.
+    pub shape: Option<&'a [u64]>,
     /// Seed of the recipe.
     pub seed: u64,
     /// Name of the output tensor, which random draws depend on.
@@ -248,6 +250,9 @@ impl Lowering<'_> {
         if let (Value::Text(left), Value::Text(right)) = (&left, &right) {
             return self.compare_text(operator, left.as_deref(), right.as_deref(), span);
         }
+        if let Some(answer) = self.compare_with_text(operator, &left, &right) {
+            return Ok(answer);
+        }
         let op = match operator {
             BinaryOperator::Add => MapOp::Add,
             BinaryOperator::Subtract => MapOp::Subtract,
@@ -263,6 +268,28 @@ impl Lowering<'_> {
             BinaryOperator::Or => MapOp::Or,
         };
         self.map(op, &[left, right], span)
+    }
+
+    /// A number is no word: `learning_rate == "auto"` where the recipe gives a number. A word that no
+    /// check knows may stand for a number.
+    fn compare_with_text(
+        &mut self,
+        operator: BinaryOperator,
+        left: &Value,
+        right: &Value,
+    ) -> Option<Value> {
+        let is_scalar =
+            |value: &Value| matches!(value, Value::One(Typed { kind: Kind::Scalar, .. }));
+        match (left, right) {
+            (Value::Text(Some(_)), other) | (other, Value::Text(Some(_))) if is_scalar(other) => {
+                match operator {
+                    BinaryOperator::Equal => Some(self.scalar(0.0)),
+                    BinaryOperator::NotEqual => Some(self.scalar(1.0)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
     }
 
     fn compare_text(

@@ -388,6 +388,7 @@ impl<'a> Section<'a> {
             experts: &expert_nodes,
             parameters: &values,
             elements: present[0].tensor.shape.elements(),
+            shape: Some(present[0].tensor.shape.dimensions()),
             seed: self.seed,
             tensor: wanted.output,
             section: self.id,

@@ -232,6 +232,13 @@ pub(crate) fn convert(scalar: &Scalar, kind: &ParameterKind, form: Form) -> Resu
             Scalar::Text(text) if words.contains(text) => Ok(Bound::Word(text.clone())),
             _ => Err(wrong_type(&format!("one of `{}`", words.join("`, `")))),
         },
+        ParameterKind::NumberOrWord { words, at_least, at_most } => match (scalar, number) {
+            (Scalar::Text(text), _) if words.contains(text) => Ok(Bound::Word(text.clone())),
+            (_, Some(number)) if number.is_finite() => {
+                in_bounds(number, *at_least, *at_most).map_err(out_of_range)
+            }
+            _ => Err(wrong_type(&format!("a number or one of `{}`", words.join("`, `")))),
+        },
         ParameterKind::Fraction => match number {
             Some(number) if (0.0..=1.0).contains(&number) => Ok(Bound::Number(number)),
             Some(_) => Err(out_of_range("between 0 and 1".to_owned())),
@@ -273,9 +280,13 @@ fn in_bounds(number: f64, low: Option<f64>, high: Option<f64>) -> Result<Bound, 
     Ok(Bound::Number(number))
 }
 
-/// Numbers that YAML 1.1 leaves as text, such as `1e-5`.
+/// Numbers that YAML leaves as text, such as `1e-5` and `1/3`.
 fn parse_number(text: &str) -> Option<f64> {
     let text = text.trim();
+    if let Some((numerator, denominator)) = text.split_once('/') {
+        let denominator = parse_number(denominator).filter(|&number| number != 0.0)?;
+        return Some(parse_number(numerator)? / denominator);
+    }
     let numeric =
         text.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | '+' | '-' | 'e' | 'E'));
     if numeric { text.parse().ok() } else { None }
@@ -409,7 +420,10 @@ fn check_scalar(
         let share = number / 100.0;
         diagnostic = diagnostic.help(format!("for {number} percent write `{name}: {share}`"));
     }
-    if let (ParameterKind::Choice(words), Scalar::Text(text)) = (&parameter.kind, scalar)
+    if let (
+        ParameterKind::Choice(words) | ParameterKind::NumberOrWord { words, .. },
+        Scalar::Text(text),
+    ) = (&parameter.kind, scalar)
         && let Some(near) = suggest::nearest(text, words.iter().map(String::as_str))
     {
         diagnostic = diagnostic.help(format!("did you mean `{near}`?"));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mixdown_ops::matrix::{Exact, MatrixOp};
 use mixdown_ops::{Precision, Program};
 use mixdown_tensor::{DType, Shape};
 
@@ -109,6 +110,68 @@ pub struct Merge {
     pub groups: Vec<u32>,
     /// Type of the arithmetic.
     pub precision: Precision,
+    /// Matrix ops whose results [`Leaf::Matrix`] names, each after those that it reads.
+    pub matrices: Vec<MatrixStep>,
+}
+
+impl Merge {
+    /// The tensors of files that it reads, those of its matrix ops among them.
+    pub fn tensors(&self, rows: &[Arc<Rows>]) -> Vec<TensorRef> {
+        let operands = self.matrices.iter().flat_map(|step| &step.operands);
+        let merges = operands.map(|operand| &operand.merge).chain([self]);
+        let mut found = Vec::new();
+        for leaf in merges.flat_map(|merge| &merge.leaves) {
+            match leaf {
+                Leaf::Tensor(tensor) => found.push(*tensor),
+                Leaf::Rows(number) => found.extend(&rows[*number as usize].tensors),
+                Leaf::Product(product) => found.extend([product.left, product.right]),
+                Leaf::Matrix(_) => {}
+            }
+        }
+        found
+    }
+}
+
+/// A matrix op on values of one job, all of one shape.
+#[derive(Clone, Debug)]
+pub struct MatrixStep {
+    /// The op.
+    pub op: MatrixOp,
+    /// Rows of the result, `out` of a linear weight.
+    pub rows: u64,
+    /// Columns of the result, `in` of a linear weight.
+    pub columns: u64,
+    /// What it is applied to.
+    pub operands: Vec<MatrixOperand>,
+}
+
+/// An operand of a matrix op.
+#[derive(Clone, Debug)]
+pub struct MatrixOperand {
+    /// How its elements are computed: a program of one pass. Its leaves may name earlier matrix ops of
+    /// the same job; it has none of its own.
+    pub merge: Merge,
+    /// The leaf that it is a multiple of, and the factor, where that leaf may be low-rank.
+    pub multiple_of: Option<(Leaf, f64)>,
+}
+
+/// The update of a low-rank adapter: `scale · left · right`, or its transpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Product {
+    /// `[rows, rank]`, or `[columns, rank]` if transposed.
+    pub left: TensorRef,
+    /// `[rank, columns]`, or `[rank, rows]` if transposed.
+    pub right: TensorRef,
+    /// Rank.
+    pub rank: u32,
+    /// Rows of the weight.
+    pub rows: u64,
+    /// Columns of the weight.
+    pub columns: u64,
+    /// Factor.
+    pub scale: Exact,
+    /// Whether the weight is updated by the transposed product.
+    pub transposed: bool,
 }
 
 /// An input of a block program.
@@ -118,6 +181,10 @@ pub enum Leaf {
     Tensor(TensorRef),
     /// An embedding put together from rows: position in [`Plan::rows`].
     Rows(u32),
+    /// The update of an adapter, never multiplied out as a whole.
+    Product(Product),
+    /// The result of a matrix op: position in [`Merge::matrices`].
+    Matrix(u16),
 }
 
 /// An embedding (`[vocabulary, ..]`) put together row by row, for models whose vocabularies differ.

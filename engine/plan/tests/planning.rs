@@ -107,7 +107,7 @@ fn inputs(plan: &Plan, models: &[Model], output: &str) -> Vec<String> {
             .iter()
             .map(|leaf| match leaf {
                 Leaf::Tensor(tensor) => *tensor,
-                Leaf::Rows(_) => panic!("rows"),
+                other => panic!("{other:?}"),
             })
             .collect(),
     };

@@ -114,6 +114,15 @@ pub enum ParameterKind {
     Boolean,
     /// One of these words.
     Choice(Vec<String>),
+    /// A finite number within bounds, or one of these words.
+    NumberOrWord {
+        /// The words.
+        words: Vec<String>,
+        /// Lowest number, inclusive.
+        at_least: Option<f64>,
+        /// Highest number, inclusive.
+        at_most: Option<f64>,
+    },
 }
 
 /// A named step.

@@ -283,7 +283,7 @@ impl Decoder<'_> {
             },
         };
         for (key, fits) in [
-            ("choices", word == "choice"),
+            ("choices", matches!(word, "choice" | "real")),
             ("at_least", matches!(word, "real" | "integer")),
             ("at_most", matches!(word, "real" | "integer")),
         ] {
@@ -300,6 +300,11 @@ impl Decoder<'_> {
             "integer" => ParameterKind::Integer {
                 at_least: self.bound(fields, "at_least").map(|bound| bound as i64),
                 at_most: self.bound(fields, "at_most").map(|bound| bound as i64),
+            },
+            _ if fields.entry("choices").is_some() => ParameterKind::NumberOrWord {
+                words: self.choices(fields, node, what)?,
+                at_least: self.bound(fields, "at_least"),
+                at_most: self.bound(fields, "at_most"),
             },
             _ => ParameterKind::Real {
                 at_least: self.bound(fields, "at_least"),
@@ -463,6 +468,11 @@ fn misfit(value: &Scalar, kind: &ParameterKind) -> Option<String> {
             }
             between(at_least.map(|x| x as f64), at_most.map(|x| x as f64))
         }
+        ParameterKind::NumberOrWord { words, at_least, at_most } => match value {
+            Scalar::Text(text) if words.contains(text) => None,
+            Scalar::Number(_) => between(*at_least, *at_most),
+            _ => Some(format!("be a number or one of {}", words.join(", "))),
+        },
         ParameterKind::Boolean => {
             (!matches!(value, Scalar::Boolean(_))).then(|| "be `true` or `false`".into())
         }

@@ -160,6 +160,7 @@ fn merge(arguments: &Arguments, talk: Talk) -> Outcome {
             &sources,
             &backend,
             &output,
+            &mixdown_exec::NoResults,
             &options,
             &meter,
             stop::flag(),

@@ -162,6 +162,9 @@ fn kind(parameter: &Parameter) -> String {
         ParameterKind::Integer { at_least, at_most } => bounds("whole number", *at_least, *at_most),
         ParameterKind::Boolean => "true or false".to_owned(),
         ParameterKind::Choice(words) => words.join(" | "),
+        ParameterKind::NumberOrWord { words, at_least, at_most } => {
+            format!("{} | {}", words.join(" | "), bounds("number", *at_least, *at_most))
+        }
     }
 }
 
@@ -213,7 +216,9 @@ fn sample(parameter: &Parameter) -> String {
             1.clamp(at_least.unwrap_or(i64::MIN), at_most.unwrap_or(i64::MAX)).to_string()
         }
         ParameterKind::Boolean => "true".to_owned(),
-        ParameterKind::Choice(words) => words.first().cloned().unwrap_or_default(),
+        ParameterKind::Choice(words) | ParameterKind::NumberOrWord { words, .. } => {
+            words.first().cloned().unwrap_or_default()
+        }
     }
 }
 

@@ -106,6 +106,7 @@ mod tests {
             peak_bytes: 20_000_000,
             threads: 2,
             stripe_elements: 65536,
+            flops: 0,
         };
         let expected =
             "read    4.00 MB\nwrite   1.00 MB\nmemory  20.0 MB  at most, with 2 threads\n";

@@ -13,7 +13,7 @@ use mixdown_checkpoint::source::{ByteSource, MemorySource, ReadError};
 use mixdown_checkpoint::tensor_digest::TensorDigest;
 use mixdown_cpu::CpuBackend;
 use mixdown_diagnostics::{Diagnostic, codes};
-use mixdown_exec::{Options, Report, Silent, Sink, Source, footprint, run};
+use mixdown_exec::{NoResults, Options, Report, Silent, Sink, Source, footprint, run};
 use mixdown_ops::program::{Instruction, Operand, PIECE, ReductionSlot, Scope, SelectionSlot};
 use mixdown_ops::selection::Ties;
 use mixdown_ops::{MapOp, Pass, Precision, Program, Reduction, ScalarStep};
@@ -232,6 +232,7 @@ impl World {
             streams: vec![],
             groups: vec![],
             precision: Precision::Single,
+            matrices: Vec::new(),
         });
         self.plan.jobs.push(Job { name: name.to_owned(), shape, dtype, work, origin: 0 });
         match &mut self.plan.jobs.last_mut().unwrap().work {
@@ -265,7 +266,8 @@ impl World {
 
     pub fn run(&self, sink: &MemorySink, options: &Options) -> Result<Report, Vec<Diagnostic>> {
         let cancel = AtomicBool::new(false);
-        run(&self.plan, &self.sources(), &CpuBackend::new(), sink, options, &Silent, &cancel)
+        let backend = CpuBackend::new();
+        run(&self.plan, &self.sources(), &backend, sink, &NoResults, options, &Silent, &cancel)
     }
 
     /// The least budget with which it runs.

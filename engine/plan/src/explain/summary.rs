@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
 use super::{bytes, size};
-use crate::plan::{Job, Leaf, Plan, Work};
+use crate::plan::{Job, Plan, Work};
 
 /// A summary for people. `tensors`: how many tensors each checkpoint of the plan has.
 pub fn summary(plan: &Plan, tensors: &[usize]) -> String {
@@ -54,14 +54,7 @@ fn reads<'p>(plan: &'p Plan, job: &'p Job) -> Vec<crate::plan::TensorRef> {
         Work::Copy { from, equal_to } => {
             std::iter::once(*from).chain(equal_to.iter().copied()).collect()
         }
-        Work::Merge(merge) => merge
-            .leaves
-            .iter()
-            .flat_map(|leaf| match leaf {
-                Leaf::Tensor(tensor) => vec![*tensor],
-                Leaf::Rows(rows) => plan.rows[*rows as usize].tensors.clone(),
-            })
-            .collect(),
+        Work::Merge(merge) => merge.tensors(&plan.rows),
     }
 }
 

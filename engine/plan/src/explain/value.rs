@@ -4,7 +4,9 @@ use mixdown_ops::{Instruction, Operand, Pass, Precision, Program};
 use serde_json::{Value, json};
 
 use super::{reduction_name, verb};
-use crate::plan::{Job, Leaf, Plan, RowSource, Rows, TensorRef, Work};
+use crate::plan::{
+    Job, Leaf, MatrixOperand, MatrixStep, Merge, Plan, RowSource, Rows, TensorRef, Work,
+};
 
 /// The whole plan. The same plan gives the same text.
 pub fn json(plan: &Plan) -> Value {
@@ -56,17 +58,7 @@ fn job_value(job: &Job) -> Value {
             "copy": reference(*from),
             "equal_to": equal_to.iter().map(|&tensor| reference(tensor)).collect::<Vec<_>>(),
         }),
-        Work::Merge(merge) => json!({
-            "program": merge.program,
-            "inputs": merge.leaves.iter().map(|leaf| match leaf {
-                Leaf::Tensor(tensor) => reference(*tensor),
-                Leaf::Rows(rows) => json!({"rows": rows}),
-            }).collect::<Vec<_>>(),
-            "constants": merge.constants,
-            "streams": merge.streams.iter().map(|key| format!("{key:016x}")).collect::<Vec<_>>(),
-            "groups": merge.groups,
-            "precision": match merge.precision { Precision::Single => "f32", Precision::Double => "f64" },
-        }),
+        Work::Merge(merge) => merge_value(merge),
     };
     json!({
         "name": job.name,
@@ -74,6 +66,52 @@ fn job_value(job: &Job) -> Value {
         "shape": job.shape.dimensions(),
         "origin": job.origin,
         "work": work,
+    })
+}
+
+fn merge_value(merge: &Merge) -> Value {
+    let mut value = json!({
+        "program": merge.program,
+        "inputs": merge.leaves.iter().map(leaf_value).collect::<Vec<_>>(),
+        "constants": merge.constants,
+        "streams": merge.streams.iter().map(|key| format!("{key:016x}")).collect::<Vec<_>>(),
+        "groups": merge.groups,
+        "precision": match merge.precision { Precision::Single => "f32", Precision::Double => "f64" },
+    });
+    if !merge.matrices.is_empty() {
+        value["matrices"] = merge.matrices.iter().map(matrix_value).collect();
+    }
+    value
+}
+
+fn leaf_value(leaf: &Leaf) -> Value {
+    match leaf {
+        Leaf::Tensor(tensor) => reference(*tensor),
+        Leaf::Rows(rows) => json!({"rows": rows}),
+        Leaf::Matrix(step) => json!({"matrix": step}),
+        Leaf::Product(product) => json!({
+            "left": reference(product.left),
+            "right": reference(product.right),
+            "rank": product.rank,
+            "scale": product.scale.get(),
+            "transposed": product.transposed,
+        }),
+    }
+}
+
+fn matrix_value(step: &MatrixStep) -> Value {
+    let operand = |operand: &MatrixOperand| {
+        let mut value = merge_value(&operand.merge);
+        if let Some((leaf, factor)) = &operand.multiple_of {
+            value["multiple_of"] = json!([leaf_value(leaf), factor]);
+        }
+        value
+    };
+    json!({
+        "op": step.op.name(),
+        "parameters": format!("{:?}", step.op),
+        "shape": [step.rows, step.columns],
+        "operands": step.operands.iter().map(operand).collect::<Vec<_>>(),
     })
 }
 

@@ -57,6 +57,18 @@ pub(super) fn norm(
     lowering.map_one(MapOp::Sqrt, &[square], span)
 }
 
+/// `norm2`: Σ x².
+pub(super) fn norm2(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
+    let options = call.options(lowering, &[("scope", SCOPES)]);
+    let values = call.positional(lowering, 1)?;
+    let options = options?;
+    over_lists(lowering, &values, call.span, |lowering, items, span| {
+        tensors(lowering, items, span)?;
+        let reach = reach(lowering, options[0].as_deref());
+        reduce_over(lowering, Reduction::SumProduct, &[items[0], items[0]], reach, span)
+    })
+}
+
 pub(super) fn cosine(
     lowering: &mut Lowering<'_>,
     items: &[Typed],

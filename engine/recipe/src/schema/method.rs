@@ -105,7 +105,7 @@ keys! {
         pub per: Option<PerKey>,
         /// What values it takes; found from the default if left out.
         pub r#type: Option<TypeKey>,
-        /// The words of a choice.
+        /// The words of a choice; of a `real`, words that may stand instead of a number.
         pub choices: Option<Vec<String>>,
         /// Lowest value, inclusive.
         pub at_least: Option<f64>,

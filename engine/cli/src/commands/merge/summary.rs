@@ -141,6 +141,7 @@ mod tests {
             peak_bytes: 0,
             threads: 2,
             stripe_elements: 1,
+            matrices: Vec::new(),
             warnings: Vec::new(),
         };
         let backend = CpuBackend::new();

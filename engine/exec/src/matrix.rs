@@ -1,0 +1,390 @@
+//! The part of a flow that computes matrix ops, before the block program that reads their results.
+//!
+//! An op is prepared by one thread, and its rows are then computed in blocks by all of them. Operands
+//! are read from the inputs as often as the op asks and never held here.
+
+use std::sync::{Arc, Mutex};
+
+use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_ops::matrix::{Factors, Operands, Prepared, Report, Stop};
+use mixdown_ops::{Call, Input, Output, Precision};
+use mixdown_plan::{Leaf, MatrixOperand, MatrixStep, Merge};
+use mixdown_tensor::DType;
+
+use crate::context::{Context, internal, lock};
+use crate::hands::Hands;
+use crate::held::{Held, Resources, Values, held_dtype};
+use crate::messages;
+use crate::report::MatrixReport;
+use crate::rows::SCRATCH_BYTES;
+use crate::scheduler::Failure;
+use crate::widen;
+
+/// The matrix ops of one job, one after another.
+pub(crate) struct MatrixStage<'a> {
+    context: &'a Context<'a>,
+    job: u32,
+    merge: &'a Merge,
+    resources: Arc<Resources>,
+    state: Mutex<State>,
+}
+
+enum State {
+    /// The next op has not begun.
+    Between,
+    /// A thread prepares it.
+    Preparing,
+    Prepared(Arc<dyn Prepared>),
+    /// Rows are computed: the block's losses, and where the rows go.
+    Rows {
+        prepared: Arc<dyn Prepared>,
+        losses: Vec<(f64, f64)>,
+        values: Values,
+    },
+}
+
+impl<'a> MatrixStage<'a> {
+    pub(crate) fn new(
+        context: &'a Context<'a>,
+        job: u32,
+        merge: &'a Merge,
+        resources: Arc<Resources>,
+    ) -> Self {
+        Self { context, job, merge, resources, state: Mutex::new(State::Between) }
+    }
+
+    /// The op under way.
+    fn step(&self) -> (usize, &'a MatrixStep) {
+        let number = self.resources.done();
+        (number, &self.merge.matrices[number])
+    }
+
+    /// Whether all ops have their results.
+    pub(crate) fn is_done(&self) -> bool {
+        self.resources.done() == self.merge.matrices.len()
+    }
+
+    /// Ends what a round did; says how many units the next one has, none when all is done.
+    pub(crate) fn advance(&self) -> Result<Option<u64>, Failure> {
+        let mut state = lock(&self.state);
+        while !self.is_done() {
+            let (number, step) = self.step();
+            match std::mem::replace(&mut *state, State::Between) {
+                State::Between => {
+                    let kept = self.context.results.load(self.job, number, self.merge.precision);
+                    if let Some((held, report)) = kept {
+                        self.conclude(held, report, true);
+                        continue;
+                    }
+                    *state = State::Preparing;
+                    return Ok(Some(1));
+                }
+                State::Preparing => {
+                    return Err(Failure::Fatal(internal("a matrix op was not prepared")));
+                }
+                State::Prepared(prepared) => match prepared.factors() {
+                    Some(factors) => {
+                        let held = Held::from_factors(factors, self.merge.precision);
+                        self.keep(number, held, prepared.report());
+                    }
+                    None => {
+                        let blocks = self.blocks(number, step);
+                        let count = (step.rows * step.columns) as usize;
+                        let values = Values::zeros(count, self.merge.precision);
+                        let losses = vec![(0.0, 0.0); blocks as usize];
+                        *state = State::Rows { prepared, losses, values };
+                        return Ok(Some(blocks));
+                    }
+                },
+                State::Rows { prepared, losses, values } => {
+                    let mut report = prepared.report();
+                    if report.loss.is_some() {
+                        // In order of the blocks, so that it does not depend on the threads.
+                        let sum =
+                            |(a, b): (f64, f64), &(start, end): &(f64, f64)| (a + start, b + end);
+                        report.loss = Some(losses.iter().fold((0.0, 0.0), sum));
+                    }
+                    if let Some(element) = first_nonfinite(&values)
+                        && self.context.check_finite
+                    {
+                        let tensor = &self.context.job(self.job).name;
+                        return Err(Failure::Input(Box::new(not_finite(step, tensor, element))));
+                    }
+                    self.keep(number, Held::Dense(values), report);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn blocks(&self, number: usize, step: &MatrixStep) -> u64 {
+        step.rows.div_ceil(self.block_rows(number)).max(1)
+    }
+
+    fn block_rows(&self, number: usize) -> u64 {
+        self.context.matrix_needs.of(self.job)[number].block_rows.max(1) as u64
+    }
+
+    /// Hands a result to the store and to the rest of the flow.
+    fn keep(&self, number: usize, held: Held, report: Report) {
+        self.context.results.keep(self.job, number, &held, &report);
+        self.conclude(held, report, false);
+    }
+
+    fn conclude(&self, held: Held, report: Report, from_store: bool) {
+        let (_, step) = self.step();
+        let tensor = self.context.job(self.job).name.clone();
+        let op = step.op.name();
+        self.resources.push(Arc::new(held));
+        lock(&self.context.matrix_reports).push(MatrixReport { tensor, op, report, from_store });
+    }
+
+    /// Runs one unit of the round.
+    pub(crate) fn piece(&self, index: u64, hands: &mut Hands) -> Result<(), Failure> {
+        let (number, step) = self.step();
+        let prepared = match &*lock(&self.state) {
+            State::Preparing => None,
+            State::Rows { prepared, .. } => Some(Arc::clone(prepared)),
+            _ => return Err(Failure::Fatal(internal("a matrix op has no such round"))),
+        };
+        let precision = self.merge.precision;
+        let mut reader = Reader {
+            context: self.context,
+            step,
+            resources: &self.resources,
+            hands,
+            failure: None,
+        };
+        let Some(prepared) = prepared else {
+            let found = self.context.backend.prepare(&step.op, &mut reader, precision);
+            let prepared = found.map_err(|stop| self.stopped(stop, reader.failure, step))?;
+            *lock(&self.state) = State::Prepared(Arc::from(prepared));
+            return Ok(());
+        };
+        let first = index * self.block_rows(number);
+        let rows = self.block_rows(number).min(step.rows - first.min(step.rows));
+        let columns = step.columns as usize;
+        let mut block = vec![0.0; rows as usize * columns];
+        let loss = prepared.rows(&mut reader, first as usize, &mut block);
+        let loss = loss.map_err(|stop| self.stopped(stop, reader.failure, step))?;
+        if let State::Rows { losses, values, .. } = &mut *lock(&self.state) {
+            losses[index as usize] = loss;
+            let at = first as usize * columns;
+            match values {
+                Values::Single(values) => {
+                    for (to, &value) in values[at..].iter_mut().zip(&block) {
+                        *to = value as f32;
+                    }
+                }
+                Values::Double(values) => values[at..at + block.len()].copy_from_slice(&block),
+            }
+        }
+        Ok(())
+    }
+
+    fn stopped(&self, stop: Stop, failure: Option<Failure>, step: &MatrixStep) -> Failure {
+        let tensor = &self.context.job(self.job).name;
+        match (stop, failure) {
+            (_, Some(failure)) => failure,
+            (stop, None) => Failure::Input(Box::new(stop_diagnostic(stop, step, tensor))),
+        }
+    }
+}
+
+/// Why a matrix op stopped, as a message.
+pub(crate) fn stop_diagnostic(stop: Stop, step: &MatrixStep, tensor: &str) -> Diagnostic {
+    let diagnostic = match stop {
+        Stop::Refused(headline, help) => {
+            Diagnostic::error(codes::OUT_OF_RANGE, headline).help(help)
+        }
+        Stop::Failed(headline) => Diagnostic::error(codes::NUMERICS, headline),
+        Stop::Reading => *internal("an operand could not be read, and nobody said why"),
+    };
+    diagnostic
+        .fact("op", step.op.name())
+        .fact("tensor", tensor)
+        .fact("shape", format!("[{}, {}]", step.rows, step.columns))
+}
+
+fn not_finite(step: &MatrixStep, tensor: &str, element: usize) -> Diagnostic {
+    let headline = format!("`{}` gave NaN or infinity", step.op.name());
+    let (row, column) = (element as u64 / step.columns, element as u64 % step.columns);
+    Diagnostic::error(codes::NUMERICS, headline)
+        .fact("tensor", tensor)
+        .fact("element", format!("[{row}, {column}]"))
+        .help("a smaller learning rate, fewer steps, or `dtype: float64` may help")
+}
+
+fn first_nonfinite(values: &Values) -> Option<usize> {
+    match values {
+        Values::Single(values) => values.iter().position(|value| !value.is_finite()),
+        Values::Double(values) => values.iter().position(|value| !value.is_finite()),
+    }
+}
+
+/// What a matrix op reads: the programs of its operands, over whole rows.
+struct Reader<'a, 'h> {
+    context: &'a Context<'a>,
+    step: &'a MatrixStep,
+    resources: &'h Resources,
+    hands: &'h mut Hands,
+    /// Why reading failed.
+    failure: Option<Failure>,
+}
+
+impl Reader<'_, '_> {
+    /// Computes elements of an operand and hands them on in stretches: their position, and their bytes.
+    fn evaluate(
+        &mut self,
+        operand: usize,
+        first: u64,
+        count: usize,
+        dtype: DType,
+        mut take: impl FnMut(usize, &[u8]),
+    ) -> Result<(), Failure> {
+        let Merge { program, leaves, constants, streams, precision, .. } =
+            &self.step.operands[operand].merge;
+        let program = &*self.context.plan.programs[*program as usize];
+        let pass = &program.passes[0];
+        let mut scalars = constants.clone();
+        scalars.resize(usize::from(program.scalars), 0.0);
+        for step in &pass.prelude {
+            let arguments: Vec<f64> =
+                step.arguments.iter().map(|&from| scalars[usize::from(from)]).collect();
+            scalars[usize::from(step.to)] = step.op.apply_f64(&arguments[..step.op.arity()]);
+        }
+        let mut at = 0;
+        while at < count {
+            let elements = (count - at).min(self.context.stripe);
+            let position = first + at as u64;
+            let leaf_dtype = |leaf| self.context.leaf_dtype(leaf, *precision);
+            let mut sizes: Vec<usize> = Vec::with_capacity(leaves.len() + 2);
+            for (input, &leaf) in (0_u16..).zip(leaves) {
+                let is_read = pass.inputs.contains(&input);
+                sizes.push(if is_read { leaf_dtype(leaf).bytes() * elements } else { 0 });
+            }
+            sizes.push(dtype.bytes() * elements);
+            sizes.push(SCRATCH_BYTES * elements);
+            let mut buffers = self.hands.arena.split_list(&sizes);
+            let scratch = buffers.pop().expect("the sizes end with scratch");
+            let output = buffers.pop().expect("the output comes before it");
+            let mut inputs = Vec::with_capacity(leaves.len());
+            for (&leaf, buffer) in leaves.iter().zip(buffers) {
+                let dtype = leaf_dtype(leaf);
+                if !buffer.is_empty() {
+                    let held = self.resources.get(&leaf);
+                    self.context.read_leaf(
+                        leaf,
+                        held.as_deref(),
+                        position,
+                        dtype,
+                        buffer,
+                        scratch,
+                    )?;
+                }
+                inputs.push(Input { dtype, bytes: buffer });
+            }
+            let worker = &mut self.hands.worker;
+            worker.begin(pass, *precision, &[]);
+            worker.run(Call {
+                program,
+                pass,
+                precision: *precision,
+                first: position,
+                elements,
+                inputs: &inputs,
+                scalars: &scalars,
+                cuts: &[],
+                streams,
+                rounds: &[],
+                reduce: false,
+                check_finite: self.context.check_finite,
+                output: Some(Output { dtype, bytes: &mut *output }),
+            });
+            if let Some(found) = worker.finish().nonfinite {
+                return Err(match leaves[usize::from(found.input)] {
+                    Leaf::Tensor(tensor) => {
+                        messages::nonfinite(&self.context.inputs, tensor, found.element)
+                    }
+                    _ => Failure::Fatal(internal("a held matrix is not finite")),
+                });
+            }
+            take(at, output);
+            at += elements;
+        }
+        Ok(())
+    }
+
+    /// Keeps the reason of a failure for who called the op.
+    fn or_stop(&mut self, result: Result<(), Failure>) -> Result<(), Stop> {
+        result.map_err(|failure| {
+            self.failure = Some(failure);
+            Stop::Reading
+        })
+    }
+
+    fn held(&self, operand: usize) -> Option<(Arc<Held>, f64)> {
+        let MatrixOperand { multiple_of, .. } = &self.step.operands[operand];
+        let (leaf, factor) = multiple_of.as_ref()?;
+        Some((self.resources.get(leaf)?, *factor))
+    }
+}
+
+impl Operands for Reader<'_, '_> {
+    fn count(&self) -> usize {
+        self.step.operands.len()
+    }
+
+    fn shape(&self, _: usize) -> (usize, usize) {
+        (self.step.rows as usize, self.step.columns as usize)
+    }
+
+    fn read(&mut self, operand: usize, first_row: usize, values: &mut [f64]) -> Result<(), Stop> {
+        let first = first_row as u64 * self.step.columns;
+        let dtype = held_dtype(self.step.operands[operand].merge.precision);
+        let result = self.evaluate(operand, first, values.len(), dtype, |at, bytes| {
+            widen::to_f64_into(bytes, dtype, &mut values[at..]);
+        });
+        self.or_stop(result)
+    }
+
+    fn read_single(
+        &mut self,
+        operand: usize,
+        first_row: usize,
+        values: &mut [f32],
+    ) -> Result<(), Stop> {
+        let first = first_row as u64 * self.step.columns;
+        let result = self.evaluate(operand, first, values.len(), DType::F32, |at, bytes| {
+            for (value, bytes) in values[at..].iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *value = f32::from_le_bytes(*bytes);
+            }
+        });
+        self.or_stop(result)
+    }
+
+    fn rank(&self, operand: usize) -> Option<usize> {
+        match &*self.held(operand)?.0 {
+            Held::Factors { rank, .. } => Some(*rank),
+            Held::Dense(_) => None,
+        }
+    }
+
+    fn factors(&mut self, operand: usize) -> Result<Factors, Stop> {
+        let found = self.held(operand).and_then(|(held, factor)| {
+            let mut factors = held.to_factors()?;
+            factors.left.values.iter_mut().for_each(|value| *value *= factor);
+            Some(factors)
+        });
+        found.ok_or_else(|| Stop::Failed("a dense operand has no factors".to_owned()))
+    }
+}
+
+/// The type that a matrix is held in.
+pub(crate) fn result_bytes(step: &MatrixStep, rank: Option<usize>, precision: Precision) -> u64 {
+    let numbers = match rank {
+        Some(rank) => (step.rows + step.columns) * rank as u64,
+        None => step.rows * step.columns,
+    };
+    numbers * held_dtype(precision).bytes() as u64
+}

@@ -1,0 +1,79 @@
+//! What the matrix ops of a plan hold, asked of the backend before anything is read.
+
+use std::collections::HashMap;
+
+use mixdown_diagnostics::Diagnostic;
+use mixdown_ops::Backend;
+use mixdown_ops::matrix::{Needs, OperandShapes};
+use mixdown_plan::{Leaf, MatrixOperand, MatrixStep, Merge, Plan, Work};
+
+use crate::held::product_bytes;
+use crate::matrix::{result_bytes, stop_diagnostic};
+
+/// For each job with matrix ops, what each of them holds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MatrixNeeds(HashMap<u32, Vec<Needs>>);
+
+impl MatrixNeeds {
+    /// Asks the backend.
+    ///
+    /// **Errors.** The first op that it refuses for these shapes.
+    pub(crate) fn new(plan: &Plan, backend: &dyn Backend) -> Result<Self, Box<Diagnostic>> {
+        let mut found = HashMap::new();
+        for (number, job) in (0..).zip(&plan.jobs) {
+            let Work::Merge(merge) = &job.work else { continue };
+            if merge.matrices.is_empty() {
+                continue;
+            }
+            let mut needs: Vec<Needs> = Vec::with_capacity(merge.matrices.len());
+            for step in &merge.matrices {
+                let shapes = shapes(step, &needs);
+                let of_step = backend.needs(&step.op, &shapes, merge.precision);
+                needs.push(
+                    of_step.map_err(|stop| Box::new(stop_diagnostic(stop, step, &job.name)))?,
+                );
+            }
+            found.insert(number, needs);
+        }
+        Ok(Self(found))
+    }
+
+    /// Of the ops of one job.
+    pub(crate) fn of(&self, job: u32) -> &[Needs] {
+        self.0.get(&job).map_or(&[], Vec::as_slice)
+    }
+
+    /// The most bytes that a flow holds for adapters and matrix ops.
+    pub(crate) fn bytes(&self, job: u32, merge: &Merge, threads: usize) -> u64 {
+        let mut held = product_bytes(merge);
+        let mut most = held;
+        for (step, needs) in merge.matrices.iter().zip(self.of(job)) {
+            let result = result_bytes(step, needs.result_rank, merge.precision);
+            let block = (needs.block_rows as u64).min(step.rows) * step.columns * 8;
+            let rows = (needs.rows_bytes + block) * threads as u64;
+            let working = needs.prepare_bytes.max(needs.held_bytes + rows + result);
+            most = most.max(held + working);
+            held += result;
+        }
+        most.max(held)
+    }
+
+    /// Operations of all matrix ops.
+    pub(crate) fn flops(&self) -> u64 {
+        self.0.values().flatten().map(|needs| needs.flops).fold(0, u64::saturating_add)
+    }
+}
+
+/// What is known of a step's operands, given the needs of the steps before it.
+fn shapes(step: &MatrixStep, before: &[Needs]) -> OperandShapes {
+    let rank = |operand: &MatrixOperand| match operand.multiple_of.as_ref()?.0 {
+        Leaf::Product(product) => Some(product.rank as usize),
+        Leaf::Matrix(earlier) => before.get(usize::from(earlier))?.result_rank,
+        Leaf::Tensor(_) | Leaf::Rows(_) => None,
+    };
+    OperandShapes {
+        rows: step.rows as usize,
+        columns: step.columns as usize,
+        ranks: step.operands.iter().map(rank).collect(),
+    }
+}

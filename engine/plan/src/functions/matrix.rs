@@ -1,0 +1,244 @@
+//! Functions over whole matrices: singular values, and the interference objective.
+//!
+//! Each takes values of one shape `[out, in]` and gives one of the same shape. Their settings must be
+//! known when a merge is planned.
+
+use mixdown_diagnostics::{Diagnostic, Span, codes};
+use mixdown_ops::MapOp;
+use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis, Doge};
+use mixdown_ops::matrix::{MatrixOp, Rank, RankAware};
+
+use super::Call;
+use super::across::mean;
+use super::settings::Settings;
+use crate::graph::Node;
+use crate::kind::Kind;
+use crate::lower::{Lowering, Reported, Typed, Value, describe};
+use crate::tensor_class::{self, Classes};
+
+/// `truncated_svd`.
+pub(super) fn truncated_svd(
+    lowering: &mut Lowering<'_>,
+    call: &Call<'_>,
+) -> Result<Value, Reported> {
+    let (operand, mut settings) = one(lowering, call, &["rank"])?;
+    let rank = settings.rank(lowering, "rank", Rank::PerExpert)?;
+    apply(lowering, MatrixOp::TruncatedSvd(rank), &[operand], call.span)
+}
+
+/// `polar`.
+pub(super) fn polar(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
+    let (operand, _) = one(lowering, call, &[])?;
+    let polar = apply(lowering, MatrixOp::Polar, &[operand], call.span)?;
+    Ok(with_kind(polar, Kind::Number))
+}
+
+/// `isotropic`.
+pub(super) fn isotropic(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
+    let (operand, mut settings) = one(lowering, call, &["rank_aware"])?;
+    let words =
+        &[("automatic", RankAware::Automatic), ("yes", RankAware::Yes), ("no", RankAware::No)];
+    let aware = settings.choice(lowering, "rank_aware", words)?;
+    apply(lowering, MatrixOp::Isotropic(aware), &[operand], call.span)
+}
+
+/// `isotropic_common`.
+pub(super) fn isotropic_common(
+    lowering: &mut Lowering<'_>,
+    call: &Call<'_>,
+) -> Result<Value, Reported> {
+    let (operands, mut settings) = several(lowering, call, &["common"])?;
+    let common = settings.fraction(lowering, "common", 0.8)?;
+    apply(lowering, MatrixOp::IsotropicCommon(common), &operands, call.span)
+}
+
+/// `task_singular_vectors`.
+pub(super) fn task_singular_vectors(
+    lowering: &mut Lowering<'_>,
+    call: &Call<'_>,
+) -> Result<Value, Reported> {
+    let (operands, mut settings) = several(lowering, call, &["rank"])?;
+    let rank = settings.rank(lowering, "rank", Rank::PerExpert)?;
+    apply(lowering, MatrixOp::TaskSingularVectors(rank), &operands, call.span)
+}
+
+/// `common_basis`.
+pub(super) fn common_basis(
+    lowering: &mut Lowering<'_>,
+    call: &Call<'_>,
+) -> Result<Value, Reported> {
+    let (operands, mut settings) = several(lowering, call, &["weight", "density", "merge"])?;
+    let weights = settings.list(lowering, "weight", operands.len(), 1.0)?;
+    let density = settings.fraction(lowering, "density", 1.0)?;
+    let op = format!("common_basis {}", lowering.step);
+    let (seed, tensor) = (lowering.inputs.seed, lowering.inputs.tensor);
+    let key = mixdown_ops::random::stream_key(seed, &op, tensor, 0);
+    let words = &[
+        ("sum", BasisMerge::Sum),
+        ("ties", BasisMerge::Ties { density }),
+        ("dare_linear", BasisMerge::DareLinear { density, key }),
+        ("dare_ties", BasisMerge::DareTies { density, key }),
+    ];
+    let merge = settings.choice(lowering, "merge", words)?;
+    apply(lowering, MatrixOp::CommonBasis(CommonBasis { merge, weights }), &operands, call.span)
+}
+
+/// `shared_shift`.
+pub(super) fn shared_shift(
+    lowering: &mut Lowering<'_>,
+    call: &Call<'_>,
+) -> Result<Value, Reported> {
+    let known = &["eta", "learning_rate", "steps", "subspace_divisor"];
+    let (operands, mut settings) = several(lowering, call, known)?;
+    let doge = Doge {
+        eta: settings.number(lowering, "eta", 0.07)?,
+        learning_rate: settings.number(lowering, "learning_rate", 1e-4)?,
+        steps: settings.count(lowering, "steps", 400)?,
+        subspace_divisor: settings.count(lowering, "subspace_divisor", 6)?,
+    };
+    apply(lowering, MatrixOp::SharedShift(doge), &operands, call.span)
+}
+
+/// `center`: each value minus the mean of all.
+pub(super) fn center(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
+    let values = call.values(lowering, 1)?;
+    let middle = Value::One(mean(lowering, &values, call.span)?);
+    lowering.map(MapOp::Subtract, &[values[0].clone(), middle], call.span)
+}
+
+/// `is_linear`: whether the tensor is a linear weight, by its name and shape.
+pub(super) fn is_linear(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
+    class(lowering, call, tensor_class::is_linear)
+}
+
+/// `is_kept`: whether the released patterns keep the tensor as it is in the base.
+pub(super) fn is_kept(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
+    class(lowering, call, |classes, name, _| tensor_class::is_kept(classes, name))
+}
+
+fn class(
+    lowering: &mut Lowering<'_>,
+    call: &Call<'_>,
+    decide: impl Fn(Classes, &str, &[u64]) -> bool,
+) -> Result<Value, Reported> {
+    let mut settings = Settings::new(lowering, call, &["classes"])?;
+    if !call.arguments.is_empty() {
+        call.positional(lowering, 0)?;
+    }
+    let words = &[("roles", Classes::Roles), ("released", Classes::Released)];
+    let classes = settings.choice(lowering, "classes", words)?;
+    match lowering.inputs.shape {
+        Some(shape) => {
+            let answer = decide(classes, lowering.inputs.tensor, shape);
+            Ok(lowering.scalar(f64::from(answer)))
+        }
+        // A method checked by itself: both answers are possible.
+        None => Ok(Value::One(lowering.unknown_scalar())),
+    }
+}
+
+/// The operand of a function of one matrix, and its settings. Over a list it is not mapped: each
+/// matrix op is worth writing out.
+fn one(
+    lowering: &mut Lowering<'_>,
+    call: &Call<'_>,
+    known: &[&str],
+) -> Result<(Value, Settings), Reported> {
+    let settings = Settings::new(lowering, call, known)?;
+    let mut values = call.positional(lowering, 1)?;
+    Ok((values.remove(0), settings))
+}
+
+/// The operands of a function over the experts, and its settings.
+pub(super) fn several(
+    lowering: &mut Lowering<'_>,
+    call: &Call<'_>,
+    known: &[&str],
+) -> Result<(Vec<Value>, Settings), Reported> {
+    let settings = Settings::new(lowering, call, known)?;
+    let values = call.positional(lowering, 1)?;
+    match &values[0] {
+        Value::List(items) => Ok((items.iter().map(|&item| Value::One(item)).collect(), settings)),
+        other => {
+            let headline = format!("a list over the experts is needed, found {}", describe(other));
+            Err(lowering.report(Diagnostic::error(codes::WRONG_KIND, headline), call.span))
+        }
+    }
+}
+
+/// The node of a matrix op; one of a list for each if its single operand is one.
+pub(super) fn apply(
+    lowering: &mut Lowering<'_>,
+    op: MatrixOp,
+    operands: &[Value],
+    span: Span,
+) -> Result<Value, Reported> {
+    if let [Value::List(items)] = operands {
+        let items = items.clone();
+        let each = items.into_iter().map(|item| {
+            match apply(lowering, op.clone(), &[Value::One(item)], span)? {
+                Value::One(result) => Ok(result),
+                _ => unreachable!("one operand gives one result"),
+            }
+        });
+        return Ok(Value::List(each.collect::<Result<_, _>>()?));
+    }
+    let mut items = Vec::with_capacity(operands.len());
+    for operand in operands {
+        match operand {
+            Value::One(item) if item.kind.is_tensor() => items.push(*item),
+            other => {
+                let headline = format!("a matrix is needed here, found {}", describe(other));
+                return Err(lowering.report(Diagnostic::error(codes::WRONG_KIND, headline), span));
+            }
+        }
+    }
+    check_shape(lowering, &op, items.len(), span)?;
+    let nodes: Vec<_> = items.iter().map(|item| item.node).collect();
+    let kind = items.first().map_or(Kind::Number, |item| item.kind);
+    Ok(Value::One(Typed { node: lowering.graph.add(Node::Matrix(op), &nodes), kind }))
+}
+
+/// Whether the tensor is a matrix that the op can be applied to.
+fn check_shape(
+    lowering: &mut Lowering<'_>,
+    op: &MatrixOp,
+    operands: usize,
+    span: Span,
+) -> Result<(), Reported> {
+    let Some(shape) = lowering.inputs.shape else { return Ok(()) };
+    let tensor = lowering.inputs.tensor;
+    let &[rows, columns] = shape else {
+        let headline = format!("`{}` needs a matrix, and `{tensor}` is none", op.name());
+        let shape = shape.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        let diagnostic = Diagnostic::error(codes::WRONG_KIND, headline)
+            .fact("shape", format!("[{shape}]"))
+            .help("choose by `is_linear()` in the formula, or by a rule in the recipe");
+        return Err(lowering.report(diagnostic, span));
+    };
+    let smaller = rows.min(columns);
+    let rank = match op {
+        MatrixOp::TruncatedSvd(rank) | MatrixOp::TaskSingularVectors(rank) => *rank,
+        MatrixOp::Interference(settings) => settings.rank,
+        _ => return Ok(()),
+    };
+    if rank.of(smaller as usize, operands) as u64 <= smaller {
+        return Ok(());
+    }
+    let headline = format!("`rank` is above the smaller side of `{tensor}`");
+    let diagnostic = Diagnostic::error(codes::OUT_OF_RANGE, headline)
+        .fact("rank", rank.of(smaller as usize, operands).to_string())
+        .fact("shape", format!("[{rows}, {columns}]"))
+        .help("give a fraction of the smaller side, such as `rank: 0.2`, or a smaller number");
+    Err(lowering.report(diagnostic, span))
+}
+
+fn with_kind(value: Value, kind: Kind) -> Value {
+    match value {
+        Value::One(item) => Value::One(Typed { kind, ..item }),
+        Value::List(items) => {
+            Value::List(items.into_iter().map(|item| Typed { kind, ..item }).collect())
+        }
+        text => text,
+    }
+}

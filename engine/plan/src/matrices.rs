@@ -1,0 +1,108 @@
+//! Takes the matrix ops out of a graph: what is left are block programs over their results.
+//!
+//! A matrix op becomes a step of the job, each of its operands a block program of one pass, and its
+//! result a leaf like a tensor of a file.
+
+use std::collections::HashMap;
+
+use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_ops::MapOp;
+use mixdown_ops::matrix::MatrixOp;
+
+use crate::compile::needed;
+use crate::graph::{Graph, Node, NodeId};
+use crate::plan::Leaf;
+
+/// A graph without matrix ops, and these.
+#[derive(Debug)]
+pub(crate) struct Split {
+    /// Block programs are compiled from its nodes.
+    pub graph: Graph,
+    /// The output's node in it.
+    pub output: NodeId,
+    /// The matrix ops, each after those that it reads; [`Leaf::Matrix`] names them by position.
+    pub steps: Vec<SplitStep>,
+}
+
+/// A matrix op and its operands as nodes of the split graph.
+#[derive(Debug)]
+pub(crate) struct SplitStep {
+    pub op: MatrixOp,
+    pub operands: Vec<NodeId>,
+}
+
+/// Takes out the matrix ops that `output` needs; none if there are none.
+pub(crate) fn split(graph: &Graph, output: NodeId) -> Option<Split> {
+    let needed = needed(graph, output);
+    if !needed.iter().any(|&id| matches!(graph.nodes[id], Node::Matrix(_))) {
+        return None;
+    }
+    let mut rest = graph.without_nodes();
+    let mut here: HashMap<NodeId, NodeId> = HashMap::new();
+    let mut steps = Vec::new();
+    for id in needed {
+        let operands: Vec<NodeId> =
+            graph.operands(id).iter().map(|operand| here[operand]).collect();
+        let new = match &graph.nodes[id] {
+            Node::Matrix(op) => {
+                steps.push(SplitStep { op: op.clone(), operands });
+                rest.leaf(Leaf::Matrix(steps.len() as u16 - 1))
+            }
+            node => rest.add(node.clone(), &operands),
+        };
+        here.insert(id, new);
+    }
+    Some(Split { output: here[&output], graph: rest, steps })
+}
+
+impl Split {
+    /// The leaf that a node is a constant multiple of, where that leaf may be low-rank.
+    pub fn multiple_of(&self, id: NodeId) -> Option<(Leaf, f64)> {
+        match &self.graph.nodes[id] {
+            Node::Leaf(position) => {
+                let leaf = self.graph.leaves[usize::from(*position)];
+                matches!(leaf, Leaf::Product(_) | Leaf::Matrix(_)).then_some((leaf, 1.0))
+            }
+            Node::Map(MapOp::Negate) => {
+                let (leaf, factor) = self.multiple_of(self.graph.operands(id)[0])?;
+                Some((leaf, -factor))
+            }
+            Node::Map(op @ (MapOp::Multiply | MapOp::Divide)) => {
+                let operands = self.graph.operands(id);
+                let value = |position: usize| self.graph.value(operands[position]);
+                match (op, value(0), value(1)) {
+                    (MapOp::Multiply, Some(by), None) => {
+                        self.multiple_of(operands[1]).map(|(leaf, factor)| (leaf, factor * by))
+                    }
+                    (MapOp::Multiply, None, Some(by)) => {
+                        self.multiple_of(operands[0]).map(|(leaf, factor)| (leaf, factor * by))
+                    }
+                    (MapOp::Divide, None, Some(by)) if by != 0.0 => {
+                        self.multiple_of(operands[0]).map(|(leaf, factor)| (leaf, factor / by))
+                    }
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A matrix op over values that need a fact about the whole tensor first.
+pub(crate) fn needs_facts(op: &MatrixOp, tensor: &str) -> Diagnostic {
+    let headline = format!("`{}` is applied to values that depend on all elements", op.name());
+    Diagnostic::error(codes::UNSUPPORTED, headline)
+        .note(format!("at tensor `{tensor}`"))
+        .note("its operands can be elementwise formulas over tensors and results of other matrix ops; norms, sums over all elements and thresholds cannot be among them")
+        .help("apply the norm or the threshold to its result, or merge in two recipes")
+}
+
+/// A fact about the whole model that depends on the result of a matrix op.
+pub(crate) fn group_over_matrix(tensor: &str) -> Diagnostic {
+    Diagnostic::error(
+        codes::UNSUPPORTED,
+        "`scope: model` over the result of a matrix op is not supported",
+    )
+    .note(format!("at tensor `{tensor}`"))
+    .help("use `scope: tensor`, or write the result first and name it in a second recipe")
+}
