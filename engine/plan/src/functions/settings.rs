@@ -100,8 +100,8 @@ impl Settings {
     ) -> Result<Exact, Reported> {
         let Some((span, value)) = self.take(name) else { return Ok(default.into()) };
         match &value {
-            // Words stand for numbers only where a method is checked by itself.
             Value::Text(None) => Ok(default.into()),
+            Value::Text(Some(word)) if word == "auto" => Ok(default.into()),
             Value::One(item) => self.known(lowering, name, *item, span, default),
             other => {
                 let headline = format!("`{name}` is a number, found {}", describe(other));
