@@ -3,6 +3,7 @@
 //! Reading starts at [`hub`] and [`mod@open`]; what was found is an [`index`], which needs no
 //! files to be built or used.
 
+pub mod adapter;
 pub mod card;
 pub mod config;
 pub mod digest;
@@ -22,6 +23,7 @@ pub mod source;
 pub mod tensor_digest;
 pub mod verify;
 
+pub use adapter::{Adapter, AdapterConfig, AdapterFiles, open_adapter, open_adapter_as};
 pub use index::{DuplicateName, Identity, Index, Shard, TensorEntry};
 pub use open::{Checkpoint, Form, open, open_as};
 pub use shown::{bytes_text, shown, shown_path};

@@ -9,11 +9,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 
-pub(crate) use files::weights_of;
+pub(crate) use files::{File, read, weights_of};
 #[cfg(feature = "hub")]
 pub(crate) use files::{USUAL_INDEX, files_of_index, is_index, is_second_copy, is_weights};
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
+pub(crate) use side::{not_json, text};
 
 use crate::index::{Index, Shard, TensorEntry};
 use crate::shown::{shown, shown_path, some_of};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use mixdown_diagnostics::{Source, Span};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -35,4 +36,15 @@ impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
 /// Byte of `text` at which a part of it starts.
 pub(crate) fn place_in(text: &str, part: &RawValue) -> usize {
     (part.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize).min(text.len())
+}
+
+/// The place of a value that starts at byte `at`.
+pub(crate) fn span(source: &Source, at: usize, value: &str) -> Span {
+    let before = &source.text()[..at];
+    let line_start = before.rfind('\n').map_or(0, |position| position + 1);
+    Span {
+        line: before.matches('\n').count() as u32 + 1,
+        column: before[line_start..].chars().count() as u32 + 1,
+        length: value.lines().next().unwrap_or_default().chars().count() as u32,
+    }
 }

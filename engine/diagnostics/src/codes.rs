@@ -32,6 +32,9 @@ codes! {
     HUB_FAILED = "E0111", "the hub could not be reached or refused";
     UNSUPPORTED_FORMAT = "E0112", "a checkpoint is in a format that is not read";
     FILE_CHANGED = "E0113", "a file changed while it was in use";
+    ADAPTER_CONFIG = "E0114", "an adapter_config.json is missing or cannot be understood";
+    ADAPTER_KIND = "E0115", "an adapter is of a kind that is not supported";
+    ADAPTER_BROKEN = "E0116", "an adapter's tensors do not go with each other or with its configuration";
     NOT_YAML = "E0201", "a file is not YAML";
     YAML_TOO_LARGE = "E0202", "a YAML file unfolds beyond the limits";
     UNKNOWN_KEY = "E0203", "a key is not known here";
@@ -66,6 +69,8 @@ codes! {
     DUPLICATE_MODEL = "E0311", "a model is listed twice";
     UNKNOWN_MODULE = "E0312", "a module is not part of the models";
     VOCABULARY = "E0313", "vocabularies cannot be brought together";
+    ADAPTER_UNMATCHED = "E0314", "what an adapter changes is not one tensor of its base";
+    ADAPTER_SHAPE = "E0315", "the tensors of an adapter do not have the shapes that its base needs";
     BUDGET_TOO_SMALL = "E0401", "the memory budget is below what one block needs";
     NONFINITE = "E0402", "a weight is NaN or infinite";
     COPIES_DIFFER = "E0403", "tensors that should be equal differ";
@@ -89,4 +94,5 @@ codes! {
     OVERFLOW = "W0609", "results are NaN or infinite though the inputs are not";
     SPECTRAL_GAP = "W0610", "a truncation cuts through nearly equal singular values";
     OP_NOTE = "W0611", "a matrix op did not do all that its settings say";
+    DEAD_PATTERN = "W0612", "a pattern of an adapter's configuration matches none of its modules";
 }

@@ -22,7 +22,7 @@ const INDEX: &str = ".safetensors.index.json";
 pub(crate) const USUAL_INDEX: &str = "model.safetensors.index.json";
 
 /// A file of weights, not read yet.
-pub(super) struct File {
+pub(crate) struct File {
     /// Its name as an index spells it.
     pub name: String,
     pub path: PathBuf,
@@ -236,7 +236,7 @@ fn no_weights(name: &str, path: &Path, names: &[String]) -> Diagnostic {
 }
 
 /// Reads the header of a file.
-pub(super) fn read(
+pub(crate) fn read(
     file: &File,
     pool: &Arc<FilePool>,
 ) -> Result<(Shard, Vec<TensorEntry>), Vec<Diagnostic>> {

@@ -30,7 +30,7 @@ pub(super) fn config(root: &Path, shown_root: &str) -> Result<Option<Value>, Box
 }
 
 /// Reads a text file of bounded size.
-pub(super) fn text(path: &Path, name: &str) -> Result<Source, Box<Diagnostic>> {
+pub(crate) fn text(path: &Path, name: &str) -> Result<Source, Box<Diagnostic>> {
     let unreadable = |error: io::Error| {
         let headline = format!("a file cannot be read: {}", io_text(&error));
         Box::new(Diagnostic::error(codes::UNREADABLE, headline).in_file(name))
@@ -57,7 +57,7 @@ pub(super) fn text(path: &Path, name: &str) -> Result<Source, Box<Diagnostic>> {
 }
 
 /// Says where a text stops being JSON, or has another form than it should.
-pub(super) fn not_json(code: Code, source: &Source, error: &serde_json::Error) -> Diagnostic {
+pub(crate) fn not_json(code: Code, source: &Source, error: &serde_json::Error) -> Diagnostic {
     let says = error.to_string();
     let says = says.split(" at line ").next().unwrap_or_default();
     let headline = match error.classify() {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::side;
 use crate::index::TensorEntry;
-use crate::pairs::{Pairs, place_in};
+use crate::pairs::{Pairs, place_in, span};
 use crate::shown::{shown, some_of};
 
 /// An index, not yet compared with the files it names.
@@ -170,17 +170,6 @@ fn few(mut faults: Vec<Diagnostic>) -> Vec<Diagnostic> {
         last.notes.push(format!("{untold} more faults of this kind are not shown"));
     }
     faults
-}
-
-/// The place of a value that starts at byte `at`.
-fn span(source: &Source, at: usize, value: &str) -> Span {
-    let before = &source.text()[..at];
-    let line_start = before.rfind('\n').map_or(0, |position| position + 1);
-    Span {
-        line: before.matches('\n').count() as u32 + 1,
-        column: before[line_start..].chars().count() as u32 + 1,
-        length: value.lines().next().unwrap_or_default().chars().count() as u32,
-    }
 }
 
 #[derive(Deserialize)]

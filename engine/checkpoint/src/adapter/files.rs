@@ -1,0 +1,116 @@
+//! Opens the folder of an adapter.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mixdown_diagnostics::{Diagnostic, codes};
+
+use super::config::AdapterConfig;
+use crate::index::{Index, TensorEntry};
+use crate::open::{File, read, text};
+use crate::shown::{io_text, shown, shown_path};
+use crate::source::FilePool;
+
+/// What says of which kind an adapter is.
+const CONFIG: &str = "adapter_config.json";
+/// The files that hold an adapter's tensors, the better one first.
+const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+
+/// An opened adapter, not yet brought together with a base. Holds no file open.
+#[derive(Clone, Debug)]
+pub struct AdapterFiles {
+    /// As the user wrote it.
+    pub name: String,
+    /// The folder of its files.
+    pub root: PathBuf,
+    /// Its tensors, in their file.
+    pub index: Index,
+    /// What it says of itself.
+    pub config: AdapterConfig,
+}
+
+/// Opens the adapter in the folder at `path`.
+///
+/// **Errors.** Everything that is wrong with its files, at once.
+pub fn open_adapter(path: &Path) -> Result<AdapterFiles, Vec<Diagnostic>> {
+    open_adapter_as(&shown_path(path), path)
+}
+
+/// Like [`open_adapter`], for an adapter whose place is not what the user wrote, such as a folder
+/// that [`crate::hub::locate`] gave: messages call it `name`.
+pub fn open_adapter_as(name: &str, path: &Path) -> Result<AdapterFiles, Vec<Diagnostic>> {
+    let metadata = fs::metadata(path).map_err(|error| {
+        let fault = match error.kind() {
+            std::io::ErrorKind::NotFound => Diagnostic::error(
+                codes::MODEL_NOT_FOUND,
+                format!("there is no adapter `{}`", shown(name)),
+            ),
+            _ => Diagnostic::error(
+                codes::UNREADABLE,
+                format!("an adapter cannot be read: {}", io_text(&error)),
+            )
+            .in_file(name),
+        };
+        vec![fault]
+    })?;
+    if !metadata.is_dir() {
+        let headline = format!("the adapter `{}` is not a folder", shown(name));
+        let fault = Diagnostic::error(codes::ADAPTER_CONFIG, headline).in_file(name);
+        return Err(vec![fault.help(format!("name the folder that holds `{CONFIG}`"))]);
+    }
+    let shown_root = name.trim_end_matches('/');
+    let is_there = |file: &str| path.join(file).symlink_metadata().is_ok();
+    let weights = WEIGHTS.into_iter().find(|file| is_there(file));
+    let mut faults = Vec::new();
+    let config = match is_there(CONFIG) {
+        true => read_config(path, shown_root).map_err(|more| faults.extend(more)).ok(),
+        false => {
+            faults.push(no_config(name, weights.is_some() || !is_there("config.json")));
+            None
+        }
+    };
+    let index = match weights {
+        Some(file) => read_weights(path, shown_root, file).map_err(|more| faults.extend(more)).ok(),
+        // What is no adapter need not be told that it lacks an adapter's weights too.
+        None if !is_there(CONFIG) => None,
+        None => {
+            let headline = format!("the adapter `{}` has no weights", shown(name));
+            let fault = Diagnostic::error(codes::ADAPTER_BROKEN, headline).in_file(name);
+            faults.push(fault.fact("expected", format!("`{}` or `{}`", WEIGHTS[0], WEIGHTS[1])));
+            None
+        }
+    };
+    match (index, config) {
+        (Some(index), Some(config)) if faults.is_empty() => {
+            Ok(AdapterFiles { name: name.to_owned(), root: path.to_owned(), index, config })
+        }
+        _ => Err(faults),
+    }
+}
+
+fn read_config(root: &Path, shown_root: &str) -> Result<AdapterConfig, Vec<Diagnostic>> {
+    let name = format!("{shown_root}/{CONFIG}");
+    let source = text(&root.join(CONFIG), &name).map_err(|fault| vec![*fault])?;
+    AdapterConfig::parse(&name, source.text())
+}
+
+fn read_weights(root: &Path, shown_root: &str, file: &str) -> Result<Index, Vec<Diagnostic>> {
+    let shown = format!("{shown_root}/{file}");
+    let file = File { name: file.to_owned(), path: root.join(file), shown };
+    let (shard, tensors) = read(&file, &FilePool::new(1))?;
+    let tensors = tensors.into_iter().map(|tensor| TensorEntry { shard: 0, ..tensor }).collect();
+    Index::new(vec![shard], tensors).map_err(|error| {
+        vec![Diagnostic::error(codes::DUPLICATE_TENSOR, error.to_string()).in_file(file.shown)]
+    })
+}
+
+fn no_config(name: &str, looks_like_adapter: bool) -> Diagnostic {
+    let headline = format!("the adapter `{}` has no `{CONFIG}`", shown(name));
+    let fault = Diagnostic::error(codes::ADAPTER_CONFIG, headline).in_file(name);
+    match looks_like_adapter {
+        true => fault.help(format!("name a folder that holds `{CONFIG}`")),
+        false => fault
+            .note("the folder holds a whole model")
+            .help("name it as a model, without a base before it"),
+    }
+}

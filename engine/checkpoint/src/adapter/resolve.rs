@@ -1,0 +1,551 @@
+//! Brings an adapter together with the index of its base: which tensor of the base each of its
+//! tensors means, and whether shapes and ranks agree. Reads no tensor.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use mixdown_diagnostics::suggest::nearest;
+use mixdown_diagnostics::{Code, Diagnostic, codes};
+
+use super::config::AdapterConfig;
+use super::names::{Role, Side, aliases, role, without_numbers};
+use super::{Adapter, Replacement, Update};
+use crate::index::{Index, TensorEntry};
+use crate::shown::{grouped, shown, some_of};
+
+/// Names listed in one message; layers count once.
+const LISTED: usize = 20;
+
+impl Adapter {
+    /// Finds the tensors of the base that an adapter changes.
+    ///
+    /// A name of the adapter means the base's tensor of that name, and where there is none, the
+    /// one that has it under another of the names that transformers gave to the parts of a model.
+    ///
+    /// **Errors.** All that does not fit, at once: tensors that are none or several of the base's,
+    /// factors without their other half, shapes and ranks that disagree, kinds of tensors that no
+    /// LoRA has, modules that should have been saved whole and were not.
+    pub fn resolve(
+        adapter: &Index,
+        config: AdapterConfig,
+        base: &Index,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let mut resolver = Resolver { adapter, config: &config, base, faults: Faults::default() };
+        let (updates, replacements) = resolver.run();
+        let warnings = resolver.dead_patterns();
+        let faults = resolver.faults.finish();
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        Ok(Self { updates, replacements, config, warnings })
+    }
+}
+
+/// The two factors of a module, by their positions.
+#[derive(Default)]
+struct Halves {
+    a: Option<u32>,
+    b: Option<u32>,
+}
+
+struct Resolver<'a> {
+    adapter: &'a Index,
+    config: &'a AdapterConfig,
+    base: &'a Index,
+    faults: Faults,
+}
+
+/// What a name of the adapter means in the base.
+enum Found {
+    One(u32),
+    None,
+    Several(Vec<String>),
+}
+
+impl<'a> Resolver<'a> {
+    fn run(&mut self) -> (Vec<Update>, Vec<Replacement>) {
+        let mut modules: BTreeMap<(String, bool), Halves> = BTreeMap::new();
+        let mut wholes: BTreeMap<String, u32> = BTreeMap::new();
+        let mut adapters: BTreeSet<&str> = BTreeSet::new();
+        let mut unsupported: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (position, tensor) in (0_u32..).zip(self.adapter.tensors()) {
+            match role(&tensor.name) {
+                Role::Factor { module, side, embedding, adapter } => {
+                    adapters.insert(adapter.unwrap_or_default());
+                    let halves = modules.entry((module, embedding)).or_default();
+                    let half = if side == Side::A { &mut halves.a } else { &mut halves.b };
+                    *half = Some(position);
+                }
+                Role::Replacement(name) => {
+                    if let Some(other) = wholes.insert(name, position) {
+                        self.twice(position, other, &tensor.name);
+                    }
+                }
+                Role::Unsupported(kind) => unsupported.entry(kind).or_default().push(&tensor.name),
+            }
+        }
+        if adapters.len() > 1 {
+            let named = |name| if name == "" { "(no name)" } else { name };
+            let names: Vec<&str> = adapters.into_iter().map(named).collect();
+            let fault = self.fault(codes::ADAPTER_KIND, "the file holds several adapters".into());
+            self.faults.push(fault.fact("adapters", some_of(&names)).help("save each by itself"));
+            // Which factor belongs to which is not known.
+            return Default::default();
+        }
+        for (kind, names) in &unsupported {
+            let headline = format!("the adapter holds {kind}, which are not supported");
+            let fault = self.fault(codes::ADAPTER_KIND, headline);
+            self.faults.push(
+                fault
+                    .fact("tensors", some_of(names))
+                    .help("merge it into its base with peft, and name the result"),
+            );
+        }
+        self.locate(&modules, &wholes)
+    }
+
+    fn locate(
+        &mut self,
+        modules: &BTreeMap<(String, bool), Halves>,
+        wholes: &BTreeMap<String, u32>,
+    ) -> (Vec<Update>, Vec<Replacement>) {
+        let mut unmatched: Vec<String> = Vec::new();
+        let mut updates: BTreeMap<u32, (Update, &str)> = BTreeMap::new();
+        let mut replacements: BTreeMap<u32, (Replacement, &str)> = BTreeMap::new();
+        let mut matched = 0_usize;
+        for ((module, embedding), halves) in modules {
+            let name = format!("{module}.weight");
+            let found = self.find(&name);
+            let base_tensor = match found {
+                Found::One(position) => {
+                    matched += 1;
+                    Some(position)
+                }
+                Found::None => {
+                    unmatched.push(name);
+                    None
+                }
+                Found::Several(names) => {
+                    self.several(&name, &names);
+                    None
+                }
+            };
+            let (left, right) = match (halves.b, halves.a) {
+                (Some(left), Some(right)) => (left, right),
+                (left, _) => {
+                    let (there, lacking) = match (left.is_some(), embedding) {
+                        (true, false) => ("lora_B", "lora_A"),
+                        (false, false) => ("lora_A", "lora_B"),
+                        (true, true) => ("lora_embedding_B", "lora_embedding_A"),
+                        (false, true) => ("lora_embedding_A", "lora_embedding_B"),
+                    };
+                    self.half(module, there, lacking);
+                    continue;
+                }
+            };
+            let Some(base_tensor) = base_tensor else { continue };
+            let Some(update) = self.update(module, *embedding, base_tensor, left, right) else {
+                continue;
+            };
+            if let Some((_, other)) = updates.get(&base_tensor) {
+                self.collision(base_tensor, other, module);
+                continue;
+            }
+            updates.insert(base_tensor, (update, module));
+        }
+        for (name, &adapter_tensor) in wholes {
+            match self.find(name) {
+                Found::One(base_tensor) => {
+                    matched += 1;
+                    if let Some((_, other)) = replacements.get(&base_tensor) {
+                        self.collision(base_tensor, other, name);
+                        continue;
+                    }
+                    self.check_replacement(base_tensor, adapter_tensor);
+                    let replacement = Replacement { base_tensor, adapter_tensor };
+                    replacements.insert(base_tensor, (replacement, name));
+                }
+                Found::None => unmatched.push(name.clone()),
+                Found::Several(names) => self.several(name, &names),
+            }
+        }
+        self.unmatched(&unmatched, modules.len() + wholes.len(), matched);
+        if matched > 0 {
+            self.not_saved(|position| replacements.contains_key(&position));
+        }
+        (
+            updates.into_values().map(|(update, _)| update).collect(),
+            replacements.into_values().map(|(replacement, _)| replacement).collect(),
+        )
+    }
+
+    fn find(&self, name: &str) -> Found {
+        let position = |name: &str| self.base.position(name).map(|position| position as u32);
+        let mut names = aliases(name).into_iter();
+        // The name itself means itself, whatever else there is.
+        if let Some(found) = names.next().and_then(|own| position(&own)) {
+            return Found::One(found);
+        }
+        let mut found: Vec<String> = names.filter(|alias| position(alias).is_some()).collect();
+        match found.len() {
+            0 => Found::None,
+            1 => position(&found.remove(0)).map_or(Found::None, Found::One),
+            _ => Found::Several(found),
+        }
+    }
+
+    /// Checks the factors of a module against each other, its configuration and the base.
+    fn update(
+        &mut self,
+        module: &str,
+        embedding: bool,
+        base_tensor: u32,
+        left: u32,
+        right: u32,
+    ) -> Option<Update> {
+        let (adapter, base) = (self.adapter, self.base);
+        let target = &base.tensors()[base_tensor as usize];
+        let (b, a) = (&adapter.tensors()[left as usize], &adapter.tensors()[right as usize]);
+        let facts = || {
+            vec![
+                ("lora_A".to_owned(), entry(a)),
+                ("lora_B".to_owned(), entry(b)),
+                ("base".to_owned(), place(base, target)),
+            ]
+        };
+        let ([rank, inputs], [outputs, inner]) = (a.shape.dimensions(), b.shape.dimensions())
+        else {
+            let dimensions = a.shape.dimensions().len().max(b.shape.dimensions().len());
+            let (code, headline, help) = match dimensions {
+                3.. => (
+                    codes::ADAPTER_KIND,
+                    "the adapter changes a convolution, `{}`, which is not supported",
+                    Some("merge it into its base with peft, and name the result"),
+                ),
+                _ => (codes::ADAPTER_SHAPE, "the factors of `{}` are no matrices", None),
+            };
+            self.faults.add(code, headline, module, self.shown(), facts(), help);
+            return None;
+        };
+        let (rank, inputs, outputs, inner) = (*rank, *inputs, *outputs, *inner);
+        let mut is_sound = true;
+        if rank != inner || rank == 0 {
+            let headline = "the two factors of `{}` do not have one rank";
+            let help = Some("`lora_A` must be [rank, in] and `lora_B` [out, rank]");
+            let facts = facts();
+            self.faults.add(codes::ADAPTER_SHAPE, headline, module, self.shown(), facts, help);
+            is_sound = false;
+        } else if rank != self.config.rank_of(module) {
+            let headline = "`{}` has another rank than the adapter's configuration says";
+            let facts = vec![
+                ("configuration".to_owned(), self.config.rank_of(module).to_string()),
+                ("lora_A".to_owned(), entry(a)),
+                ("lora_B".to_owned(), entry(b)),
+            ];
+            let help = Some("set `r` or `rank_pattern` to what the adapter was trained with");
+            self.faults.add(codes::ADAPTER_BROKEN, headline, module, self.shown(), facts, help);
+            is_sound = false;
+        }
+        let transposed = embedding || self.config.fan_in_fan_out;
+        let (straight, turned) = ([outputs, inputs], [inputs, outputs]);
+        let wanted = if transposed { turned } else { straight };
+        if target.shape.dimensions() != wanted {
+            let other = if transposed { straight } else { turned };
+            let help = match target.shape.dimensions() == other && !embedding {
+                true if transposed => {
+                    Some("the base stores it as [out, in]; set `fan_in_fan_out` to false")
+                }
+                true => Some("the base stores it as [in, out]; set `fan_in_fan_out` to true"),
+                false => None,
+            };
+            let headline = "the update of `{}` does not have the shape of the base's tensor";
+            let mut facts = facts();
+            facts.push(("update".to_owned(), format!("[{}, {}]", wanted[0], wanted[1])));
+            self.faults.add(codes::ADAPTER_SHAPE, headline, module, self.shown(), facts, help);
+            is_sound = false;
+        }
+        if [a, b, target].iter().any(|tensor| !tensor.dtype.is_float()) {
+            let headline = "the update of `{}` cannot be added in these element types";
+            let help = (!target.dtype.is_float()).then_some("name a base that is not quantized");
+            let facts = facts();
+            self.faults.add(codes::DTYPE_MISMATCH, headline, module, self.shown(), facts, help);
+            is_sound = false;
+        }
+        let scale = self.config.scale_of(module);
+        if !scale.is_finite() || scale == 0.0 {
+            let headline = "the scale of `{}` is not a usable number";
+            let facts = vec![("scale".to_owned(), scale.to_string())];
+            self.faults.add(codes::ADAPTER_CONFIG, headline, module, self.shown(), facts, None);
+            is_sound = false;
+        }
+        is_sound.then_some(Update { base_tensor, left, right, rank, scale, transposed })
+    }
+
+    fn check_replacement(&mut self, base_tensor: u32, adapter_tensor: u32) {
+        let (adapter, base) = (self.adapter, self.base);
+        let target = &base.tensors()[base_tensor as usize];
+        let own = &adapter.tensors()[adapter_tensor as usize];
+        let facts =
+            || vec![("adapter".to_owned(), entry(own)), ("base".to_owned(), place(base, target))];
+        let (ours, theirs) = (own.shape.dimensions(), target.shape.dimensions());
+        if ours != theirs {
+            let headline = "`{}` has another shape in the adapter than in the base";
+            let is_resized = ours.len() == 2 && theirs.len() == 2 && ours[1] == theirs[1];
+            let help = is_resized
+                .then_some("the vocabulary was resized in training; name the base resized alike");
+            let facts = facts();
+            self.faults.add(
+                codes::ADAPTER_SHAPE,
+                headline,
+                &target.name,
+                self.shown(),
+                facts,
+                help,
+            );
+        }
+        if own.dtype != target.dtype && !(own.dtype.is_float() && target.dtype.is_float()) {
+            let headline = "`{}` has an element type that cannot take the place of the base's";
+            let facts = facts();
+            let name = &target.name;
+            self.faults.add(codes::DTYPE_MISMATCH, headline, name, self.shown(), facts, None);
+        }
+    }
+
+    fn half(&mut self, module: &str, there: &str, lacking: &str) {
+        let facts = vec![
+            ("there".to_owned(), format!("`{there}`")),
+            ("missing".to_owned(), format!("`{lacking}`")),
+        ];
+        let help = Some("fetch the adapter again, or save it again");
+        let headline = "the update of `{}` has only one of its two factors";
+        self.faults.add(codes::ADAPTER_BROKEN, headline, module, self.shown(), facts, help);
+    }
+
+    fn twice(&mut self, position: u32, other: u32, name: &str) {
+        let other = &self.adapter.tensors()[other.min(position) as usize];
+        let headline = format!("`{}` is in the adapter under two names", shown(name));
+        let fault = self.fault(codes::ADAPTER_BROKEN, headline);
+        self.faults.push(fault.fact("other", format!("`{}`", shown(&other.name))));
+    }
+
+    fn collision(&mut self, base_tensor: u32, first: &str, second: &str) {
+        let target = &self.base.tensors()[base_tensor as usize];
+        let facts = vec![
+            ("first".to_owned(), format!("`{}`", shown(&without_numbers(first)))),
+            ("second".to_owned(), format!("`{}`", shown(&without_numbers(second)))),
+        ];
+        let headline = "two parts of the adapter change `{}`";
+        self.faults.add(
+            codes::ADAPTER_UNMATCHED,
+            headline,
+            &target.name,
+            self.shown(),
+            facts,
+            None,
+        );
+    }
+
+    fn several(&mut self, name: &str, found: &[String]) {
+        let found: Vec<String> = found.iter().map(|name| without_numbers(name)).collect();
+        let found: Vec<&str> = found.iter().map(String::as_str).collect();
+        let facts = vec![("base".to_owned(), some_of(&found))];
+        let headline = "`{}` may be any of several tensors of the base";
+        self.faults.add(codes::ADAPTER_UNMATCHED, headline, name, self.shown(), facts, None);
+    }
+
+    /// Lists all that the base does not have, layers together.
+    fn unmatched(&mut self, names: &[String], all: usize, matched: usize) {
+        let base = self.base.by_name().next().map(|first| self.base.shard_of(first).shown.clone());
+        if all == 0 {
+            let fault = self.fault(codes::ADAPTER_BROKEN, "the adapter changes no tensor".into());
+            if self.faults.is_empty() {
+                self.faults.push(fault);
+            }
+            return;
+        }
+        let Some(first) = names.first() else { return };
+        let headline = match (matched, names.len() == all) {
+            (0, true) => "the adapter fits nothing in the base".to_owned(),
+            _ => format!(
+                "{} of {} tensors that the adapter changes are not in the base",
+                grouped(names.len() as u64),
+                grouped(all as u64)
+            ),
+        };
+        let mut fault = self.fault(codes::ADAPTER_UNMATCHED, headline);
+        let mut groups: Vec<(String, &str, usize)> = Vec::new();
+        let mut place: HashMap<String, usize> = HashMap::new();
+        for name in names {
+            let group = without_numbers(name);
+            let next = groups.len();
+            match *place.entry(group.clone()).or_insert(next) {
+                at if at < next => groups[at].2 += 1,
+                _ => groups.push((group, name, 1)),
+            }
+        }
+        for (group, name, count) in groups.iter().take(LISTED) {
+            let text = match count {
+                1 => format!("`{}`", shown(name)),
+                _ => format!("`{}`, {} times", shown(group), grouped(*count as u64)),
+            };
+            fault = fault.fact("not there", text);
+        }
+        if groups.len() > LISTED {
+            fault = fault.note(format!("{} more names are not shown", groups.len() - LISTED));
+        }
+        fault = fault.fact("base", base.unwrap_or_else(|| "no tensor".to_owned()));
+        if let Some(base) = &self.config.base_model {
+            fault = fault.fact("trained on", format!("`{}`", shown(base)));
+        }
+        if names.iter().any(|name| name.ends_with("lm_head.weight")) {
+            fault =
+                fault.note("a base whose output layer is its embedding has no `lm_head.weight`");
+        }
+        let near = nearest(first, self.base.by_name().map(|tensor| tensor.name.as_str()));
+        let fault = match near {
+            Some(near) if matched > 0 => fault.help(format!("did you mean `{}`?", shown(near))),
+            _ if matched == 0 => fault.help("name the base that the adapter was trained on"),
+            _ => fault,
+        };
+        self.faults.push(fault);
+    }
+
+    /// Modules that the configuration says were saved whole must be: peft fails without them.
+    fn not_saved(&mut self, is_replaced: impl Fn(u32) -> bool) {
+        for module in &self.config.modules_to_save {
+            let inner = format!(".{module}.");
+            let lacking: Vec<&str> = (0_u32..)
+                .zip(self.base.tensors())
+                .filter(|(position, tensor)| {
+                    format!(".{}", tensor.name).contains(&inner) && !is_replaced(*position)
+                })
+                .map(|(_, tensor)| tensor.name.as_str())
+                .collect();
+            if !lacking.is_empty() {
+                let headline =
+                    format!("the adapter lacks `{}`, which it says it saved", shown(module));
+                let fault = self.fault(codes::ADAPTER_BROKEN, headline);
+                let fault = fault.fact("missing", some_of(&lacking));
+                self.faults.push(
+                    fault.help(
+                        "save the adapter again, or remove the module from `modules_to_save`",
+                    ),
+                );
+            }
+        }
+    }
+
+    /// A pattern that matches nothing may be a name of another version, and a scale be wrong.
+    fn dead_patterns(&self) -> Vec<Diagnostic> {
+        let modules: Vec<String> = self
+            .adapter
+            .tensors()
+            .iter()
+            .filter_map(|tensor| match role(&tensor.name) {
+                Role::Factor { module, .. } => Some(module),
+                _ => None,
+            })
+            .collect();
+        let ranks = self.config.rank_pattern.iter().map(|(pattern, _)| ("rank_pattern", pattern));
+        let alphas =
+            self.config.alpha_pattern.iter().map(|(pattern, _)| ("alpha_pattern", pattern));
+        let mut dead: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (key, pattern) in ranks.chain(alphas) {
+            if !modules.iter().any(|module| pattern.matches(module)) {
+                dead.entry(key).or_default().push(pattern.text());
+            }
+        }
+        let warning = |(key, patterns): (&str, Vec<&str>)| {
+            let headline = format!("`{key}` names modules that the adapter does not change");
+            Diagnostic::warning(codes::DEAD_PATTERN, headline)
+                .in_file(&self.config.shown)
+                .fact("modules", some_of(&patterns))
+        };
+        dead.into_iter().map(warning).collect()
+    }
+
+    fn fault(&self, code: Code, headline: String) -> Diagnostic {
+        Diagnostic::error(code, headline).in_file(self.shown())
+    }
+
+    /// The adapter's file, or where that is not known, its configuration.
+    fn shown(&self) -> String {
+        let shard = self.adapter.shards().first();
+        shard.map_or_else(|| self.config.shown.clone(), |shard| shard.shown.clone())
+    }
+}
+
+/// What a message says of a tensor of the base.
+fn place(base: &Index, tensor: &TensorEntry) -> String {
+    let name = without_numbers(&tensor.name);
+    let file = &base.shard_of(tensor).shown;
+    format!("{} {}, `{}`, {file}", tensor.shape, tensor.dtype, shown(&name))
+}
+
+fn entry(tensor: &TensorEntry) -> String {
+    format!("{} {}", tensor.shape, tensor.dtype)
+}
+
+/// Faults; those that differ only in the number of a layer are one.
+#[derive(Default)]
+struct Faults {
+    list: Vec<(Diagnostic, Option<Group>)>,
+    known: HashMap<(String, String, Facts), usize>,
+}
+
+type Facts = Vec<(String, String)>;
+
+struct Group {
+    /// With `{}` for the name.
+    headline: &'static str,
+    name: String,
+    pattern: String,
+    count: u64,
+}
+
+impl Faults {
+    fn push(&mut self, fault: Diagnostic) {
+        self.list.push((fault, None));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    fn add(
+        &mut self,
+        code: Code,
+        headline: &'static str,
+        name: &str,
+        file: String,
+        facts: Facts,
+        help: Option<&str>,
+    ) {
+        let pattern = without_numbers(name);
+        let key = (headline.to_owned(), pattern.clone(), facts.clone());
+        if let Some(&at) = self.known.get(&key) {
+            if let Some(group) = &mut self.list[at].1 {
+                group.count += 1;
+            }
+            return;
+        }
+        self.known.insert(key, self.list.len());
+        let mut fault = Diagnostic::error(code, String::new()).in_file(file);
+        fault.facts = facts;
+        fault.help = help.map(str::to_owned);
+        self.list.push((fault, Some(Group { headline, name: name.to_owned(), pattern, count: 1 })));
+    }
+
+    fn finish(self) -> Vec<Diagnostic> {
+        let word = |(mut fault, group): (Diagnostic, Option<Group>)| {
+            if let Some(group) = group {
+                let name = if group.count == 1 { &group.name } else { &group.pattern };
+                fault.headline = group.headline.replace("{}", &shown(name));
+                if group.count > 1 {
+                    fault.notes.push(format!("so it is {} times", grouped(group.count)));
+                }
+            }
+            fault
+        };
+        self.list.into_iter().map(word).collect()
+    }
+}

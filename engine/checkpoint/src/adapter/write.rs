@@ -1,0 +1,224 @@
+//! An adapter as output: its `adapter_config.json` and the names of its tensors, so that peft
+//! loads it onto the base. The tensors themselves are written by others.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use super::names::PREFIX;
+use crate::index::Index;
+
+/// A product that an output adapter adds to a tensor of the base. The scale is in its factors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputUpdate {
+    /// Position in the base's [`Index::tensors`].
+    pub base_tensor: u32,
+    /// Rank of the two factors.
+    pub rank: u64,
+    /// Whether the tensor is an embedding, whose factors have names of their own: left
+    /// [dim, rank], right [rank, vocabulary], and the transpose of their product is added.
+    pub is_embedding: bool,
+}
+
+/// An adapter that is going to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct OutputAdapter<'a> {
+    base: &'a Index,
+    naming: Naming,
+    /// What the configuration calls the base.
+    pub base_model: Option<&'a str>,
+    /// Whether the base stores linear layers as [in, out].
+    pub fan_in_fan_out: bool,
+    updates: &'a [OutputUpdate],
+    replacements: &'a [u32],
+}
+
+/// How the names of a base's files become those that transformers from 4.52 on has in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Naming {
+    /// They are the same.
+    Stored,
+    /// Qwen2-VL and Qwen2.5-VL as published.
+    Qwen2Vl,
+    /// LLaVA and its kin as published.
+    Llava,
+    /// GPT-2 as published.
+    Gpt2,
+}
+
+impl<'a> OutputAdapter<'a> {
+    /// An adapter that adds these products to tensors of the base, and stores whole the tensors
+    /// at the positions in `replacements`.
+    pub fn new(base: &'a Index, updates: &'a [OutputUpdate], replacements: &'a [u32]) -> Self {
+        let naming = Naming::of(base);
+        Self { base, naming, base_model: None, fan_in_fan_out: false, updates, replacements }
+    }
+
+    /// Whether peft can add a product to this tensor of the base: a matrix that is a module's weight.
+    pub fn can_update(base: &Index, base_tensor: u32) -> bool {
+        let tensor = &base.tensors()[base_tensor as usize];
+        tensor.name.ends_with(".weight") && tensor.shape.dimensions().len() == 2
+    }
+
+    /// The names of the left and the right factor of an update; none where
+    /// [`OutputAdapter::can_update`] says no.
+    pub fn factor_names(&self, update: &OutputUpdate) -> Option<(String, String)> {
+        let module = self.module(update)?;
+        let name = |part: &str| format!("{PREFIX}{module}.{part}");
+        Some(match update.is_embedding {
+            true => (name("lora_embedding_B"), name("lora_embedding_A")),
+            false => (name("lora_B.weight"), name("lora_A.weight")),
+        })
+    }
+
+    /// The name of a tensor that is stored whole.
+    pub fn replacement_name(&self, base_tensor: u32) -> String {
+        format!("{PREFIX}{}", self.in_memory(&self.base.tensors()[base_tensor as usize].name))
+    }
+
+    /// Tensors of the base that must be stored whole too, because they belong to a module of
+    /// which another tensor is: peft stores and loads modules only.
+    pub fn missing_replacements(&self) -> Vec<u32> {
+        let tensors = self.base.tensors();
+        let module = |at: u32| tensors[at as usize].name.rsplit_once('.').map(|(module, _)| module);
+        let modules: BTreeSet<_> = self.replacements.iter().map(|&at| module(at)).collect();
+        let there: BTreeSet<u32> = self.replacements.iter().copied().collect();
+        (0..tensors.len() as u32)
+            .filter(|at| modules.contains(&module(*at)) && !there.contains(at))
+            .collect()
+    }
+
+    /// The text of `adapter_config.json`. α is r everywhere, so that each scale is 1.
+    pub fn config_text(&self) -> String {
+        let ranks: BTreeMap<String, u64> = self
+            .updates
+            .iter()
+            .filter_map(|update| Some((self.module(update)?, update.rank)))
+            .collect();
+        let usual = usual_rank(ranks.values().copied());
+        let mut pattern = Map::new();
+        for (module, rank) in ranks.iter().filter(|(_, rank)| **rank != usual) {
+            let inner = format!(".{module}");
+            // To peft a key is also the end of a name.
+            let key = match ranks.keys().any(|other| other.ends_with(&inner)) {
+                true => format!("^{module}"),
+                false => module.clone(),
+            };
+            pattern.insert(key, (*rank).into());
+        }
+        let saved: BTreeSet<String> = self
+            .replacements
+            .iter()
+            .filter_map(|&at| {
+                let name = self.in_memory(&self.base.tensors()[at as usize].name);
+                name.rsplit_once('.').map(|(module, _)| module.to_owned())
+            })
+            .collect();
+        let saved = if saved.is_empty() { Value::Null } else { json!(saved) };
+        let config = json!({
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": self.base_model,
+            "inference_mode": true,
+            "r": usual,
+            "lora_alpha": usual,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "fan_in_fan_out": self.fan_in_fan_out,
+            "use_rslora": false,
+            "use_dora": false,
+            "init_lora_weights": true,
+            "rank_pattern": pattern,
+            "alpha_pattern": pattern,
+            "target_modules": self.targets(&ranks),
+            "modules_to_save": saved,
+            "layers_to_transform": null,
+            "layers_pattern": null,
+        });
+        let mut text = serde_json::to_string_pretty(&config).expect("a JSON value is text");
+        text.push('\n');
+        text
+    }
+
+    /// The ends of names that mean just the modules with an update; whole names where an end
+    /// would mean others too.
+    fn targets(&self, ranks: &BTreeMap<String, u64>) -> BTreeSet<String> {
+        let end = |module: &str| module.rsplit('.').next().unwrap_or_default().to_owned();
+        let others: BTreeSet<String> = self
+            .base
+            .tensors()
+            .iter()
+            .filter_map(|tensor| {
+                let name = self.in_memory(&tensor.name);
+                let module = name.strip_suffix(".weight")?;
+                (!ranks.contains_key(module)).then(|| end(module))
+            })
+            .collect();
+        ranks
+            .keys()
+            .map(|module| match others.contains(&end(module)) {
+                true => module.clone(),
+                false => end(module),
+            })
+            .collect()
+    }
+
+    fn module(&self, update: &OutputUpdate) -> Option<String> {
+        if !Self::can_update(self.base, update.base_tensor) {
+            return None;
+        }
+        let name = self.in_memory(&self.base.tensors()[update.base_tensor as usize].name);
+        name.strip_suffix(".weight").map(str::to_owned)
+    }
+
+    fn in_memory(&self, name: &str) -> String {
+        self.naming.in_memory(name)
+    }
+}
+
+impl Naming {
+    fn of(base: &Index) -> Self {
+        let has = |start: &str| base.tensors().iter().any(|t| t.name.starts_with(start));
+        if has("visual.") && has("model.layers.") {
+            Self::Qwen2Vl
+        } else if has("language_model.model.")
+            && has("multi_modal_projector.")
+            && !has("audio_tower.")
+        {
+            Self::Llava
+        } else if has("h.0.") && has("wte.") {
+            Self::Gpt2
+        } else {
+            Self::Stored
+        }
+    }
+
+    /// peft knows modules by their names in memory only, and leaves out what it does not know.
+    fn in_memory(self, name: &str) -> String {
+        match self {
+            Self::Stored => name.to_owned(),
+            Self::Gpt2 => format!("transformer.{name}"),
+            Self::Qwen2Vl => match name.strip_prefix("model.") {
+                Some(rest) => format!("model.language_model.{rest}"),
+                None if name.starts_with("visual.") => format!("model.{name}"),
+                None => name.to_owned(),
+            },
+            Self::Llava => match name.strip_prefix("language_model.") {
+                Some(rest) => match rest.strip_prefix("model.") {
+                    Some(rest) => format!("model.language_model.{rest}"),
+                    None => rest.to_owned(),
+                },
+                None => format!("model.{name}"),
+            },
+        }
+    }
+}
+
+/// The commonest rank, of equally common ones the largest; 1 where there is none.
+fn usual_rank(ranks: impl Iterator<Item = u64>) -> u64 {
+    let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+    for rank in ranks {
+        *counts.entry(rank).or_default() += 1;
+    }
+    counts.into_iter().max_by_key(|&(rank, count)| (count, rank)).map_or(1, |(rank, _)| rank)
+}
