@@ -52,12 +52,12 @@ impl Format for Torch {
 
 /// The form since torch 1.6: an archive with `NAME/data.pkl`, `NAME/data/KEY` and `NAME/byteorder`.
 fn zipped(source: &dyn ByteSource, shown: &str) -> Result<Header, Vec<Diagnostic>> {
-    let archive = zip::Archive::read(source, shown).map_err(one)?;
-    let (prefix, at, len) = archive.pickle(source, shown).map_err(one)?;
-    check_byte_order(&archive, &prefix, source, shown).map_err(one)?;
+    let archive = zip::Archive::read(source, shown).map_err(|fault| vec![*fault])?;
+    let (prefix, at, len) = archive.pickle(source, shown).map_err(|fault| vec![*fault])?;
+    check_byte_order(&archive, &prefix, source, shown).map_err(|fault| vec![*fault])?;
     let mut stream = Stream::new(source, shown, at, at + len);
-    let pickle = machine::run(&mut stream).map_err(one)?;
-    let chosen = state::choose(&pickle, shown, at).map_err(one)?;
+    let pickle = machine::run(&mut stream).map_err(|fault| vec![*fault])?;
+    let chosen = state::choose(&pickle, shown, at).map_err(|fault| vec![*fault])?;
     let mut ranges = vec![(at, len, format!("{prefix}data.pkl"))];
     let header = tensors::place(&pickle, chosen, shown, |key, bytes| {
         let name = format!("{prefix}data/{key}");
@@ -82,7 +82,7 @@ fn zipped(source: &dyn ByteSource, shown: &str) -> Result<Header, Vec<Diagnostic
         ranges.push((start, len, name));
         Ok(start)
     })?;
-    no_overlap(ranges, shown).map_err(one)?;
+    no_overlap(ranges, shown).map_err(|fault| vec![*fault])?;
     Ok(header)
 }
 
@@ -138,8 +138,8 @@ fn no_overlap(mut ranges: Vec<(u64, u64, String)>, shown: &str) -> Result<(), Fa
 /// The form before torch 1.6.
 fn old(source: &dyn ByteSource, shown: &str) -> Result<Header, Vec<Diagnostic>> {
     let mut stream = Stream::new(source, shown, 0, source.len());
-    let file = legacy::read(&mut stream).map_err(one)?;
-    let chosen = state::choose(&file.pickle, shown, file.at).map_err(one)?;
+    let file = legacy::read(&mut stream).map_err(|fault| vec![*fault])?;
+    let chosen = state::choose(&file.pickle, shown, file.at).map_err(|fault| vec![*fault])?;
     tensors::place(&file.pickle, chosen, shown, |key, _| {
         // The storages' sizes are what the pickle says, or the file would not have been read.
         file.storages.get(key).copied().ok_or_else(|| {
@@ -147,10 +147,6 @@ fn old(source: &dyn ByteSource, shown: &str) -> Result<Header, Vec<Diagnostic>> 
             Box::new(broken(headline).in_file(shown).help("fetch or write this file again"))
         })
     })
-}
-
-fn one(fault: Fault) -> Vec<Diagnostic> {
-    vec![*fault]
 }
 
 /// The file contradicts itself or its format.
