@@ -97,9 +97,9 @@ fn read_config(root: &Path, shown_root: &str) -> Result<AdapterConfig, Vec<Diagn
 fn read_weights(root: &Path, shown_root: &str, file: &str) -> Result<Index, Vec<Diagnostic>> {
     let shown = format!("{shown_root}/{file}");
     let file = File { name: file.to_owned(), path: root.join(file), shown };
-    let (shard, tensors) = read(&file, &FilePool::new(1))?;
-    let tensors = tensors.into_iter().map(|tensor| TensorEntry { shard: 0, ..tensor }).collect();
-    Index::new(vec![shard], tensors).map_err(|error| {
+    let (shard, header) = read(&file, &FilePool::new(1))?;
+    let tensors = header.tensors.into_iter().map(|tensor| TensorEntry { shard: 0, ..tensor });
+    Index::new(vec![shard], tensors.collect()).map_err(|error| {
         vec![Diagnostic::error(codes::DUPLICATE_TENSOR, error.to_string()).in_file(file.shown)]
     })
 }
