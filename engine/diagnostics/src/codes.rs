@@ -77,6 +77,7 @@ codes! {
     MANIFEST_BROKEN = "E0505", "a manifest is missing or cannot be understood";
     VERIFY_FAILED = "E0506", "an output does not agree with its manifest";
     DEVICE = "E0507", "a device cannot be used";
+    STORE_FAILED = "E0508", "the store of results cannot be read or changed";
     IGNORED_KEY = "W0601", "a key of a mergekit configuration has no effect";
     IGNORED_PARAMETER = "W0602", "a parameter of a mergekit configuration has no effect";
     TIED_EMBEDDING = "W0603", "a tied embedding stands in for a missing output layer";
@@ -86,4 +87,6 @@ codes! {
     NOT_COPIED = "W0607", "a file that belongs to the model was not found";
     NOT_READ = "W0608", "a file of weights in a model folder is not read";
     OVERFLOW = "W0609", "results are NaN or infinite though the inputs are not";
+    STORE_DAMAGED = "W0610", "an entry of the store is damaged, and its result is computed again";
+    STORE_UNUSABLE = "W0611", "a result cannot be kept in the store, or read from it";
 }
