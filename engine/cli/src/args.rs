@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use mixdown_recipe::Pattern;
 
 use crate::commands::{
-    check, completions, diff, explain, inspect, merge, methods, plan, schemas, verify,
+    cache, check, completions, diff, explain, inspect, merge, methods, plan, schemas, verify,
 };
 use crate::talk::ColorChoice;
 
@@ -53,6 +53,8 @@ pub enum Command {
     Verify(verify::Arguments),
     /// List the merge methods, or explain one
     Methods(methods::Arguments),
+    /// Show or prune the results that are kept from earlier merges
+    Cache(cache::Arguments),
     /// Print a completion script for a shell
     Completions(completions::Arguments),
     /// Write the JSON Schemas of recipes, methods and manifests

@@ -1,5 +1,6 @@
 //! One file for each command: what can be typed after it, and what it does.
 
+pub mod cache;
 pub mod check;
 pub mod completions;
 pub mod diff;
@@ -60,6 +61,7 @@ pub fn run(command: Command, talk: Talk) -> Exit {
         Command::Diff(arguments) => diff::run(arguments, talk),
         Command::Verify(arguments) => verify::run(arguments, talk),
         Command::Methods(arguments) => methods::run(arguments, talk),
+        Command::Cache(arguments) => cache::run(arguments, talk),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Schemas(arguments) => schemas::run(&arguments),
     };

@@ -1,5 +1,6 @@
 //! The mixdown program: arguments to outcome to exit code.
 
+mod age;
 mod args;
 mod bug;
 mod commands;

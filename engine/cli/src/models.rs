@@ -130,6 +130,11 @@ pub fn cache_folder() -> PathBuf {
     })
 }
 
+/// The folder of results that are kept from one merge to the next.
+pub fn store_folder() -> PathBuf {
+    cache_folder().join("store")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -83,6 +83,7 @@ codes! {
     MANIFEST_BROKEN = "E0505", "a manifest is missing or cannot be understood";
     VERIFY_FAILED = "E0506", "an output does not agree with its manifest";
     DEVICE = "E0507", "a device cannot be used";
+    STORE_FAILED = "E0508", "the store of results cannot be read or changed";
     IGNORED_KEY = "W0601", "a key of a mergekit configuration has no effect";
     IGNORED_PARAMETER = "W0602", "a parameter of a mergekit configuration has no effect";
     TIED_EMBEDDING = "W0603", "a tied embedding stands in for a missing output layer";
@@ -95,4 +96,6 @@ codes! {
     SPECTRAL_GAP = "W0610", "a truncation cuts through nearly equal singular values";
     OP_NOTE = "W0611", "a matrix op did not do all that its settings say";
     DEAD_PATTERN = "W0612", "a pattern of an adapter's configuration matches none of its modules";
+    STORE_DAMAGED = "W0613", "an entry of the store is damaged, and its result is computed again";
+    STORE_UNUSABLE = "W0614", "a result cannot be kept in the store, or read from it";
 }
