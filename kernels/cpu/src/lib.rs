@@ -16,6 +16,7 @@ mod features;
 mod keep;
 mod load;
 mod map;
+mod matrix;
 mod reduce;
 mod select;
 mod storage;
@@ -23,6 +24,9 @@ mod store;
 mod worker;
 
 pub use features::Features;
+
+#[doc(hidden)]
+pub use matrix::adam;
 
 use mixdown_ops::program::PIECE;
 use mixdown_ops::{Backend, Pass, Precision, Worker};

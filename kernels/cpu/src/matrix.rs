@@ -1,0 +1,3 @@
+//! Ops on whole matrices.
+
+pub mod adam;
