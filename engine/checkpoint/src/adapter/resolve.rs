@@ -84,7 +84,7 @@ impl<'a> Resolver<'a> {
             }
         }
         if adapters.len() > 1 {
-            let named = |name| if name == "" { "(no name)" } else { name };
+            let named = |name| if str::is_empty(name) { "(no name)" } else { name };
             let names: Vec<&str> = adapters.into_iter().map(named).collect();
             let fault = self.fault(codes::ADAPTER_KIND, "the file holds several adapters".into());
             self.faults.push(fault.fact("adapters", some_of(&names)).help("save each by itself"));
