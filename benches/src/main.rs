@@ -2,6 +2,9 @@
 //!
 //!     cargo run --release -p mixdown-benches -- make bench-data
 //!     cargo run --release -p mixdown-benches -- run bench-data
+//!
+//!     cargo run --release -p mixdown-benches -- make --experts 5 bench-data
+//!     cargo run --release -p mixdown-benches -- run --matrices --rounds 1 bench-data
 
 mod copy;
 mod make;
@@ -23,13 +26,16 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write a base and three experts in the shapes of Qwen2.5-0.5B, about 1 GB each
+    /// Write a base and experts in the shapes of Qwen2.5-0.5B, about 1 GB each
     Make {
         /// Folder of the models
         folder: PathBuf,
         /// Count of layers; the model has 24
         #[arg(long, default_value_t = 24)]
         layers: u64,
+        /// Count of experts, 3 to 5; the methods over matrices take 5
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(3..=5))]
+        experts: u64,
     },
     /// Merge them by each method, in rounds, and print medians
     Run {
@@ -38,6 +44,9 @@ enum Command {
         /// Rounds that count; one more goes before them and does not
         #[arg(long, default_value_t = 5)]
         rounds: usize,
+        /// The methods over matrices, with five experts, instead of those element by element
+        #[arg(long)]
+        matrices: bool,
         /// Only methods whose name contains this
         #[arg(long, default_value = "")]
         only: String,
@@ -55,9 +64,9 @@ enum Command {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     match Arguments::parse().command {
-        Command::Make { folder, layers } => make::make(&folder, layers)?,
-        Command::Run { folder, rounds, only, with, mergekit, json } => {
-            let options = run::Options { rounds, only, with, mergekit };
+        Command::Make { folder, layers, experts } => make::make(&folder, layers, experts)?,
+        Command::Run { folder, rounds, matrices, only, with, mergekit, json } => {
+            let options = run::Options { rounds, matrices, only, with, mergekit };
             let report = run::run(&folder, &options)?;
             print!("{}", report.table());
             if let Some(path) = json {

@@ -14,12 +14,18 @@ const KV: u64 = 128;
 const VOCABULARY: u64 = 151_936;
 
 /// Name and noise seed of each model; the base has no noise.
-pub const MODELS: [(&str, Option<u64>); 4] =
-    [("base", None), ("a", Some(1)), ("b", Some(2)), ("c", Some(3))];
+pub const MODELS: [(&str, Option<u64>); 6] = [
+    ("base", None),
+    ("a", Some(1)),
+    ("b", Some(2)),
+    ("c", Some(3)),
+    ("d", Some(4)),
+    ("e", Some(5)),
+];
 
-/// Writes all models, two at a time.
-pub fn make(folder: &Path, layers: u64) -> io::Result<()> {
-    for pair in MODELS.chunks(2) {
+/// Writes the base and so many experts, two models at a time.
+pub fn make(folder: &Path, layers: u64, experts: u64) -> io::Result<()> {
+    for pair in MODELS[..=experts as usize].chunks(2) {
         std::thread::scope(|scope| {
             let writers: Vec<_> = pair
                 .iter()

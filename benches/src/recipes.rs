@@ -88,3 +88,68 @@ dtype: bfloat16
 ",
     },
 ];
+
+/// Merges by methods over matrices, of five experts.
+pub const MATRICES: [Recipe; 6] = [
+    Recipe {
+        name: "optmerge",
+        models: 6,
+        text: "\
+merge_method: optmerge
+base_model: ./base
+models: [{model: ./a}, {model: ./b}, {model: ./c}, {model: ./d}, {model: ./e}]
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "optmerge_lora",
+        models: 6,
+        text: "\
+merge_method: optmerge
+base_model: ./base
+models: [{model: ./a}, {model: ./b}, {model: ./c}, {model: ./d}, {model: ./e}]
+parameters: {tuning: lora, momentum: 0.9}
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "swudi",
+        models: 6,
+        text: "\
+merge_method: swudi
+base_model: ./base
+models: [{model: ./a}, {model: ./b}, {model: ./c}, {model: ./d}, {model: ./e}]
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "aswudi",
+        models: 6,
+        text: "\
+merge_method: aswudi
+base_model: ./base
+models: [{model: ./a}, {model: ./b}, {model: ./c}, {model: ./d}, {model: ./e}]
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "tsv",
+        models: 6,
+        text: "\
+merge_method: tsv
+base_model: ./base
+models: [{model: ./a}, {model: ./b}, {model: ./c}, {model: ./d}, {model: ./e}]
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "iso_c",
+        models: 6,
+        text: "\
+merge_method: iso_c
+base_model: ./base
+models: [{model: ./a}, {model: ./b}, {model: ./c}, {model: ./d}, {model: ./e}]
+dtype: bfloat16
+",
+    },
+];

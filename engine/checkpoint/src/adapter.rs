@@ -11,7 +11,7 @@ mod write;
 use mixdown_diagnostics::Diagnostic;
 
 pub use config::{AdapterConfig, Bias, Scaling};
-pub use files::{AdapterFiles, open_adapter, open_adapter_as};
+pub use files::{AdapterFiles, is_adapter, open_adapter, open_adapter_as};
 pub use pattern::ModulePattern;
 pub use write::{OutputAdapter, OutputUpdate};
 

@@ -6,6 +6,7 @@ mod bug;
 mod commands;
 mod compare;
 mod exit;
+mod kept;
 mod models;
 mod names;
 mod open_files;

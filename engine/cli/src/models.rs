@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use mixdown_checkpoint::hub::{self, FetchProgress, HubOptions};
-use mixdown_checkpoint::{Checkpoint, open, shown};
+use mixdown_checkpoint::{AdapterFiles, Checkpoint, open, open_adapter_as, shown};
 use mixdown_diagnostics::{Diagnostic, codes};
 
 use crate::progress::{self, Meter, Style};
@@ -48,7 +48,29 @@ impl Reference {
     }
 }
 
+impl Reference {
+    /// As a person would type it.
+    pub fn shown(&self) -> String {
+        match &self.revision {
+            Some(revision) => format!("{}@{revision}", self.path),
+            None => self.path.clone(),
+        }
+    }
+}
+
 impl Model {
+    /// Opens an adapter, and tells the commit that it is from. Fetches it from the hub when it is not
+    /// here.
+    pub fn find_adapter(
+        reference: &Reference,
+        style: Style,
+    ) -> Result<(AdapterFiles, Option<String>), Vec<Diagnostic>> {
+        let path = located(reference, style)?;
+        let from_hub = Path::new(&reference.path).symlink_metadata().is_err();
+        let files = open_adapter_as(&reference.shown(), &path)?;
+        Ok((files, from_hub.then(|| commit(&path)).flatten()))
+    }
+
     /// Opens the model that was named on the command line.
     pub fn open(text: &str, talk: Talk) -> Result<Self, Vec<Diagnostic>> {
         Self::find(&Reference::parse(text), text, Style::suited(talk, false))
@@ -56,13 +78,7 @@ impl Model {
 
     /// Opens a model that messages call `name`. Fetches it from the hub when it is not here.
     pub fn find(reference: &Reference, name: &str, style: Style) -> Result<Self, Vec<Diagnostic>> {
-        let options = HubOptions::from_env(&|variable| std::env::var_os(variable));
-        let meter = Meter::new(style);
-        let fetching = Fetching { meter: &meter, files: Mutex::default(), since: Instant::now() };
-        let found = progress::watch(style, &meter, || {
-            hub::locate(&reference.path, reference.revision.as_deref(), &options, &fetching)
-        });
-        let path = found.map_err(|diagnostic| vec![searched(*diagnostic, &reference.path)])?;
+        let path = located(reference, style)?;
         let from_hub = Path::new(&reference.path).symlink_metadata().is_err();
         let prefix = reference.prefix.as_deref();
         let checkpoint = match from_hub {
@@ -71,6 +87,17 @@ impl Model {
         }?;
         Ok(Self { checkpoint, revision: from_hub.then(|| commit(&path)).flatten() })
     }
+}
+
+/// The folder or file of a model, fetched from the hub when it is not here.
+fn located(reference: &Reference, style: Style) -> Result<PathBuf, Vec<Diagnostic>> {
+    let options = HubOptions::from_env(&|variable| std::env::var_os(variable));
+    let meter = Meter::new(style);
+    let fetching = Fetching { meter: &meter, files: Mutex::default(), since: Instant::now() };
+    let found = progress::watch(style, &meter, || {
+        hub::locate(&reference.path, reference.revision.as_deref(), &options, &fetching)
+    });
+    found.map_err(|diagnostic| vec![searched(*diagnostic, &reference.path)])
 }
 
 /// A mistyped folder must not look like trouble with the network alone.

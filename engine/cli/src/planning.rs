@@ -14,7 +14,7 @@ use crate::recipes::{self, Loaded};
 use crate::stop;
 
 /// The arguments that name a recipe.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RecipeArguments {
     /// The recipe: a mergekit configuration, or a file that begins with `mixdown: 1`
     pub recipe: PathBuf,
@@ -24,6 +24,13 @@ pub struct RecipeArguments {
 }
 
 impl RecipeArguments {
+    /// The same with one more override.
+    pub fn with(&self, path: String, value: String) -> Self {
+        let mut own = self.clone();
+        own.set.push((path, value));
+        own
+    }
+
     /// The overrides as they were typed.
     pub fn overrides(&self) -> Vec<String> {
         self.set.iter().map(|(path, value)| format!("{path}={value}")).collect()

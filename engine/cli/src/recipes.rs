@@ -7,9 +7,10 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use mixdown_checkpoint::{Form, shown_path};
+use mixdown_checkpoint::adapter::is_adapter;
+use mixdown_checkpoint::{Adapter, Form, open_adapter, shown_path};
 use mixdown_diagnostics::{Code, Diagnostic, Source, codes};
-use mixdown_plan::{CheckpointInput, Library, ModelSource, Outcome, Request};
+use mixdown_plan::{AdapterInput, CheckpointInput, Library, ModelSource, Outcome, Request};
 use mixdown_recipe::recipe::{Model as Named, ModelId, ModelReference};
 use mixdown_recipe::{LoadedRecipe, Recipe};
 use serde_json::Value;
@@ -31,12 +32,25 @@ pub struct Loaded {
     pub is_partial: bool,
     /// For each recipe, for each of its models: what it is.
     pub sources: Vec<Vec<ModelSource>>,
-    /// The models, each once.
+    /// The models, each once. The tensors of adapters are among them.
     pub models: Vec<Input>,
+    /// Adapters on some of them.
+    pub adapters: Vec<OnBase>,
     /// The methods that the recipes can name.
     pub library: Library,
     /// What is wrong so far, and what the user should know.
     pub diagnostics: Vec<Diagnostic>,
+}
+
+/// An adapter on a base.
+#[derive(Debug)]
+pub struct OnBase {
+    /// Position of the base among the models.
+    pub base: u32,
+    /// Position of the adapter's own tensors among the models.
+    pub own: u32,
+    /// Which of its tensors change which of the base's.
+    pub adapter: Adapter,
 }
 
 /// A model that goes into the merge.
@@ -87,9 +101,9 @@ pub fn load(
     if recipes.iter().any(|recipe| recipe.tokenizer.is_some()) {
         loader.read_tokenizers();
     }
-    let Loader { models, library, diagnostics, .. } = loader;
+    let Loader { models, adapters, library, diagnostics, .. } = loader;
     let text = first.into_inner().unwrap_or_default();
-    Ok(Loaded { text, recipes, is_partial, sources, models, library, diagnostics })
+    Ok(Loaded { text, recipes, is_partial, sources, models, adapters, library, diagnostics })
 }
 
 /// The built-in methods, and those beside a recipe.
@@ -100,6 +114,11 @@ pub fn library_beside(recipe: &Path) -> Result<Library, Vec<Diagnostic>> {
 }
 
 impl Loaded {
+    /// Whether the recipe declares a value of this name.
+    pub fn is_declared(&self, name: &str) -> bool {
+        self.recipes.first().is_some_and(|recipe| recipe.declared.iter().any(|own| own == name))
+    }
+
     /// Plans the merge.
     pub fn compile(&self, explain: Option<&str>) -> Outcome {
         let checkpoints: Vec<CheckpointInput<'_>> = self
@@ -113,11 +132,18 @@ impl Loaded {
                 tokenizer_config: input.tokenizer_config.as_ref(),
             })
             .collect();
+        let adapters = self.adapters.iter().map(|on_base| AdapterInput {
+            base: on_base.base,
+            checkpoint: on_base.own,
+            adapter: &on_base.adapter,
+        });
+        let adapters: Vec<AdapterInput<'_>> = adapters.collect();
         let mut outcome = mixdown_plan::compile(&Request {
             recipes: &self.recipes,
             models: self.sources.clone(),
             library: &self.library,
             checkpoints: &checkpoints,
+            adapters: &adapters,
             explain,
         });
         if self.is_partial {
@@ -152,6 +178,9 @@ struct Loader {
     models: Vec<Input>,
     library: Library,
     diagnostics: Vec<Diagnostic>,
+    adapters: Vec<OnBase>,
+    /// The position of each adapter on each base, none if it cannot be used.
+    known_adapters: HashMap<(u32, Reference), Option<u32>>,
     /// The position of each model, none if it cannot be opened.
     known: HashMap<(Reference, Option<String>), Option<u32>>,
     /// Method files so far, by file name.
@@ -168,31 +197,112 @@ impl Loader {
             sources.push(match (&model.reference, child) {
                 (_, Some(child)) => ModelSource::Recipe(*child as u32),
                 (ModelReference::Recipe { .. }, None) => ModelSource::Failed,
-                (ModelReference::Checkpoint { adapter: Some(_), .. }, None) => {
-                    self.diagnostics.push(adapter(model).at(source, model.span));
-                    ModelSource::Failed
+                (ModelReference::Checkpoint { path, adapter: None, .. }, None)
+                    if is_adapter(Path::new(path)) =>
+                {
+                    self.alone(&loaded.recipe, position, path)
+                        .map_or(ModelSource::Failed, ModelSource::Adapted)
                 }
-                (
-                    ModelReference::Checkpoint {
-                        path,
-                        revision,
-                        prefix,
-                        override_architecture,
-                        ..
-                    },
-                    None,
-                ) => {
-                    let reference = Reference {
-                        path: path.clone(),
-                        revision: revision.clone(),
-                        prefix: prefix.clone(),
-                    };
-                    self.checkpoint(source, model, reference, override_architecture.clone())
-                        .map_or(ModelSource::Failed, ModelSource::Checkpoint)
+                (ModelReference::Checkpoint { adapter, .. }, None) => {
+                    let base = self.named(source, model, &model.reference);
+                    match (base, adapter) {
+                        (None, _) => ModelSource::Failed,
+                        (Some(base), None) => ModelSource::Checkpoint(base),
+                        (Some(base), Some((path, revision))) => self
+                            .adapter(source, model, base, path, revision.as_deref())
+                            .map_or(ModelSource::Failed, ModelSource::Adapted),
+                    }
                 }
             });
         }
         sources
+    }
+
+    /// The checkpoint that a reference names, without an adapter on it.
+    fn named(&mut self, source: &Source, model: &Named, reference: &ModelReference) -> Option<u32> {
+        let ModelReference::Checkpoint { path, revision, prefix, override_architecture, .. } =
+            reference
+        else {
+            return None;
+        };
+        let (path, revision, prefix) = (path.clone(), revision.clone(), prefix.clone());
+        let reference = Reference { path, revision, prefix };
+        self.checkpoint(source, model, reference, override_architecture.clone())
+    }
+
+    /// An adapter that is named without a base: it is on the recipe's base, or on the one that it was
+    /// made on.
+    fn alone(&mut self, recipe: &Recipe, position: usize, path: &str) -> Option<u32> {
+        let (source, model) = (&recipe.source, &recipe.models[position]);
+        let base = recipe.base.as_ref().map(|base| base.value.0 as usize);
+        let base = match base.filter(|&base| base != position).map(|base| &recipe.models[base]) {
+            Some(base) => self.named(source, base, &base.reference)?,
+            None => {
+                let files = self.or_note(open_adapter(Path::new(path)), source, model)?;
+                let Some(made_on) = files.config.base_model else {
+                    let headline =
+                        format!("`{}` is an adapter, and nothing says on what", model.name);
+                    let diagnostic = Diagnostic::error(codes::BAD_REFERENCE, headline)
+                        .help("name its base: `BASE+ADAPTER`, or `base` of the recipe");
+                    self.diagnostics.push(diagnostic.at(source, model.span));
+                    return None;
+                };
+                let reference = Reference { path: made_on, revision: None, prefix: None };
+                self.checkpoint(source, model, reference, None)?
+            }
+        };
+        self.adapter(source, model, base, path, None)
+    }
+
+    /// Opens an adapter and brings it together with its base, or finds that it is there already.
+    fn adapter(
+        &mut self,
+        source: &Source,
+        model: &Named,
+        base: u32,
+        path: &str,
+        revision: Option<&str>,
+    ) -> Option<u32> {
+        let revision = revision.map(str::to_owned);
+        let reference = Reference { path: path.to_owned(), revision, prefix: None };
+        let key = (base, reference);
+        if let Some(known) = self.known_adapters.get(&key) {
+            return *known;
+        }
+        let found = Model::find_adapter(&key.1, self.style);
+        let position = self.or_note(found, source, model).and_then(|(files, commit)| {
+            let index = &self.models[base as usize].model.checkpoint.index;
+            let resolved = Adapter::resolve(&files.index, files.config.clone(), index);
+            let mut adapter = self.or_note(resolved, source, model)?;
+            self.diagnostics.append(&mut adapter.warnings);
+            self.models.push(Input {
+                name: model.name.clone(),
+                reference: key.1.shown(),
+                model: Model { checkpoint: files.checkpoint(), revision: commit },
+                tokenizer: None,
+                tokenizer_config: None,
+            });
+            let own = (self.models.len() - 1) as u32;
+            self.adapters.push(OnBase { base, own, adapter });
+            Some((self.adapters.len() - 1) as u32)
+        });
+        self.known_adapters.insert(key, position);
+        position
+    }
+
+    /// What was found, or nothing once the faults are noted where the recipe names the model.
+    fn or_note<T>(
+        &mut self,
+        found: Result<T, Vec<Diagnostic>>,
+        source: &Source,
+        model: &Named,
+    ) -> Option<T> {
+        found
+            .map_err(|faults| {
+                let faults = faults.into_iter().map(|fault| named_in(fault, source, model));
+                self.diagnostics.extend(faults);
+            })
+            .ok()
     }
 
     /// Opens a model, or finds that it is open already.
@@ -207,10 +317,7 @@ impl Loader {
         if let Some(known) = self.known.get(&key) {
             return *known;
         }
-        let shown = match &key.0.revision {
-            Some(revision) => format!("{}@{revision}", key.0.path),
-            None => key.0.path.clone(),
-        };
+        let shown = key.0.shown();
         let opened = Model::find(&key.0, &shown, self.style);
         let position = match opened {
             Ok(mut opened) => {
@@ -291,12 +398,6 @@ fn named_in(diagnostic: Diagnostic, source: &Source, model: &Named) -> Diagnosti
             diagnostic.note(format!("named in {place}"))
         }
     }
-}
-
-fn adapter(model: &Named) -> Diagnostic {
-    let headline = format!("`{}` is an adapter on a base, which is not supported", model.name);
-    Diagnostic::error(codes::UNSUPPORTED, headline)
-        .help("merge the adapter into its base with another tool, and name the result")
 }
 
 /// The text of a recipe or a method.

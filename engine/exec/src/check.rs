@@ -85,6 +85,9 @@ impl Checker<'_> {
 
     /// Elements of an adapter's update, whose factors have the sizes that it says.
     fn product(&self, product: &Product) -> Option<u64> {
+        if product.rank == 0 {
+            return product.rows.checked_mul(product.columns);
+        }
         let (left, right) = (self.tensor(product.left)?, self.tensor(product.right)?);
         let (outer, inner) = match product.transposed {
             false => (product.rows, product.columns),

@@ -114,10 +114,45 @@ impl Held {
         }
     }
 
+    /// The Frobenius norm.
+    pub(crate) fn norm(&self) -> f64 {
+        match self {
+            Self::Dense(Values::Single(values)) => {
+                values.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt()
+            }
+            Self::Dense(Values::Double(values)) => {
+                values.iter().map(|value| value * value).sum::<f64>().sqrt()
+            }
+            // ‖L·R‖² is the inner product of LᵀL and R·Rᵀ, which are small.
+            Self::Factors { left, right, rank, columns } => {
+                let (left, right, rank) = (left.to_f64(), right.to_f64(), *rank);
+                let mut square = 0.0;
+                for a in 0..rank {
+                    let row = &right[a * columns..(a + 1) * columns];
+                    for b in 0..rank {
+                        let other = &right[b * columns..(b + 1) * columns];
+                        let inner: f64 = row.iter().zip(other).map(|(x, y)| x * y).sum();
+                        let outer: f64 = left.chunks(rank).map(|row| row[a] * row[b]).sum();
+                        square += inner * outer;
+                    }
+                }
+                square.max(0.0).sqrt()
+            }
+        }
+    }
+
+    /// Directions of a matrix that is held as factors.
+    pub(crate) fn rank(&self) -> Option<usize> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Factors { rank, .. } => Some(*rank),
+        }
+    }
+
     /// The factors, as f64; none of a dense matrix.
     pub(crate) fn to_factors(&self) -> Option<Factors> {
         let Self::Factors { left, right, rank, columns } = self else { return None };
-        let rows = if *rank == 0 { 0 } else { left.len() / rank };
+        let rows = left.len().checked_div(*rank).unwrap_or(0);
         Some(Factors {
             left: Matrix { rows, columns: *rank, values: left.to_f64() },
             right: Matrix { rows: *rank, columns: *columns, values: right.to_f64() },
@@ -144,6 +179,28 @@ impl Held {
             Self::Factors { .. } => unreachable!("both factors have the type of the arithmetic"),
         }
     }
+}
+
+/// The factors of a linear combination: side by side, each with its factor on the left. None if a term is
+/// dense.
+pub(crate) fn combine(rows: usize, terms: &[(Arc<Held>, f64)]) -> Option<Factors> {
+    let all: Option<Vec<Factors>> = terms.iter().map(|(held, _)| held.to_factors()).collect();
+    let all = all?;
+    let rank: usize = all.iter().map(|one| one.right.rows).sum();
+    let columns = all.iter().map(|one| one.right.columns).max().unwrap_or(0);
+    let mut left = Vec::with_capacity(rows * rank);
+    for row in 0..rows {
+        for (one, (_, factor)) in all.iter().zip(terms) {
+            let own = one.left.columns;
+            let values = &one.left.values[row * own..(row + 1) * own];
+            left.extend(values.iter().map(|value| value * factor));
+        }
+    }
+    let right = all.into_iter().flat_map(|one| one.right.values).collect();
+    Some(Factors {
+        left: Matrix { rows, columns: rank, values: left },
+        right: Matrix { rows: rank, columns, values: right },
+    })
 }
 
 fn copy<T: Real>(values: &[T], first: u64, out: &mut [u8]) {
@@ -267,8 +324,11 @@ fn load_product(
         }
         Ok(widen::to_f64(&bytes, entry.dtype))
     };
-    let (left, right) = (read(product.left)?, read(product.right)?);
     let rank = product.rank as usize;
+    let (left, right) = match rank {
+        0 => (Vec::new(), Vec::new()),
+        _ => (read(product.left)?, read(product.right)?),
+    };
     let (rows, columns) = (product.rows as usize, product.columns as usize);
     // The transposed product is right's transpose times left's.
     let (mut left, right) = match product.transposed {

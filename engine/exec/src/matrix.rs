@@ -13,7 +13,7 @@ use mixdown_tensor::DType;
 
 use crate::context::{Context, internal, lock};
 use crate::hands::Hands;
-use crate::held::{Held, Resources, Values, held_dtype};
+use crate::held::{Held, Resources, Values, combine, held_dtype};
 use crate::messages;
 use crate::report::MatrixReport;
 use crate::rows::SCRATCH_BYTES;
@@ -126,8 +126,10 @@ impl<'a> MatrixStage<'a> {
     }
 
     /// Hands a result to the store and to the rest of the flow.
-    fn keep(&self, number: usize, held: Held, report: Report) {
-        self.context.results.keep(self.job, number, &held, &report);
+    fn keep(&self, number: usize, held: Held, mut report: Report) {
+        report.norm = report.norm.or_else(|| Some(held.norm()));
+        let flops = self.context.matrix_needs.of(self.job)[number].flops;
+        self.context.results.keep(self.job, number, flops, &held, &report);
         self.conclude(held, report, false);
     }
 
@@ -323,10 +325,11 @@ impl Reader<'_, '_> {
         })
     }
 
-    fn held(&self, operand: usize) -> Option<(Arc<Held>, f64)> {
-        let MatrixOperand { multiple_of, .. } = &self.step.operands[operand];
-        let (leaf, factor) = multiple_of.as_ref()?;
-        Some((self.resources.get(leaf)?, *factor))
+    /// What an operand is a combination of.
+    fn held(&self, operand: usize) -> Option<Vec<(Arc<Held>, f64)>> {
+        let MatrixOperand { combination, .. } = &self.step.operands[operand];
+        let terms = combination.as_ref()?.iter();
+        terms.map(|(leaf, factor)| Some((self.resources.get(leaf)?, *factor))).collect()
     }
 }
 
@@ -364,18 +367,13 @@ impl Operands for Reader<'_, '_> {
     }
 
     fn rank(&self, operand: usize) -> Option<usize> {
-        match &*self.held(operand)?.0 {
-            Held::Factors { rank, .. } => Some(*rank),
-            Held::Dense(_) => None,
-        }
+        let terms = self.held(operand)?;
+        terms.iter().map(|(held, _)| held.rank()).sum()
     }
 
     fn factors(&mut self, operand: usize) -> Result<Factors, Stop> {
-        let found = self.held(operand).and_then(|(held, factor)| {
-            let mut factors = held.to_factors()?;
-            factors.left.values.iter_mut().for_each(|value| *value *= factor);
-            Some(factors)
-        });
+        let terms = self.held(operand);
+        let found = terms.and_then(|terms| combine(self.step.rows as usize, &terms));
         found.ok_or_else(|| Stop::Failed("a dense operand has no factors".to_owned()))
     }
 }

@@ -66,10 +66,14 @@ impl MatrixNeeds {
 
 /// What is known of a step's operands, given the needs of the steps before it.
 fn shapes(step: &MatrixStep, before: &[Needs]) -> OperandShapes {
-    let rank = |operand: &MatrixOperand| match operand.multiple_of.as_ref()?.0 {
+    let of_leaf = |leaf: &Leaf| match leaf {
         Leaf::Product(product) => Some(product.rank as usize),
-        Leaf::Matrix(earlier) => before.get(usize::from(earlier))?.result_rank,
+        Leaf::Matrix(earlier) => before.get(usize::from(*earlier))?.result_rank,
         Leaf::Tensor(_) | Leaf::Rows(_) => None,
+    };
+    let rank = |operand: &MatrixOperand| {
+        let terms = operand.combination.as_ref()?;
+        terms.iter().map(|(leaf, _)| of_leaf(leaf)).sum()
     };
     OperandShapes {
         rows: step.rows as usize,

@@ -11,8 +11,9 @@ pub trait Results: Sync {
     /// The result of a job's matrix op, if it is kept: the same bits as computing it gives.
     fn load(&self, job: u32, step: usize, precision: Precision) -> Option<(Held, Report)>;
 
-    /// Keeps a result. Failing to is no failure of the merge.
-    fn keep(&self, job: u32, step: usize, held: &Held, report: &Report);
+    /// Keeps a result that took so many floating-point operations, if that is worth it. Failing to is
+    /// no failure of the merge.
+    fn keep(&self, job: u32, step: usize, flops: u64, held: &Held, report: &Report);
 }
 
 /// Keeps nothing.
@@ -24,5 +25,5 @@ impl Results for NoResults {
         None
     }
 
-    fn keep(&self, _: u32, _: usize, _: &Held, _: &Report) {}
+    fn keep(&self, _: u32, _: usize, _: u64, _: &Held, _: &Report) {}
 }

@@ -133,7 +133,7 @@ impl Assembly {
                     reporter.add(needs_facts(&step.op, &made.name));
                 }
                 let merge = self.merge(&split.graph, compiled, precision);
-                operands.push(MatrixOperand { merge, multiple_of: split.multiple_of(operand) });
+                operands.push(MatrixOperand { merge, combination: split.combination(operand) });
             }
             steps.push(MatrixStep { op: step.op.clone(), rows, columns, operands });
         }
@@ -301,6 +301,9 @@ fn files_from(
     let chosen = chosen.unwrap_or(ModelId(0));
     match request.models[number].get(chosen.0 as usize) {
         Some(ModelSource::Checkpoint(model)) => (Some(*model), own),
+        Some(ModelSource::Adapted(adapter)) => {
+            (Some(request.adapters[*adapter as usize].base), own)
+        }
         Some(ModelSource::Recipe(inner)) => {
             let (model, inner) = files_from(request, results, *inner as usize);
             (model, through(own, inner))

@@ -144,13 +144,19 @@ impl Graph {
         self.add(Node::Map(op), operands)
     }
 
-    /// The update that `adapted` adds to `base`, if it is an adapter on that; 0 if it is the base.
-    fn update_over(&mut self, adapted: NodeId, base: NodeId) -> Option<NodeId> {
-        if self.nodes[adapted] != Node::Map(MapOp::Add) {
+    /// The update that `adapted` adds to `base`, if it is an adapter on that.
+    fn update_over(&self, adapted: NodeId, base: NodeId) -> Option<NodeId> {
+        let (own, update) = self.adapted(adapted)?;
+        (own == base).then_some(update)
+    }
+
+    /// The weight and the update of an adapter that a node is the sum of.
+    pub fn adapted(&self, id: NodeId) -> Option<(NodeId, NodeId)> {
+        if self.nodes[id] != Node::Map(MapOp::Add) {
             return None;
         }
-        let operands = self.operands(adapted);
-        (operands[0] == base && self.product(operands[1]).is_some()).then_some(operands[1])
+        let operands = self.operands(id);
+        self.product(operands[1]).map(|_| (operands[0], operands[1]))
     }
 
     /// The adapter's update that a node is.

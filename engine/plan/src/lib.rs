@@ -10,6 +10,7 @@ mod finish;
 pub mod functions;
 mod fuse;
 mod graph;
+mod identity;
 mod kind;
 mod layer;
 mod library;
@@ -29,6 +30,7 @@ mod view;
 mod vocabulary;
 
 pub use check::check_method;
+pub use identity::matrix_identity;
 pub use library::Library;
 pub use pair::Detail;
 pub use parameters::{Bound, Resolved};
@@ -36,4 +38,4 @@ pub use plan::{
     Group, Job, LayerChange, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge, Origin, OutputFiles,
     Plan, Product, RowSource, Rows, TensorRef, Work,
 };
-pub use resolve::{CheckpointInput, ModelSource, Outcome, Request, compile};
+pub use resolve::{AdapterInput, CheckpointInput, ModelSource, Outcome, Request, compile};

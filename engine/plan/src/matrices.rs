@@ -56,32 +56,44 @@ pub(crate) fn split(graph: &Graph, output: NodeId) -> Option<Split> {
 }
 
 impl Split {
-    /// The leaf that a node is a constant multiple of, where that leaf may be low-rank.
-    pub fn multiple_of(&self, id: NodeId) -> Option<(Leaf, f64)> {
+    /// The leaves that a node is a linear combination of, with their factors, where all of them may be
+    /// low-rank: such a value needs not be multiplied out.
+    pub fn combination(&self, id: NodeId) -> Option<Vec<(Leaf, f64)>> {
+        let mut terms: Vec<(Leaf, f64)> = Vec::new();
+        self.collect(id, 1.0, &mut terms)?;
+        Some(terms)
+    }
+
+    fn collect(&self, id: NodeId, factor: f64, terms: &mut Vec<(Leaf, f64)>) -> Option<()> {
+        let operands = self.graph.operands(id);
+        let value = |position: usize| self.graph.value(operands[position]);
         match &self.graph.nodes[id] {
             Node::Leaf(position) => {
                 let leaf = self.graph.leaves[usize::from(*position)];
-                matches!(leaf, Leaf::Product(_) | Leaf::Matrix(_)).then_some((leaf, 1.0))
-            }
-            Node::Map(MapOp::Negate) => {
-                let (leaf, factor) = self.multiple_of(self.graph.operands(id)[0])?;
-                Some((leaf, -factor))
-            }
-            Node::Map(op @ (MapOp::Multiply | MapOp::Divide)) => {
-                let operands = self.graph.operands(id);
-                let value = |position: usize| self.graph.value(operands[position]);
-                match (op, value(0), value(1)) {
-                    (MapOp::Multiply, Some(by), None) => {
-                        self.multiple_of(operands[1]).map(|(leaf, factor)| (leaf, factor * by))
-                    }
-                    (MapOp::Multiply, None, Some(by)) => {
-                        self.multiple_of(operands[0]).map(|(leaf, factor)| (leaf, factor * by))
-                    }
-                    (MapOp::Divide, None, Some(by)) if by != 0.0 => {
-                        self.multiple_of(operands[0]).map(|(leaf, factor)| (leaf, factor / by))
-                    }
-                    _ => None,
+                matches!(leaf, Leaf::Product(_) | Leaf::Matrix(_)).then_some(())?;
+                match terms.iter_mut().find(|(known, _)| *known == leaf) {
+                    Some((_, known)) => *known += factor,
+                    None => terms.push((leaf, factor)),
                 }
+                Some(())
+            }
+            Node::Map(MapOp::Negate) => self.collect(operands[0], -factor, terms),
+            Node::Map(MapOp::Add) => {
+                self.collect(operands[0], factor, terms)?;
+                self.collect(operands[1], factor, terms)
+            }
+            Node::Map(MapOp::Subtract) => {
+                self.collect(operands[0], factor, terms)?;
+                self.collect(operands[1], -factor, terms)
+            }
+            Node::Map(MapOp::Multiply) => match (value(0), value(1)) {
+                (Some(by), None) => self.collect(operands[1], factor * by, terms),
+                (None, Some(by)) => self.collect(operands[0], factor * by, terms),
+                _ => None,
+            },
+            Node::Map(MapOp::Divide) => {
+                let by = value(1).filter(|&by| by != 0.0)?;
+                self.collect(operands[0], factor / by, terms)
             }
             _ => None,
         }

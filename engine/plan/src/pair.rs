@@ -1,6 +1,7 @@
 //! One output tensor from its inputs: which tensor of each model answers, whether they fit, and the graph.
 
 use mixdown_diagnostics::{Diagnostic, Source, Span, codes};
+use mixdown_ops::MapOp;
 use mixdown_recipe::method::{BaseUse, Method, Missing};
 use mixdown_recipe::recipe::Form;
 use mixdown_recipe::setting::{Setting, Settings};
@@ -370,13 +371,26 @@ impl<'a> Section<'a> {
         };
         let mut graph = Graph::default();
         let mut double = self.dtype.unwrap_or(promoted) == DType::F64;
+        let is_updated = |one: &Present<'_>| one.input.view.is_adapted(one.tensor.position);
+        let has_update = present.iter().any(is_updated);
         let mut node = |one: &Present<'_>| {
-            let (node, inner) = one.input.view.node(one.tensor.position, &mut graph);
+            let (mut node, inner) = one.input.view.node(one.tensor.position, &mut graph);
             double |= inner;
+            if let Some(nothing) = one.input.view.no_update(one.tensor.position)
+                && has_update
+            {
+                let nothing = graph.leaf(Leaf::Product(nothing));
+                node = graph.map(MapOp::Add, &[node, nothing]);
+            }
             match self.dtype {
-                Some(dtype) if loses(one.tensor.dtype, dtype) => {
-                    graph.add(Node::Round(dtype), &[node])
-                }
+                // What is read is rounded, and the update of an adapter is added to that.
+                Some(dtype) if loses(one.tensor.dtype, dtype) => match graph.adapted(node) {
+                    Some((base, update)) => {
+                        let base = graph.add(Node::Round(dtype), &[base]);
+                        graph.map(MapOp::Add, &[base, update])
+                    }
+                    None => graph.add(Node::Round(dtype), &[node]),
+                },
                 _ => node,
             }
         };

@@ -151,8 +151,9 @@ pub struct MatrixOperand {
     /// How its elements are computed: a program of one pass. Its leaves may name earlier matrix ops of
     /// the same job; it has none of its own.
     pub merge: Merge,
-    /// The leaf that it is a multiple of, and the factor, where that leaf may be low-rank.
-    pub multiple_of: Option<(Leaf, f64)>,
+    /// The leaves that it is a linear combination of, with their factors, where all of them may be
+    /// low-rank: then it needs not be multiplied out.
+    pub combination: Option<Vec<(Leaf, f64)>>,
 }
 
 /// The update of a low-rank adapter: `scale · left · right`, or its transpose.
@@ -162,7 +163,7 @@ pub struct Product {
     pub left: TensorRef,
     /// `[rank, columns]`, or `[rank, rows]` if transposed.
     pub right: TensorRef,
-    /// Rank.
+    /// Rank; with 0 there is no update, and neither factor is read.
     pub rank: u32,
     /// Rows of the weight.
     pub rows: u64,

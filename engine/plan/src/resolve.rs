@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use mixdown_checkpoint::adapter::Adapter;
 use mixdown_checkpoint::index::Index;
 use mixdown_diagnostics::{Diagnostic, Span, any_error, codes, suggest};
 use mixdown_recipe::recipe::{Body, Form, ModelId, Recipe, SourceModel};
@@ -34,11 +35,24 @@ pub struct CheckpointInput<'a> {
     pub tokenizer_config: Option<&'a Value>,
 }
 
+/// A low-rank adapter on a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct AdapterInput<'a> {
+    /// What it is on: position in [`Request::checkpoints`].
+    pub base: u32,
+    /// Its own tensors: position in [`Request::checkpoints`].
+    pub checkpoint: u32,
+    /// Which of its tensors change which of the base's.
+    pub adapter: &'a Adapter,
+}
+
 /// What a model of a recipe turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelSource {
     /// A checkpoint: position in [`Request::checkpoints`].
     Checkpoint(u32),
+    /// An adapter on a checkpoint: position in [`Request::adapters`].
+    Adapted(u32),
     /// The result of another recipe: position in [`Request::recipes`].
     Recipe(u32),
     /// It could not be opened, which has been reported; other mistakes are still found.
@@ -56,6 +70,8 @@ pub struct Request<'a> {
     pub library: &'a Library,
     /// The checkpoints.
     pub checkpoints: &'a [CheckpointInput<'a>],
+    /// The adapters.
+    pub adapters: &'a [AdapterInput<'a>],
     /// An output tensor whose making is wanted in detail.
     pub explain: Option<&'a str>,
 }
@@ -251,6 +267,14 @@ fn own_views<'r>(
             let input = &request.checkpoints[*position as usize];
             Some(View::checkpoint(&model.name, *position, input.index, input.config))
         }
+        ModelSource::Adapted(position) => {
+            let input = &request.adapters[*position as usize];
+            let base = &request.checkpoints[input.base as usize];
+            let own = request.checkpoints[input.checkpoint as usize].index;
+            let of_base = (input.base, base.index);
+            let adapter = (input.adapter, own);
+            Some(View::adapted(&model.name, of_base, base.config, input.checkpoint, adapter))
+        }
         ModelSource::Recipe(inner) => {
             let solved = results[*inner as usize].get()?;
             Some(View::recipe(&model.name, &solved.made, None))
@@ -271,6 +295,10 @@ fn base_source(recipe: &Recipe) -> Option<SourceModel> {
 fn classes(request: &Request<'_>, number: usize) -> BTreeSet<String> {
     let configs = request.models[number].iter().filter_map(|source| match source {
         ModelSource::Checkpoint(position) => request.checkpoints[*position as usize].config,
+        ModelSource::Adapted(position) => {
+            let base = request.adapters[*position as usize].base;
+            request.checkpoints[base as usize].config
+        }
         _ => None,
     });
     configs

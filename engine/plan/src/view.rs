@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use mixdown_checkpoint::adapter::Adapter;
 use mixdown_checkpoint::index::Index;
+use mixdown_ops::MapOp;
 use mixdown_tensor::{DType, Shape};
 use serde_json::Value;
 
 use crate::graph::{Graph, NodeId};
 use crate::layer;
-use crate::plan::{Leaf, TensorRef};
+use crate::plan::{Leaf, Product, TensorRef};
 
 /// A tensor that a recipe makes.
 #[derive(Clone, Debug)]
@@ -45,6 +47,19 @@ pub(crate) struct View<'a> {
     /// Embeddings that stand in for an output layer with rows of their own: its name, and the
     /// position of the embedding. Their own positions follow those of the tensors.
     stand_ins: Vec<(String, u32)>,
+    /// What an adapter does to tensors, by their position.
+    adapted: HashMap<u32, Adapted>,
+    /// Whether it is an adapter on a checkpoint.
+    is_adapter: bool,
+}
+
+/// What an adapter does to a tensor.
+#[derive(Clone, Copy, Debug)]
+enum Adapted {
+    /// Adds a low-rank update.
+    Update(Product),
+    /// Replaces it: by this tensor of this type.
+    Replace(TensorRef, DType),
 }
 
 #[derive(Debug)]
@@ -69,6 +84,59 @@ impl<'a> View<'a> {
         Self::new(name, Tensors::Checkpoint { model, index }, tied)
     }
 
+    /// A checkpoint with a low-rank adapter on it, whose own checkpoint is `adapter_model`.
+    pub fn adapted(
+        name: &str,
+        base: (u32, &'a Index),
+        config: Option<&Value>,
+        adapter_model: u32,
+        adapter: (&Adapter, &Index),
+    ) -> Self {
+        let (model, index) = base;
+        let (adapter, files) = adapter;
+        let mut view = Self::checkpoint(name, model, index, config);
+        view.is_adapter = true;
+        let own = |tensor: u32| TensorRef { model: adapter_model, tensor };
+        for update in &adapter.updates {
+            let shape = index.tensors()[update.base_tensor as usize].shape.dimensions();
+            // The adapter was checked against these shapes.
+            let &[rows, columns] = shape else { continue };
+            let product = Product {
+                left: own(update.left),
+                right: own(update.right),
+                rank: update.rank as u32,
+                rows,
+                columns,
+                scale: update.scale.into(),
+                transposed: update.transposed,
+            };
+            view.adapted.insert(update.base_tensor, Adapted::Update(product));
+        }
+        for replacement in &adapter.replacements {
+            let dtype = files.tensors()[replacement.adapter_tensor as usize].dtype;
+            let replaced = Adapted::Replace(own(replacement.adapter_tensor), dtype);
+            view.adapted.insert(replacement.base_tensor, replaced);
+        }
+        view
+    }
+
+    /// The update of a tensor that an adapter leaves alone, as a product of rank 0: beside those of other
+    /// adapters it lets all of them stay products. None if this is no adapter, or not on a stored matrix.
+    pub fn no_update(&self, position: u32) -> Option<Product> {
+        if !self.is_adapter || self.is_adapted(position) {
+            return None;
+        }
+        let stored = self.stored(position)?;
+        let &[rows, columns] = self.get(position).shape.dimensions() else { return None };
+        let (scale, transposed) = (1.0.into(), false);
+        Some(Product { left: stored, right: stored, rank: 0, rows, columns, scale, transposed })
+    }
+
+    /// Whether an adapter changes the tensor.
+    pub fn is_adapted(&self, position: u32) -> bool {
+        self.adapted.contains_key(&(self.place(position) as u32))
+    }
+
     /// The result of another recipe.
     pub fn recipe(name: &str, tensors: &'a [Made], tied: Option<bool>) -> Self {
         let names = tensors.iter().enumerate();
@@ -79,7 +147,9 @@ impl<'a> View<'a> {
     fn new(name: &str, tensors: Tensors<'a>, tied: Option<bool>) -> Self {
         let rows = HashMap::new();
         let (name, layers) = (name.to_owned(), BTreeMap::new());
-        let mut view = Self { name, tensors, tied, layers, rows, stand_ins: Vec::new() };
+        let (stand_ins, adapted) = (Vec::new(), HashMap::new());
+        let is_adapter = false;
+        let mut view = Self { name, tensors, tied, layers, rows, stand_ins, adapted, is_adapter };
         let mut layers: BTreeMap<String, u64> = BTreeMap::new();
         for tensor in view.iter() {
             let Some(found) = layer::split(tensor.name) else { continue };
@@ -121,7 +191,11 @@ impl<'a> View<'a> {
         let (name, dtype, shape) = match &self.tensors {
             Tensors::Checkpoint { index, .. } => {
                 let entry = &index.tensors()[place];
-                (entry.name.as_str(), entry.dtype, &entry.shape)
+                let dtype = match self.adapted.get(&(place as u32)) {
+                    Some(Adapted::Replace(_, dtype)) => *dtype,
+                    _ => entry.dtype,
+                };
+                (entry.name.as_str(), dtype, &entry.shape)
             }
             Tensors::Recipe { tensors, .. } => {
                 let made = &tensors[place];
@@ -163,6 +237,11 @@ impl<'a> View<'a> {
         if self.rows.contains_key(&position) {
             return None;
         }
+        match self.adapted.get(&(self.place(position) as u32)) {
+            Some(Adapted::Update(_)) => return None,
+            Some(Adapted::Replace(by, _)) => return Some(*by),
+            None => {}
+        }
         match &self.tensors {
             Tensors::Checkpoint { model, .. } => {
                 Some(TensorRef { model: *model, tensor: position })
@@ -194,8 +273,15 @@ impl<'a> View<'a> {
         if let Some(stored) = self.stored(position) {
             return (graph.leaf(Leaf::Tensor(stored)), false);
         }
-        let Tensors::Recipe { tensors, .. } = &self.tensors else {
-            unreachable!("a checkpoint's tensors are stored")
+        let tensors = match (&self.tensors, self.adapted.get(&(self.place(position) as u32))) {
+            (Tensors::Recipe { tensors, .. }, _) => tensors,
+            (Tensors::Checkpoint { model, .. }, Some(Adapted::Update(product))) => {
+                let place = self.place(position) as u32;
+                let base = graph.leaf(Leaf::Tensor(TensorRef { model: *model, tensor: place }));
+                let update = graph.leaf(Leaf::Product(*product));
+                return (graph.map(MapOp::Add, &[base, update]), false);
+            }
+            (Tensors::Checkpoint { .. }, _) => unreachable!("a checkpoint's tensors are stored"),
         };
         let made = &tensors[position as usize];
         let How::Graph { graph: inner, output, double } = &made.how else {

@@ -68,9 +68,11 @@ fn read_models<'a>(
     let mut all = Vec::new();
     for (source, view) in request.models[number].iter().zip(views.iter().flatten()) {
         let ModelSource::Checkpoint(position) = source else {
-            let headline =
-                format!("the vocabulary of `{}`, a recipe, cannot be rebuilt", view.name);
-            let help = "rebuild it in the recipe that reads the checkpoints";
+            let headline = format!(
+                "the vocabulary of `{}`, no plain checkpoint, cannot be rebuilt",
+                view.name
+            );
+            let help = "rebuild it in a recipe that reads checkpoints, and name that recipe";
             found.push(problem(headline).help(help));
             continue;
         };

@@ -80,6 +80,7 @@ fn plan_of(text: &str, models: &[Model]) -> Outcome {
         models: vec![sources],
         library: &library,
         checkpoints: &checkpoints,
+        adapters: &[],
         explain: None,
     };
     compile(&request)
@@ -453,6 +454,7 @@ rules: [{method: ties}]
             models: sources,
             library: &library,
             checkpoints: &checkpoints,
+            adapters: &[],
             explain: None,
         };
         let outcome = compile(&request);

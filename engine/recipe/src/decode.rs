@@ -128,6 +128,7 @@ fn mergekit(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         out_dtype: decoder.text_at(fields, "out_dtype"),
         tokenizer,
         chat_template: decoder.text_at(fields, "chat_template"),
+        declared: Vec::new(),
         seed: 0,
         files_from: None,
         shard_size: None,

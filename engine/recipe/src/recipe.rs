@@ -36,6 +36,8 @@ pub struct Recipe {
     pub tokenizer: Option<Tokenizer>,
     /// `chat_template`.
     pub chat_template: Option<Spanned<String>>,
+    /// Names of `declare` (strict form).
+    pub declared: Vec<String>,
     /// `seed` of all random draws (strict form; 0 otherwise).
     pub seed: u64,
     /// Which model gives config.json and the other files; base or first model otherwise (strict form).

@@ -1,4 +1,5 @@
-//! Merges by mergekit 0.1.5, run again: same names, shapes and types, values within roundings.
+//! Merges by mergekit 0.1.5 and by literal optimizer loops, run again: same names, shapes and types,
+//! values within roundings.
 //!
 //! Catches any departure from a method's formula, from a parameter's precedence, from how gradients
 //! and filters are read, and from which tensors are written.
@@ -25,25 +26,32 @@ const ROUNDED_TWICE: [(&str, DType); 1] = [("linear_dtype_f16_out_f32", DType::F
 
 #[test]
 fn mergekit() {
-    check_set("mergekit");
+    check_set("mergekit", "mergekit");
+}
+
+#[test]
+fn interference() {
+    check_set("interference", "mergekit");
 }
 
 #[test]
 fn small() {
-    check_set("small");
+    check_set("small", "small");
 }
 
 /// Runs all cases of a set, so that one report names everything that differs.
-fn check_set(set: &str) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("oracles").join(set);
+/// Paths of models start from the folder of `models`.
+fn check_set(set: &str, models: &str) {
+    let oracles = Path::new(env!("CARGO_MANIFEST_DIR")).join("oracles");
+    let (folder, models) = (oracles.join(set), oracles.join(models));
     let mut cases: Vec<PathBuf> = fs::read_dir(folder.join("cases"))
         .expect("the set has cases")
         .map(|entry| entry.expect("a case can be listed").path())
         .collect();
     cases.sort();
-    assert!(cases.len() > 20, "cases of `{set}` are missing");
+    assert!(cases.len() > 15, "cases of `{set}` are missing");
     let failures: Vec<String> =
-        cases.iter().filter_map(|case| check_case(&folder, case).err()).collect();
+        cases.iter().filter_map(|case| check_case(&models, case).err()).collect();
     assert!(
         failures.is_empty(),
         "{} of {} cases differ:\n{}",
@@ -118,6 +126,9 @@ fn check_result(set: &Path, case: &Path, out: &Path) -> Result<(), String> {
 
 /// Layer count and vocabulary size; the rest of a config goes through other code in mergekit.
 fn check_config(case: &Path, out: &Path) -> Result<(), String> {
+    if !case.join("expected_config.json").exists() {
+        return Ok(());
+    }
     let read = |path: PathBuf| json(&fs::read_to_string(path).expect("a config can be read"));
     let expected = read(case.join("expected_config.json"));
     let actual = read(out.join("config.json"));

@@ -7,7 +7,7 @@ use mixdown_diagnostics::{Diagnostic, codes};
 
 use super::config::AdapterConfig;
 use crate::index::{Index, TensorEntry};
-use crate::open::{File, read, text};
+use crate::open::{Checkpoint, File, Form, read, text};
 use crate::shown::{io_text, shown, shown_path};
 use crate::source::FilePool;
 
@@ -27,6 +27,26 @@ pub struct AdapterFiles {
     pub index: Index,
     /// What it says of itself.
     pub config: AdapterConfig,
+}
+
+impl AdapterFiles {
+    /// Its tensors as a checkpoint of their own.
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint {
+            name: self.name.clone(),
+            root: self.root.clone(),
+            form: Form::File,
+            index: self.index.clone(),
+            config: None,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// Whether there is an adapter in the folder, and no model of its own.
+pub fn is_adapter(path: &Path) -> bool {
+    let has = |name: &str| path.join(name).symlink_metadata().is_ok();
+    has(CONFIG) && !has("config.json")
 }
 
 /// Opens the adapter in the folder at `path`.

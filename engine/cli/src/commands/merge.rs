@@ -1,8 +1,12 @@
 //! `mixdown merge`: a recipe becomes a checkpoint on disk.
 
 mod files;
+mod matrices;
 mod record;
 mod summary;
+mod sweep;
+
+use sweep::Sweep;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -16,11 +20,14 @@ use mixdown_checkpoint::output::{Begun, OutputFolder, OutputOptions};
 use mixdown_checkpoint::shown_path;
 use mixdown_cpu::CpuBackend;
 use mixdown_diagnostics::{Code, Diagnostic, codes, render};
-use mixdown_exec::{Outcome as RunOutcome, Report};
+use mixdown_exec::{NoResults, Outcome as RunOutcome, Report, Results};
+use mixdown_store::Store;
 use serde_json::json;
 
 use crate::commands::{Outcome, Trouble};
 use crate::exit::Exit;
+use crate::kept::{self, StoredResults};
+use crate::models;
 use crate::planning::{self, Planned, RecipeArguments};
 use crate::progress::{self, Meter, Style};
 use crate::size;
@@ -35,11 +42,12 @@ use crate::talk::{self, Talk};
 ///
 /// Relative paths of models start from the current folder. A model is a folder, a file, or an id at
 /// the Hugging Face hub, with @REVISION if wanted; the hub's cache and variables are respected.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   mixdown merge recipe.yaml --out merged
   mixdown merge recipe.yaml --out merged --set parameters.lambda=0.7 --force
+  mixdown merge recipe.yaml --out merged --sweep lambda=0.1,0.3,1.0
   mixdown merge recipe.yaml --out merged --memory 500MB --threads 4 --shard-size 2GB
 
 Prints the folder to stdout and talks on stderr. With --json each line of stdout is an event: started,
@@ -76,6 +84,18 @@ pub struct Arguments {
     /// that is done for inputs of at most 256 MB together
     #[arg(long)]
     hash_inputs: bool,
+    /// Merge once for each value of a parameter, from one computation: the outputs are folders in DIR
+    #[arg(long, value_name = "NAME=VALUE,VALUE", value_parser = sweep::parse)]
+    sweep: Option<sweep::Sweep>,
+    /// Neither read nor keep expensive results in the store
+    #[arg(long)]
+    no_cache: bool,
+    /// Write what matrix ops tell of each tensor (loss, rank, spectral gap) to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// A store of this command's own, which is removed at its end
+    #[arg(skip)]
+    own_store: Option<PathBuf>,
     /// Print events as JSON, one per line
     #[arg(long)]
     json: bool,
@@ -114,9 +134,47 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
     // Events say it all; talk between them would only repeat it.
     let talk = Talk { quiet: talk.quiet || arguments.json, ..talk };
-    let outcome = merge(&arguments, talk);
+    let outcome = match &arguments.sweep {
+        None => merge(&arguments, talk),
+        Some(sweep) => merge_all(&arguments, sweep, talk),
+    };
     if let (true, Some(found)) = (arguments.json, outcome.as_ref().err().and_then(Trouble::found)) {
         talk::event(&json!({"event": "error", "diagnostics": render::render_json(found)}));
+    }
+    outcome
+}
+
+/// One merge for each value of a sweep. What they have in common comes from the store.
+fn merge_all(arguments: &Arguments, sweep: &Sweep, talk: Talk) -> Outcome {
+    let style = Style::suited(talk, arguments.json);
+    let declared = planning::plan(&arguments.recipe, style, None)?.loaded.is_declared(&sweep.name);
+    let own = |value: &String| {
+        let recipe = arguments.recipe.with(sweep.path(declared), value.clone());
+        let out = arguments.out.join(sweep.folder(value));
+        Arguments { recipe, out, sweep: None, ..arguments.clone() }
+    };
+    let mut merges: Vec<Arguments> = sweep.values.iter().map(own).collect();
+    // All mistakes before the first byte, whichever value makes them.
+    for merge in &merges {
+        planning::plan(&merge.recipe, Style::Nothing, None)?;
+    }
+    let store = arguments.out.join(".store");
+    if arguments.no_cache {
+        for merge in &mut merges {
+            (merge.no_cache, merge.own_store) = (false, Some(store.clone()));
+        }
+    }
+    let mut outcome = Ok(Exit::Done);
+    for (merge_of_value, value) in merges.iter().zip(&sweep.values) {
+        talk.say(&format!("{} = {value}", sweep.name));
+        outcome = merge(merge_of_value, talk);
+        if outcome.is_err() {
+            break;
+        }
+    }
+    if arguments.no_cache && store.exists() {
+        // What stays behind does no harm, and the outputs are there.
+        let _ = std::fs::remove_dir_all(&store);
     }
     outcome
 }
@@ -149,7 +207,16 @@ fn merge(arguments: &Arguments, talk: Talk) -> Outcome {
         talk.say(&notice.to_string());
     }
     confirm(&mut output, threads, style)?;
-    let inputs = record::inputs(&planned, arguments.hash_inputs, style)?;
+    let needed = if arguments.no_cache { Vec::new() } else { kept::files(&planned) };
+    let digests = record::digests(&planned, &needed, arguments.hash_inputs, style)?;
+    let inputs = record::inputs(&planned, &digests);
+    let folder = arguments.own_store.clone().unwrap_or_else(models::store_folder);
+    let stored = (!arguments.no_cache && !needed.is_empty())
+        .then(|| StoredResults::new(Store::new(folder), &planned, &backend, &digests));
+    let results: &dyn Results = match &stored {
+        Some(stored) => stored,
+        None => &NoResults,
+    };
     summary::started(arguments, &planned, &layout);
 
     let meter = Meter::new(style);
@@ -160,7 +227,7 @@ fn merge(arguments: &Arguments, talk: Talk) -> Outcome {
             &sources,
             &backend,
             &output,
-            &mixdown_exec::NoResults,
+            results,
             &options,
             &meter,
             stop::flag(),
@@ -179,13 +246,29 @@ fn merge(arguments: &Arguments, talk: Talk) -> Outcome {
     if report.outcome == RunOutcome::Interrupted {
         return Err(interrupted(&planned, &report));
     }
-    warn(arguments, talk, &report.warnings);
-    warnings.extend(report.warnings.iter().cloned());
+    let mut told = report.warnings.clone();
+    told.extend(matrices::warnings(&report.matrices));
+    // A store that fails is talked about, and no part of the output.
+    let unkept = stored.as_ref().map(StoredResults::warnings).unwrap_or_default();
+    warn(arguments, talk, &[told.as_slice(), &unkept].concat());
+    warnings.extend(told);
+    if let Some(path) = &arguments.report {
+        write_report(path, &report)?;
+    }
     files.write(&output)?;
     let record = record::of(&planned, arguments, &backend, inputs, &warnings);
     output.finish(record)?;
     summary::done(arguments, talk, &planned, &layout, &report, &backend, begun.elapsed());
     Ok(Exit::Done)
+}
+
+/// Writes what matrix ops told.
+fn write_report(path: &Path, report: &Report) -> Result<(), Diagnostic> {
+    let text = format!("{:#}\n", matrices::json(&report.matrices));
+    std::fs::write(path, text).map_err(|error| {
+        Diagnostic::error(codes::WRITE_FAILED, format!("the report cannot be written: {error}"))
+            .in_file(shown_path(path))
+    })
 }
 
 /// Where each tensor will lie.

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::commands::Outcome;
 use crate::exit::Exit;
+use crate::kept::{self, Outlook};
 use crate::planning::{self, RecipeArguments};
 use crate::progress::Style;
 use crate::quantity;
@@ -56,7 +57,9 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     }
     let threads = crate::commands::threads(arguments.threads);
     let options = planned.options(arguments.memory, threads);
-    let footprint = planned.footprint(&CpuBackend::new(), &options)?;
+    let backend = CpuBackend::new();
+    let footprint = planned.footprint(&backend, &options)?;
+    let outlook = kept::outlook(&planned, &backend);
     if arguments.json {
         let mut value = explain::json(&planned.plan);
         value["footprint"] = json!({
@@ -65,18 +68,26 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
             "bytes_written": footprint.bytes_written,
             "peak_bytes": footprint.peak_bytes,
             "threads": footprint.threads,
+            "flops": footprint.flops,
         });
+        if let Some(outlook) = &outlook {
+            value["store"] = json!({
+                "results": outlook.results,
+                "there": outlook.there,
+                "unknown": outlook.unknown,
+            });
+        }
         talk::data(&format!("{value:#}\n"));
     } else {
         let tensors: Vec<usize> =
             planned.loaded.models.iter().map(|input| input.model.checkpoint.index.len()).collect();
         let summary = explain::summary(&planned.plan, &tensors);
-        talk::data(&format!("{summary}\n{}", cost(&footprint)));
+        talk::data(&format!("{summary}\n{}", cost(&footprint, outlook.as_ref())));
     }
     Ok(Exit::Done)
 }
 
-fn cost(footprint: &Footprint) -> String {
+fn cost(footprint: &Footprint, outlook: Option<&Outlook>) -> String {
     let mut table = Table::bare(&[Align::Left, Align::Right, Align::Left]);
     let bytes = |count: u64| quantity::bytes(count);
     let passes = footprint.bytes_read_by_pass.iter().filter(|&&count| count > 0).count();
@@ -90,6 +101,24 @@ fn cost(footprint: &Footprint) -> String {
     table.row(["write", &bytes(footprint.bytes_written), ""]);
     let threads = quantity::count(footprint.threads, "thread");
     table.row(["memory", &bytes(footprint.peak_bytes), &format!("at most, with {threads}")]);
+    if footprint.flops > 0 {
+        let operations = format!("{:.1e}", footprint.flops as f64);
+        table.row([
+            "compute",
+            &operations,
+            "floating-point operations of matrix ops, if none is in the store",
+        ]);
+    }
+    if let Some(Outlook { results, there, unknown }) = outlook {
+        let note = match unknown {
+            0 => format!("of {} of matrix ops", quantity::count(*results, "result")),
+            _ => format!(
+                "of {} of matrix ops; {unknown} unknown until their inputs are hashed",
+                quantity::count(*results, "result")
+            ),
+        };
+        table.row(["in store", &there.to_string(), &note]);
+    }
     table.text("")
 }
 
@@ -110,8 +139,8 @@ mod tests {
         };
         let expected =
             "read    4.00 MB\nwrite   1.00 MB\nmemory  20.0 MB  at most, with 2 threads\n";
-        assert_eq!(cost(&footprint), expected);
+        assert_eq!(cost(&footprint, None), expected);
         footprint.bytes_read_by_pass = vec![3_000_000, 1_000_000];
-        assert!(cost(&footprint).contains("by pass: 3.00 MB, 1.00 MB\n"));
+        assert!(cost(&footprint, None).contains("by pass: 3.00 MB, 1.00 MB\n"));
     }
 }

@@ -16,7 +16,8 @@ pub(crate) struct Declared {
     pub parameters: Vec<Parameter>,
     /// The default of each name, as it is written.
     values: HashMap<String, Node>,
-    names: Vec<String>,
+    /// Their names.
+    pub names: Vec<String>,
 }
 
 /// Keys whose values are formulas or declarations, in which `$` means nothing.

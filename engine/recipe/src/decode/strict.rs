@@ -51,6 +51,7 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         out_dtype: decoder.text_at(fields, "out_dtype"),
         tokenizer,
         chat_template: decoder.text_at(fields, "chat_template"),
+        declared: declared.names.clone(),
         seed: fields.get("seed").and_then(|node| decoder.count(node, "`seed`")).unwrap_or(0),
         files_from: fields.get("files_from").and_then(|node| decoder.model(node, "`files_from`")),
         shard_size: fields.get("shard_size").and_then(|node| size(decoder, node)),

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::digest::{Digests, FileDigest};
 use mixdown_checkpoint::manifest::{
@@ -62,9 +62,14 @@ impl Write for Digest {
 /// (1.7 GB/s on one core of a Zen 4), while for four models of 1 GB it would take longer than the merge.
 const HASHED_UNASKED: u64 = 256_000_000;
 
-/// The models as the manifest records them. Digests of files that are not known are computed when
-/// that is asked for, or takes no time.
-pub fn inputs(planned: &Planned, compute: bool, style: Style) -> Result<Vec<InputRecord>, Trouble> {
+/// Digests of input files, by path: those that are known, those of `needed`, and all when that is
+/// asked for or takes no time.
+pub fn digests(
+    planned: &Planned,
+    needed: &[&Shard],
+    compute: bool,
+    style: Style,
+) -> Result<HashMap<PathBuf, FileDigest>, Trouble> {
     let digests = Digests::new(models::cache_folder());
     let all: Vec<&Shard> = planned
         .loaded
@@ -77,10 +82,16 @@ pub fn inputs(planned: &Planned, compute: bool, style: Style) -> Result<Vec<Inpu
     for shard in &all {
         known.extend(digests.known_sha256(shard).map(|digest| (shard.path.as_path(), digest)));
     }
-    if compute || bytes <= HASHED_UNASKED {
-        compute_digests(&digests, &all, &mut known, style)?;
+    let wanted = if compute || bytes <= HASHED_UNASKED { &all } else { needed };
+    if !wanted.is_empty() {
+        compute_digests(&digests, wanted, &mut known, style)?;
     }
-    Ok(planned.loaded.models.iter().map(|input| input_record(input, &known)).collect())
+    Ok(known.into_iter().map(|(path, digest)| (path.to_owned(), digest)).collect())
+}
+
+/// The models as the manifest records them.
+pub fn inputs(planned: &Planned, known: &HashMap<PathBuf, FileDigest>) -> Vec<InputRecord> {
+    planned.loaded.models.iter().map(|input| input_record(input, known)).collect()
 }
 
 fn compute_digests<'s>(
@@ -113,12 +124,12 @@ fn compute_digests<'s>(
     })
 }
 
-fn input_record(input: &Input, known: &HashMap<&Path, FileDigest>) -> InputRecord {
+fn input_record(input: &Input, known: &HashMap<PathBuf, FileDigest>) -> InputRecord {
     let checkpoint = &input.model.checkpoint;
     let files = checkpoint.index.shards().iter().map(|shard| InputFile {
         name: name_within(checkpoint, shard),
         bytes: shard.size,
-        sha256: known.get(shard.path.as_path()).map(ToString::to_string),
+        sha256: known.get(&shard.path).map(ToString::to_string),
     });
     InputRecord {
         name: input.name.clone(),

@@ -9,7 +9,7 @@ use mixdown_exec::Report;
 use mixdown_ops::Backend;
 use serde_json::json;
 
-use super::Arguments;
+use super::{Arguments, matrices};
 use crate::commands::Outcome;
 use crate::exit::Exit;
 use crate::planning::Planned;
@@ -57,6 +57,7 @@ pub fn done(
             "peak_bytes": report.peak_bytes,
             "threads": report.threads,
             "backend": backend.name(),
+            "matrices": matrices::json(&report.matrices),
             "seconds": elapsed.as_secs_f64(),
             "stages": report.stages.iter().map(|(stage, seconds)| json!({"stage": stage, "seconds": seconds})).collect::<Vec<_>>(),
         }));
@@ -113,6 +114,9 @@ fn text(
     if report.tensors_reused > 0 {
         let reused = quantity::count(report.tensors_reused, "tensor");
         text.push_str(&format!("\n{reused} of an interrupted run needed no computing"));
+    }
+    if let Some(line) = matrices::line(&report.matrices) {
+        text.push_str(&format!("\n{line}"));
     }
     if report.bytes_shared > 0 {
         let shared = quantity::bytes(report.bytes_shared);

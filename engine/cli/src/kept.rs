@@ -1,0 +1,224 @@
+//! Results of matrix ops in the store: under which keys, read for one merge and kept for the next.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use mixdown_checkpoint::Shard;
+use mixdown_checkpoint::digest::{Digests, FileDigest};
+use mixdown_diagnostics::Diagnostic;
+use mixdown_exec::{Held, Results, Values};
+use mixdown_ops::matrix::Report;
+use mixdown_ops::{Backend, Precision};
+use mixdown_plan::{Job, TensorRef, Work, matrix_identity};
+use mixdown_store::{Array, Data, Entry, Key, Store};
+use mixdown_tensor::Shape;
+use serde_json::{Value, json};
+
+use crate::planning::Planned;
+
+/// Floating-point operations that a byte of a result must have cost to be worth keeping: reading a byte
+/// from the page cache takes about as long as eight of them.
+const FLOPS_PER_BYTE: u64 = 8;
+
+/// Warnings of the store that one merge shows; a full disk would give one for each tensor.
+const MOST_WARNINGS: usize = 1;
+
+/// The results of one merge in the store.
+pub struct StoredResults {
+    store: Store,
+    /// The key of each job's matrix op, with what `mixdown cache list` calls it.
+    keys: HashMap<(u32, usize), (Key, String)>,
+    warnings: Mutex<Vec<Diagnostic>>,
+}
+
+impl StoredResults {
+    /// The results of a plan. Digests of all input files that matrix ops read must be known; results of
+    /// others are not kept.
+    pub fn new(
+        store: Store,
+        planned: &Planned,
+        backend: &dyn Backend,
+        digests: &HashMap<PathBuf, FileDigest>,
+    ) -> Self {
+        let plan = &planned.plan;
+        let content = |tensor: TensorRef| {
+            let index = &planned.loaded.models[tensor.model as usize].model.checkpoint.index;
+            let entry = &index.tensors()[tensor.tensor as usize];
+            let digest = digests.get(&index.shard_of(entry).path)?;
+            let (offset, dtype) = (entry.offset, entry.dtype.name());
+            Some(format!("{digest} {offset} {dtype} {}", entry.shape))
+        };
+        let mut keys = HashMap::new();
+        for (number, job) in (0..).zip(&plan.jobs) {
+            let Work::Merge(merge) = &job.work else { continue };
+            for (step, found) in merge.matrices.iter().enumerate() {
+                let Some(text) = matrix_identity(plan, merge, step, &content) else { continue };
+                // Matrix products may differ in their last bits from one instruction set to another.
+                let text = format!("{} {}\n{text}", backend.name(), backend.describe());
+                let title = format!("{} of {}", found.op.name(), job.name);
+                keys.insert((number, step), (Key::of(text.as_bytes()), title));
+            }
+        }
+        Self { store, keys, warnings: Mutex::default() }
+    }
+
+    /// What went wrong with the store, which changed nothing of the merge.
+    pub fn warnings(&self) -> Vec<Diagnostic> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn warn(&self, warning: Diagnostic) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if warnings.len() < MOST_WARNINGS {
+            warnings.push(warning);
+        }
+    }
+}
+
+/// What is known of the store before a merge, without reading a file.
+pub struct Outlook {
+    /// Results that the merge can read or keep.
+    pub results: usize,
+    /// Those that are there.
+    pub there: usize,
+    /// Results of which it is not known: files that they are made from have not been hashed.
+    pub unknown: usize,
+}
+
+/// What the store has for a merge, as far as digests of its inputs are known.
+pub fn outlook(planned: &Planned, backend: &dyn Backend) -> Option<Outlook> {
+    let results: usize = planned.plan.jobs.iter().map(matrix_ops).sum();
+    if results == 0 {
+        return None;
+    }
+    let digests = Digests::new(crate::models::cache_folder());
+    let known = files(planned)
+        .into_iter()
+        .filter_map(|shard| Some((shard.path.clone(), digests.known_sha256(shard)?)));
+    let stored = StoredResults::new(
+        Store::new(crate::models::store_folder()),
+        planned,
+        backend,
+        &known.collect(),
+    );
+    let keys = stored.keys.values();
+    let there = keys.filter(|(key, _)| matches!(stored.store.contains(key), Ok(Some(_)))).count();
+    Some(Outlook { results, there, unknown: results - stored.keys.len() })
+}
+
+fn matrix_ops(job: &Job) -> usize {
+    match &job.work {
+        Work::Merge(merge) => merge.matrices.len(),
+        Work::Copy { .. } => 0,
+    }
+}
+
+/// The files that a plan's matrix ops read.
+pub fn files(planned: &Planned) -> Vec<&Shard> {
+    let mut found: Vec<&Shard> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for job in &planned.plan.jobs {
+        let Work::Merge(merge) = &job.work else { continue };
+        let operands = merge.matrices.iter().flat_map(|step| &step.operands);
+        for tensor in operands.flat_map(|operand| operand.merge.tensors(&planned.plan.rows)) {
+            let index = &planned.loaded.models[tensor.model as usize].model.checkpoint.index;
+            let shard = index.shard_of(&index.tensors()[tensor.tensor as usize]);
+            if seen.insert(&shard.path) {
+                found.push(shard);
+            }
+        }
+    }
+    found
+}
+
+impl Results for StoredResults {
+    fn load(&self, job: u32, step: usize, precision: Precision) -> Option<(Held, Report)> {
+        let (key, _) = self.keys.get(&(job, step))?;
+        match self.store.get(key) {
+            Ok(entry) => read(entry?, precision),
+            Err(error) => {
+                self.warn(error.warning());
+                None
+            }
+        }
+    }
+
+    fn keep(&self, job: u32, step: usize, flops: u64, held: &Held, report: &Report) {
+        let Some((key, title)) = self.keys.get(&(job, step)) else { return };
+        let entry = written(title, held, report);
+        let bytes: u64 = entry.arrays.iter().map(|array| array.data.elements() as u64 * 8).sum();
+        if flops / FLOPS_PER_BYTE < bytes {
+            return;
+        }
+        if let Err(error) = self.store.put(key, &entry) {
+            self.warn(error.warning());
+        }
+    }
+}
+
+fn written(title: &str, held: &Held, report: &Report) -> Entry {
+    let array = |name: &str, values: &Values, shape: [u64; 2]| Array {
+        name: name.to_owned(),
+        shape: Shape::new(shape.to_vec()).expect("a held matrix has a size"),
+        data: match values {
+            Values::Single(values) => Data::F32(values.clone()),
+            Values::Double(values) => Data::F64(values.clone()),
+        },
+    };
+    let arrays = match held {
+        Held::Dense(values) => vec![array("result", values, [values.len() as u64, 1])],
+        Held::Factors { left, right, rank, columns } => {
+            let (rank, columns) = (*rank as u64, *columns as u64);
+            let rows = (left.len() as u64).checked_div(rank).unwrap_or(0);
+            vec![array("left", left, [rows, rank]), array("right", right, [rank, columns])]
+        }
+    };
+    Entry { title: title.to_owned(), metadata: report_text(report), arrays }
+}
+
+fn read(entry: Entry, precision: Precision) -> Option<(Held, Report)> {
+    let report = report_of(&entry.metadata)?;
+    let values = |name: &str| {
+        let array = entry.array(name)?;
+        let values = match (&array.data, precision) {
+            (Data::F32(values), Precision::Single) => Values::Single(values.clone()),
+            (Data::F64(values), Precision::Double) => Values::Double(values.clone()),
+            _ => return None,
+        };
+        Some((values, array.shape.dimensions().to_vec()))
+    };
+    if let Some((values, _)) = values("result") {
+        return Some((Held::Dense(values), report));
+    }
+    let ((left, _), (right, shape)) = (values("left")?, values("right")?);
+    let &[rank, columns] = shape.as_slice() else { return None };
+    let (rank, columns) = (rank as usize, columns as usize);
+    Some((Held::Factors { left, right, rank, columns }, report))
+}
+
+fn report_text(report: &Report) -> String {
+    json!({
+        "loss": report.loss.map(|(start, end)| [start, end]),
+        "norm": report.norm,
+        "ranks": report.ranks,
+        "gap": report.gap,
+        "notes": report.notes,
+    })
+    .to_string()
+}
+
+fn report_of(text: &str) -> Option<Report> {
+    let value: Value = serde_json::from_str(text).ok()?;
+    let loss =
+        value["loss"].as_array().and_then(|pair| Some((pair[0].as_f64()?, pair[1].as_f64()?)));
+    let ranks = value["ranks"].as_array()?.iter();
+    let notes = value["notes"].as_array()?.iter();
+    Some(Report {
+        loss,
+        norm: value["norm"].as_f64(),
+        ranks: ranks.filter_map(|rank| Some(rank.as_u64()? as usize)).collect(),
+        gap: value["gap"].as_f64(),
+        notes: notes.filter_map(|note| Some(note.as_str()?.to_owned())).collect(),
+    })
+}
