@@ -2,6 +2,7 @@
 //! name of a file.
 
 pub mod safetensors;
+pub mod torch;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,8 @@ pub struct Header {
     pub tensors: Vec<TensorEntry>,
     /// Free text that the file carries.
     pub metadata: BTreeMap<String, String>,
+    /// What the user should know and may ignore.
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// A way to lay tensors out in a file.
@@ -30,7 +33,8 @@ pub trait Format: Sync {
     /// Reads and checks the header.
     ///
     /// **Errors.** All that is wrong with the file, each with its place; `shown` names the file.
-    /// After success every tensor lies inside the file and none overlaps another.
+    /// After success every tensor lies inside the file. None overlaps another, unless the format
+    /// lets tensors share bytes and the file says that these do.
     fn read_header(&self, source: &dyn ByteSource, shown: &str) -> Result<Header, Vec<Diagnostic>>;
 }
 
@@ -38,7 +42,7 @@ pub trait Format: Sync {
 pub const START: usize = 64;
 
 /// The formats that are read.
-pub const FORMATS: &[&dyn Format] = &[&safetensors::Safetensors];
+pub const FORMATS: &[&dyn Format] = &[&safetensors::Safetensors, &torch::Torch];
 
 /// The format of a file that starts with these bytes, if it is read.
 pub fn recognize(start: &[u8]) -> Option<&'static dyn Format> {
@@ -47,11 +51,10 @@ pub fn recognize(start: &[u8]) -> Option<&'static dyn Format> {
 
 /// The name of a format that is known but not read, from a file's first bytes.
 pub fn recognize_unread(start: &[u8]) -> Option<&'static str> {
-    // A zip archive, a pickle of protocol 2 and up, GGUF's magic, HDF5's signature.
-    const UNREAD: [(&[u8], &str); 5] = [
-        (b"PK\x03\x04", "PyTorch (or another zip archive)"),
-        (b"\x80\x02", "PyTorch's pickle"),
-        (b"\x80\x04", "PyTorch's pickle"),
+    // A pickle of protocol 2 and up, GGUF's magic, HDF5's signature.
+    const UNREAD: [(&[u8], &str); 4] = [
+        (b"\x80\x02", "a pickle, but not PyTorch's"),
+        (b"\x80\x04", "a pickle, but not PyTorch's"),
         (b"GGUF", "GGUF"),
         (b"\x89HDF\r\n", "HDF5"),
     ];
@@ -62,16 +65,8 @@ pub fn recognize_unread(start: &[u8]) -> Option<&'static str> {
 ///
 /// For the message about a folder without weights only.
 pub fn unread_by_name(file: &str) -> Option<&'static str> {
-    const UNREAD: [(&str, &str); 8] = [
-        (".bin", "PyTorch"),
-        (".ckpt", "PyTorch"),
-        (".gguf", "GGUF"),
-        (".h5", "Keras"),
-        (".msgpack", "Flax"),
-        (".onnx", "ONNX"),
-        (".pt", "PyTorch"),
-        (".pth", "PyTorch"),
-    ];
+    const UNREAD: [(&str, &str); 4] =
+        [(".gguf", "GGUF"), (".h5", "Keras"), (".msgpack", "Flax"), (".onnx", "ONNX")];
     UNREAD.iter().find(|(ending, _)| file.ends_with(ending)).map(|(_, name)| *name)
 }
 
@@ -86,12 +81,17 @@ mod tests {
         assert_eq!(recognize_unread(header), None);
         assert!(recognize(b"GGUF\x03\0\0\0{").is_none());
         assert_eq!(recognize_unread(b"GGUF\x03\0\0\0{"), Some("GGUF"));
+        assert_eq!(recognize(b"PK\x03\x04").map(Format::name), Some("PyTorch"));
+        let old = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.";
+        assert_eq!(recognize(old).map(Format::name), Some("PyTorch"));
+        let other = b"\x80\x02}q\0.";
+        assert!(recognize(other).is_none());
+        assert_eq!(recognize_unread(other), Some("a pickle, but not PyTorch's"));
         assert!(recognize(b"").is_none() && recognize_unread(b"").is_none());
     }
 
     #[test]
     fn weights_of_other_formats_are_named() {
-        assert_eq!(unread_by_name("pytorch_model-00001-of-00002.bin"), Some("PyTorch"));
         assert_eq!(unread_by_name("model.Q4_K_M.gguf"), Some("GGUF"));
         assert_eq!(unread_by_name("config.json"), None);
     }

@@ -3,6 +3,7 @@
 
 mod files;
 mod side;
+pub(crate) mod torch_names;
 mod weight_map;
 
 use std::collections::HashMap;
@@ -60,8 +61,8 @@ pub fn open_as(
     path: &Path,
     prefix: Option<&str>,
 ) -> Result<Checkpoint, Vec<Diagnostic>> {
-    let found = files::find(name, path)?;
-    let mut faults = found.faults;
+    let mut found = files::find(name, path)?;
+    let mut faults = std::mem::take(&mut found.faults);
     let config = side::config(&found.root, &found.shown_root).unwrap_or_else(|fault| {
         faults.push(*fault);
         None
@@ -72,9 +73,11 @@ pub fn open_as(
     let mut read = Vec::new();
     for file in &found.files {
         match files::read(file, &pool) {
-            Ok((shard, entries)) => {
+            Ok((shard, header)) => {
                 let position = shards.len() as u32;
-                tensors.extend(entries.into_iter().map(|t| TensorEntry { shard: position, ..t }));
+                let entries = header.tensors.into_iter();
+                tensors.extend(entries.map(|t| TensorEntry { shard: position, ..t }));
+                found.warnings.extend(header.warnings);
                 read.push(file.name.as_str());
                 shards.push(shard);
             }

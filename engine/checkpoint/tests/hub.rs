@@ -229,9 +229,9 @@ fn what_the_hub_does_not_have() {
         (fault.code, fault.headline.as_str()),
         (codes::MODEL_NOT_FOUND, "there is no model `org/other`",)
     );
-    hub.space.write("hub/org/old/pytorch_model.bin", "PK");
+    hub.space.write("hub/org/old/tf_model.h5", "x");
     let fault = locate("org/old", None, &options, &()).unwrap_err();
-    assert_eq!(fault.headline, "`org/old` has no safetensors files at the hub");
+    assert_eq!(fault.headline, "`org/old` has no weights at the hub that are read");
 }
 
 #[test]

@@ -151,7 +151,7 @@ fn what_is_not_there() {
     refused(&space, &[(codes::NO_WEIGHTS, &empty)]);
 
     space.write("m/config.json", "{}");
-    let none = format!("the model folder `{name}` holds no safetensors file");
+    let none = format!("the model folder `{name}` holds no weights that are read");
     refused(&space, &[(codes::NO_WEIGHTS, &none)]);
 
     space.write("m/unet/model.safetensors", weights(&["a"]));
@@ -159,10 +159,16 @@ fn what_is_not_there() {
     let help = format!("name the folder `{name}/unet`, which holds some");
     assert_eq!(faults[0].help.as_deref(), Some(help.as_str()));
 
-    space.write("m/pytorch_model.bin", "PK\x03\x04");
+    space.write("m/training_args.bin", "PK\x03\x04");
+    let faults = refused(&space, &[(codes::NO_WEIGHTS, &none)]);
+    assert_eq!(fact(&faults[0], "found"), "`training_args.bin`");
+    let help = format!("name the file itself, as `{name}/training_args.bin`, if it holds weights");
+    assert_eq!(faults[0].help.as_deref(), Some(help.as_str()));
+
+    space.write("m/tf_model.h5", "x");
     let faults = refused(&space, &[(codes::UNSUPPORTED_FORMAT, &none)]);
-    assert_eq!(fact(&faults[0], "found"), "`pytorch_model.bin`");
-    let help = "PyTorch files are not read; save the model as safetensors first";
+    assert_eq!(fact(&faults[0], "found"), "`tf_model.h5`");
+    let help = "Keras files are not read; save the model as safetensors first";
     assert_eq!(faults[0].help.as_deref(), Some(help));
 }
 
@@ -170,11 +176,6 @@ fn what_is_not_there() {
 fn files_of_other_formats_are_named() {
     let space = Space::new();
     let cases = [
-        (
-            "model.bin",
-            "PK\x03\x04\x14\0\0\0\0\0",
-            "the file is PyTorch (or another zip archive), which is not read",
-        ),
         ("model.gguf", "GGUF\x03\0\0\0{\0\0\0\0\0\0\0", "the file is GGUF, which is not read"),
         ("notes.txt", "some text", "the file is in no format that is known"),
         ("empty", "", "the file is in no format that is known"),

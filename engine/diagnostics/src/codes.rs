@@ -20,11 +20,11 @@ macro_rules! codes {
 // 01xx checkpoints and files, 02xx recipe text, 03xx recipe against checkpoints, 04xx execution, 05xx output.
 codes! {
     MODEL_NOT_FOUND = "E0101", "a model is neither a folder or file here nor in the hub cache, and could not be fetched";
-    NO_WEIGHTS = "E0102", "a model folder holds no safetensors file";
+    NO_WEIGHTS = "E0102", "a model folder or file holds no weights that are read";
     SHARD_MISSING = "E0103", "an index names a shard that is not there";
     INDEX_BROKEN = "E0104", "an index file cannot be understood";
     INDEX_ESCAPES = "E0105", "an index names a file outside its folder";
-    HEADER_BROKEN = "E0106", "a safetensors header cannot be understood";
+    HEADER_BROKEN = "E0106", "the header of a file of weights cannot be understood";
     SHARD_TRUNCATED = "E0107", "a shard ends before its last tensor does";
     DUPLICATE_TENSOR = "E0108", "two shards of one checkpoint hold the same tensor";
     UNREADABLE = "E0109", "a file cannot be read";
@@ -84,6 +84,6 @@ codes! {
     COMPATIBILITY = "W0605", "mergekit's behavior is followed where it may surprise";
     DROPPED = "W0606", "tensors of an input are not in the output";
     NOT_COPIED = "W0607", "a file that belongs to the model was not found";
-    NOT_READ = "W0608", "a file of weights in a model folder is not read";
+    NOT_READ = "W0608", "something in a model's folder or files is not read";
     OVERFLOW = "W0609", "results are NaN or infinite though the inputs are not";
 }

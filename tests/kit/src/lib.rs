@@ -13,6 +13,7 @@ pub mod read;
 pub mod side_files;
 pub mod space;
 pub mod tensor;
+pub mod torch;
 pub mod values;
 pub mod yaml;
 

@@ -163,7 +163,7 @@ fn model_folders_without_weights() {
     std::fs::create_dir(space.path("model")).unwrap();
     check("model_empty", &space, &one_model(), 1);
     space.write("model/config.json", "{}");
-    space.write("model/pytorch_model.bin", "x");
+    space.write("model/tf_model.h5", "x");
     check("model_no_weights", &space, &one_model(), 1);
 }
 

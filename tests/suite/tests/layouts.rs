@@ -4,6 +4,7 @@
 //! copied although their models disagree.
 
 use mixdown_kit::raw::safetensors_bytes;
+use mixdown_kit::torch::torch_bytes;
 use mixdown_kit::{
     DType, Layout, Space, Tensor, Tolerance, assert_same_tensors, checkpoint, read_checkpoint,
 };
@@ -27,6 +28,28 @@ fn all_layouts_hold_the_same() {
         let space = Space::new();
         checkpoint(name).expert(3, 0.01).layout(layout).write(&space);
         assert_eq!(merged(&space, &mean_of(&[name])).tensors, expected, "{name}");
+    }
+}
+
+/// The output is safetensors, and takes none of the input's files of weights over.
+#[test]
+fn torch_s_files_hold_the_same() {
+    let space = Space::new();
+    let model = || checkpoint("model").expert(3, 0.01);
+    model().write(&space);
+    let expected = merged(&space, &mean_of(&["model"])).tensors;
+    let space = Space::new();
+    model().write(&space);
+    std::fs::remove_file(space.path("model/model.safetensors")).unwrap();
+    let tensors = model().tensors();
+    let tensors: Vec<&Tensor> = tensors.iter().collect();
+    space.write("model/pytorch_model.bin", torch_bytes(&tensors));
+    space.write("model/training_args.bin", "nothing that is read");
+    assert_eq!(merged(&space, &mean_of(&["model"])).tensors, expected);
+    assert!(space.path("merged/model.safetensors").exists());
+    for file in std::fs::read_dir(space.path("merged")).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        assert!(!name.contains(".bin"), "{name}");
     }
 }
 

@@ -59,7 +59,7 @@ impl Format for Safetensors {
                 offset: data_start + entry.begin,
             })
             .collect();
-        Ok(Header { tensors, metadata })
+        Ok(Header { tensors, metadata, ..Header::default() })
     }
 }
 

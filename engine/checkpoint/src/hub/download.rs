@@ -103,11 +103,11 @@ fn describe(
 }
 
 fn no_weights(id: &str, options: &HubOptions) -> Box<Diagnostic> {
-    let headline = format!("`{}` has no safetensors files at the hub", shown(id));
+    let headline = format!("`{}` has no weights at the hub that are read", shown(id));
     Box::new(
-        Diagnostic::error(codes::NO_WEIGHTS, headline)
-            .fact("hub", shown(&options.endpoint))
-            .help("only safetensors are read; look for a converted copy of the model"),
+        Diagnostic::error(codes::NO_WEIGHTS, headline).fact("hub", shown(&options.endpoint)).help(
+            "safetensors and PyTorch's files are read; look for a converted copy of the model",
+        ),
     )
 }
 

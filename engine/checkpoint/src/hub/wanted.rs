@@ -1,6 +1,6 @@
 //! Which files of a repository a merge needs: weights, configuration, tokenizer, templates, code.
 
-use crate::open::{USUAL_INDEX, is_index, is_second_copy, is_weights};
+use crate::open::{USUAL_INDEX, is_index, is_second_copy, is_weights, torch_names};
 
 /// Endings of the small files that belong to a model.
 const SMALL: [&str; 7] = [".json", ".jinja", ".model", ".py", ".tiktoken", ".txt", ".yaml"];
@@ -22,6 +22,7 @@ pub(super) struct Wanted<'a> {
 /// Chooses from the names of all files of a repository.
 pub(super) fn wanted<'a>(names: impl IntoIterator<Item = &'a str>) -> Wanted<'a> {
     let mut wanted = Wanted::default();
+    let mut torch = Vec::new();
     for name in names {
         if !is_safe(name) {
             continue;
@@ -32,6 +33,8 @@ pub(super) fn wanted<'a>(names: impl IntoIterator<Item = &'a str>) -> Wanted<'a>
         }
         if is_weights(name) {
             wanted.weights.push(name);
+        } else if torch_names::is_weights(name) {
+            torch.push(name);
         } else if name.starts_with("tokenizer") || SMALL.iter().any(|end| name.ends_with(end)) {
             wanted.small.push(name);
         }
@@ -40,6 +43,14 @@ pub(super) fn wanted<'a>(names: impl IntoIterator<Item = &'a str>) -> Wanted<'a>
     wanted.index = indexes.clone().find(|name| *name == USUAL_INDEX).or(indexes.next());
     if wanted.index.is_some() {
         wanted.weights.retain(|name| name.starts_with("adapter_"));
+    } else if wanted.weights.is_empty() {
+        // Most repositories hold both, and need be fetched only once.
+        let mut indexes = wanted.small.iter().copied().filter(|name| torch_names::is_index(name));
+        let usual = indexes.clone().find(|name| *name == torch_names::USUAL_INDEX);
+        wanted.index = usual.or(indexes.next());
+        if wanted.index.is_none() {
+            wanted.weights = torch_names::weights(torch.into_iter());
+        }
     } else if !wanted.weights.iter().all(|name| is_second_copy(name)) {
         wanted.weights.retain(|name| !is_second_copy(name));
     }
@@ -106,6 +117,21 @@ mod tests {
         let adapter = ["adapter_config.json", "adapter_model.safetensors"];
         assert_eq!(wanted(adapter).weights, ["adapter_model.safetensors"]);
         assert_eq!(wanted(adapter).small, ["adapter_config.json"]);
+    }
+
+    #[test]
+    fn torch_s_files_are_fetched_where_there_are_no_safetensors() {
+        let both = ["model.safetensors", "pytorch_model.bin"];
+        assert_eq!(wanted(both).weights, ["model.safetensors"]);
+        let old = ["optimizer.pt", "pytorch_model.bin", "training_args.bin"];
+        assert_eq!(wanted(old).weights, ["pytorch_model.bin"]);
+        let shards = ["pytorch_model-1-of-2.bin", "pytorch_model-2-of-2.bin"];
+        assert_eq!(wanted(shards).weights, shards);
+        let index = "pytorch_model.bin.index.json";
+        let indexed = wanted(["pytorch_model-1-of-1.bin", index]);
+        assert_eq!((indexed.index, indexed.weights.as_slice()), (Some(index), [""; 0].as_slice()));
+        let both = wanted([index, "model.safetensors.index.json"]);
+        assert_eq!(both.index, Some("model.safetensors.index.json"));
     }
 
     /// The names come from the network and become paths.

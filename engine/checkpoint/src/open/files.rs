@@ -8,9 +8,10 @@ use std::sync::Arc;
 use mixdown_diagnostics::{Diagnostic, codes};
 
 use super::Form;
+use super::torch_names;
 use super::weight_map::WeightMap;
-use crate::format::{self, Format, START};
-use crate::index::{Shard, TensorEntry};
+use crate::format::{self, Format, Header, START};
+use crate::index::Shard;
 use crate::shown::{io_text, shown, shown_path, some_of};
 use crate::source::{ByteSource, FilePool, identity, refuse_special};
 
@@ -53,7 +54,7 @@ pub(super) fn find(name: &str, path: &Path) -> Result<Found, Vec<Diagnostic>> {
         _ => PathBuf::from("."),
     };
     let shown_root = shown_path(&root);
-    if name.ends_with(INDEX) {
+    if name.ends_with(INDEX) || name.ends_with(torch_names::INDEX) {
         let map = WeightMap::read(path, name)?;
         return Ok(indexed(Form::File, root, shown_root, map));
     }
@@ -89,35 +90,63 @@ fn folder(name: &str, path: &Path) -> Result<Found, Vec<Diagnostic>> {
     }
     names.sort();
     let (root, shown_root) = (path.to_owned(), name.trim_end_matches('/').to_owned());
-    let indexes: Vec<&str> =
-        names.iter().map(String::as_str).filter(|name| is_index(name)).collect();
-    let usual = indexes.iter().find(|name| **name == USUAL_INDEX);
-    match (usual, indexes.as_slice()) {
-        (Some(index), _) | (None, [index]) => {
+    match index_of(&names) {
+        Ok(Some(index)) => {
             let shown = format!("{shown_root}/{}", shown(index));
             let map = WeightMap::read(&root.join(index), &shown)?;
             return Ok(indexed(Form::Folder, root, shown_root, map));
         }
-        (None, []) => {}
-        (None, several) => {
-            let headline = format!("a folder has several indexes and none is `{USUAL_INDEX}`");
+        Ok(None) => {}
+        Err((several, usual)) => {
+            let headline = format!("a folder has several indexes and none is `{usual}`");
             return Err(vec![
                 Diagnostic::error(codes::INDEX_BROKEN, headline)
                     .in_file(name)
-                    .fact("found", some_of(several))
+                    .fact("found", some_of(&several))
                     .help("name the index to use as the model"),
             ]);
         }
     }
-    let mut weights: Vec<&String> = names.iter().filter(|name| is_weights(name)).collect();
+    let mut weights: Vec<&str> =
+        names.iter().map(String::as_str).filter(|name| is_weights(name)).collect();
     let mut found = plain(Form::Folder, root, shown_root, Vec::new());
     leave_out_consolidated(&mut weights, &mut found);
+    if weights.is_empty() {
+        weights = torch_names::weights(names.iter().map(String::as_str));
+        for missing in torch_names::missing(&weights) {
+            let headline = format!("the model folder lacks `{missing}`");
+            found.faults.push(
+                Diagnostic::error(codes::SHARD_MISSING, headline)
+                    .in_file(&found.shown_root)
+                    .help("fetch this file, or the whole model again"),
+            );
+        }
+    }
     if weights.is_empty() {
         return Err(vec![no_weights(name, path, &names)]);
     }
     found.files =
         weights.into_iter().map(|name| file(&found.root, &found.shown_root, name)).collect();
     Ok(found)
+}
+
+/// The index to go by, if there is one: of safetensors files, or, without any of these, of torch's.
+/// Several of a kind, none of them of the usual name, are an error with that name.
+fn index_of(names: &[String]) -> Result<Option<&str>, (Vec<&str>, &'static str)> {
+    let choose = |is_one: fn(&str) -> bool, usual: &'static str| {
+        let all: Vec<&str> = names.iter().map(String::as_str).filter(|name| is_one(name)).collect();
+        match (all.iter().find(|name| **name == usual), all.as_slice()) {
+            (Some(index), _) | (None, [index]) => Ok(Some(*index)),
+            (None, []) => Ok(None),
+            (None, _) => Err((all, usual)),
+        }
+    };
+    match choose(is_index, USUAL_INDEX)? {
+        None if !names.iter().any(|name| is_weights(name)) => {
+            choose(torch_names::is_index, torch_names::USUAL_INDEX)
+        }
+        found => Ok(found),
+    }
 }
 
 /// Files of weights that a folder should have and lacks: those that its index names, or any at all.
@@ -127,16 +156,18 @@ pub(crate) fn weights_of(folder: &Path) -> Option<Vec<String>> {
     let names: Vec<String> =
         entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     let there = |name: &str| fs::metadata(folder.join(name)).is_ok();
-    let indexes: Vec<&String> = names.iter().filter(|name| is_index(name)).collect();
-    let index = indexes.iter().find(|name| **name == USUAL_INDEX).or(indexes.first());
+    let index = index_of(&names).unwrap_or_else(|(several, _)| several.first().copied());
     if let Some(index) = index {
         // A damaged index is reported when the folder is opened.
         let Ok(map) = WeightMap::read(&folder.join(index), index) else { return Some(Vec::new()) };
         let files = map.files(&mut Vec::new());
         return Some(files.into_iter().filter(|file| !there(file)).map(str::to_owned).collect());
     }
-    let any = names.iter().any(|name| is_weights(name) && there(name));
-    Some(if any { Vec::new() } else { vec![format!("*{WEIGHTS}")] })
+    if names.iter().any(|name| is_weights(name) && there(name)) {
+        return Some(Vec::new());
+    }
+    let torch = torch_names::weights(names.iter().map(String::as_str).filter(|name| there(name)));
+    Some(if torch.is_empty() { vec![format!("*{WEIGHTS}")] } else { torch_names::missing(&torch) })
 }
 
 /// Files whose name begins with a dot are left behind by archivers and editors.
@@ -162,12 +193,11 @@ pub(crate) fn files_of_index(path: &Path, shown: &str) -> Result<Vec<String>, Ve
     Ok(map.files(&mut Vec::new()).into_iter().map(str::to_owned).collect())
 }
 
-fn leave_out_consolidated(weights: &mut Vec<&String>, found: &mut Found) {
+fn leave_out_consolidated(weights: &mut Vec<&str>, found: &mut Found) {
     if weights.iter().all(|name| is_second_copy(name)) {
         return;
     }
-    let left: Vec<&str> =
-        weights.iter().map(|name| name.as_str()).filter(|name| is_second_copy(name)).collect();
+    let left: Vec<&str> = weights.iter().copied().filter(|name| is_second_copy(name)).collect();
     if !left.is_empty() {
         found.warnings.push(
             Diagnostic::warning(codes::NOT_READ, "a second copy of the model is not read")
@@ -206,7 +236,7 @@ fn indexed(form: Form, root: PathBuf, shown_root: String, map: WeightMap) -> Fou
 
 fn no_weights(name: &str, path: &Path, names: &[String]) -> Diagnostic {
     let fault = |headline: String| Diagnostic::error(codes::NO_WEIGHTS, headline).in_file(name);
-    let help = "name a folder that holds `*.safetensors` files";
+    let help = "name a folder that holds `*.safetensors` files, or `pytorch_model.bin`";
     if names.is_empty() {
         return fault(format!("the model folder `{}` is empty", shown(name))).help(help);
     }
@@ -214,7 +244,8 @@ fn no_weights(name: &str, path: &Path, names: &[String]) -> Diagnostic {
         .iter()
         .filter_map(|file| format::unread_by_name(file).map(|kind| (file.as_str(), kind)))
         .collect();
-    let mut fault = fault(format!("the model folder `{}` holds no safetensors file", shown(name)));
+    let mut fault =
+        fault(format!("the model folder `{}` holds no weights that are read", shown(name)));
     if let Some((_, kind)) = unread.first() {
         let files: Vec<&str> = unread.iter().map(|(file, _)| *file).collect();
         fault.code = codes::UNSUPPORTED_FORMAT;
@@ -222,9 +253,18 @@ fn no_weights(name: &str, path: &Path, names: &[String]) -> Diagnostic {
             .fact("found", some_of(&files))
             .help(format!("{kind} files are not read; save the model as safetensors first"));
     }
+    let torch: Vec<&str> =
+        names.iter().map(String::as_str).filter(|name| torch_names::may_be(name)).collect();
+    if let Some(first) = torch.first() {
+        let first = format!("{}/{first}", name.trim_end_matches('/'));
+        return fault
+            .fact("found", some_of(&torch))
+            .help(format!("name the file itself, as `{}`, if it holds weights", shown(&first)));
+    }
+    let holds_some = |name: &str| is_weights(name) || torch_names::is_weights(name);
     let below = names.iter().find(|name| {
         let inside = fs::read_dir(path.join(name)).into_iter().flatten().flatten();
-        inside.take(1000).any(|entry| entry.file_name().to_str().is_some_and(is_weights))
+        inside.take(1000).any(|entry| entry.file_name().to_str().is_some_and(holds_some))
     });
     match below {
         Some(below) => {
@@ -236,10 +276,7 @@ fn no_weights(name: &str, path: &Path, names: &[String]) -> Diagnostic {
 }
 
 /// Reads the header of a file.
-pub(super) fn read(
-    file: &File,
-    pool: &Arc<FilePool>,
-) -> Result<(Shard, Vec<TensorEntry>), Vec<Diagnostic>> {
+pub(super) fn read(file: &File, pool: &Arc<FilePool>) -> Result<(Shard, Header), Vec<Diagnostic>> {
     let regular = |metadata: Metadata| refuse_special(&metadata).map(|()| metadata);
     let metadata = fs::metadata(&file.path).and_then(regular).map_err(|error| {
         let headline = format!("a file cannot be read: {}", io_text(&error));
@@ -254,7 +291,7 @@ pub(super) fn read(
     let source = pool.source(&shard);
     let format = format_of(file, &source).map_err(|fault| vec![*fault])?;
     let header = format.read_header(&source, &file.shown)?;
-    Ok((shard, header.tensors))
+    Ok((shard, header))
 }
 
 fn format_of(file: &File, source: &dyn ByteSource) -> Result<&'static dyn Format, Box<Diagnostic>> {
