@@ -7,7 +7,7 @@ use mixdown_ops::matrix::interference::{
     Adam, Cut, Filter, Init, Interference, Optimizer, Rows, Sgd, Solver, Targets,
 };
 use mixdown_ops::matrix::{Factors, Matrix, MatrixOp, OperandShapes, Operands, Rank, Report, Stop};
-use mixdown_ops::random::uniform_bits;
+use mixdown_ops::random::{stream_key, uniform_bits};
 use mixdown_ops::{Backend, Precision};
 
 /// An operand: dense, or factors.
@@ -133,7 +133,9 @@ pub fn matrix(rows: usize, columns: usize, values: &[f64]) -> Matrix {
 
 /// Uniform numbers in ±1, always the same for a seed.
 pub fn random(rows: usize, columns: usize, seed: u64) -> Matrix {
-    let number = |index: usize| f64::from(uniform_bits(seed, index as u64)) / f64::from(u32::MAX);
+    // Streams of neighboring keys hold the same numbers in another order.
+    let key = stream_key(seed, "random", "matrix", 0);
+    let number = |index: usize| f64::from(uniform_bits(key, index as u64)) / f64::from(u32::MAX);
     let values = (0..rows * columns).map(|index| number(index) * 2.0 - 1.0).collect();
     Matrix { rows, columns, values }
 }
