@@ -22,7 +22,7 @@ use vector::{Instructions, TileLoop, Vector};
 /// Rows of a block at most. By `cargo bench -p mixdown-cpu --bench adam -- --bench 48 96 144` on an
 /// EPYC with 512 KiB of second-level cache, these do not differ beyond the noise. Fewer read the packed
 /// matrix more often, and more hold more memory.
-const BLOCK_ROWS: usize = 96;
+pub const BLOCK_ROWS: usize = 96;
 
 /// What a system is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,7 +30,7 @@ impl Rank {
 /// Whether directions without energy take part in a mean over singular values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RankAware {
-    /// No when the operand comes as factors, yes otherwise.
+    /// Yes when the operand comes as factors, no otherwise.
     Automatic,
     /// The mean is over all `p` singular values, and null directions are filled in.
     No,
