@@ -100,6 +100,17 @@ pub fn library_beside(recipe: &Path) -> Result<Library, Vec<Diagnostic>> {
 }
 
 impl Loaded {
+    /// The inputs that are models, and not only there beside one.
+    pub fn own_models(&self) -> impl Iterator<Item = &Input> {
+        let is_own = |position: usize| {
+            let checkpoint = ModelSource::Checkpoint(position as u32);
+            let recipes = self.recipes.iter().zip(&self.sources);
+            let mut uses = recipes.flat_map(|(recipe, sources)| recipe.models.iter().zip(sources));
+            uses.any(|(model, source)| *source == checkpoint && model.attached_as.is_none())
+        };
+        self.models.iter().enumerate().filter(move |(at, _)| is_own(*at)).map(|(_, input)| input)
+    }
+
     /// Plans the merge.
     pub fn compile(&self, explain: Option<&str>) -> Outcome {
         let checkpoints: Vec<CheckpointInput<'_>> = self

@@ -66,6 +66,8 @@ codes! {
     DUPLICATE_MODEL = "E0311", "a model is listed twice";
     UNKNOWN_MODULE = "E0312", "a module is not part of the models";
     VOCABULARY = "E0313", "vocabularies cannot be brought together";
+    MISSING_INPUT = "E0314", "a method needs a file beside each model, or a reference, and there is none";
+    UNUSED_INPUT = "E0315", "a file beside a model, or a reference, is given and no method reads it";
     BUDGET_TOO_SMALL = "E0401", "the memory budget is below what one block needs";
     NONFINITE = "E0402", "a weight is NaN or infinite";
     COPIES_DIFFER = "E0403", "tensors that should be equal differ";

@@ -102,6 +102,9 @@ fn leaf_value(leaf: &Leaf) -> Value {
 fn matrix_value(step: &MatrixStep) -> Value {
     let operand = |operand: &MatrixOperand| {
         let mut value = merge_value(&operand.merge);
+        if (operand.rows, operand.columns) != (step.rows, step.columns) {
+            value["shape"] = json!([operand.rows, operand.columns]);
+        }
         if let Some((leaf, factor)) = &operand.multiple_of {
             value["multiple_of"] = json!([leaf_value(leaf), factor]);
         }
