@@ -119,6 +119,19 @@ impl Loaded {
         self.recipes.first().is_some_and(|recipe| recipe.declared.iter().any(|own| own == name))
     }
 
+    /// The inputs that are models, and not only there beside one.
+    pub fn own_models(&self) -> impl Iterator<Item = &Input> {
+        let is_own = |position: usize| {
+            let checkpoint = ModelSource::Checkpoint(position as u32);
+            let recipes = self.recipes.iter().zip(&self.sources);
+            let mut uses = recipes.flat_map(|(recipe, sources)| recipe.models.iter().zip(sources));
+            let on_base = |one: &OnBase| [one.base, one.own].contains(&(position as u32));
+            uses.any(|(model, source)| *source == checkpoint && model.attached_as.is_none())
+                || self.adapters.iter().any(on_base)
+        };
+        self.models.iter().enumerate().filter(move |(at, _)| is_own(*at)).map(|(_, input)| input)
+    }
+
     /// Plans the merge.
     pub fn compile(&self, explain: Option<&str>) -> Outcome {
         let checkpoints: Vec<CheckpointInput<'_>> = self

@@ -71,6 +71,8 @@ codes! {
     VOCABULARY = "E0313", "vocabularies cannot be brought together";
     ADAPTER_UNMATCHED = "E0314", "what an adapter changes is not one tensor of its base";
     ADAPTER_SHAPE = "E0315", "the tensors of an adapter do not have the shapes that its base needs";
+    MISSING_INPUT = "E0316", "a method needs a file beside each model, or a reference, and there is none";
+    UNUSED_INPUT = "E0317", "a file beside a model, or a reference, is given and no method reads it";
     BUDGET_TOO_SMALL = "E0401", "the memory budget is below what one block needs";
     NONFINITE = "E0402", "a weight is NaN or infinite";
     COPIES_DIFFER = "E0403", "tensors that should be equal differ";

@@ -1,7 +1,7 @@
 //! Checks what a plan promises, so that the flows can rely on it.
 
 use mixdown_diagnostics::Diagnostic;
-use mixdown_plan::{Job, Leaf, Merge, Plan, Product, RowSource, Rows, TensorRef, Work};
+use mixdown_plan::{Job, Leaf, MatrixStep, Merge, Plan, Product, RowSource, Rows, TensorRef, Work};
 use mixdown_tensor::DType;
 
 use crate::context::internal;
@@ -57,14 +57,15 @@ impl Checker<'_> {
             for operand in &step.operands {
                 let passes = &self.plan.programs.get(operand.merge.program as usize)?.passes;
                 (passes.len() == 1 && operand.merge.matrices.is_empty()).then_some(())?;
-                self.leaves(job, &operand.merge, number)?;
+                let elements = operand.rows.checked_mul(operand.columns)?;
+                self.leaves(&operand.merge, elements, &merge.matrices[..number])?;
             }
         }
-        self.leaves(job, merge, merge.matrices.len())
+        self.leaves(merge, job.shape.elements(), &merge.matrices)
     }
 
-    /// Whether the leaves fit the job; `steps` matrix ops have their results by then.
-    fn leaves(&self, job: &Job, merge: &Merge, steps: usize) -> Option<()> {
+    /// Whether each leaf has so many elements; these matrix ops have their results by then.
+    fn leaves(&self, merge: &Merge, wanted: u64, steps: &[MatrixStep]) -> Option<()> {
         for leaf in &merge.leaves {
             let elements = match *leaf {
                 Leaf::Tensor(tensor) => {
@@ -76,9 +77,12 @@ impl Checker<'_> {
                     (rows.rows.len() as u64).checked_mul(rows.row_elements)?
                 }
                 Leaf::Product(product) => self.product(&product)?,
-                Leaf::Matrix(step) => (usize::from(step) < steps).then(|| job.shape.elements())?,
+                Leaf::Matrix(step) => {
+                    let step = steps.get(usize::from(step))?;
+                    step.rows.checked_mul(step.columns)?
+                }
             };
-            (elements == job.shape.elements()).then_some(())?;
+            (elements == wanted).then_some(())?;
         }
         Some(())
     }

@@ -338,12 +338,13 @@ impl Operands for Reader<'_, '_> {
         self.step.operands.len()
     }
 
-    fn shape(&self, _: usize) -> (usize, usize) {
-        (self.step.rows as usize, self.step.columns as usize)
+    fn shape(&self, operand: usize) -> (usize, usize) {
+        let operand = &self.step.operands[operand];
+        (operand.rows as usize, operand.columns as usize)
     }
 
     fn read(&mut self, operand: usize, first_row: usize, values: &mut [f64]) -> Result<(), Stop> {
-        let first = first_row as u64 * self.step.columns;
+        let first = first_row as u64 * self.step.operands[operand].columns;
         let dtype = held_dtype(self.step.operands[operand].merge.precision);
         let result = self.evaluate(operand, first, values.len(), dtype, |at, bytes| {
             widen::to_f64_into(bytes, dtype, &mut values[at..]);
@@ -357,7 +358,7 @@ impl Operands for Reader<'_, '_> {
         first_row: usize,
         values: &mut [f32],
     ) -> Result<(), Stop> {
-        let first = first_row as u64 * self.step.columns;
+        let first = first_row as u64 * self.step.operands[operand].columns;
         let result = self.evaluate(operand, first, values.len(), DType::F32, |at, bytes| {
             for (value, bytes) in values[at..].iter_mut().zip(bytes.as_chunks::<4>().0) {
                 *value = f32::from_le_bytes(*bytes);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mixdown_diagnostics::Diagnostic;
 use mixdown_recipe::method::{BaseUse, Method, ParameterKind, Per};
 
+use crate::beside::Beside;
 use crate::graph::{Graph, NodeId, Reach};
 use crate::kind::Kind;
 use crate::lower::{Inputs, Typed, Value, lower};
@@ -25,9 +26,11 @@ pub fn check_method(method: &Method) -> Vec<Diagnostic> {
         let base = has_base.then(|| tensor(u32::MAX));
         let experts: Vec<NodeId> = (0..count as u32).map(tensor).collect();
         let parameters = unknown_parameters(&mut graph, method, count);
+        let beside = Beside::unknown(&mut graph, method, count);
         let inputs = Inputs {
             base,
             experts: &experts,
+            beside: &beside,
             parameters: &parameters,
             elements: 1,
             shape: None,

@@ -13,7 +13,7 @@ use mixdown_tensor::DType;
 use crate::compile::compile;
 use crate::graph::GroupKey;
 use crate::layer;
-use crate::matrices::{Split, group_over_matrix, needs_facts, split};
+use crate::matrices::{Split, group_over_matrix, needs_facts, operand_shape, split};
 use crate::plan::{
     Group, Job, LayerChange, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge, Origin, OutputFiles,
     Plan, Rows, TensorRef, Work,
@@ -126,14 +126,17 @@ impl Assembly {
         };
         let mut steps = Vec::with_capacity(split.steps.len());
         for step in &split.steps {
-            let mut operands = Vec::with_capacity(step.operands.len());
-            for &operand in &step.operands {
+            let count = step.operands.len();
+            let mut operands = Vec::with_capacity(count);
+            for (position, &operand) in step.operands.iter().enumerate() {
                 let compiled = compile(&split.graph, operand);
                 if compiled.program.passes.len() > 1 {
                     reporter.add(needs_facts(&step.op, &made.name));
                 }
                 let merge = self.merge(&split.graph, compiled, precision);
-                operands.push(MatrixOperand { merge, combination: split.combination(operand) });
+                let combination = split.combination(operand);
+                let (rows, columns) = operand_shape(&step.op, position, count, (rows, columns));
+                operands.push(MatrixOperand { merge, rows, columns, combination });
             }
             steps.push(MatrixStep { op: step.op.clone(), rows, columns, operands });
         }
@@ -155,7 +158,10 @@ impl Assembly {
         let number = match self.group_keys.get(&key) {
             Some(&number) => number,
             None => {
-                let title = format!("`{}`, {}", key.step, key.ordinal);
+                let mut title = format!("`{}`, {}", key.step, key.ordinal);
+                if let Some((prefix, layer)) = &key.layer {
+                    title.push_str(&format!(", of `{prefix}{layer}`"));
+                }
                 self.groups.push(Group { title, jobs: Vec::new() });
                 let number = self.groups.len() as u32 - 1;
                 self.group_keys.insert(key, number);
@@ -186,8 +192,9 @@ impl Assembly {
             let used = self.groups[group as usize].jobs.len();
             if used != all {
                 let recipe = &request.recipes[inner];
+                let scope = if key.layer.is_some() { "layer" } else { "model" };
                 let headline = format!(
-                    "`scope: model` of the recipe `{}` needs all its tensors, each once",
+                    "`scope: {scope}` of the recipe `{}` needs all its tensors, each once",
                     recipe.source.name()
                 );
                 let diagnostic = Diagnostic::error(codes::UNSUPPORTED, headline)
@@ -247,13 +254,15 @@ fn left_out(
     }
     let mut found = Vec::new();
     for (model, input) in request.checkpoints.iter().enumerate() {
+        let only_attached = is_only_attached(request, model as u32);
         for (position, entry) in input.index.tensors().iter().enumerate() {
             let tensor = TensorRef { model: model as u32, tensor: position as u32 };
             if read.contains(&tensor) {
                 continue;
             }
-            let reason = solved.reasons.get(&entry.name).cloned();
+            let reason = solved.reasons.get(&entry.name).cloned().filter(|_| !only_attached);
             let reason = reason.unwrap_or_else(|| match layer::split(&entry.name) {
+                _ if only_attached => "no formula asks for it".to_owned(),
                 Some(_) => "no layer range of its model covers it".to_owned(),
                 None => "its model does not take part there".to_owned(),
             });
@@ -261,6 +270,14 @@ fn left_out(
         }
     }
     found
+}
+
+/// Whether a checkpoint only goes with models, and is none itself.
+fn is_only_attached(request: &Request<'_>, checkpoint: u32) -> bool {
+    let recipes = request.recipes.iter().zip(&request.models);
+    let uses = recipes.flat_map(|(recipe, sources)| recipe.models.iter().zip(sources));
+    let mut uses = uses.filter(|(_, source)| **source == ModelSource::Checkpoint(checkpoint));
+    uses.all(|(model, _)| model.attached_as.is_some())
 }
 
 /// What config.json and the other files are made from.
@@ -298,7 +315,7 @@ fn files_from(
     let recipe = &request.recipes[number];
     let own = results[number].get().map(|solved| solved.layers.clone()).unwrap_or_default();
     let chosen = recipe.files_from.as_ref().or(recipe.base.as_ref()).map(|model| model.value);
-    let chosen = chosen.unwrap_or(ModelId(0));
+    let chosen = chosen.or(recipe.merged().first().copied()).unwrap_or(ModelId(0));
     match request.models[number].get(chosen.0 as usize) {
         Some(ModelSource::Checkpoint(model)) => (Some(*model), own),
         Some(ModelSource::Adapted(adapter)) => {

@@ -14,7 +14,7 @@ use mixdown_recipe::Expression;
 
 use across::{elect_sign, fold, mean, mean_where_sign, sum_where_sign};
 use arguments::over_lists;
-use within::{cosine, count, keep_largest, keep_random, norm, norm2, reduce};
+use within::{cosine, count, dot, keep_largest, keep_random, norm, norm2, reduce};
 
 use crate::kind::Kind;
 use crate::lower::{Lowering, Reported, Typed, Value};
@@ -72,9 +72,10 @@ pub static FUNCTIONS: &[Function] = &[
     map("cos", MapOp::Cos, "cos(x)", "Cosine of x in radians."),
     Function {
         name: "cosine",
-        signature: "cosine(a, b)",
-        summary: "Cosine of the angle between two tensors; 0 where one of them is all zero.",
-        evaluate: Evaluate::Within(cosine, 2),
+        signature: "cosine(a, b, scope=\"tensor\")",
+        summary: "Cosine of the angle between two tensors, or all tensors of the \"layer\" or the \"model\" flattened; \
+                  0 where one of them is all zero.",
+        evaluate: Evaluate::Special(cosine),
     },
     Function {
         name: "count",
@@ -90,9 +91,9 @@ pub static FUNCTIONS: &[Function] = &[
     },
     Function {
         name: "dot",
-        signature: "dot(a, b)",
-        summary: "Σ a·b over all elements.",
-        evaluate: Evaluate::Within(|l, x, s| reduce(l, Reduction::SumProduct, x, s), 2),
+        signature: "dot(a, b, scope=\"tensor\")",
+        summary: "Σ a·b over all elements of the \"tensor\", of all tensors of its \"layer\", or of the \"model\".",
+        evaluate: Evaluate::Special(dot),
     },
     Function {
         name: "elect_sign",
@@ -193,7 +194,8 @@ pub static FUNCTIONS: &[Function] = &[
     Function {
         name: "norm2",
         signature: "norm2(x, scope=\"tensor\")",
-        summary: "Σ x² over all elements of the \"tensor\", or of all tensors of the \"model\" (under the same rule or slice).",
+        summary: "Σ x² over all elements of the \"tensor\", or of all tensors of its \"layer\" or of the \"model\" \
+                  (under the same rule or slice). A tensor outside layers is a layer of its own.",
         evaluate: Evaluate::Special(norm2),
     },
     Function {
@@ -203,6 +205,13 @@ pub static FUNCTIONS: &[Function] = &[
         evaluate: Evaluate::Special(matrix::polar),
     },
     map("power", MapOp::Power, "power(a, b)", "a to the power of b."),
+    Function {
+        name: "regression",
+        signature: "regression(values, gram, off_diagonal=0.9)",
+        summary: "The weights whose outputs come nearest to those of all values, in least squares: (Σ W·Ĝ)·(Σ Ĝ)⁻¹, \
+                  where Ĝ keeps `off_diagonal` of the Gram matrix G of the layer's inputs off its diagonal.",
+        evaluate: Evaluate::Special(matrix::regression),
+    },
     Function {
         name: "shared_shift",
         signature: "shared_shift(values, eta=0.07, learning_rate=1e-4, steps=400, subspace_divisor=6)",

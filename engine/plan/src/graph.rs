@@ -31,7 +31,9 @@ pub enum Node {
     KeepRandom(u16),
     /// A scalar made from all elements.
     Reduce(Reduction, Reach),
-    /// A matrix op over its operands, all of which have the tensor's shape.
+    /// A matrix op; its result has the tensor's shape, and [`operand_shape`] tells those of its operands.
+    ///
+    /// [`operand_shape`]: crate::matrices::operand_shape
     Matrix(MatrixOp),
 }
 
@@ -40,7 +42,7 @@ pub enum Node {
 pub enum Reach {
     /// Those of this tensor.
     Tensor,
-    /// Those of all tensors treated alike: by position in [`Graph::groups`].
+    /// Those of all tensors treated alike, or of those of one layer: by position in [`Graph::groups`].
     Group(u16),
 }
 
@@ -66,6 +68,8 @@ pub struct Graph {
 pub struct GroupKey {
     /// The recipe and its section (rule or module).
     pub section: (u32, u32),
+    /// The layer, for facts about one: what its name begins with, and its number.
+    pub layer: Option<(String, u64)>,
     /// The step of the method, and which expert.
     pub step: String,
     /// Counts the facts of one step.

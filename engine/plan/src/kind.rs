@@ -17,12 +17,14 @@ pub enum Kind {
     Sign,
     /// Any other number for each element.
     Number,
+    /// A matrix of another shape: the Gram matrix of a linear layer's inputs.
+    Gram,
 }
 
 impl Kind {
-    /// Whether it has one value for each element.
+    /// Whether it has one value for each element of the tensor.
     pub fn is_tensor(self) -> bool {
-        self != Self::Scalar
+        !matches!(self, Self::Scalar | Self::Gram)
     }
 
     /// As messages call it.
@@ -34,6 +36,7 @@ impl Kind {
             Self::Mask => "a mask",
             Self::Sign => "signs",
             Self::Number => "numbers",
+            Self::Gram => "a Gram matrix",
         }
     }
 }
@@ -43,6 +46,12 @@ pub fn of_map(op: MapOp, kinds: &[Kind]) -> Result<Kind, String> {
     use Kind::{Delta, Mask, Number, Scalar, Sign, Weights};
     if kinds.iter().all(|&kind| kind == Scalar) {
         return Ok(Scalar);
+    }
+    if kinds.contains(&Kind::Gram) {
+        return Err(format!(
+            "a Gram matrix has another shape than weights; `{}` works on elements",
+            op.name()
+        ));
     }
     match op {
         MapOp::Add => match (kinds[0], kinds[1]) {
@@ -165,5 +174,7 @@ mod tests {
         check(MapOp::Subtract, &[Delta, Weights], None);
         check(MapOp::Add, &[Weights, Sign], None);
         check(MapOp::Where, &[Mask, Delta, Weights], None);
+        check(MapOp::Multiply, &[Scalar, Gram], None);
+        check(MapOp::Add, &[Weights, Gram], None);
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing here reads a file, a clock or the environment: the same recipe and the same indexes give
 //! the same plan, byte for byte.
 
+mod beside;
 mod check;
 mod compile;
 pub mod explain;

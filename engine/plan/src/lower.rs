@@ -7,6 +7,7 @@ use mixdown_ops::MapOp;
 use mixdown_recipe::expression::{BinaryOperator, UnaryOperator};
 use mixdown_recipe::{Expression, ExpressionKind, Method};
 
+use crate::beside::Beside;
 use crate::functions;
 use crate::graph::{Graph, NodeId};
 use crate::kind::{self, Kind};
@@ -35,6 +36,8 @@ pub(crate) struct Inputs<'a> {
     pub base: Option<NodeId>,
     /// The experts' tensors.
     pub experts: &'a [NodeId],
+    /// What goes with them beside weights.
+    pub beside: &'a Beside,
     /// Values of the parameters, by name.
     pub parameters: &'a BTreeMap<String, Value>,
     /// Elements of the tensor.
@@ -182,6 +185,9 @@ impl Lowering<'_> {
     fn name(&mut self, name: &str, span: Span) -> Result<Value, Reported> {
         if let Some(value) = self.names.get(name) {
             return Ok(value.clone());
+        }
+        if let Some(value) = self.inputs.beside.value(name) {
+            return value;
         }
         if self
             .method

@@ -55,6 +55,20 @@ pub(crate) fn split(graph: &Graph, output: NodeId) -> Option<Split> {
     Some(Split { output: here[&output], graph: rest, steps })
 }
 
+/// Rows and columns of one of `count` operands, from those of the result.
+pub(crate) fn operand_shape(
+    op: &MatrixOp,
+    operand: usize,
+    count: usize,
+    (rows, columns): (u64, u64),
+) -> (u64, u64) {
+    match op {
+        // Weights `[out, in]`, then as many Gram matrices `[in, in]`.
+        MatrixOp::Regression { .. } if operand >= count / 2 => (columns, columns),
+        _ => (rows, columns),
+    }
+}
+
 impl Split {
     /// The leaves that a node is a linear combination of, with their factors, where all of them may be
     /// low-rank: such a value needs not be multiplied out.

@@ -94,8 +94,7 @@ pub(crate) fn find(context: &RecipeContext<'_>, name: &str) -> Option<Part> {
         return Some(Part { prefixes: vec![String::new()], but });
     }
     let dotted = format!("{}.", name.trim_end_matches('.'));
-    let known =
-        context.views.iter().flatten().any(|view| view.iter().any(|t| t.name.starts_with(&dotted)));
+    let known = context.models().any(|view| view.iter().any(|t| t.name.starts_with(&dotted)));
     known.then(|| Part { prefixes: vec![dotted], but: Vec::new() })
 }
 
@@ -106,18 +105,17 @@ fn rows<'c>(context: &'c RecipeContext<'_>) -> impl Iterator<Item = &'static Row
 
 /// Prefixes of layer names over all models.
 fn stacks(context: &RecipeContext<'_>) -> BTreeSet<String> {
-    context.views.iter().flatten().flat_map(|view| view.layers.keys().cloned()).collect()
+    context.models().flat_map(|view| view.layers.keys().cloned()).collect()
 }
 
 /// Says that there is no such module, and which there are.
 pub(crate) fn unknown(context: &RecipeContext<'_>, name: &Spanned<String>) -> Diagnostic {
     let mut names: BTreeSet<String> = rows(context).map(|row| row.1.to_owned()).collect();
     if names.is_empty() {
-        let tops =
-            context.views.iter().flatten().flat_map(|view| view.iter()).filter_map(|tensor| {
-                let stack = layer::split(tensor.name)?;
-                stack.prefix.split('.').next().map(str::to_owned)
-            });
+        let tops = context.models().flat_map(|view| view.iter()).filter_map(|tensor| {
+            let stack = layer::split(tensor.name)?;
+            stack.prefix.split('.').next().map(str::to_owned)
+        });
         names.extend(tops);
         names.insert("default".to_owned());
     }

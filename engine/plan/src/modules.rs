@@ -71,8 +71,10 @@ impl<'r> Part<'r> {
                 settings: &source.settings,
                 span: source.model.span,
                 is_base,
+                companions: context.companions(method, &source.attached)?,
             });
         }
+        let reference = context.reference(method, context.recipe.reference.as_ref())?;
         let mut shared = Vec::new();
         shared.extend(own);
         shared.push(("module", &self.module.settings));
@@ -86,6 +88,7 @@ impl<'r> Part<'r> {
             form: context.recipe.form,
             method,
             inputs: built,
+            reference,
             shared,
             dtype: context.dtype,
             out_dtype: context.out_dtype,
@@ -302,6 +305,7 @@ fn shortened<'r>(
             settings: input.settings,
             span: input.span,
             is_base: input.is_base,
+            companions: input.companions,
         })
         .collect();
     Section { inputs, shared: section.shared.clone(), ..*section }
@@ -392,7 +396,7 @@ fn check_ranges(
 /// Modules that a recipe does not list are not written, which mergekit does in silence.
 fn warn_of_modules_left_out(context: &mut RecipeContext<'_>) {
     let written: BTreeSet<String> = context.made.iter().map(|made| made.name.clone()).collect();
-    let Some(view) = context.views.iter().flatten().next() else { return };
+    let Some(view) = context.models().next() else { return };
     let left: Vec<&str> =
         view.iter().map(|tensor| tensor.name).filter(|name| !written.contains(*name)).collect();
     if let (Some(first), Form::Mergekit) = (left.first(), context.recipe.form)

@@ -7,6 +7,7 @@ use mixdown_recipe::recipe::Form;
 use mixdown_recipe::setting::{Setting, Settings};
 use mixdown_tensor::DType;
 
+use crate::beside::{Companions, Named};
 use crate::graph::{Graph, Node, NodeId};
 use crate::lower::{self, lower};
 use crate::parameters::{self, At, Levels, Resolved, Unset};
@@ -26,6 +27,8 @@ pub(crate) struct Section<'a> {
     pub method: &'a Method,
     /// What is merged, in the recipe's order, the base among them.
     pub inputs: Vec<Input<'a>>,
+    /// What the experts are compared with, by methods that do.
+    pub reference: Option<Named<'a>>,
     /// Parameters above those of the inputs, from high to low.
     pub shared: Vec<(&'static str, &'a Settings)>,
     /// Inputs are rounded to it when read.
@@ -44,6 +47,8 @@ pub(crate) struct Input<'a> {
     pub settings: &'a Settings,
     pub span: Span,
     pub is_base: bool,
+    /// What goes with it beside its weights.
+    pub companions: Companions<'a>,
 }
 
 /// One output tensor to be made.
@@ -68,13 +73,13 @@ pub struct Detail {
 }
 
 /// An input that has the tensor.
-struct Present<'s> {
-    input: &'s Input<'s>,
-    tensor: Tensor<'s>,
+pub(crate) struct Present<'s> {
+    pub input: &'s Input<'s>,
+    pub tensor: Tensor<'s>,
 }
 
 impl<'a> Section<'a> {
-    /// Checks what holds for all tensors: base and count of models. Says whether they can be merged.
+    /// Checks what holds for all tensors: base, count of models, and what goes with them. Says whether they can be merged.
     pub fn check(&self, reporter: &mut Reporter) -> bool {
         let method = self.method;
         let name = &method.name.value;
@@ -94,7 +99,7 @@ impl<'a> Section<'a> {
         }
         let (low, high) = (method.experts.at_least, method.experts.at_most);
         if experts >= low && high.is_none_or(|high| experts <= high) {
-            return true;
+            return self.check_beside(reporter);
         }
         let models =
             |count: usize| format!("{count} {}", if count == 1 { "model" } else { "models" });
@@ -147,7 +152,7 @@ impl<'a> Section<'a> {
         let out = self.out_dtype.or(self.dtype).unwrap_or(promoted);
         if present.len() < self.inputs.len() && present.len() == 1 {
             // The method's policy for missing tensors has let a single one through.
-            self.note_detail(&present, Vec::new(), wanted.t, detail);
+            self.note_detail(&present, Vec::new(), Vec::new(), wanted.t, detail);
             return Some(made(out, self.take(first, out)));
         }
         let (mut graph, output, double) =
@@ -324,6 +329,7 @@ impl<'a> Section<'a> {
     fn note_detail(
         &self,
         present: &[Present<'_>],
+        beside: Vec<(String, String, DType)>,
         parameters: Vec<Resolved>,
         t: f64,
         detail: Option<&mut Option<Detail>>,
@@ -336,6 +342,7 @@ impl<'a> Section<'a> {
                 let model = format!("{role} {}", one.input.view.name);
                 (model, one.tensor.name.to_owned(), one.tensor.dtype)
             })
+            .chain(beside)
             .collect();
         *detail = Some(Detail { inputs, parameters, t });
     }
@@ -396,10 +403,12 @@ impl<'a> Section<'a> {
         };
         let base = present.iter().find(|one| one.input.is_base).map(&mut node);
         let expert_nodes: Vec<NodeId> = experts.iter().map(|one| node(one)).collect();
+        let beside = self.beside(wanted, &experts, present[0].tensor.shape, &mut graph);
         let values = parameters::values(&mut graph, self.method, &resolved);
         let inputs = lower::Inputs {
             base,
             experts: &expert_nodes,
+            beside: &beside,
             parameters: &values,
             elements: present[0].tensor.shape.elements(),
             shape: Some(present[0].tensor.shape.dimensions()),
@@ -410,7 +419,8 @@ impl<'a> Section<'a> {
         let mut found = Vec::new();
         let output = lower(&mut graph, self.method, &inputs, &mut found);
         reporter.extend(found);
-        self.note_detail(present, resolved, wanted.t, detail);
+        let beside = beside.conclude(self.id, reporter);
+        self.note_detail(present, beside, resolved, wanted.t, detail);
         Some((graph, output.ok()?, double))
     }
 
@@ -505,7 +515,7 @@ pub(crate) fn take(view: &View<'_>, tensor: Tensor<'_>, out: DType) -> How {
 }
 
 /// Whether a value of one type may change when rounded to another.
-fn loses(from: DType, to: DType) -> bool {
+pub(crate) fn loses(from: DType, to: DType) -> bool {
     match (from, to) {
         (from, to) if from == to => false,
         (_, DType::F64) | (DType::F16 | DType::Bf16, DType::F32) => false,

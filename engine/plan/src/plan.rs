@@ -100,7 +100,7 @@ pub enum Work {
 pub struct Merge {
     /// Position in [`Plan::programs`].
     pub program: u32,
-    /// The program's inputs. Each has the job's count of elements.
+    /// The program's inputs. Each has the job's count of elements, or for an operand the operand's.
     pub leaves: Vec<Leaf>,
     /// First entries of the scalar table.
     pub constants: Vec<f64>,
@@ -132,7 +132,7 @@ impl Merge {
     }
 }
 
-/// A matrix op on values of one job, all of one shape.
+/// A matrix op on values of one job.
 #[derive(Clone, Debug)]
 pub struct MatrixStep {
     /// The op.
@@ -151,6 +151,10 @@ pub struct MatrixOperand {
     /// How its elements are computed: a program of one pass. Its leaves may name earlier matrix ops of
     /// the same job; it has none of its own.
     pub merge: Merge,
+    /// Its rows: those of the result, but for Gram matrices.
+    pub rows: u64,
+    /// Its columns.
+    pub columns: u64,
     /// The leaves that it is a linear combination of, with their factors, where all of them may be
     /// low-rank: then it needs not be multiplied out.
     pub combination: Option<Vec<(Leaf, f64)>>,

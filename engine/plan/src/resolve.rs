@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mixdown_checkpoint::adapter::Adapter;
 use mixdown_checkpoint::index::Index;
 use mixdown_diagnostics::{Diagnostic, Span, any_error, codes, suggest};
-use mixdown_recipe::recipe::{Body, Form, ModelId, Recipe, SourceModel};
+use mixdown_recipe::recipe::{Attached, Body, Form, ModelId, Recipe, SourceModel};
 use mixdown_recipe::setting::{Settings, Spanned};
 use mixdown_recipe::{Method, method::Per};
 use mixdown_tensor::DType;
@@ -18,7 +18,7 @@ use crate::pair::{Detail, Section, Wanted};
 use crate::plan::{LayerChange, Origin, Plan, Rows};
 use crate::report::Reporter;
 use crate::view::{Made, View};
-use crate::{finish, modules, parameters, rules, vocabulary};
+use crate::{beside, finish, modules, parameters, rules, vocabulary};
 
 /// A checkpoint that a recipe names.
 #[derive(Clone, Copy, Debug)]
@@ -138,6 +138,11 @@ impl<'r> RecipeContext<'r> {
         if self.names.insert(made.name.clone()) {
             self.made.push(made);
         }
+    }
+
+    /// The models that are not only there beside others.
+    pub fn models(&self) -> impl Iterator<Item = &'r View<'r>> {
+        self.recipe.merged().into_iter().filter_map(|model| self.view(model))
     }
 
     /// The view of a model; none if it failed.
@@ -289,11 +294,14 @@ fn base_source(recipe: &Recipe) -> Option<SourceModel> {
         model: Spanned { value: base.value, span: base.span },
         layers: None,
         settings: Settings::default(),
+        attached: Attached::default(),
     })
 }
 
 fn classes(request: &Request<'_>, number: usize) -> BTreeSet<String> {
-    let configs = request.models[number].iter().filter_map(|source| match source {
+    let models = request.recipes[number].merged();
+    let sources = models.iter().map(|model| &request.models[number][model.0 as usize]);
+    let configs = sources.filter_map(|source| match source {
         ModelSource::Checkpoint(position) => request.checkpoints[*position as usize].config,
         ModelSource::Adapted(position) => {
             let base = request.adapters[*position as usize].base;
@@ -324,6 +332,7 @@ fn solve(context: &mut RecipeContext<'_>) {
     match &recipe.body {
         Body::Modules(found) => {
             check_settings(context, found);
+            beside::check_unused(context, &[context.method]);
             modules::make(context, found);
         }
         Body::Rules(found) => rules::make(context, found),

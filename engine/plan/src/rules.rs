@@ -8,6 +8,7 @@ use mixdown_recipe::pattern::Pattern;
 use mixdown_recipe::recipe::{Action, ModelId, Rule, SourceModel};
 use mixdown_recipe::setting::{Settings, Spanned};
 
+use crate::beside::{Companions, check_unused};
 use crate::layer;
 use crate::pair::{Input, Section, Wanted, take};
 use crate::parameters;
@@ -25,6 +26,9 @@ pub(crate) fn make<'r>(context: &mut RecipeContext<'r>, rules: &'r [Rule]) {
         prepared.push(Prepared::new(context, number, rule));
     }
     check_top_settings(context, &prepared);
+    let merges = prepared.iter().filter(|rule| matches!(rule.rule.action, Action::Merge { .. }));
+    let methods: Vec<Option<&Method>> = merges.map(|rule| rule.method).collect();
+    check_unused(context, &methods);
     if context.views.iter().any(Option::is_none) {
         // Names of the missing model are unknown: whether rules match cannot be told.
         return;
@@ -105,35 +109,42 @@ impl<'r> Prepared<'r> {
 
     /// The merge that a rule asks for.
     fn section(&self, context: &mut RecipeContext<'r>) -> Option<Section<'r>> {
-        let Action::Merge { base, experts, settings, out_dtype, .. } = &self.rule.action else {
+        let Action::Merge { base, reference, experts, settings, out_dtype, .. } = &self.rule.action
+        else {
             return None;
         };
         let method = self.method?;
         let recipe = context.recipe;
         let base = base.as_ref().or(recipe.base.as_ref());
+        let reference = reference.as_ref().or(recipe.reference.as_ref());
         let mut inputs = Vec::new();
         if let (Some(base), true) = (base, method.base != BaseUse::Ignored) {
             let view = context.view(base.value)?;
-            inputs.push(Input { view, settings: &NO_SETTINGS, span: base.span, is_base: true });
+            let (settings, companions) = (&NO_SETTINGS, Companions::default());
+            inputs.push(Input { view, settings, span: base.span, is_base: true, companions });
         }
         match experts {
             Some(experts) => {
                 for source in experts {
                     let view = context.view(source.model.value)?;
-                    let span = source.model.span;
-                    inputs.push(Input { view, settings: &source.settings, span, is_base: false });
+                    let (span, settings) = (source.model.span, &source.settings);
+                    let companions = context.companions(method, &source.attached)?;
+                    inputs.push(Input { view, settings, span, is_base: false, companions });
                 }
             }
             None => {
-                let skipped = base.map(|base| base.value);
-                let all = (0..recipe.models.len() as u32).map(ModelId);
-                for model in all.filter(|model| Some(*model) != skipped) {
+                let skipped = [base, reference].map(|model| model.map(|model| model.value));
+                let all = recipe.merged().into_iter();
+                for model in all.filter(|model| !skipped.contains(&Some(*model))) {
                     let view = context.view(model)?;
-                    let span = self.rule.span;
-                    inputs.push(Input { view, settings: &NO_SETTINGS, span, is_base: false });
+                    let (span, settings) = (self.rule.span, &NO_SETTINGS);
+                    let attached = &recipe.models[model.0 as usize].attached;
+                    let companions = context.companions(method, attached)?;
+                    inputs.push(Input { view, settings, span, is_base: false, companions });
                 }
             }
         }
+        let reference = context.reference(method, reference)?;
         let own_dtype = context.find_dtype(out_dtype.as_ref());
         let line = self.rule.span.line;
         let origin = Origin { rule: self.title(), line, method: method.name.value.clone() };
@@ -145,6 +156,7 @@ impl<'r> Prepared<'r> {
             form: recipe.form,
             method,
             inputs,
+            reference,
             shared: vec![("rule", settings), ("top", &recipe.settings)],
             dtype: context.dtype,
             out_dtype: own_dtype.or(context.out_dtype),
@@ -185,14 +197,14 @@ fn check_top_settings(context: &mut RecipeContext<'_>, prepared: &[Prepared<'_>]
 
 /// The names of all tensors: those of the base in the order of its files, then what others add.
 fn names(context: &RecipeContext<'_>) -> Vec<String> {
-    let mut order: Vec<usize> = (0..context.views.len()).collect();
+    let mut order: Vec<ModelId> = context.recipe.merged();
     if let Some(base) = &context.recipe.base {
-        order.retain(|&position| position != base.value.0 as usize);
-        order.insert(0, base.value.0 as usize);
+        order.retain(|&model| model != base.value);
+        order.insert(0, base.value);
     }
     let mut seen: BTreeSet<&str> = BTreeSet::new();
     let mut names = Vec::new();
-    for view in order.into_iter().filter_map(|position| context.views[position]) {
+    for view in order.into_iter().filter_map(|model| context.view(model)) {
         names.extend(view.iter().filter(|t| seen.insert(t.name)).map(|t| t.name.to_owned()));
     }
     names
@@ -243,9 +255,7 @@ fn keep(
     let Some(tensor) = view.find(name) else {
         let headline = format!("`{}` has no tensor `{name}` to keep", view.name);
         let owners: Vec<&str> = context
-            .views
-            .iter()
-            .flatten()
+            .models()
             .filter(|other| other.find(name).is_some())
             .map(|other| other.name.as_str())
             .collect();

@@ -15,6 +15,12 @@ pub(crate) struct Tokens<'a> {
 }
 
 impl<'a> Tokens<'a> {
+    /// Of a checkpoint that has no tokens.
+    pub fn none() -> Self {
+        static NOTHING: Value = Value::Null;
+        Self { file: &NOTHING, ordinary: BTreeMap::new(), added: BTreeMap::new() }
+    }
+
     /// Reads a tokenizer.json; an error says in words what it lacks.
     pub fn read(file: &'a Value) -> Result<Self, String> {
         let vocabulary = file.get("model").and_then(|model| model.get("vocab"));

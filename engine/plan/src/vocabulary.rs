@@ -66,7 +66,13 @@ fn read_models<'a>(
     found: &mut Vec<Diagnostic>,
 ) -> Option<Vec<Own<'a>>> {
     let mut all = Vec::new();
-    for (source, view) in request.models[number].iter().zip(views.iter().flatten()) {
+    let models = request.recipes[number].models.iter().zip(&request.models[number]);
+    for ((model, source), view) in models.zip(views.iter().flatten()) {
+        if model.attached_as.is_some() {
+            // Facts about weights, which no row is taken from.
+            all.push(own(Tokens::none(), None, None, view));
+            continue;
+        }
         let ModelSource::Checkpoint(position) = source else {
             let headline = format!(
                 "the vocabulary of `{}`, no plain checkpoint, cannot be rebuilt",
@@ -150,7 +156,8 @@ struct Target<'a> {
 }
 
 fn target<'a>(recipe: &Recipe, tokenizer: &Tokenizer, models: &[Own<'a>]) -> Target<'a> {
-    let base = recipe.base.as_ref().map_or(0, |base| base.value.0 as usize);
+    let base = recipe.base.as_ref().map(|base| base.value.0 as usize);
+    let base = base.or(own_models(recipe).next()).unwrap_or(0);
     let ground = match tokenizer.vocabulary {
         Vocabulary::Model(model) => model.0 as usize,
         Vocabulary::Base | Vocabulary::Union => base,
@@ -164,7 +171,7 @@ fn target<'a>(recipe: &Recipe, tokenizer: &Tokenizer, models: &[Own<'a>]) -> Tar
     let tokens = all.into_iter().filter(|(id, _)| !removed.contains(id)).collect();
     let mut target = Target { ground, tokens, removed, new: Vec::new() };
     if tokenizer.vocabulary == Vocabulary::Union {
-        let merged = merged(recipe, models.len());
+        let merged = merged(recipe);
         let merged: Vec<&Own<'a>> = merged.into_iter().map(|model| &models[model]).collect();
         target.unite(&merged);
     }
@@ -174,9 +181,14 @@ fn target<'a>(recipe: &Recipe, tokenizer: &Tokenizer, models: &[Own<'a>]) -> Tar
     target
 }
 
+/// The models that are not only there beside others.
+fn own_models(recipe: &Recipe) -> impl Iterator<Item = usize> {
+    recipe.merged().into_iter().map(|model| model.0 as usize)
+}
+
 /// The models that take part in the merge. Those that only give rows of single tokens add no tokens.
-fn merged(recipe: &Recipe, models: usize) -> BTreeSet<usize> {
-    let Body::Modules(modules) = &recipe.body else { return (0..models).collect() };
+fn merged(recipe: &Recipe) -> BTreeSet<usize> {
+    let Body::Modules(modules) = &recipe.body else { return own_models(recipe).collect() };
     let mut found: BTreeSet<ModelId> = recipe.base.iter().map(|base| base.value).collect();
     for module in modules {
         match &module.content {
@@ -235,12 +247,16 @@ fn build(
         Some(multiple) if multiple > 0 => real.checked_next_multiple_of(multiple)?,
         _ => real,
     };
-    let takers = Takers::of(recipe, models.len());
+    let takers = Takers::of(recipe);
     let mut planned = Vec::new();
-    for (name, is_after) in names(views) {
+    let compared: Vec<usize> =
+        recipe.references().into_iter().map(|model| model.0 as usize).collect();
+    for (name, is_after) in names(recipe, views) {
         let (takers, base) = takers.of_tensor(is_after);
         let choices = choose(tokenizer, recipe, &models, (takers, base), &target, found)?;
-        for &model in takers {
+        // What the others are compared with gets the same rows, and gives none.
+        let others = compared.iter().filter(|model| !takers.contains(model));
+        for &model in takers.iter().chain(others) {
             let Some(view) = &views[model] else { continue };
             let own = view.find(&name);
             let Some(tensor) = own.or_else(|| view.tied_embedding(&name)) else { continue };
@@ -269,8 +285,9 @@ fn build(
 }
 
 /// Names of all tensors with one row for each token, and whether they come after the layers.
-fn names(views: &[Option<View<'_>>]) -> BTreeMap<String, bool> {
-    let all = views.iter().flatten().flat_map(|view| {
+fn names(recipe: &Recipe, views: &[Option<View<'_>>]) -> BTreeMap<String, bool> {
+    let views = own_models(recipe).filter_map(|model| views[model].as_ref());
+    let all = views.flat_map(|view| {
         embeddings(view).into_iter().map(|position| view.get(position).name.to_owned())
     });
     all.map(|name| (name.clone(), layer::is_after_layers(&name))).collect()
@@ -284,13 +301,15 @@ struct Takers {
 }
 
 impl Takers {
-    fn of(recipe: &Recipe, models: usize) -> Self {
+    fn of(recipe: &Recipe) -> Self {
         let base = recipe.base.as_ref().map(|base| base.value.0 as usize);
         let alike =
             |models: Vec<usize>| Self { before: (models.clone(), base), after: (models, base) };
         let position = |source: &SourceModel| source.model.value.0 as usize;
-        let Body::Modules(modules) = &recipe.body else { return alike((0..models).collect()) };
-        let [module] = modules.as_slice() else { return alike((0..models).collect()) };
+        let Body::Modules(modules) = &recipe.body else {
+            return alike(own_models(recipe).collect());
+        };
+        let [module] = modules.as_slice() else { return alike(own_models(recipe).collect()) };
         match &module.content {
             ModuleContent::Models(sources) => {
                 let mut all: Vec<usize> = sources.iter().map(position).collect();

@@ -467,3 +467,209 @@ rules: [{method: ties}]
     check("[{method: average}]", 0);
     check("[{tensors: lm_head.weight, keep: base}, {method: average}]", 1);
 }
+
+/// Facts about the models `a` and `b`: importance in the weights' shapes, Gram matrices of the linear ones.
+fn facts(mut models: Vec<Model>) -> Vec<Model> {
+    for name in ["fisher-a", "fisher-b"] {
+        models.push(llama(name, 4, DType::F32, false));
+    }
+    for name in ["gram-a", "gram-b"] {
+        let mut tensors = Vec::new();
+        for layer in 0..4 {
+            for part in ["self_attn.q_proj", "mlp.up_proj"] {
+                let name = format!("model.layers.{layer}.{part}.weight");
+                tensors.push((name, DType::F32, shape(&[4, 4])));
+            }
+        }
+        models.push(Model {
+            name,
+            index: Index::of(name, tensors).unwrap(),
+            config: json!({"architectures": ["GramMatrices"]}),
+        });
+    }
+    models
+}
+
+const FISHER: &str = "
+models: [{model: a, importance: fisher-a}, {model: b, importance: fisher-b}]
+merge_method: fisher
+";
+
+const REGMEAN: &str = "
+models: [{model: a, gram: gram-a}, {model: b, gram: gram-b}]
+merge_method: regmean
+";
+
+const LATA: &str = "
+models: [{model: a}]
+merge_method: lata
+base_model: base
+reference: b
+";
+
+#[test]
+fn importance_is_read_beside_each_expert() {
+    let models = facts(family());
+    let name = "model.norm.weight";
+    let all = ["fisher-a", "a", "fisher-b", "b"].map(|model| format!("{model}:{name}"));
+    let check = |text: &str| {
+        let plan = sound(text, &models);
+        assert_eq!(plan.jobs.len(), 11, "only the weights are written");
+        let (mut found, mut all) = (inputs(&plan, &models, name), all.to_vec());
+        found.sort();
+        all.sort();
+        assert_eq!(found, all);
+        assert_eq!(plan.output.files_from, Some(1), "the first model's");
+        plan
+    };
+    assert!(check(FISHER).groups.is_empty());
+    let plan = check(&format!("{FISHER}parameters: {{normalize: true}}\n"));
+    assert_eq!(plan.groups.len(), 2, "one norm for each expert");
+    let named = "{a: {path: a, importance: fisher-a}, b: {path: b, importance: fisher-b}}";
+    check(&format!("mixdown: 1\nmodels: {named}\nmethod: fisher\n"));
+    check(&format!("mixdown: 1\nmodels: {named}\nrules: [{{method: fisher}}]\n"));
+    let experts = "{a: {importance: fisher-a}, b: {importance: fisher-b}}";
+    check(&format!(
+        "mixdown: 1\nmodels: {{a: a, b: b}}\nrules: [{{method: fisher, experts: {experts}}}]\n"
+    ));
+    check(
+        "mixdown: 1\nmodels: {a: {path: a, importance: fisher-a}, b: {path: b, importance: fisher-b}}\n\
+         output: sum(importance * experts) / sum(importance)\n",
+    );
+}
+
+#[test]
+fn gram_matrices_are_read_for_linear_weights() {
+    let models = facts(family());
+    let plan = sound(REGMEAN, &models);
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let job = plan.jobs.iter().find(|job| job.name == name).unwrap();
+    let Work::Merge(merge) = &job.work else { panic!("{job:?}") };
+    let [step] = merge.matrices.as_slice() else { panic!("{merge:?}") };
+    assert_eq!((step.rows, step.columns), (8, 4));
+    let shapes: Vec<_> = step.operands.iter().map(|one| (one.rows, one.columns)).collect();
+    assert_eq!(shapes, [(8, 4), (8, 4), (4, 4), (4, 4)]);
+    let model = |tensor: &mixdown_plan::TensorRef| models[tensor.model as usize].name;
+    let tensors = merge.tensors(&plan.rows);
+    let read: Vec<&str> = tensors.iter().map(model).collect();
+    assert_eq!(read, ["a", "b", "gram-a", "gram-b"]);
+    let norm = inputs(&plan, &models, "model.norm.weight");
+    assert_eq!(norm, ["a:model.norm.weight", "b:model.norm.weight"]);
+}
+
+#[test]
+fn layers_are_compared_as_wholes() {
+    let models = family();
+    let plan = sound(LATA, &models);
+    let name = "model.layers.2.mlp.up_proj.weight";
+    let mut read = inputs(&plan, &models, name);
+    read.sort();
+    assert_eq!(read, ["a", "b", "base"].map(|model| format!("{model}:{name}")));
+    // Four layers with a dot product and two norms each, over two tensors.
+    assert_eq!(plan.groups.len(), 12);
+    assert!(plan.groups.iter().all(|group| group.jobs.len() == 2), "{:?}", plan.groups);
+    assert!(plan.groups[0].title.ends_with("of `model.layers.0`"), "{}", plan.groups[0].title);
+    let named = "mixdown: 1\nmodels: {base: base, a: a, b: b}\nbase: base\nreference: b\n";
+    let rules = format!("{named}rules: [{{method: lata}}]\n");
+    for text in [format!("{named}method: lata\n"), rules] {
+        let mut read = inputs(&sound(&text, &models), &models, name);
+        read.sort();
+        assert_eq!(read, ["a", "b", "base"].map(|model| format!("{model}:{name}")));
+    }
+}
+
+#[test]
+fn what_goes_with_models_is_checked() {
+    let models = facts(family());
+    let check =
+        |text: &str, expected: &[&str]| assert_eq!(found(text, &models), expected, "{text}");
+    check(
+        &FISHER.replace(", importance: fisher-b", ""),
+        &["E0316: method `fisher` needs `importance` beside each model"],
+    );
+    check(
+        &LATA.replace("reference: b\n", ""),
+        &["E0316: method `lata` needs a model to compare with"],
+    );
+    check(
+        &FISHER.replace("fisher\n", "average\n"),
+        &[
+            "W0601: method `average` does not read `importance`",
+            "W0601: method `average` does not read `importance`",
+        ],
+    );
+    check(&LATA.replace("lata", "average"), &["W0601: method `average` does not read `reference`"]);
+    let strict = "mixdown: 1\nmodels: {a: {path: a, gram: gram-a}, b: b, base: base}\n";
+    check(
+        &format!("{strict}method: average\nreference: base\n"),
+        &[
+            "E0317: method `average` does not read `gram`",
+            "E0317: method `average` does not read `reference`",
+        ],
+    );
+    check(
+        &format!("{strict}rules: [{{method: average, reference: base}}]\n"),
+        &["E0317: no method reads this `gram`", "E0317: no method reads this `reference`"],
+    );
+    // Only the embeddings, the output layer and the final norm have no importance there.
+    check(
+        &FISHER.replace("fisher-b", "gram-b"),
+        &[
+            "E0309: `gram-b` has no importance for `model.embed_tokens.weight`",
+            "E0307: the importance for `model.layers.0.mlp.up_proj.weight` has another shape",
+            "E0307: the importance for `model.layers.1.mlp.up_proj.weight` has another shape",
+            "E0307: the importance for `model.layers.2.mlp.up_proj.weight` has another shape",
+            "E0309: `gram-b` has no importance for `model.norm.weight`",
+            "E0309: `gram-b` has no importance for `lm_head.weight`",
+        ],
+    );
+    check(
+        &REGMEAN.replace("gram-b", "base"),
+        &[
+            "E0307: the Gram matrix for `model.layers.0.mlp.up_proj.weight` has another shape",
+            "E0307: the Gram matrix for `model.layers.1.mlp.up_proj.weight` has another shape",
+            "E0307: the Gram matrix for `model.layers.2.mlp.up_proj.weight` has another shape",
+        ],
+    );
+    check(
+        &LATA.replace("reference: b", "reference: gram-b"),
+        &[
+            "E0309: the reference `gram-b` has no tensor `model.embed_tokens.weight`",
+            "E0307: `model.layers.0.mlp.up_proj.weight` does not fit in the reference `gram-b`",
+            "E0307: `model.layers.1.mlp.up_proj.weight` does not fit in the reference `gram-b`",
+            "E0307: `model.layers.2.mlp.up_proj.weight` does not fit in the reference `gram-b`",
+            "E0309: the reference `gram-b` has no tensor `model.norm.weight`",
+            "E0309: the reference `gram-b` has no tensor `lm_head.weight`",
+        ],
+    );
+}
+
+#[test]
+fn a_gram_matrix_is_no_tensor_of_the_weights() {
+    let models = facts(family());
+    let check = |output: &str, expected: &str| {
+        let text = format!(
+            "mixdown: 1\nmodels: {{a: {{path: a, gram: gram-a}}, b: {{path: b, gram: gram-b}}}}\noutput: {output}\n"
+        );
+        assert!(
+            found(&text, &models).contains(&expected.to_owned()),
+            "{:?}",
+            found(&text, &models)
+        );
+    };
+    check(
+        "mean(experts) + gram[0]",
+        "E0213: a Gram matrix has another shape than weights; `add` works on elements",
+    );
+    check(
+        "gram[0] + 1",
+        "E0213: a Gram matrix has another shape than weights; `add` works on elements",
+    );
+    check("gram[0]", "E0213: the output is a Gram matrix, not weights");
+    check("mean(experts) * norm2(gram[0])", "E0213: a tensor is needed here, found a Gram matrix");
+    check(
+        "regression(gram, experts)",
+        "E0213: a Gram matrix for each value is needed, found weights",
+    );
+    check("regression(gram, gram)", "E0213: a matrix is needed here, found a Gram matrix");
+}

@@ -114,12 +114,14 @@ fn mergekit(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         });
     }
     let base = fields.get("base_model").and_then(|node| decoder.model(node, "`base_model`"));
+    let reference = fields.get("reference").and_then(|node| decoder.model(node, "`reference`"));
     let settings = decoder.settings_at(fields, "parameters");
     let tokenizer = decoder.tokenizer(fields);
     Some(Recipe {
         source: tree.source.clone(),
         form: Form::Mergekit,
         base,
+        reference,
         method,
         inline_method: None,
         settings,

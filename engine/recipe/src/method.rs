@@ -3,6 +3,7 @@
 use mixdown_diagnostics::{Source, Span};
 
 use crate::expression::Expression;
+use crate::recipe::Attachment;
 use crate::setting::{Scalar, Spanned};
 
 /// A merge method.
@@ -22,6 +23,10 @@ pub struct Method {
     pub base: BaseUse,
     /// How many experts, not counting a base that takes part.
     pub experts: ExpertCount,
+    /// What must go with each expert, in the order of [`Attachment::ALL`].
+    pub attachments: Vec<Attachment>,
+    /// Whether there must be a model to compare with.
+    pub reference: bool,
     /// What becomes of a tensor that only some of the inputs have.
     pub missing: Missing,
     /// Parameters, in order.

@@ -8,7 +8,7 @@ use crate::decode::reader::{Decoder, Fields};
 use crate::decode::scalar_of;
 use crate::expression::{Expression, parse_at, span_between};
 use crate::method::{BaseUse, ExpertCount, Method, Missing, Parameter, ParameterKind, Per, Step};
-use crate::recipe::Form;
+use crate::recipe::{Attachment, Form};
 use crate::schema::Keys;
 use crate::schema::method::{ExpertCountKeys, InputsKeys, MethodKeys, ParameterKeys};
 use crate::setting::{Scalar, Spanned};
@@ -16,8 +16,28 @@ use crate::tree::{Dialect, Entry, Node};
 use crate::yaml;
 
 /// Names that mean something in every formula.
-const RESERVED: &[&str] =
-    &["and", "base", "experts", "false", "has_base", "n", "not", "or", "true"];
+const RESERVED: &[&str] = &[
+    "and",
+    "base",
+    "experts",
+    "false",
+    "gram",
+    "has_base",
+    "importance",
+    "n",
+    "not",
+    "or",
+    "reference",
+    "true",
+];
+
+/// What a method takes.
+struct Inputs {
+    base: BaseUse,
+    experts: ExpertCount,
+    attachments: Vec<Attachment>,
+    reference: bool,
+}
 
 /// Reads a method file.
 pub fn read_method(source: &Source) -> Result<Method, Vec<Diagnostic>> {
@@ -48,7 +68,8 @@ impl Decoder<'_> {
         let missing =
             fields.get("missing").and_then(|node| self.missing(node)).unwrap_or(Missing::Error);
         let formulas = self.formulas(fields, &parameters);
-        let (base, experts) = self.inputs(fields, formulas.as_ref());
+        let Inputs { base, experts, attachments, reference } =
+            self.inputs(fields, formulas.as_ref());
         let (steps, output) = formulas?;
         let file = self.source.clone();
         Some(Method {
@@ -59,6 +80,8 @@ impl Decoder<'_> {
             notes,
             base,
             experts,
+            attachments,
+            reference,
             missing,
             parameters,
             steps,
@@ -106,7 +129,8 @@ impl Decoder<'_> {
             return None;
         };
         let formulas = self.formulas(fields, &parameters);
-        let (base, experts) = self.inputs(fields, formulas.as_ref());
+        let Inputs { base, experts, attachments, reference } =
+            self.inputs(fields, formulas.as_ref());
         let (steps, result) = formulas?;
         parameters.retain(|parameter| {
             let name = parameter.name.value.as_str();
@@ -120,6 +144,8 @@ impl Decoder<'_> {
             notes: None,
             base,
             experts,
+            attachments,
+            reference,
             missing: Missing::Error,
             parameters,
             steps,
@@ -137,21 +163,21 @@ impl Decoder<'_> {
         self.word(node, "`missing`", &words)
     }
 
-    fn inputs(
-        &mut self,
-        fields: Fields<'_>,
-        formulas: Option<&(Vec<Step>, Expression)>,
-    ) -> (BaseUse, ExpertCount) {
+    fn inputs(&mut self, fields: Fields<'_>, formulas: Option<&(Vec<Step>, Expression)>) -> Inputs {
         let reads = |name| formulas.is_some_and(|(steps, output)| uses(steps, output, name));
-        let mut base = match (reads("has_base"), reads("base")) {
+        let base = match (reads("has_base"), reads("base")) {
             (true, _) => BaseUse::Optional,
             (false, true) => BaseUse::Required,
             (false, false) => BaseUse::Ignored,
         };
-        let mut experts = ExpertCount { at_least: 1, at_most: None };
-        let Some(node) = fields.get("inputs") else { return (base, experts) };
+        let experts = ExpertCount { at_least: 1, at_most: None };
+        let mut attachments = Attachment::ALL.to_vec();
+        attachments.retain(|kind| reads(kind.name()));
+        let reference = reads("reference");
+        let mut inputs = Inputs { base, experts, attachments, reference };
+        let Some(node) = fields.get("inputs") else { return inputs };
         let Some(fields) = self.fields(node, InputsKeys::KEYS, "`inputs`") else {
-            return (base, experts);
+            return inputs;
         };
         if let Some(node) = fields.get("base") {
             let words = [
@@ -159,12 +185,25 @@ impl Decoder<'_> {
                 ("optional", BaseUse::Optional),
                 ("ignored", BaseUse::Ignored),
             ];
-            base = self.word(node, "`base`", &words).unwrap_or(base);
+            inputs.base = self.word(node, "`base`", &words).unwrap_or(inputs.base);
         }
         if let Some(node) = fields.get("experts") {
-            experts = self.expert_count(node).unwrap_or(experts);
+            inputs.experts = self.expert_count(node).unwrap_or(inputs.experts);
         }
-        (base, experts)
+        let mut needs = |key: &str| {
+            let word = fields
+                .get(key)
+                .map(|node| self.word(node, &format!("`{key}`"), &[("required", ())]).is_some());
+            word.unwrap_or(false)
+        };
+        for kind in Attachment::ALL {
+            if needs(kind.name()) && !inputs.attachments.contains(&kind) {
+                inputs.attachments.push(kind);
+            }
+        }
+        inputs.attachments.sort_unstable();
+        inputs.reference |= needs("reference");
+        inputs
     }
 
     fn expert_count(&mut self, node: &Node) -> Option<ExpertCount> {

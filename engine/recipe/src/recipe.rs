@@ -20,6 +20,8 @@ pub struct Recipe {
     pub models: Vec<Model>,
     /// `base_model` / `base` at the top.
     pub base: Option<Spanned<ModelId>>,
+    /// `reference` at the top: the model that some methods compare the experts with.
+    pub reference: Option<Spanned<ModelId>>,
     /// `merge_method` / `method` at the top.
     pub method: Option<Spanned<String>>,
     /// `steps` inline at the top: a method of the recipe's own (strict form).
@@ -48,6 +50,64 @@ pub struct Recipe {
     pub warnings: Vec<Diagnostic>,
 }
 
+impl Recipe {
+    /// The models that experts are compared with.
+    pub fn references(&self) -> Vec<ModelId> {
+        let mut found = Vec::from_iter(&self.reference);
+        if let Body::Rules(rules) = &self.body {
+            for rule in rules {
+                if let Action::Merge { reference, .. } = &rule.action {
+                    found.extend(reference);
+                }
+            }
+        }
+        found.into_iter().map(|model| model.value).collect()
+    }
+
+    /// The models that are merged where nothing says which: all but those that only go with another
+    /// one, and those that are named as a `reference` and nowhere else.
+    pub fn merged(&self) -> Vec<ModelId> {
+        let compared = self.references();
+        let mut named: Vec<ModelId> = self.base.iter().map(|model| model.value).collect();
+        match &self.body {
+            Body::Modules(modules) => {
+                for module in modules {
+                    let mut take = |sources: &[SourceModel]| {
+                        named.extend(sources.iter().map(|source| source.model.value));
+                    };
+                    match &module.content {
+                        ModuleContent::Models(sources) => take(sources),
+                        ModuleContent::Slices(slices) => {
+                            slices.iter().for_each(|slice| take(&slice.sources));
+                            let bases = slices.iter().filter_map(|slice| slice.base.as_ref());
+                            named.extend(bases.map(|base| base.value));
+                        }
+                    }
+                }
+            }
+            Body::Rules(rules) => {
+                for rule in rules {
+                    match &rule.action {
+                        Action::Keep(model) => named.push(model.value),
+                        Action::Drop => {}
+                        Action::Merge { base, experts, .. } => {
+                            named.extend(base.iter().map(|model| model.value));
+                            let experts = experts.iter().flatten();
+                            named.extend(experts.map(|source| source.model.value));
+                        }
+                    }
+                }
+            }
+        }
+        let is_merged = |(position, model): (usize, &Model)| {
+            let id = ModelId(position as u32);
+            let only_compared = compared.contains(&id) && !named.contains(&id);
+            (model.attached_as.is_none() && !only_compared).then_some(id)
+        };
+        self.models.iter().enumerate().filter_map(is_merged).collect()
+    }
+}
+
 /// Which form a recipe is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -66,6 +126,60 @@ pub struct Model {
     pub reference: ModelReference,
     /// Place of the reference.
     pub span: Span,
+    /// What goes with it wherever it is merged (strict form).
+    pub attached: Attached,
+    /// What it is itself, if it only goes with another model: then it is never merged.
+    pub attached_as: Option<Attachment>,
+}
+
+/// What a checkpoint is that goes with a model: tensors under the names of the model's weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Attachment {
+    /// How much each weight matters: the diagonal of its Fisher information, in the weight's shape.
+    Importance,
+    /// For a linear weight `[out, in]` the mean of x·xᵀ over the layer's inputs, `[in, in]`.
+    Gram,
+}
+
+impl Attachment {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Importance, Self::Gram];
+
+    /// The key of recipes, and the name in formulas.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Importance => "importance",
+            Self::Gram => "gram",
+        }
+    }
+}
+
+/// The checkpoints that go with a model.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Attached {
+    /// See [`Attachment::Importance`].
+    pub importance: Option<Spanned<ModelId>>,
+    /// See [`Attachment::Gram`].
+    pub gram: Option<Spanned<ModelId>>,
+}
+
+impl Attached {
+    /// The checkpoint of a kind.
+    pub fn get(&self, kind: Attachment) -> Option<&Spanned<ModelId>> {
+        match kind {
+            Attachment::Importance => self.importance.as_ref(),
+            Attachment::Gram => self.gram.as_ref(),
+        }
+    }
+
+    /// These, and of the others the kinds that are not among them.
+    #[must_use]
+    pub fn or(self, others: &Self) -> Self {
+        Self {
+            importance: self.importance.or_else(|| others.importance.clone()),
+            gram: self.gram.or_else(|| others.gram.clone()),
+        }
+    }
 }
 
 /// What a model is.
@@ -142,6 +256,8 @@ pub struct SourceModel {
     pub layers: Option<Spanned<(u64, u64)>>,
     /// Parameters of this input, with the highest precedence.
     pub settings: Settings,
+    /// What goes with it here.
+    pub attached: Attached,
 }
 
 /// A rule of the strict form.
@@ -172,7 +288,9 @@ pub enum Action {
         inline_method: Option<Box<Method>>,
         /// Base of this rule, instead of the top's.
         base: Option<Spanned<ModelId>>,
-        /// Experts with their parameters; none means all models but the base.
+        /// Model to compare with in this rule, instead of the top's.
+        reference: Option<Spanned<ModelId>>,
+        /// Experts with their parameters; none means all that [`Recipe::merged`] gives but the base.
         experts: Option<Vec<SourceModel>>,
         /// Parameters of the rule.
         settings: Settings,

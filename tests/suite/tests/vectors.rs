@@ -52,8 +52,14 @@ fn check(file: &Value, case: &Value) -> Result<(), String> {
     if !case["base"].is_null() {
         write(&space, "base", &case["base"]);
     }
+    if !case["reference"].is_null() {
+        write(&space, "reference", &case["reference"]);
+    }
     for (position, expert) in experts.iter().enumerate() {
         write(&space, &format!("expert{position}"), expert);
+        for kind in BESIDE.iter().filter(|kind| !case[**kind].is_null()) {
+            write(&space, &format!("{kind}{position}"), &case[*kind][position]);
+        }
     }
     space.write("recipe.yaml", recipe(file, case, experts.len()));
     let outcome = Program::new(&space).args(["merge", "recipe.yaml", "--out", "out"]).run();
@@ -73,6 +79,9 @@ fn check(file: &Value, case: &Value) -> Result<(), String> {
     Ok(())
 }
 
+/// What a case can give beside each expert.
+const BESIDE: [&str; 2] = ["importance", "gram"];
+
 /// A mergekit configuration: lists of parameters have one value for each expert.
 fn recipe(file: &Value, case: &Value, experts: usize) -> String {
     let empty = serde_json::Map::new();
@@ -88,10 +97,14 @@ fn recipe(file: &Value, case: &Value, experts: usize) -> String {
     };
     let models: Vec<Value> = (0..experts)
         .map(|position| {
-            serde_json::json!({
+            let mut model = serde_json::json!({
                 "model": format!("./expert{position}"),
                 "parameters": of_expert(position),
-            })
+            });
+            for kind in BESIDE.iter().filter(|kind| !case[**kind].is_null()) {
+                model[*kind] = format!("./{kind}{position}").into();
+            }
+            model
         })
         .collect();
     let mut recipe = serde_json::json!({
@@ -102,6 +115,9 @@ fn recipe(file: &Value, case: &Value, experts: usize) -> String {
     });
     if !case["base"].is_null() {
         recipe["base_model"] = "./base".into();
+    }
+    if !case["reference"].is_null() {
+        recipe["reference"] = "./reference".into();
     }
     // JSON is YAML.
     recipe.to_string()

@@ -6,6 +6,7 @@ use clap::Args;
 use mixdown_plan::{Library, functions};
 use mixdown_recipe::Method;
 use mixdown_recipe::method::{BaseUse, Parameter, ParameterKind, Per};
+use mixdown_recipe::recipe::Attachment;
 use mixdown_recipe::setting::Scalar;
 use serde_json::{Value, json};
 
@@ -119,7 +120,18 @@ fn inputs(method: &Method) -> String {
         (low, None) => format!("at least {}", count(low)),
         (low, Some(high)) => format!("{low} to {}", count(high)),
     };
-    format!("{base}, and {experts}")
+    let mut text = format!("{base}, and {experts}");
+    for &kind in &method.attachments {
+        let what = match kind {
+            Attachment::Importance => "its diagonal Fisher information",
+            Attachment::Gram => "Gram matrices of its linear layers' inputs",
+        };
+        text.push_str(&format!("\n  beside each, `{}`: {what}", kind.name()));
+    }
+    if method.reference {
+        text.push_str("\n  `reference`: one more model, which the others are compared with");
+    }
+    text
 }
 
 fn count(number: usize) -> String {
@@ -182,6 +194,9 @@ fn example(method: &Method) -> String {
     if method.base == BaseUse::Required {
         text.push_str("  base_model: ./base\n");
     }
+    if method.reference {
+        text.push_str("  reference: ./instruct\n");
+    }
     text.push_str("  models:\n");
     let most = method.experts.at_most.unwrap_or(usize::MAX);
     let required = |per| {
@@ -190,6 +205,9 @@ fn example(method: &Method) -> String {
     };
     for name in ["./expert-a", "./expert-b"].iter().take(most.max(1)) {
         text.push_str(&format!("    - model: {name}\n"));
+        for kind in method.attachments.iter().map(|kind| kind.name()) {
+            text.push_str(&format!("      {kind}: {name}-{kind}.safetensors\n"));
+        }
         let settings: Vec<String> =
             required(Per::Expert).map(|p| format!("{}: {}", p.name.value, sample(p))).collect();
         if !settings.is_empty() {
@@ -258,6 +276,8 @@ fn method_json(method: &Method) -> Value {
             BaseUse::Ignored => "ignored",
         },
         "experts": {"at_least": method.experts.at_least, "at_most": method.experts.at_most},
+        "beside": method.attachments.iter().map(|kind| kind.name()).collect::<Vec<_>>(),
+        "reference": method.reference,
         "parameters": parameters,
         "steps": steps,
         "output": method.output.to_string(),
@@ -274,7 +294,8 @@ fn functions_text() -> String {
     }
     format!(
         "Operators, from low to high: or, and, not, comparisons, + -, * /, unary -, calls.\n\
-         Names: base, experts (a list), n (their count), has_base, parameters, earlier steps.\n\
+         Names: base, experts (a list), n (their count), has_base, parameters, earlier steps;\n\
+         importance and gram (lists beside the experts), reference (what they are compared with).\n\
          What takes one value is mapped over a list.\n{list}"
     )
 }

@@ -102,6 +102,9 @@ fn leaf_value(leaf: &Leaf) -> Value {
 fn matrix_value(step: &MatrixStep) -> Value {
     let operand = |operand: &MatrixOperand| {
         let mut value = merge_value(&operand.merge);
+        if (operand.rows, operand.columns) != (step.rows, step.columns) {
+            value["shape"] = json!([operand.rows, operand.columns]);
+        }
         if let Some(terms) = &operand.combination {
             let term = |(leaf, factor): &(Leaf, f64)| json!([leaf_value(leaf), factor]);
             value["combination"] = terms.iter().map(term).collect();

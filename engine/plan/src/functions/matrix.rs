@@ -1,6 +1,6 @@
 //! Functions over whole matrices: singular values, and the interference objective.
 //!
-//! Each takes values of one shape `[out, in]` and gives one of the same shape. Their settings must be
+//! Each takes values of one shape `[out, in]`, and some Gram matrices, and gives one of the same shape. Their settings must be
 //! known when a merge is planned.
 
 use mixdown_diagnostics::{Diagnostic, Span, codes};
@@ -99,6 +99,30 @@ pub(super) fn shared_shift(
     apply(lowering, MatrixOp::SharedShift(doge), &operands, call.span)
 }
 
+/// `regression`: the values, and a Gram matrix for each.
+pub(super) fn regression(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
+    let settings = Settings::new(lowering, call, &["off_diagonal"]);
+    let values = call.positional(lowering, 2)?;
+    let off_diagonal = settings?.fraction(lowering, "off_diagonal", 0.9)?;
+    let (Value::List(weights), Value::List(grams)) = (&values[0], &values[1]) else {
+        let found = values.iter().find(|value| !matches!(value, Value::List(_)));
+        let found = found.map_or_else(String::new, describe);
+        let headline = format!("a list over the experts is needed, found {found}");
+        return Err(lowering.report(Diagnostic::error(codes::WRONG_KIND, headline), call.span));
+    };
+    lowering.common_length(&values, call.span)?;
+    if let Some(other) = grams.iter().find(|item| item.kind != Kind::Gram) {
+        let headline =
+            format!("a Gram matrix for each value is needed, found {}", other.kind.name());
+        let diagnostic = Diagnostic::error(codes::WRONG_KIND, headline);
+        return Err(
+            lowering.report(diagnostic.help("write `regression(experts, gram)`"), call.span)
+        );
+    }
+    let operands: Vec<Value> = weights.iter().chain(grams).copied().map(Value::One).collect();
+    apply(lowering, MatrixOp::Regression { off_diagonal }, &operands, call.span)
+}
+
 /// `center`: each value minus the mean of all.
 pub(super) fn center(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
     let values = call.values(lowering, 1)?;
@@ -184,9 +208,10 @@ pub(super) fn apply(
         return Ok(Value::List(each.collect::<Result<_, _>>()?));
     }
     let mut items = Vec::with_capacity(operands.len());
-    for operand in operands {
+    for (position, operand) in operands.iter().enumerate() {
+        let is_gram = matches!(op, MatrixOp::Regression { .. }) && position >= operands.len() / 2;
         match operand {
-            Value::One(item) if item.kind.is_tensor() => items.push(*item),
+            Value::One(item) if is_gram || item.kind.is_tensor() => items.push(*item),
             other => {
                 let headline = format!("a matrix is needed here, found {}", describe(other));
                 return Err(lowering.report(Diagnostic::error(codes::WRONG_KIND, headline), span));

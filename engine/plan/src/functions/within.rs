@@ -9,6 +9,7 @@ use super::Call;
 use super::arguments::over_lists;
 use crate::graph::{GroupKey, Node, Reach};
 use crate::kind::Kind;
+use crate::layer;
 use crate::lower::{Lowering, Reported, Typed, Value};
 
 /// A tensor is needed; a scalar has no elements to go over.
@@ -20,7 +21,9 @@ pub(super) fn tensors(
     if items.iter().all(|item| item.kind.is_tensor()) {
         return Ok(());
     }
-    let headline = "a tensor is needed here, found a scalar";
+    let other = items.iter().find(|item| !item.kind.is_tensor());
+    let found = other.map_or(Kind::Scalar, |item| item.kind).name();
+    let headline = format!("a tensor is needed here, found {found}");
     Err(lowering.report(Diagnostic::error(codes::WRONG_KIND, headline), span))
 }
 
@@ -59,23 +62,62 @@ pub(super) fn norm(
 
 /// `norm2`: Σ x².
 pub(super) fn norm2(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
-    let options = call.options(lowering, &[("scope", SCOPES)]);
-    let values = call.positional(lowering, 1)?;
-    let options = options?;
-    over_lists(lowering, &values, call.span, |lowering, items, span| {
-        tensors(lowering, items, span)?;
-        let reach = reach(lowering, options[0].as_deref());
-        reduce_over(lowering, Reduction::SumProduct, &[items[0], items[0]], reach, span)
+    scoped(lowering, call, 1, |lowering, items, scope, span| {
+        sum_of_products(lowering, items[0], items[0], scope, span)
     })
 }
 
-pub(super) fn cosine(
+/// `dot`: Σ a·b.
+pub(super) fn dot(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
+    scoped(lowering, call, 2, |lowering, items, scope, span| {
+        sum_of_products(lowering, items[0], items[1], scope, span)
+    })
+}
+
+/// `cosine`: a·b / (‖a‖·‖b‖).
+pub(super) fn cosine(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
+    scoped(lowering, call, 2, cosine_of)
+}
+
+/// Mapped over lists, with the scope that the call names.
+fn scoped(
     lowering: &mut Lowering<'_>,
-    items: &[Typed],
+    call: &Call<'_>,
+    arity: usize,
+    apply: impl Fn(&mut Lowering<'_>, &[Typed], Option<&str>, Span) -> Result<Typed, Reported>,
+) -> Result<Value, Reported> {
+    let options = call.options(lowering, &[("scope", REDUCTION_SCOPES)]);
+    let values = call.positional(lowering, arity)?;
+    let options = options?;
+    over_lists(lowering, &values, call.span, |lowering, items, span| {
+        apply(lowering, items, options[0].as_deref(), span)
+    })
+}
+
+fn sum_of_products(
+    lowering: &mut Lowering<'_>,
+    left: Typed,
+    right: Typed,
+    scope: Option<&str>,
     span: Span,
 ) -> Result<Typed, Reported> {
-    let dot = reduce(lowering, Reduction::SumProduct, items, span)?;
-    let (left, right) = (norm(lowering, &items[..1], span)?, norm(lowering, &items[1..], span)?);
+    tensors(lowering, &[left, right], span)?;
+    let reach = reach(lowering, scope);
+    reduce_over(lowering, Reduction::SumProduct, &[left, right], reach, span)
+}
+
+fn cosine_of(
+    lowering: &mut Lowering<'_>,
+    items: &[Typed],
+    scope: Option<&str>,
+    span: Span,
+) -> Result<Typed, Reported> {
+    let dot = sum_of_products(lowering, items[0], items[1], scope, span)?;
+    let mut norm = |item: Typed| {
+        let square = sum_of_products(lowering, item, item, scope, span)?;
+        lowering.map_one(MapOp::Sqrt, &[square], span)
+    };
+    let (left, right) = (norm(items[0])?, norm(items[1])?);
     let product = lowering.map_one(MapOp::Multiply, &[left, right], span)?;
     let zero = Typed { node: lowering.graph.constant(0.0), kind: Kind::Scalar };
     let one = Typed { node: lowering.graph.constant(1.0), kind: Kind::Scalar };
@@ -94,13 +136,19 @@ pub(super) fn count(
     Ok(Typed { node: lowering.graph.constant(elements), kind: Kind::Scalar })
 }
 
-/// A new fact of scope `model`, or of this tensor.
+/// A new fact of scope `model` or `layer`, or of this tensor. A tensor outside layers is a layer of its own.
 pub(super) fn reach(lowering: &mut Lowering<'_>, scope: Option<&str>) -> Reach {
-    if scope != Some("model") {
-        return Reach::Tensor;
-    }
+    let layer = match scope {
+        Some("model") => None,
+        Some("layer") => match layer::split(lowering.inputs.tensor) {
+            Some(name) => Some((name.prefix.to_owned(), name.layer)),
+            None => return Reach::Tensor,
+        },
+        _ => return Reach::Tensor,
+    };
     let key = GroupKey {
         section: lowering.inputs.section,
+        layer,
         step: lowering.step.clone(),
         ordinal: lowering.facts,
     };
@@ -108,7 +156,11 @@ pub(super) fn reach(lowering: &mut Lowering<'_>, scope: Option<&str>) -> Reach {
     Reach::Group(lowering.graph.group(key))
 }
 
+/// Scopes of thresholds, and of what votes.
 pub(super) const SCOPES: &[&str] = &["tensor", "model"];
+
+/// Scopes of sums.
+const REDUCTION_SCOPES: &[&str] = &["tensor", "layer", "model"];
 
 pub(super) fn keep_largest(
     lowering: &mut Lowering<'_>,

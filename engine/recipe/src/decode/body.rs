@@ -145,6 +145,7 @@ impl Decoder<'_> {
             return None;
         };
         let model = self.model(model, "`model`")?;
+        let attached = self.attached(fields).or(&self.models.list[model.value.0 as usize].attached);
         if self.models.named {
             let beside_name = self.models.settings[model.value.0 as usize].clone();
             add_missing(&mut settings, beside_name);
@@ -152,7 +153,7 @@ impl Decoder<'_> {
         if needs_layers && layers.is_none() {
             return None;
         }
-        Some(SourceModel { model, layers, settings })
+        Some(SourceModel { model, layers, settings, attached })
     }
 
     fn old_setting(&mut self, fields: Fields<'_>, key: &str, settings: &mut Settings) {

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use mixdown_diagnostics::suggest::nearest;
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 
-use super::reader::Decoder;
-use crate::recipe::{Model, ModelId, ModelReference};
+use super::reader::{Decoder, Fields};
+use crate::recipe::{Attached, Attachment, Model, ModelId, ModelReference};
 use crate::schema::Keys;
 use crate::schema::mergekit::{ModelMapKeys, PathKeys};
 use crate::schema::strict::NamedModelKeys;
@@ -21,17 +21,44 @@ pub(crate) struct Models {
     pub settings: Vec<Settings>,
     /// Whether models are referred to by the names of the recipe alone.
     pub named: bool,
-    by_reference: HashMap<ModelReference, ModelId>,
+    by_reference: HashMap<(ModelReference, Option<Attachment>), ModelId>,
     by_name: HashMap<String, ModelId>,
 }
 
 impl Models {
     fn add(&mut self, model: Model, settings: Settings) -> ModelId {
         let id = ModelId(u32::try_from(self.list.len()).unwrap_or(u32::MAX));
-        self.by_name.entry(model.name.clone()).or_insert(id);
+        if model.attached_as.is_none() {
+            self.by_name.entry(model.name.clone()).or_insert(id);
+        }
         self.list.push(model);
         self.settings.push(settings);
         id
+    }
+
+    /// The model of a reference, added if it is new.
+    fn by_reference(
+        &mut self,
+        name: String,
+        reference: ModelReference,
+        span: Span,
+        attached_as: Option<Attachment>,
+    ) -> ModelId {
+        let key = (reference, attached_as);
+        if let Some(id) = self.by_reference.get(&key) {
+            return *id;
+        }
+        let (reference, attached) = (key.0.clone(), Attached::default());
+        let model = Model { name, reference, span, attached, attached_as };
+        let id = self.add(model, Settings::default());
+        self.by_reference.insert(key, id);
+        id
+    }
+
+    /// The names that the recipe gives to its models.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let models = self.list.iter().filter(|model| model.attached_as.is_none());
+        models.map(|model| model.name.as_str())
     }
 
     pub fn by_name(&self, name: &str) -> Option<ModelId> {
@@ -57,16 +84,21 @@ impl Decoder<'_> {
             Some(scalar) => scalar.text.to_string(),
             None => show(&reference),
         };
-        let value = match self.models.by_reference.get(&reference) {
-            Some(id) => *id,
-            None => {
-                let model = Model { name, reference: reference.clone(), span: node.span };
-                let id = self.models.add(model, Settings::default());
-                self.models.by_reference.insert(reference, id);
-                id
-            }
-        };
+        let value = self.models.by_reference(name, reference, node.span, None);
         Some(Spanned { value, span: node.span })
+    }
+
+    /// What goes with a model: `importance` and `gram` beside it.
+    pub fn attached(&mut self, fields: Fields<'_>) -> Attached {
+        let mut found = |kind: Attachment| {
+            let node = fields.get(kind.name())?;
+            let (path, revision) = self.path(node, &format!("`{}`", kind.name()))?;
+            let reference = checkpoint(path, revision, None);
+            let name = show(&reference);
+            let value = self.models.by_reference(name, reference, node.span, Some(kind));
+            Some(Spanned { value, span: node.span })
+        };
+        Attached { importance: found(Attachment::Importance), gram: found(Attachment::Gram) }
     }
 
     /// A name that must stand under `models`.
@@ -76,11 +108,10 @@ impl Decoder<'_> {
         }
         let headline = format!("no model is called `{}`", name.value);
         let mut error = Diagnostic::error(codes::UNKNOWN_MODEL, headline);
-        let names = self.models.list.iter().map(|model| model.name.as_str());
-        error = match nearest(&name.value, names) {
+        error = match nearest(&name.value, self.models.names()) {
             Some(near) => error.help(format!("did you mean `{near}`?")),
             None => {
-                let names: Vec<&str> = self.models.list.iter().map(|model| &*model.name).collect();
+                let names: Vec<&str> = self.models.names().collect();
                 error.note(format!("`models` has {}", names.join(", ")))
             }
         };
@@ -102,7 +133,15 @@ impl Decoder<'_> {
             };
             // A model whose reference is wrong keeps its name, so that its uses are not reported.
             let reference = reference.unwrap_or_else(|| checkpoint(String::new(), None, None));
-            self.models.add(Model { name, reference, span: node.span }, settings);
+            let (attached, span) = (Attached::default(), node.span);
+            let model = Model { name, reference, span, attached, attached_as: None };
+            self.models.add(model, settings);
+        }
+        // What goes with the models comes after all of them: the first model of a recipe is one of its own.
+        for (position, entry) in node.entries().unwrap_or_default().iter().enumerate() {
+            if let Some(entries) = entry.value.entries() {
+                self.models.list[position].attached = self.attached(Fields::of(entries));
+            }
         }
     }
 
@@ -190,7 +229,7 @@ impl Decoder<'_> {
     fn path(&mut self, node: &Node, what: &str) -> Option<(String, Option<String>)> {
         if node.entries().is_none() {
             let text = self.text(node, what)?;
-            return self.split_revision(&text.value, text.span);
+            return self.split_revision(&text.value, text.span, "{path: …}");
         }
         let fields = self.fields(node, PathKeys::KEYS, what)?;
         let Some(path) = self.text_at(fields, "path") else {
@@ -204,36 +243,42 @@ impl Decoder<'_> {
 
     /// `path`, `path@revision`, `path+adapter`, `path@revision+adapter@revision`.
     fn reference_text(&mut self, text: &Spanned<String>) -> Option<ModelReference> {
+        let literal = if self.models.named { "{path: …}" } else { "{model: {path: …}}" };
         let parts: Vec<&str> = text.value.split('+').collect();
         if parts.len() > 2 {
-            self.bad_reference(text.span, "a model reference has more than one `+`");
+            self.bad_reference(text.span, "a model reference has more than one `+`", literal);
             return None;
         }
-        let (path, revision) = self.split_revision(parts[0], text.span)?;
+        let (path, revision) = self.split_revision(parts[0], text.span, literal)?;
         let adapter = match parts.get(1) {
-            Some(adapter) => Some(self.split_revision(adapter, text.span)?),
+            Some(adapter) => Some(self.split_revision(adapter, text.span, literal)?),
             None => None,
         };
         Some(checkpoint(path, revision, adapter))
     }
 
-    fn split_revision(&mut self, text: &str, span: Span) -> Option<(String, Option<String>)> {
+    /// `literal` is how the same is written so that `@` and `+` mean nothing.
+    fn split_revision(
+        &mut self,
+        text: &str,
+        span: Span,
+        literal: &str,
+    ) -> Option<(String, Option<String>)> {
         let parts: Vec<&str> = text.split('@').collect();
         if parts.len() > 2 {
-            self.bad_reference(span, "a model reference has more than one `@` in a part");
+            self.bad_reference(span, "a model reference has more than one `@` in a part", literal);
             return None;
         }
         if parts.iter().any(|part| part.trim().is_empty()) {
-            self.bad_reference(span, "a part of a model reference is empty");
+            self.bad_reference(span, "a part of a model reference is empty", literal);
             return None;
         }
         Some((parts[0].to_owned(), parts.get(1).map(|&revision| revision.to_owned())))
     }
 
-    fn bad_reference(&mut self, span: Span, headline: &str) {
+    fn bad_reference(&mut self, span: Span, headline: &str, literal: &str) {
         let error = Diagnostic::error(codes::BAD_REFERENCE, headline)
             .note("a reference is `path`, `path@revision`, `path+adapter` or `path@revision+adapter@revision`");
-        let literal = if self.models.named { "{path: …}" } else { "{model: {path: …}}" };
         let error =
             error.help(format!("if the path itself has such a character write `{literal}`"));
         self.report(span, error);

@@ -28,6 +28,11 @@ pub(crate) struct Fields<'t> {
 }
 
 impl<'t> Fields<'t> {
+    /// Of a map whose keys were checked before.
+    pub fn of(entries: &'t [Entry]) -> Self {
+        Self { entries }
+    }
+
     /// The entry of a key that has a value.
     pub fn entry(&self, key: &str) -> Option<&'t Entry> {
         self.entries.iter().find(|entry| &*entry.key.text == key && !entry.value.is_null())
@@ -259,6 +264,7 @@ fn advice(key: &str, keys: &[&str]) -> Option<&'static str> {
             Some("this belongs into an entry of `rules`")
         }
         "lora" => Some("write `adapter`"),
+        "importance" | "gram" => Some("this belongs beside a model"),
         "seed" | "files_from" | "shard_size" | "base" | "method" => {
             Some("for this key begin the file with `mixdown: 1`")
         }

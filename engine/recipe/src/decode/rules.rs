@@ -7,7 +7,7 @@ use super::declare::Declared;
 use super::reader::{Decoder, Fields};
 use crate::expression::span_between;
 use crate::pattern::Pattern;
-use crate::recipe::{Action, Rule, SourceModel};
+use crate::recipe::{Action, Attached, ModelId, Rule, SourceModel};
 use crate::schema::Keys;
 use crate::schema::strict::{ExpertKeys, RuleKeys};
 use crate::setting::{Settings, Spanned};
@@ -19,6 +19,7 @@ const MERGE_KEYS: &[&str] = &[
     "merge_method",
     "base",
     "base_model",
+    "reference",
     "experts",
     "parameters",
     "out_dtype",
@@ -115,6 +116,7 @@ impl Decoder<'_> {
         }
         let base =
             self.either(fields, "base", "base_model").and_then(|node| self.model(node, "`base`"));
+        let reference = fields.get("reference").and_then(|node| self.model(node, "`reference`"));
         let experts = fields.get("experts").map(|node| self.experts(node));
         let settings = self.settings_at(fields, "parameters");
         let out_dtype = self.text_at(fields, "out_dtype");
@@ -122,6 +124,7 @@ impl Decoder<'_> {
             method,
             inline_method: inline_method.map(Box::new),
             base,
+            reference,
             experts,
             settings,
             out_dtype,
@@ -133,15 +136,12 @@ impl Decoder<'_> {
             let mut experts = Vec::new();
             for entry in entries {
                 let name = Spanned { value: entry.key.text.to_string(), span: entry.key.span };
-                let settings = if entry.value.is_null() {
-                    Settings::default()
-                } else {
-                    let what = format!("expert `{}`", name.value);
-                    match self.fields(&entry.value, ExpertKeys::KEYS, &what) {
-                        Some(fields) => self.settings_at(fields, "parameters"),
-                        None => Settings::default(),
-                    }
+                let what = format!("expert `{}`", name.value);
+                let fields = match entry.value.is_null() {
+                    true => None,
+                    false => self.fields(&entry.value, ExpertKeys::KEYS, &what),
                 };
+                let settings = fields.map(|fields| self.settings_at(fields, "parameters"));
                 let model = if self.models.named {
                     self.declared_model(&name)
                 } else {
@@ -154,7 +154,10 @@ impl Decoder<'_> {
                     });
                     self.model(&node, "an expert")
                 };
-                experts.extend(model.map(|model| self.expert(model, settings)));
+                // After the model, so that it is not the first of the recipe.
+                let attached = fields.map(|fields| self.attached(fields)).unwrap_or_default();
+                let settings = settings.unwrap_or_default();
+                experts.extend(model.map(|model| self.expert(model, settings, attached)));
             }
             return experts;
         }
@@ -171,17 +174,21 @@ impl Decoder<'_> {
         }
         let models: Vec<_> =
             items.iter().filter_map(|item| self.model(item, "an expert")).collect();
-        models.into_iter().map(|model| self.expert(model, Settings::default())).collect()
+        let plain = |model| self.expert(model, Settings::default(), Attached::default());
+        models.into_iter().map(plain).collect()
     }
 
-    /// An expert; parameters written beside the model under `models` count where the rule says nothing.
+    /// An expert; what is written beside the model under `models` counts where the rule says nothing.
     fn expert(
         &self,
-        model: Spanned<crate::recipe::ModelId>,
+        model: Spanned<ModelId>,
         mut settings: Settings,
+        attached: Attached,
     ) -> SourceModel {
-        add_missing(&mut settings, self.models.settings[model.value.0 as usize].clone());
-        SourceModel { model, layers: None, settings }
+        let position = model.value.0 as usize;
+        add_missing(&mut settings, self.models.settings[position].clone());
+        let attached = attached.or(&self.models.list[position].attached);
+        SourceModel { model, layers: None, settings, attached }
     }
 
     /// Both a method's name and steps are given.

@@ -24,6 +24,7 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
     }
     let base =
         decoder.either(fields, "base", "base_model").and_then(|node| decoder.model(node, "`base`"));
+    let reference = fields.get("reference").and_then(|node| decoder.model(node, "`reference`"));
     let method = decoder
         .either(fields, "method", "merge_method")
         .and_then(|node| decoder.text(node, "`method`"));
@@ -33,7 +34,11 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
     }
     let has_method =
         ["method", "merge_method", "steps", "output"].iter().any(|key| fields.mentions(key));
-    let body = body(decoder, fields, root.span, has_method, &declared);
+    // A model to compare with is merged only if it is the base, too.
+    let only_compared = reference.as_ref().map(|model| model.value);
+    let only_compared =
+        only_compared.filter(|model| base.as_ref().is_none_or(|base| base.value != *model));
+    let body = body(decoder, fields, root.span, has_method, (&declared, only_compared));
     if !has_method && fields.entry("rules").is_none() {
         decoder.missing_key(root, "method", RECIPE);
     }
@@ -43,6 +48,7 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         source: tree.source.clone(),
         form: Form::Strict,
         base,
+        reference,
         method,
         inline_method,
         settings,
@@ -75,7 +81,7 @@ fn body(
     fields: Fields<'_>,
     start: Span,
     has_method: bool,
-    declared: &Declared,
+    (declared, only_compared): (&Declared, Option<ModelId>),
 ) -> Body {
     let start = Span { length: 1, ..start };
     let listed = fields.get("models").is_some_and(|node| node.entries().is_none());
@@ -84,7 +90,8 @@ fn body(
     let parts = ["rules", "slices", "modules"];
     let has_part = parts.iter().any(|key| fields.get(key).is_some_and(|node| !is_empty(node)));
     if named && !has_part {
-        return Body::Modules(vec![whole(ModuleContent::Models(all_models(decoder)))]);
+        let models = all_models(decoder, only_compared);
+        return Body::Modules(vec![whole(ModuleContent::Models(models))]);
     }
     let keys: &[&'static str] = if listed && fields.entry("rules").is_none() {
         &["models", "slices", "modules"]
@@ -105,14 +112,16 @@ fn body(
     }
 }
 
-/// All named models, in the order of their names in the text.
-fn all_models(decoder: &Decoder<'_>) -> Vec<SourceModel> {
+/// All named models but one, in the order of their names in the text.
+fn all_models(decoder: &Decoder<'_>, but: Option<ModelId>) -> Vec<SourceModel> {
     let models = decoder.models.list.iter().zip(&decoder.models.settings).enumerate();
     models
-        .filter_map(|(i, (model, settings))| {
-            let value = ModelId(u32::try_from(i).ok()?);
-            let model = Spanned { value, span: model.span };
-            Some(SourceModel { model, layers: None, settings: settings.clone() })
+        .filter(|(_, (model, _))| model.attached_as.is_none())
+        .filter_map(|(i, (entry, settings))| {
+            let value = Some(ModelId(u32::try_from(i).ok()?)).filter(|id| Some(*id) != but)?;
+            let (settings, attached) = (settings.clone(), entry.attached.clone());
+            let model = Spanned { value, span: entry.span };
+            Some(SourceModel { model, layers: None, settings, attached })
         })
         .collect()
 }

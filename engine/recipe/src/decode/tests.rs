@@ -4,7 +4,7 @@ use mixdown_diagnostics::Source;
 use mixdown_diagnostics::render::{Color, render_all};
 
 use super::*;
-use crate::recipe::{Action, ModelId, SourceModel};
+use crate::recipe::{Action, Attachment, ModelId, SourceModel};
 use crate::setting::{Scalar, Setting, Spanned};
 
 /// The recipe in a few lines, or the diagnostics.
@@ -30,8 +30,20 @@ fn show(recipe: &Recipe) -> String {
     let model = |id: &Spanned<ModelId>| name(&id.value);
     let mut out = String::new();
     let mut line = |text: String| out.push_str(&(text + "\n"));
+    let attached = |attached: &crate::recipe::Attached| {
+        let found = Attachment::ALL.into_iter().filter_map(|kind| {
+            let of_kind = attached.get(kind)?;
+            Some(format!(" {}={}", kind.name(), recipe.models[of_kind.value.0 as usize].name))
+        });
+        found.collect::<String>()
+    };
     for entry in &recipe.models {
-        line(format!("model {}: {:?}", entry.name, entry.reference));
+        let kind = entry.attached_as.map_or("model", Attachment::name);
+        let beside = attached(&entry.attached);
+        line(format!("{kind} {}: {:?}{beside}", entry.name, entry.reference));
+    }
+    if let Some(reference) = &recipe.reference {
+        line(format!("reference {}", model(reference)));
     }
     let text =
         |text: &Option<Spanned<String>>| text.as_ref().map_or("-".into(), |t| t.value.clone());
@@ -70,10 +82,11 @@ fn show(recipe: &Recipe) -> String {
     let sources = |sources: &[SourceModel]| {
         let shown = sources.iter().map(|s| {
             format!(
-                "{}{} {{{}}}",
+                "{}{} {{{}}}{}",
                 model(&s.model),
                 s.layers.as_ref().map_or(String::new(), |l| format!(" {:?}", l.value)),
-                show_settings(&s.settings)
+                show_settings(&s.settings),
+                attached(&s.attached)
             )
         });
         shown.collect::<Vec<_>>().join("; ")
@@ -109,12 +122,23 @@ fn show(recipe: &Recipe) -> String {
                 let action = match &rule.action {
                     Action::Keep(id) => format!("keep {}", model(id)),
                     Action::Drop => "drop".into(),
-                    Action::Merge { method, inline_method, base, experts, settings, out_dtype } => {
+                    Action::Merge {
+                        method,
+                        inline_method,
+                        base,
+                        reference,
+                        experts,
+                        settings,
+                        out_dtype,
+                    } => {
                         format!(
-                            "merge {} {} base {} experts {} {{{}}} {}",
+                            "merge {} {} base {}{} experts {} {{{}}} {}",
                             text(method),
                             inline_method.as_ref().map_or(String::new(), |m| show_method(m)),
                             base.as_ref().map_or("-".into(), &model),
+                            reference
+                                .as_ref()
+                                .map_or(String::new(), |r| format!(" reference {}", model(r))),
                             experts.as_ref().map_or("-".into(), |e| sources(e)),
                             show_settings(settings),
                             text(out_dtype)
@@ -379,6 +403,89 @@ tokenizer_source: a
 ",
         ],
     );
+}
+
+#[test]
+fn what_goes_with_models() {
+    check(
+        "what_goes_with_models",
+        &[
+            "
+models:
+  - {model: ./a, importance: ./fisher-a.safetensors, gram: {path: org/gram-a, revision: v1}}
+  - {model: ./b, importance: ./fisher-b.safetensors@main}
+  - {model: ./c, importance: ./fisher-b.safetensors@main, gram: ./c}
+merge_method: fisher
+base_model: ./base
+reference: ./instruct
+",
+            "
+slices: [{sources: [{model: a, layer_range: [0, 2], gram: g}, {model: b, layer_range: [2, 4]}]}]
+merge_method: regmean
+reference: {model: {path: b}}
+",
+            "
+mixdown: 1
+models:
+  instruct: ./instruct
+  a: {path: ./a, importance: ./fisher-a.safetensors, parameters: {weight: 1}}
+  b: {recipe: b.yaml, importance: ./fisher-b.safetensors, gram: ./gram-b}
+reference: instruct
+method: fisher
+",
+            "
+mixdown: 1
+models: {base: x, instruct: i, other: o, a: {path: ./a, gram: ./gram-a}, b: ./b}
+base: base
+reference: instruct
+rules:
+  - {tensors: x, method: lata, reference: other}
+  - {method: regmean, experts: {a: , b: {gram: ./gram-b, importance: ./i}}}
+  - {method: regmean, experts: [a]}
+",
+            "
+mixdown: 1
+models: {a: {path: a, importance: [], gram: {pth: x}}, fisher: b, c: {importance: x}}
+method: fisher
+reference: ./fisher
+",
+            "
+mixdown: 1
+models: {a: a, b: b}
+importance: x
+rules:
+  - {keep: a, reference: b}
+  - {method: regmean, experts: {a: {gramm: x, gram: a@b@c}}, reference: bb}
+  - {method: regmean, gram: x}
+",
+            "
+models: [{model: a, importance: a@b@c, grams: x}, {model: b, gram: {revision: x}}]
+merge_method: fisher
+reference: [b]
+importance: x
+",
+        ],
+    );
+}
+
+/// Models that are merged where a recipe does not say which.
+#[test]
+fn what_goes_with_models_is_not_merged() {
+    let merged = |text: &str| {
+        let recipe = read(&Source::new("r.yaml", text), &[]).unwrap();
+        let name = |id: &ModelId| recipe.models[id.0 as usize].name.clone();
+        recipe.merged().iter().map(name).collect::<Vec<_>>().join(" ")
+    };
+    let models = "mixdown: 1\nmodels: {i: i, a: {path: a, importance: f}, b: {path: b, gram: g}}\n";
+    let check =
+        |rest: &str, expected: &str| assert_eq!(merged(&format!("{models}{rest}")), expected);
+    check("method: linear\n", "i a b");
+    check("method: linear\nreference: i\n", "a b");
+    check("method: linear\nreference: i\nbase: i\n", "i a b");
+    check("rules: [{method: linear, reference: i}]\n", "a b");
+    check("rules: [{keep: i, tensors: x}, {method: linear, reference: i}]\n", "i a b");
+    let slices = "[{sources: [{model: i, layer_range: [0, 1]}]}]";
+    check(&format!("method: linear\nreference: i\nslices: {slices}\n"), "i a b");
 }
 
 #[test]

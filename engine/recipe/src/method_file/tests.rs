@@ -64,6 +64,21 @@ fn what_a_method_takes_is_found_from_its_formulas() {
 }
 
 #[test]
+fn what_must_go_with_models_is_declared_or_found() {
+    use crate::recipe::Attachment::{Gram, Importance};
+    let check = |rest: &str, attachments: &[Attachment], reference: bool| {
+        let method =
+            read(&format!("method: m\ntitle: t\nsource: s\nsummary: s\n{rest}\n")).unwrap();
+        assert_eq!((&*method.attachments, method.reference), (attachments, reference), "{rest}");
+    };
+    check("output: mean(experts)", &[], false);
+    check("output: sum(experts * importance)", &[Importance], false);
+    check("output: mean(experts + reference)", &[], true);
+    let declared = "inputs: {gram: required, importance: required, reference: required}";
+    check(&format!("{declared}\noutput: mean(experts)"), &[Importance, Gram], true);
+}
+
+#[test]
 fn mistakes() {
     let head = "method: m\ntitle: t\nsource: s\nsummary: s\n";
     let cases = [
@@ -72,6 +87,9 @@ fn mistakes() {
             "{head}output: base\ninputs: {{base: needed, experts: {{exactly: 2, at_least: 1}}, expert: 1}}\nmissing: copy\n"
         ),
         format!("{head}output: base\ninputs: {{experts: {{at_least: 3, at_most: 2}}}}\n"),
+        format!(
+            "{head}steps: {{gram: base}}\noutput: base\ninputs: {{gram: optional, reference: true}}\n"
+        ),
         format!(
             "{head}output: base\nparameters: {{a: {{type: rael}}, b: {{type: choice}}, c: {{type: choice, choices: []}}, d: {{}}, e: {{per: model, type: real}}}}\n"
         ),

@@ -35,6 +35,8 @@ keys! {
         pub modules: Option<std::collections::BTreeMap<String, ModuleKeys>>,
         /// The model that task vectors are measured from.
         pub base_model: Option<ModelKey>,
+        /// One more model, which some methods compare the others with; it is not merged. mixdown's own key.
+        pub reference: Option<ModelKey>,
         /// Parameters of the method where nothing nearer says otherwise.
         pub parameters: Option<SettingsKey>,
         /// Element type that inputs are converted to.
@@ -55,6 +57,10 @@ keys! {
         pub model: ModelKey,
         /// Parameters of this model, before all others.
         pub parameters: Option<SettingsKey>,
+        /// What goes with this model for methods that weigh by it: a checkpoint of diagonal Fisher information, with the names and shapes of the weights. mixdown's own key.
+        pub importance: Option<PathKey>,
+        /// What goes with this model for RegMean: a checkpoint with a matrix `[in, in]` under the name of each linear weight, the mean of x·xᵀ over the layer's inputs. mixdown's own key.
+        pub gram: Option<PathKey>,
     }
 
     /// A stretch of the output's layers.
@@ -77,6 +83,10 @@ keys! {
         pub layer_range: LayersKey,
         /// Parameters of these layers, before all others.
         pub parameters: Option<SettingsKey>,
+        /// What goes with this model for methods that weigh by it: a checkpoint of diagonal Fisher information, with the names and shapes of the weights. mixdown's own key.
+        pub importance: Option<PathKey>,
+        /// What goes with this model for RegMean: a checkpoint with a matrix `[in, in]` under the name of each linear weight, the mean of x·xᵀ over the layer's inputs. mixdown's own key.
+        pub gram: Option<PathKey>,
     }
 
     /// A part of a model: exactly one of `models` and `slices`.

@@ -16,6 +16,14 @@ pub enum BaseKey {
     Ignored,
 }
 
+/// An input that there must be; without the key there is none.
+#[derive(schemars::JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+pub enum NeedKey {
+    /// There must be one.
+    Required,
+}
+
 /// What becomes of a tensor that only some of the inputs have.
 #[derive(schemars::JsonSchema)]
 #[schemars(rename_all = "snake_case")]
@@ -87,6 +95,12 @@ keys! {
         pub base: Option<BaseKey>,
         /// How many experts, not counting a base that takes part. Left out: one at least.
         pub experts: Option<ExpertCountKeys>,
+        /// A file beside each expert that says how much each weight matters. Left out: required if a formula names it.
+        pub importance: Option<NeedKey>,
+        /// A file beside each expert with the Gram matrices of its linear layers' inputs. Left out: required if a formula names it.
+        pub gram: Option<NeedKey>,
+        /// One more model that the experts are compared with. Left out: required if a formula names it.
+        pub reference: Option<NeedKey>,
     }
 
     /// A number of experts.

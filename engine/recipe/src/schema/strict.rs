@@ -21,6 +21,8 @@
 //! - Of the rules the first that matches a tensor decides; one with neither `keep` nor `drop` merges, by
 //!   the recipe's method where it names none. Without rules, slices and modules all models are merged.
 //! - A parameter of an expert in a rule comes before one beside the model, then the rule's, then the top's.
+//! - `importance` and `gram` beside a model are checkpoints that go with it; an expert in a rule can have
+//!   others. They are read by methods that need them and never merged, nor is a `reference`.
 //! - `$name` is the declared value, wherever a single value stands; `$$name` is the text `$name`. Formulas
 //!   of the recipe use declared numbers, words and truth values by name, without `$`.
 
@@ -111,6 +113,8 @@ keys! {
         pub base: Option<ModelKey>,
         /// Another spelling of `base`.
         pub base_model: Option<ModelKey>,
+        /// One more model, which some methods compare the others with. Named only here it is not merged.
+        pub reference: Option<ModelKey>,
         /// How the models are merged: the name of a method.
         pub method: Option<String>,
         /// Another spelling of `method`.
@@ -167,6 +171,10 @@ keys! {
         pub recipe: Option<String>,
         /// Parameters of this model wherever it is merged.
         pub parameters: Option<SettingsKey>,
+        /// What goes with this model for methods that weigh by it: a checkpoint of diagonal Fisher information, with the names and shapes of the weights.
+        pub importance: Option<PathKey>,
+        /// What goes with this model for RegMean: a checkpoint with a matrix `[in, in]` under the name of each linear weight, the mean of x·xᵀ over the layer's inputs.
+        pub gram: Option<PathKey>,
     }
 
     /// A rule: the tensors it is for, and what becomes of them. Without `keep` and `drop` they are merged.
@@ -187,6 +195,8 @@ keys! {
         pub base: Option<String>,
         /// Another spelling of `base`.
         pub base_model: Option<String>,
+        /// The model to compare with in this rule, instead of the one at the top.
+        pub reference: Option<String>,
         /// What is merged; all models but the base if left out.
         pub experts: Option<ExpertsKey>,
         /// Parameters of the method.
@@ -207,5 +217,9 @@ keys! {
     pub struct ExpertKeys {
         /// Parameters of this expert, before all others.
         pub parameters: Option<SettingsKey>,
+        /// What goes with this expert, instead of what is beside the model for methods that weigh by it: a checkpoint of diagonal Fisher information, with the names and shapes of the weights.
+        pub importance: Option<PathKey>,
+        /// What goes with this expert, instead of what is beside the model for RegMean: a checkpoint with a matrix `[in, in]` under the name of each linear weight, the mean of x·xᵀ over the layer's inputs.
+        pub gram: Option<PathKey>,
     }
 }

@@ -131,7 +131,7 @@ fn changed(config: &Value, planned: &Planned) -> (Value, Option<Diagnostic>) {
 fn card(planned: &Planned, set: Vec<String>) -> Card {
     let plan = &planned.plan;
     let recipe = &planned.loaded.recipes[0];
-    let models = planned.loaded.models.iter().map(|input| CardModel {
+    let models = planned.loaded.own_models().map(|input| CardModel {
         name: input.name.clone(),
         hub_id: input.model.revision.as_ref().map(|_| hub_id(&input.reference).to_owned()),
         revision: input.model.revision.clone(),
@@ -153,12 +153,12 @@ fn card(planned: &Planned, set: Vec<String>) -> Card {
 /// The models' names. The output's own is no part of it: the same merge gives the same files everywhere.
 fn title(planned: &Planned) -> String {
     const SHOWN: usize = 4;
-    let names = planned.loaded.models.iter().map(|input| {
+    let names = planned.loaded.own_models().map(|input| {
         let name = input.name.trim_end_matches('/');
         name.rsplit('/').next().unwrap_or(name)
     });
     let shown: Vec<&str> = names.take(SHOWN).collect();
-    let rest = planned.loaded.models.len() - shown.len();
+    let rest = planned.loaded.own_models().count() - shown.len();
     let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
     format!("Merge of {}{more}", shown.join(", "))
 }
