@@ -3,9 +3,11 @@
 use faer::MatMut;
 use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis};
 use mixdown_ops::matrix::{Matrix, Operands, Prepared, Report, Stop};
-use mixdown_ops::random::{keep_below, uniform_bits};
+use mixdown_ops::random::{keep_below, stream_key, uniform_bits};
 
-use super::dense::{add_product, add_scaled, first_rows, scale_rows, transposed, view, zeros};
+use super::dense::{
+    add_product, add_scaled, first_rows, mirror, scale_rows, transposed, view, zeros,
+};
 use super::directions::least_singular;
 use super::eigen::{Eigen, eigen};
 use super::gram::add_left_gram;
@@ -48,6 +50,7 @@ fn by_left(operands: &mut dyn Operands) -> Result<Basis, Stop> {
     for operand in 0..count {
         add_left_gram(operands, &Blend::one(operand), &mut gram)?;
     }
+    mirror(&mut gram);
     let Eigen { values, vectors } = eigen(&gram)?;
     let rank = nonzero(&values, rows.max(count * columns));
     let vectors = first_rows(vectors, rank);
@@ -70,13 +73,14 @@ fn by_right(operands: &mut dyn Operands) -> Result<Basis, Stop> {
             blocks.push(Blend::one(operand).block(operands, first, height)?);
         }
         for (a, left) in blocks.iter().enumerate() {
-            for (b, right) in blocks.iter().enumerate() {
+            for (b, right) in blocks.iter().enumerate().take(a + 1) {
                 let whole = MatMut::from_row_major_slice_mut(&mut gram.values, size, size);
                 let part = whole.submatrix_mut(a * columns, b * columns, columns, columns);
                 add_product(part, 1.0, view(left).transpose(), view(right));
             }
         }
     }
+    mirror(&mut gram);
     let Eigen { values, vectors } = eigen(&gram)?;
     let rank = nonzero(&values, rows.max(size));
     let (mut pieces, mut coordinates) = (Vec::new(), Vec::new());
@@ -109,7 +113,9 @@ fn merge(how: BasisMerge, weights: &[f64], mut coordinates: Vec<Matrix>) -> Matr
         }
         BasisMerge::DareLinear { density, key } | BasisMerge::DareTies { density, key } => {
             for (expert, one) in coordinates.iter_mut().enumerate() {
-                drop_at_random(&mut one.values, density.get(), key.wrapping_add(expert as u64));
+                // Streams of neighboring keys hold the same numbers in another order.
+                let key = stream_key(key, "common_basis", "", expert as u64);
+                drop_at_random(&mut one.values, density.get(), key);
             }
         }
     }

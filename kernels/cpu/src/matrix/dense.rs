@@ -2,6 +2,7 @@
 //! so that bits do not depend on how many there are.
 
 use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par};
 use mixdown_ops::matrix::{Matrix, Stop};
 
@@ -44,6 +45,34 @@ pub(crate) fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Matrix {
     result
 }
 
+/// Adds `factor · a·aᵀ` to the lower triangle of a square matrix, at half the price of a product.
+pub(crate) fn add_lower_gram(into: MatMut<'_, f64>, factor: f64, a: MatRef<'_, f64>) {
+    if into.nrows() * a.ncols() > 0 {
+        let (lower, whole) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
+        let turned = a.transpose();
+        triangular::matmul(into, lower, Accum::Add, a, whole, turned, whole, factor, Par::Seq);
+    }
+}
+
+/// Copies the lower triangle of a square matrix to the upper one.
+pub(crate) fn mirror(square: &mut Matrix) {
+    let n = square.rows;
+    for row in 0..n {
+        for column in row + 1..n {
+            square.values[row * n + column] = square.values[column * n + row];
+        }
+    }
+}
+
+/// `a·aᵀ`.
+pub(crate) fn row_gram(a: MatRef<'_, f64>) -> Matrix {
+    let n = a.nrows();
+    let mut result = zeros(n, n);
+    add_lower_gram(MatMut::from_row_major_slice_mut(&mut result.values, n, n), 1.0, a);
+    mirror(&mut result);
+    result
+}
+
 pub(crate) fn transposed(matrix: &Matrix) -> Matrix {
     let mut result = zeros(matrix.columns, matrix.rows);
     for row in 0..matrix.rows {
@@ -58,6 +87,7 @@ pub(crate) fn transposed(matrix: &Matrix) -> Matrix {
 /// The first rows of a matrix.
 pub(crate) fn first_rows(mut matrix: Matrix, rows: usize) -> Matrix {
     matrix.values.truncate(rows * matrix.columns);
+    matrix.values.shrink_to_fit();
     matrix.rows = rows;
     matrix
 }
@@ -75,6 +105,8 @@ pub(crate) fn scale_rows(matrix: &mut Matrix, factor: impl Fn(usize) -> f64) {
 
 /// Appends the rows of another matrix with as many columns.
 pub(crate) fn append_rows(stack: &mut Matrix, rows: &Matrix) {
+    // Exactly: stacks are held for long, and room to grow would count as memory.
+    stack.values.reserve_exact(rows.values.len());
     stack.values.extend_from_slice(&rows.values);
     stack.rows += rows.rows;
 }

@@ -3,7 +3,9 @@
 
 use mixdown_ops::matrix::{Matrix, Operands, Report, Stop};
 
-use super::dense::{accumulate, product, scale_rows, squared_norm, transposed, view, zeros};
+use super::dense::{
+    accumulate, product, row_gram, scale_rows, squared_norm, transposed, view, zeros,
+};
 use super::eigen::inverse_root;
 use super::product::{LeftRows, Product};
 use super::rows::{PANEL, panels};
@@ -30,7 +32,7 @@ impl Stack {
         let columns = right.columns.max(1);
         let singular =
             right.values.chunks_exact(columns).map(|row| squared_norm(row).sqrt()).collect();
-        let gram = product(view(&left), view(&left).transpose());
+        let gram = row_gram(view(&left));
         Self { left: LeftRows::Held(transposed(&left)), right, singular, left_gram: Some(gram) }
     }
 
@@ -100,7 +102,7 @@ impl Stack {
         let unit = |row: usize| if inverses[row] > 0.0 { 1.0 } else { 0.0 };
         let mut right = std::mem::take(&mut self.right);
         scale_rows(&mut right, |row| if is_left_scaled { unit(row) } else { inverses[row] });
-        let right_gram = product(view(&right), view(&right).transpose());
+        let right_gram = row_gram(view(&right));
         let mut core = inverse_root(&right_gram)?;
         scale_rows(&mut core, |row| values[row]);
         let mut core = product(view(&inverse_root(&left_gram)?), view(&core));

@@ -11,7 +11,7 @@ use faer::linalg::triangular_solve::{
 use faer::{Conj, Mat, MatMut, Par};
 use mixdown_ops::matrix::{Matrix, Stop};
 
-use super::dense::{accumulate, check_finite, product, scale_rows, view, zeros};
+use super::dense::{accumulate, check_finite, product, row_gram, scale_rows, view, zeros};
 
 /// Eigenvalues of a symmetric matrix in descending order, and its eigenvectors as rows.
 pub(crate) struct Eigen {
@@ -117,7 +117,7 @@ pub(crate) fn completion(given: &Matrix, count: usize) -> Result<Matrix, Stop> {
     for _ in 0..3 {
         let along = product(view(&rows), view(given).transpose());
         accumulate(&mut rows, -1.0, view(&along), view(given));
-        let gram = product(view(&rows), view(&rows).transpose());
+        let gram = row_gram(view(&rows));
         rows = product(view(&inverse_root(&gram)?), view(&rows));
     }
     Ok(rows)

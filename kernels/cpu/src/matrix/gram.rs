@@ -1,10 +1,10 @@
 //! Gram matrices of operands, summed in f64 over row panels.
 
+use faer::MatMut;
 use mixdown_ops::matrix::{Matrix, Operands, Stop};
 
-use super::dense::{accumulate, add_product, view, zeros};
+use super::dense::{add_lower_gram, add_product, mirror, view, zeros};
 use super::rows::{Blend, PANEL, panels};
-use faer::MatMut;
 
 /// Rows of a panel where two are held: the larger, the fewer times an operand is read again.
 pub(crate) const PAIR_PANEL: usize = 1024;
@@ -15,12 +15,14 @@ pub(crate) fn right_gram(operands: &mut dyn Operands, blend: &Blend) -> Result<M
     let mut gram = zeros(columns, columns);
     for (first, count) in panels(rows, PANEL) {
         let block = blend.block(operands, first, count)?;
-        accumulate(&mut gram, 1.0, view(&block).transpose(), view(&block));
+        let into = MatMut::from_row_major_slice_mut(&mut gram.values, columns, columns);
+        add_lower_gram(into, 1.0, view(&block).transpose());
     }
+    mirror(&mut gram);
     Ok(gram)
 }
 
-/// Adds `τ·τᵀ` to a matrix, by pairs of panels, so that τ is never held as a whole.
+/// Adds `τ·τᵀ` to the lower triangle of a matrix, by pairs of panels, so that τ is never held as a whole.
 pub(crate) fn add_left_gram(
     operands: &mut dyn Operands,
     blend: &Blend,
@@ -29,21 +31,13 @@ pub(crate) fn add_left_gram(
     let rows = gram.rows;
     for (first, count) in panels(rows, PAIR_PANEL) {
         let block = blend.block(operands, first, count)?;
-        let mut add = |other: &Matrix, other_first: usize, other_count: usize| {
-            let whole = MatMut::from_row_major_slice_mut(&mut gram.values, rows, rows);
-            let part = whole.submatrix_mut(other_first, first, other_count, count);
-            add_product(part, 1.0, view(other), view(&block).transpose());
-        };
-        add(&block, first, count);
+        let whole = MatMut::from_row_major_slice_mut(&mut gram.values, rows, rows);
+        add_lower_gram(whole.submatrix_mut(first, first, count, count), 1.0, view(&block));
         for (other_first, other_count) in panels(rows, PAIR_PANEL).filter(|other| other.0 > first) {
             let other = blend.block(operands, other_first, other_count)?;
-            add(&other, other_first, other_count);
-        }
-    }
-    // The part above the diagonal of panels is the mirror of that below.
-    for row in 0..rows {
-        for column in (row / PAIR_PANEL + 1) * PAIR_PANEL..rows {
-            gram.values[row * rows + column] = gram.values[column * rows + row];
+            let whole = MatMut::from_row_major_slice_mut(&mut gram.values, rows, rows);
+            let part = whole.submatrix_mut(other_first, first, other_count, count);
+            add_product(part, 1.0, view(&other), view(&block).transpose());
         }
     }
     Ok(())
@@ -54,5 +48,6 @@ pub(crate) fn left_gram(operands: &mut dyn Operands, blend: &Blend) -> Result<Ma
     let rows = operands.shape(0).0;
     let mut gram = zeros(rows, rows);
     add_left_gram(operands, blend, &mut gram)?;
+    mirror(&mut gram);
     Ok(gram)
 }

@@ -19,7 +19,7 @@ use mixdown_ops::matrix::interference::{
 use mixdown_ops::matrix::{Matrix, Operands, Prepared, Report, Stop};
 
 use super::adam;
-use super::dense::{append_rows, product, scale_rows, view, zeros};
+use super::dense::{append_rows, product, row_gram, scale_rows, view, zeros};
 use super::eigen::{Eigen, compose, eigen};
 use super::product::Sum;
 use super::rows::{Blend, PANEL, panels, squared_norms};
@@ -257,9 +257,7 @@ fn filtered(
     let columns = experts.columns;
     let is_dual = matches!(&system, System::Stacked { stack, .. } if stack.rows < columns);
     let Eigen { values, vectors } = match &system {
-        System::Stacked { stack, .. } if is_dual => {
-            eigen(&product(view(stack), view(stack).transpose()))?
-        }
+        System::Stacked { stack, .. } if is_dual => eigen(&row_gram(view(stack)))?,
         system => eigen(&system.gram())?,
     };
     if let Filter::Sgd(sgd) = filter {

@@ -8,6 +8,7 @@ use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis, Doge};
 use mixdown_ops::matrix::{MatrixOp, Needs, OperandShapes, Rank, RankAware};
 
 use super::gram::PAIR_PANEL;
+use super::interference::filter::check_stable;
 use super::interference::solvers::ADAM_ROWS;
 use super::product::BLOCK_ROWS;
 use super::rows::PANEL;
@@ -15,7 +16,7 @@ use super::rows::PANEL;
 /// Bytes of a number.
 const NUMBER: f64 = 8.0;
 /// Square matrices that an eigenproblem holds: its input, eigenvectors twice, the solver's own.
-const EIGEN: f64 = 7.0;
+const EIGEN: f64 = 5.0;
 /// Bytes beside: vectors, headers, and what an allocator rounds up.
 const SMALL: f64 = 65536.0;
 
@@ -46,9 +47,13 @@ impl Sizes {
         self.m <= self.n
     }
 
-    /// Rows read at a time while preparing: two panels and room for a sum.
+    /// Rows read at a time while preparing: one or two panels, and room for a sum.
     fn panels(&self) -> f64 {
-        4.0 * (PAIR_PANEL as f64).min(self.m) * self.n + (PANEL as f64) * self.n
+        if !self.is_left() {
+            return 3.0 * (PANEL as f64).min(self.m) * self.n;
+        }
+        let panels = if self.m > PAIR_PANEL as f64 { 3.0 } else { 2.0 };
+        panels * (PAIR_PANEL as f64).min(self.m) * self.n
     }
 
     /// Preparing for the leading `k` directions of one matrix.
@@ -213,7 +218,12 @@ fn interference(
     if let Solver::Literal(optimizer) = op.solver {
         let inputs = experts * if op.rows == Rows::Whole { m } else { k };
         counts.held += inputs * n;
-        counts.preparing += 2.0 * inputs * n + (EIGEN + 1.0) * n * n;
+        counts.preparing += 2.0 * inputs * n;
+        if let Optimizer::Sgd(sgd) = optimizer
+            && check_stable(&sgd, experts).is_err()
+        {
+            counts.preparing += (EIGEN + 1.0) * n * n;
+        }
         counts.row += (experts + 4.0) * n + m.max(k);
         counts.flops += 4.0 * m * n * inputs * f64::from(steps(optimizer));
         return counts;
@@ -238,9 +248,14 @@ fn interference(
         Solver::Adam(adam) => {
             let is_gram = !is_stacked || n <= 2.0 * rank;
             let kernel = if is_gram { n * n } else { rank * n };
-            let share = if precision == Precision::Single { 0.5 } else { 1.0 };
-            counts.held += kernel * share;
-            counts.preparing += 2.0 * kernel;
+            counts.held += match precision {
+                Precision::Single => 0.5 * kernel,
+                // Only G of a stack is formed; otherwise the system has what is needed.
+                Precision::Double if is_stacked && is_gram => kernel,
+                Precision::Double => 0.0,
+            };
+            // G in f64, and in f32 before the kernel has it in its own order.
+            counts.preparing += 1.5 * kernel;
             counts.row += 5.0 * n + if is_gram { 0.0 } else { rank };
             let step = if is_gram { 2.0 * n * n } else { 4.0 * n * rank };
             counts.flops += f64::from(adam.steps) * m * (step + 12.0 * n);

@@ -2,7 +2,7 @@
 
 use mixdown_ops::matrix::{Matrix, Operands, Stop};
 
-use super::dense::{accumulate, add_scaled, product, squared_norm, view, zeros};
+use super::dense::{accumulate, add_scaled, row_gram, squared_norm, view, zeros};
 
 /// Rows that a preparation reads at a time.
 pub(crate) const PANEL: usize = 256;
@@ -103,8 +103,8 @@ pub(crate) fn squared_norms(operands: &mut dyn Operands, count: usize) -> Result
     for (operand, norm) in norms.iter_mut().enumerate() {
         if operands.rank(operand).is_some() {
             let factors = operands.factors(operand)?;
-            let left = product(view(&factors.left).transpose(), view(&factors.left));
-            let right = product(view(&factors.right), view(&factors.right).transpose());
+            let left = row_gram(view(&factors.left).transpose());
+            let right = row_gram(view(&factors.right));
             *norm = super::dense::dot(&left.values, &right.values);
             continue;
         }

@@ -5,8 +5,8 @@ use mixdown_ops::matrix::{Matrix, Operands, Prepared, Report, Stop};
 
 use super::adam_double::Moments;
 use super::dense::{
-    accumulate, add_scaled, append_rows, check_finite, dot, first_rows, product, scale_rows,
-    squared_norm, transposed, view, zeros,
+    accumulate, add_scaled, append_rows, check_finite, dot, first_rows, product, row_gram,
+    scale_rows, squared_norm, transposed, view, zeros,
 };
 use super::eigen::eigen;
 use super::product::in_blocks;
@@ -88,7 +88,7 @@ fn shared_subspace(
         append_rows(&mut stack, &left);
     }
     // Left vectors of a matrix with these columns: by the smaller Gram matrix.
-    let gram = product(view(&stack), view(&stack).transpose());
+    let gram = row_gram(view(&stack));
     let spectrum = eigen(&gram)?;
     let nonzero = spectrum.values.iter().take_while(|&&value| value > 1e-12).count();
     let vectors = first_rows(spectrum.vectors, rank.min(nonzero));

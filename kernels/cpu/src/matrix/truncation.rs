@@ -2,7 +2,7 @@
 
 use mixdown_ops::matrix::{Factors, Matrix, Operands, Stop};
 
-use super::dense::{first_rows, product, rows_of, scale_rows, transposed, view};
+use super::dense::{first_rows, product, row_gram, rows_of, scale_rows, transposed, view};
 use super::eigen::{eigen, orthonormal};
 use super::gram::{left_gram, right_gram};
 use super::rows::{Blend, project};
@@ -90,7 +90,7 @@ impl Truncation {
         let (left, left_core) = orthonormal_or_whole(&factors.left)?;
         // With G = R·Zᵀ, τ = Q·G, and the left vectors of G are those of τ in the basis Q.
         let core = product(view(&left_core), view(&factors.right));
-        let spectrum = eigen(&product(view(&core), view(&core).transpose()))?;
+        let spectrum = eigen(&row_gram(view(&core)))?;
         let singular: Vec<f64> =
             spectrum.values.iter().map(|value| value.max(0.0).sqrt()).collect();
         let cut = cut_at(&singular, rank, snap, sides);

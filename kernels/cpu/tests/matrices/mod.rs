@@ -41,7 +41,14 @@ impl Operands for InMemory {
     }
 
     fn read(&mut self, operand: usize, first_row: usize, values: &mut [f64]) -> Result<(), Stop> {
-        let dense = self.0[operand].dense();
+        let multiplied;
+        let dense = match &self.0[operand] {
+            Given::Dense(matrix) => matrix,
+            Given::Factors(_) => {
+                multiplied = self.0[operand].dense();
+                &multiplied
+            }
+        };
         let start = first_row * dense.columns;
         values.copy_from_slice(&dense.values[start..start + values.len()]);
         Ok(())

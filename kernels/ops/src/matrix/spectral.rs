@@ -62,14 +62,14 @@ pub enum BasisMerge {
     DareLinear {
         /// Share of elements kept.
         density: Exact,
-        /// Key of the random stream of expert 0; expert i uses `key + i`.
+        /// Key from which each expert's random stream gets its own.
         key: u64,
     },
     /// DARE, then TIES without trimming.
     DareTies {
         /// Share of elements kept.
         density: Exact,
-        /// Key of the random stream of expert 0; expert i uses `key + i`.
+        /// Key from which each expert's random stream gets its own.
         key: u64,
     },
 }

@@ -6,7 +6,7 @@ use faer::MatMut;
 use mixdown_ops::matrix::{Matrix, Operands, Stop};
 
 use super::super::dense::{
-    accumulate, add_product, dot, product, rows_of, scale_rows, squared_norm, view, zeros,
+    accumulate, add_product, dot, product, row_gram, rows_of, scale_rows, squared_norm, view, zeros,
 };
 use super::super::gram::right_gram;
 use super::super::rows::Blend;
@@ -172,7 +172,7 @@ impl System {
     /// G.
     pub fn gram(&self) -> Matrix {
         match self {
-            Self::Stacked { stack, .. } => product(view(stack).transpose(), view(stack)),
+            Self::Stacked { stack, .. } => row_gram(view(stack).transpose()),
             Self::Grams { gram, .. } => gram.clone(),
         }
     }
