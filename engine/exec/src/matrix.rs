@@ -98,11 +98,11 @@ impl<'a> MatrixStage<'a> {
                 },
                 State::Rows { prepared, losses, values } => {
                     let mut report = prepared.report();
-                    if report.loss.is_some() {
+                    if let Some(known) = report.loss {
                         // In order of the blocks, so that it does not depend on the threads.
-                        let sum =
+                        let add =
                             |(a, b): (f64, f64), &(start, end): &(f64, f64)| (a + start, b + end);
-                        report.loss = Some(losses.iter().fold((0.0, 0.0), sum));
+                        report.loss = Some(losses.iter().fold(known, add));
                     }
                     if let Some(element) = first_nonfinite(&values)
                         && self.context.check_finite

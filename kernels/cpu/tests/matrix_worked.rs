@@ -4,7 +4,7 @@
 mod matrices;
 
 use matrices::*;
-use mixdown_ops::matrix::interference::{Cut, Filter, Init, RankRule, Rows, Targets};
+use mixdown_ops::matrix::interference::{Cut, Filter, Init, NoiseLevel, RankRule, Rows, Targets};
 use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis, Doge};
 use mixdown_ops::matrix::{Matrix, MatrixOp, Rank, RankAware};
 
@@ -151,6 +151,58 @@ fn rank_rules() {
     is(&swudi(Filter::Exact, one, Init::Zero), &zero, PRINTED);
     let two = [0.319928, 0.290426, 0.388206, 0.075848, -0.004326, 0.202251];
     is(&swudi(Filter::Exact, rule(RankRule::StableRank), Init::Sum), &two, PRINTED);
+}
+
+/// Landweber is gradient descent with half the step, as the gradient is `2·(X·G − C)`.
+#[test]
+fn landweber_is_gradient_descent() {
+    let op = objective(
+        (Targets::Whole, Rows::Whole),
+        Rank::Full,
+        Init::Sum,
+        literal_sgd(sgd(0.45 / 1.325537667, 0.0, 20)),
+    );
+    let closed = swudi(Filter::Landweber(20), Cut::None, Init::Sum);
+    is(&closed, &run(&op, &experts()).values, 1e-8);
+}
+
+/// One diagonal expert: λ = 9/14, 4/14, 1/14, and from 0 each entry becomes τ·λ·q.
+#[test]
+fn wiener() {
+    let expert = vec![matrix(3, 3, &[3.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 1.0])];
+    let entries = |level, share: f64| {
+        let solver = filter(Filter::Wiener(level), Cut::Share(share.into()));
+        let op = objective((Targets::Whole, Rows::Whole), Rank::Full, Init::Zero, solver);
+        let found = run(&op, &expert).values;
+        [found[0], found[4], found[8]]
+    };
+    let share = |value: f64, noise: f64| value * value / (value * value + noise);
+    let (a, b, c) = (9.0 / 14.0, 4.0 / 14.0, 1.0 / 14.0);
+    let cases = [
+        // int(3·0.65 + 0.999) = 2 are kept, and 1/14 is the noise.
+        (NoiseLevel::Mean, 0.65, [3.0 * share(a, c), 2.0 * share(b, c), 0.0]),
+        // One is kept; of the others the first is 4/14, the mean 2.5/14, the lower median 1/14.
+        (NoiseLevel::First, 0.3, [3.0 * share(a, b), 0.0, 0.0]),
+        (NoiseLevel::Mean, 0.3, [3.0 * share(a, 2.5 / 14.0), 0.0, 0.0]),
+        (NoiseLevel::Median, 0.3, [3.0 * share(a, c), 0.0, 0.0]),
+        // All are kept: the median of all is 4/14.
+        (NoiseLevel::First, 1.0, [3.0 * share(a, b), 2.0 * share(b, b), share(c, b)]),
+    ];
+    for (level, kept, expected) in cases {
+        for (found, expected) in entries(level, kept).into_iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-14, "{level:?} {kept}: {found}, {expected}");
+        }
+    }
+}
+
+/// λ = 1 and 1e-10, the latter treated as 1e-8: X_0 is removed, and τ·λ/1e-8 = 1e-5·1e-10/1e-8 comes
+/// in its place, as in the released code.
+#[test]
+fn eigenvalues_have_a_floor() {
+    let expert = vec![matrix(2, 2, &[1.0, 0.0, 0.0, 1e-5])];
+    let solver = filter(Filter::Exact, Cut::None);
+    let op = objective((Targets::Whole, Rows::Whole), Rank::Full, Init::Sum, solver);
+    is(&run(&op, &expert), &[1.0, 0.0, 0.0, 1e-7], 1e-14);
 }
 
 #[test]

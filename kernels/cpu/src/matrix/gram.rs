@@ -51,3 +51,54 @@ pub(crate) fn left_gram(operands: &mut dyn Operands, blend: &Blend) -> Result<Ma
     mirror(&mut gram);
     Ok(gram)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::dense::product;
+    use mixdown_ops::matrix::Factors;
+
+    struct One(Matrix);
+
+    impl Operands for One {
+        fn count(&self) -> usize {
+            1
+        }
+
+        fn shape(&self, _: usize) -> (usize, usize) {
+            (self.0.rows, self.0.columns)
+        }
+
+        fn read(&mut self, _: usize, first: usize, values: &mut [f64]) -> Result<(), Stop> {
+            let start = first * self.0.columns;
+            values.copy_from_slice(&self.0.values[start..start + values.len()]);
+            Ok(())
+        }
+
+        fn read_single(&mut self, _: usize, _: usize, _: &mut [f32]) -> Result<(), Stop> {
+            Err(Stop::Reading)
+        }
+
+        fn rank(&self, _: usize) -> Option<usize> {
+            None
+        }
+
+        fn factors(&mut self, _: usize) -> Result<Factors, Stop> {
+            Err(Stop::Reading)
+        }
+    }
+
+    /// Small whole numbers, so that all sums are exact, over panels that end and that do not.
+    #[test]
+    fn panels_make_the_whole() {
+        for rows in [1, 255, 256, 1024, 1025, 2050] {
+            let values = (0..rows * 3).map(|index| (index * 7 % 11) as f64 - 5.0).collect();
+            let whole = Matrix { rows, columns: 3, values };
+            let mut operands = One(whole.clone());
+            let left = left_gram(&mut operands, &Blend::one(0)).unwrap();
+            assert!(left == product(view(&whole), view(&whole).transpose()), "{rows} rows");
+            let right = right_gram(&mut operands, &Blend::one(0)).unwrap();
+            assert_eq!(right, product(view(&whole).transpose(), view(&whole)), "{rows} rows");
+        }
+    }
+}
