@@ -182,7 +182,8 @@ pub struct Needs {
 /// What a person may want to know of one result.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
-    /// The objective at the start and at the end, where the op has one.
+    /// The objective at the start and at the end, where the op has one: what is known of it before rows
+    /// are computed. What [`Prepared::rows`] returns is to be added.
     pub loss: Option<(f64, f64)>,
     /// Frobenius norm of the result, where it is known without another pass.
     pub norm: Option<f64>,
@@ -197,8 +198,9 @@ pub struct Report {
 
 /// An op whose preparation is done.
 pub trait Prepared: Send + Sync {
-    /// Computes rows of the result from `first_row` on, as many as `values` has room for. The same row
-    /// gets the same bits however rows are grouped. Partial losses of these rows, at start and end,
+    /// Computes rows of the result from `first_row` on, as many as `values` has room for. `first_row` is a
+    /// multiple of [`Needs::block_rows`], and so is the count of rows, but for the last call of a matrix:
+    /// the same row then gets the same bits however rows are grouped. Partial losses of these rows, at start and end,
     /// are returned where the op has a loss that is a sum over rows.
     fn rows(
         &self,

@@ -30,7 +30,7 @@ impl Rank {
 /// Whether directions without energy take part in a mean over singular values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RankAware {
-    /// No when the operand comes as factors, yes otherwise.
+    /// Yes when the operand comes as factors, no otherwise.
     Automatic,
     /// The mean is over all `p` singular values, and null directions are filled in.
     No,
@@ -62,14 +62,14 @@ pub enum BasisMerge {
     DareLinear {
         /// Share of elements kept.
         density: Exact,
-        /// Key of the random stream of expert 0; expert i uses `key + i`.
+        /// Key from which each expert's random stream gets its own.
         key: u64,
     },
     /// DARE, then TIES without trimming.
     DareTies {
         /// Share of elements kept.
         density: Exact,
-        /// Key of the random stream of expert 0; expert i uses `key + i`.
+        /// Key from which each expert's random stream gets its own.
         key: u64,
     },
 }
