@@ -1,4 +1,4 @@
-//! The CPU backend: it has every op, and its bits are the same on every machine.
+//! The CPU backend: it has every op, and elementwise bits are the same on every machine.
 //!
 //! A worker holds a few registers of one block each, which stay in the first-level cache, and takes
 //! each block through the instructions of a pass. Each instruction is a loop that exists once per op,
@@ -6,7 +6,10 @@
 //! [`Features`] says which of them run. No formula is written here: those of elementwise ops come
 //! from `mixdown-ops`.
 //!
-//! Bits do not depend on the instruction set, because every operation is rounded by itself (nothing
+//! Ops on whole matrices are in `matrix/`; their bits do not depend on threads, but their products do on
+//! the instruction set.
+//!
+//! Otherwise bits do not depend on the instruction set, because every operation is rounded by itself (nothing
 //! is fused), sums have a fixed number of lanes, and every NaN is stored as the same one.
 
 mod block;
@@ -16,6 +19,7 @@ mod features;
 mod keep;
 mod load;
 mod map;
+mod matrix;
 mod reduce;
 mod select;
 mod storage;
@@ -24,6 +28,7 @@ mod worker;
 
 pub use features::Features;
 
+use mixdown_ops::matrix::{MatrixOp, Needs, OperandShapes, Operands, Prepared, Stop};
 use mixdown_ops::program::PIECE;
 use mixdown_ops::{Backend, Pass, Precision, Worker};
 
@@ -75,6 +80,24 @@ impl Backend for CpuBackend {
         let keys = pass.selections.len() as u64 * 2 * PIECE * number;
         let histograms = pass.selections.len() as u64 * select::HISTOGRAM_BYTES;
         registers + keys + histograms
+    }
+
+    fn needs(
+        &self,
+        op: &MatrixOp,
+        operands: &OperandShapes,
+        precision: Precision,
+    ) -> Result<Needs, Stop> {
+        matrix::needs(op, operands, precision)
+    }
+
+    fn prepare(
+        &self,
+        op: &MatrixOp,
+        operands: &mut dyn Operands,
+        precision: Precision,
+    ) -> Result<Box<dyn Prepared>, Stop> {
+        matrix::prepare(op, operands, precision)
     }
 }
 

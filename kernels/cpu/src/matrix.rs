@@ -1,0 +1,141 @@
+//! Matrix ops: which file runs which, and what each needs.
+//!
+//! Everything here is on one thread and in f64, but for the iterations of Adam; the executor runs
+//! several tensors, and row blocks of one, at once. Products are faer's, whose bits depend on the
+//! machine's vector instructions, unlike those of block programs, but not on the count of threads.
+
+mod adam_double;
+mod adam_single;
+mod check;
+mod common_basis;
+mod dense;
+mod directions;
+mod eigen;
+mod factors;
+mod gram;
+mod interference;
+mod isotropic;
+mod isotropic_common;
+mod needs;
+mod product;
+mod regression;
+mod rows;
+mod shared_shift;
+mod task_singular_vectors;
+mod truncated_svd;
+mod truncation;
+
+use mixdown_ops::Precision;
+use mixdown_ops::matrix::interference::{Interference, Solver};
+use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis};
+use mixdown_ops::matrix::{
+    MatrixOp, Needs, OperandShapes, Operands, Prepared, RankAware, Report, Stop,
+};
+
+use factors::Cores;
+
+/// What an op will hold and do; refuses what it cannot do.
+pub(crate) fn needs(
+    op: &MatrixOp,
+    operands: &OperandShapes,
+    precision: Precision,
+) -> Result<Needs, Stop> {
+    check::check(op, operands)?;
+    Ok(needs::of(op, operands, precision))
+}
+
+/// Does the part of an op that all rows need.
+pub(crate) fn prepare(
+    op: &MatrixOp,
+    operands: &mut dyn Operands,
+    precision: Precision,
+) -> Result<Box<dyn Prepared>, Stop> {
+    let count = operands.count();
+    let shape = if count > 0 { operands.shape(0) } else { (0, 0) };
+    let ranks = (0..count).map(|operand| operands.rank(operand)).collect();
+    let shapes = OperandShapes { rows: shape.0, columns: shape.1, ranks };
+    check::check(op, &shapes)?;
+    check::same_shapes(op, operands)?;
+    if shape.0 == 0 || shape.1 == 0 {
+        let zero = product::Product::zero(shape.0, shape.1, Report::default());
+        return Ok(Box::new(zero));
+    }
+    if runs_on_cores(op, &shapes) {
+        let rank: usize = shapes.ranks.iter().flatten().sum();
+        if rank == 0 {
+            return Ok(Box::new(factors::empty(shape.0, shape.1, Report::default())));
+        }
+        let mut cores = Cores::of(operands)?;
+        let prepared = on_dense(op, &mut cores, shape, true, precision)?;
+        return Ok(Box::new(cores.expand(&*prepared)?));
+    }
+    on_dense(op, operands, shape, false, precision)
+}
+
+/// Whether the op runs on small cores of low-rank operands, and gives its result as factors: those ops
+/// that do not depend on the bases of rows and columns, and leave null directions empty.
+fn runs_on_cores(op: &MatrixOp, operands: &OperandShapes) -> bool {
+    operands.are_low_rank()
+        && match op {
+            MatrixOp::TruncatedSvd(_) | MatrixOp::TaskSingularVectors(_) => true,
+            MatrixOp::Isotropic(aware) => *aware != RankAware::No,
+            MatrixOp::Interference(Interference { solver, .. }) => {
+                matches!(solver, Solver::Filter(..))
+            }
+            MatrixOp::CommonBasis(CommonBasis { merge, .. }) => *merge == BasisMerge::Sum,
+            MatrixOp::Polar
+            | MatrixOp::IsotropicCommon(_)
+            | MatrixOp::SharedShift(_)
+            | MatrixOp::Regression { .. } => false,
+        }
+}
+
+fn on_dense(
+    op: &MatrixOp,
+    operands: &mut dyn Operands,
+    shape: (usize, usize),
+    are_cores: bool,
+    precision: Precision,
+) -> Result<Box<dyn Prepared>, Stop> {
+    let smaller = shape.0.min(shape.1);
+    Ok(match op {
+        MatrixOp::TruncatedSvd(rank) => Box::new(truncated_svd::prepare(*rank, operands, smaller)?),
+        MatrixOp::Polar => Box::new(isotropic::polar(operands)?),
+        MatrixOp::Isotropic(aware) => {
+            let fills = match aware {
+                RankAware::Automatic => !are_cores && operands.rank(0).is_none(),
+                RankAware::No => true,
+                RankAware::Yes => false,
+            };
+            Box::new(isotropic::isotropic(operands, fills)?)
+        }
+        MatrixOp::IsotropicCommon(share) => {
+            Box::new(isotropic_common::prepare(share.get(), operands)?)
+        }
+        MatrixOp::TaskSingularVectors(rank) => {
+            if rank.of(smaller, operands.count()) == 0 {
+                return Ok(Box::new(task_singular_vectors::mean(operands.count())));
+            }
+            Box::new(task_singular_vectors::prepare(*rank, operands, smaller)?)
+        }
+        MatrixOp::Interference(op) => interference::prepare(op, operands, shape, precision)?,
+        MatrixOp::CommonBasis(op) => common_basis::prepare(op, operands)?,
+        MatrixOp::SharedShift(op) => match precision {
+            Precision::Single => {
+                let read = |operands: &mut dyn Operands, operand, values: &mut [f32]| {
+                    operands.read_single(operand, 0, values)
+                };
+                Box::new(shared_shift::prepare(op, operands, read)?)
+            }
+            Precision::Double => {
+                let read = |operands: &mut dyn Operands, operand, values: &mut [f64]| {
+                    operands.read(operand, 0, values)
+                };
+                Box::new(shared_shift::prepare(op, operands, read)?)
+            }
+        },
+        MatrixOp::Regression { off_diagonal } => {
+            Box::new(regression::prepare(off_diagonal.get(), operands)?)
+        }
+    })
+}

@@ -1,0 +1,335 @@
+//! The interference objective `L(X) = Σ_i w_i ‖(X − A_i)·B_iᵀ‖²` and its solvers: WUDI, OptMerge, SWUDI,
+//! ASWUDI.
+//!
+//! All of them need only S, the stack of `√w_i·B_i`, and rows of `H = [√w_i·A_i·B_iᵀ]`, or `G = Sᵀ·S` and
+//! rows of `C = H·S`. Neither X* nor an inverse is formed; nothing is divided by a singular value.
+
+pub(super) mod cut;
+pub(super) mod experts;
+pub(super) mod filter;
+pub(super) mod solvers;
+pub(super) mod system;
+
+use std::sync::Arc;
+
+use mixdown_ops::Precision;
+use mixdown_ops::matrix::interference::{
+    Cut, Filter, Init, Interference, Optimizer, Rows, Solver, Targets,
+};
+use mixdown_ops::matrix::{Matrix, Operands, Prepared, Report, Stop};
+
+use super::adam_single;
+use super::dense::{append_rows, product, row_gram, scale_rows, view, zeros};
+use super::eigen::{Eigen, compose, eigen};
+use super::product::Sum;
+use super::rows::{Blend, PANEL, panels, squared_norms};
+use super::truncated_svd::notes;
+use super::truncation::{CutAt, Truncation};
+use cut::{Energies, FLOOR};
+use experts::{Expert, Experts, Target};
+use solvers::{AdamRows, Filtered, Kernel, Literal};
+use system::System;
+
+/// Below this, the released code of SWUDI takes ‖τ‖² as 0.
+const LEAST_NORM: f64 = 1e-12;
+
+/// Minimizes the objective from X_0.
+///
+/// **Shapes.** N operands `m × n`; the result has their shape. `shape` is that of the matrices for which
+/// ranks are meant, where the operands are cores of them.
+/// **Numerics.** f64, but for Adam's iterations in the arithmetic's type. Zero experts are dropped from
+/// the objective and count in the mean. Eigenvalues that are rounding noise (below ε·n·λ_1) are left
+/// alone. Rows of truncated directions below about 1e-7·σ_1 are left out of S.
+/// **Errors.** SGD with a step that diverges; NaN or infinity.
+/// **Source.** Cheng et al. 2025 (WUDI); Wei et al. 2025 (OptMerge), equation 3 and §4.2; the released
+/// code of SWUDI and ASWUDI for filters, cuts and the floor of eigenvalues at 1e-8.
+pub(crate) fn prepare(
+    op: &Interference,
+    operands: &mut dyn Operands,
+    shape: (usize, usize),
+    precision: Precision,
+) -> Result<Box<dyn Prepared>, Stop> {
+    let count = operands.count();
+    let norms = squared_norms(operands, count)?;
+    let mean = Blend::each(count, 1.0 / count as f64);
+    let init = match op.init {
+        Init::Sum => Blend::each(count, 1.0),
+        Init::Mean => mean.clone(),
+        Init::Zero => Blend::each(count, 0.0),
+    };
+    let largest = norms.iter().copied().fold(0.0, f64::max);
+    let has_floor =
+        matches!(&op.solver, Solver::Filter(filter, _) if !matches!(filter, Filter::Sgd(_)));
+    if largest == 0.0 || (has_floor && largest < LEAST_NORM) {
+        return Ok(mean_of_all(mean, "all task vectors are zero; the result is their mean"));
+    }
+    let is_truncated = op.targets != Targets::Whole || op.rows != Rows::Whole;
+    let rank = op.rank.of(shape.0.min(shape.1), count);
+    if is_truncated && rank == 0 {
+        let note = format!(
+            "there are more experts ({count}) than the smaller side is long, so that none keeps a \
+             direction; the result is their mean"
+        );
+        return Ok(mean_of_all(mean, &note));
+    }
+    let norms: Vec<(usize, f64)> = norms
+        .into_iter()
+        .enumerate()
+        .filter(|(_, norm)| *norm > 0.0 && (1.0 / norm).is_finite())
+        .map(|(operand, norm)| (operand, if has_floor { norm.max(LEAST_NORM) } else { norm }))
+        .collect();
+    if norms.is_empty() {
+        return Ok(mean_of_all(mean, "all task vectors vanish; the result is their mean"));
+    }
+    let mut report = Report { loss: Some((0.0, 0.0)), ..Report::default() };
+    if norms.len() < count {
+        report.notes.push(format!("{} of {count} task vectors are zero", count - norms.len()));
+    }
+    let literal = matches!(op.solver, Solver::Literal(_));
+    let (experts, inputs) =
+        Setup { op, rank, init, mean }.experts(operands, &norms, literal, &mut report)?;
+    match &op.solver {
+        Solver::Filter(filter, cut) => {
+            let system = system(&experts, inputs, operands)?;
+            let whole = op.rows == Rows::Whole;
+            filtered((filter, cut), experts, system, operands, shape, whole, report)
+        }
+        Solver::Adam(adam) => {
+            let system = system(&experts, inputs, operands)?;
+            let kernel = kernel(&system, experts.columns, precision);
+            Ok(Box::new(AdamRows { experts, system, kernel, adam: *adam, report }))
+        }
+        Solver::Literal(optimizer) => {
+            let mut all = Vec::new();
+            for (expert, inputs) in experts.experts.iter().zip(inputs) {
+                all.push(match inputs {
+                    Some(mut inputs) => {
+                        scale_rows(&mut inputs, |_| 1.0 / expert.weight.sqrt());
+                        inputs
+                    }
+                    None => {
+                        let rows = operands.shape(0).0;
+                        Blend::one(expert.operand).block(operands, 0, rows)?
+                    }
+                });
+            }
+            if let Optimizer::Sgd(sgd) = optimizer {
+                // λ_max is at most the count of experts.
+                let bound = experts.experts.len() as f64;
+                if filter::check_stable(sgd, bound).is_err() {
+                    let spectrum = eigen(&solvers::gram_of(&experts, &all))?;
+                    filter::check_stable(sgd, spectrum.values[0])?;
+                }
+            }
+            Ok(Box::new(Literal { experts, inputs: all, optimizer: *optimizer, report }))
+        }
+    }
+}
+
+fn mean_of_all(mean: Blend, note: &str) -> Box<dyn Prepared> {
+    let report =
+        Report { loss: Some((0.0, 0.0)), notes: vec![note.to_owned()], ..Report::default() };
+    Box::new(Sum { blend: mean, report })
+}
+
+/// What experts are made from.
+struct Setup<'a> {
+    op: &'a Interference,
+    rank: usize,
+    init: Blend,
+    mean: Blend,
+}
+
+impl Setup<'_> {
+    /// The experts, and `√w_i·B_i` of each: none where it is a whole τ_i that nobody needs at once.
+    fn experts(
+        self,
+        operands: &mut dyn Operands,
+        norms: &[(usize, f64)],
+        literal: bool,
+        report: &mut Report,
+    ) -> Result<(Experts, Vec<Option<Matrix>>), Stop> {
+        let Self { op, rank, init, mean } = self;
+        let (rows, columns) = operands.shape(0);
+        let count = operands.count();
+        let size = |operand: usize| operands.rank(operand).unwrap_or(rows).min(rows).min(columns);
+        let total: usize = norms.iter().map(|&(operand, _)| size(operand)).sum();
+        let holds_rows = !literal && rows <= columns && total < columns;
+        let (mut experts, mut inputs, mut cuts) = (Vec::new(), Vec::new(), Vec::new());
+        for &(operand, norm) in norms {
+            let weight = 1.0 / norm;
+            let mut cut = |blend: &Blend, operands: &mut dyn Operands| {
+                let (truncation, at) = Truncation::of(operands, blend, rank, op.snap)?;
+                cuts.push(at);
+                Ok::<_, Stop>(Arc::new(truncation))
+            };
+            let is_plain = op.targets == Targets::Truncated || op.rows == Rows::Truncated;
+            let is_centered = op.targets == Targets::Centered || op.rows == Rows::Centered;
+            let plain = if is_plain { Some(cut(&Blend::one(operand), operands)?) } else { None };
+            let centered = match is_centered {
+                true => Some(cut(&Blend::centered(operand, count), operands)?),
+                false => None,
+            };
+            let chosen = match op.rows {
+                Rows::Whole => None,
+                Rows::Truncated => plain.clone(),
+                Rows::Centered => centered.clone(),
+            };
+            inputs.push(match chosen {
+                Some(truncation) => Some(truncation.scaled_rows(weight.sqrt())),
+                None if holds_rows && operands.rank(operand).is_some() => {
+                    let (all, _) =
+                        Truncation::of(operands, &Blend::one(operand), usize::MAX, false)?;
+                    Some(all.scaled_rows(weight.sqrt()))
+                }
+                None if holds_rows => {
+                    let mut whole = Blend::one(operand).block(operands, 0, rows)?;
+                    scale_rows(&mut whole, |_| weight.sqrt());
+                    Some(whole)
+                }
+                None => None,
+            });
+            let target = match (op.targets, plain, centered) {
+                (Targets::Truncated, Some(plain), _) => Target::Truncated(plain),
+                (Targets::Centered, _, Some(centered)) => Target::Centered(centered),
+                _ => Target::Whole,
+            };
+            experts.push(Expert { operand, weight, target });
+        }
+        summarize(&cuts, report);
+        Ok((Experts { experts, init, mean, columns }, inputs))
+    }
+}
+
+fn summarize(cuts: &[CutAt], report: &mut Report) {
+    report.ranks = cuts.iter().map(|cut| cut.rank).collect();
+    report.gap = cuts.iter().filter_map(|cut| cut.gap).min_by(f64::total_cmp);
+    report.notes.extend(notes(cuts));
+}
+
+fn system(
+    experts: &Experts,
+    inputs: Vec<Option<Matrix>>,
+    operands: &mut dyn Operands,
+) -> Result<System, Stop> {
+    let Some(inputs) = inputs.into_iter().collect::<Option<Vec<_>>>() else {
+        return System::whole(experts, operands);
+    };
+    let mut stack = zeros(0, experts.columns);
+    let mut ranges = Vec::new();
+    for one in &inputs {
+        ranges.push(stack.rows..stack.rows + one.rows);
+        append_rows(&mut stack, one);
+    }
+    Ok(System::Stacked { stack, ranges })
+}
+
+/// G where one product with it costs no more than two with S: `n ≤ 2R`.
+fn kernel(system: &System, columns: usize, precision: Precision) -> Kernel {
+    let single =
+        |matrix: &Matrix| -> Vec<f32> { matrix.values.iter().map(|&value| value as f32).collect() };
+    match (precision, system) {
+        (Precision::Single, System::Stacked { stack, .. }) if columns > 2 * stack.rows => {
+            Kernel::Single(adam_single::System::factored(&single(stack), stack.rows, columns))
+        }
+        (Precision::Single, system) => {
+            Kernel::Single(adam_single::System::gram(&single(&system.gram()), columns))
+        }
+        (Precision::Double, System::Stacked { stack, .. }) if columns <= 2 * stack.rows => {
+            Kernel::Double(Some(system.gram()))
+        }
+        (Precision::Double, _) => Kernel::Double(None),
+    }
+}
+
+/// The eigenproblem of the smaller of `K = S·Sᵀ` and G, and q on it.
+fn filtered(
+    (filter, cut): (&Filter, &Cut),
+    experts: Experts,
+    system: System,
+    operands: &mut dyn Operands,
+    shape: (usize, usize),
+    has_whole_rows: bool,
+    mut report: Report,
+) -> Result<Box<dyn Prepared>, Stop> {
+    let columns = experts.columns;
+    let is_dual = matches!(&system, System::Stacked { stack, .. } if stack.rows < columns);
+    let Eigen { values, vectors } = match &system {
+        System::Stacked { stack, .. } if is_dual => eigen(&row_gram(view(stack)))?,
+        system => eigen(&system.gram())?,
+    };
+    if let Filter::Sgd(sgd) = filter {
+        filter::check_stable(sgd, values.first().copied().unwrap_or(0.0))?;
+    }
+    let mut clamped: Vec<f64> = values.iter().map(|value| value.max(FLOOR)).collect();
+    clamped.resize(shape.1.max(values.len()), FLOOR);
+    // Eigenvectors of G as rows.
+    let directions =
+        || match &system {
+            System::Stacked { stack, .. } if is_dual => {
+                let mut rows = product(view(&vectors), view(stack));
+                let largest = values.first().copied().unwrap_or(0.0);
+                let least = largest * f64::EPSILON * columns as f64;
+                scale_rows(&mut rows, |row| {
+                    if values[row] > least { 1.0 / values[row].sqrt() } else { 0.0 }
+                });
+                rows
+            }
+            _ => vectors.clone(),
+        };
+    let mut energies = Energies::default();
+    if cut::looks_at_energies(cut) {
+        energies = measure(&experts, &system, operands, &directions())?;
+        energies.pull.resize(clamped.len(), 0.0);
+        energies.init.resize(clamped.len(), 0.0);
+    }
+    let kept = cut::count(cut, &clamped, shape, &energies);
+    let treatment = filter::treat(filter, &values, &clamped, kept, has_whole_rows);
+    let core = compose(&vectors, &treatment.factors);
+    let map = match &system {
+        System::Stacked { stack, .. } if is_dual => product(view(&core), view(stack)),
+        System::Stacked { stack, .. } => product(view(stack), view(&core)),
+        System::Grams { .. } => core,
+    };
+    let mut slivers = (zeros(0, columns), Vec::new());
+    if !treatment.slivers.is_empty() {
+        let directions = directions();
+        for (index, share) in treatment.slivers {
+            let row = &directions.values[index * columns..(index + 1) * columns];
+            slivers.0.values.extend_from_slice(row);
+            slivers.0.rows += 1;
+            slivers.1.push(share);
+        }
+    }
+    if !matches!(cut, Cut::None) {
+        report.ranks.push(kept);
+    }
+    Ok(Box::new(Filtered { experts, system, map, slivers, report }))
+}
+
+/// ‖C·v‖² and ‖X_0·v‖² of each direction.
+fn measure(
+    experts: &Experts,
+    system: &System,
+    operands: &mut dyn Operands,
+    directions: &Matrix,
+) -> Result<Energies, Stop> {
+    let along = match system {
+        System::Stacked { stack, .. } => product(view(stack), view(directions).transpose()),
+        System::Grams { .. } => super::dense::transposed(directions),
+    };
+    let mut energies =
+        Energies { pull: vec![0.0; directions.rows], init: vec![0.0; directions.rows] };
+    let add = |energy: &mut [f64], block: &Matrix| {
+        for row in block.values.chunks_exact(directions.rows.max(1)) {
+            energy.iter_mut().zip(row).for_each(|(energy, value)| *energy += value * value);
+        }
+    };
+    for (first, rows) in panels(operands.shape(0).0, PANEL) {
+        let (pull, _) = system.pull(experts, operands, first, rows)?;
+        add(&mut energies.pull, &product(view(&pull), view(&along)));
+        let init = experts.init_block(operands, first, rows)?;
+        add(&mut energies.init, &product(view(&init), view(directions).transpose()));
+    }
+    Ok(energies)
+}

@@ -1,0 +1,89 @@
+//! The experts of an objective: their weights, their targets A_i, and X_0.
+
+use std::sync::Arc;
+
+use mixdown_ops::matrix::{Matrix, Operands, Stop};
+
+use super::super::dense::{add_scaled, zeros};
+use super::super::rows::Blend;
+use super::super::truncation::Truncation;
+
+/// A_i.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    Whole,
+    Truncated(Arc<Truncation>),
+    Centered(Arc<Truncation>),
+}
+
+/// An expert that is not zero.
+#[derive(Clone, Debug)]
+pub(crate) struct Expert {
+    pub operand: usize,
+    /// w_i.
+    pub weight: f64,
+    pub target: Target,
+}
+
+/// What the objective is made of, without the B_i.
+#[derive(Clone, Debug)]
+pub(crate) struct Experts {
+    pub experts: Vec<Expert>,
+    pub init: Blend,
+    /// τ̄, over all operands, zero ones among them.
+    pub mean: Blend,
+    pub columns: usize,
+}
+
+impl Experts {
+    /// Rows of X_0.
+    pub fn init_block(
+        &self,
+        operands: &mut dyn Operands,
+        first: usize,
+        rows: usize,
+    ) -> Result<Matrix, Stop> {
+        self.init.block(operands, first, rows)
+    }
+
+    /// Calls with the same rows of each A_i, one after the other.
+    pub fn each_target(
+        &self,
+        operands: &mut dyn Operands,
+        first: usize,
+        rows: usize,
+        mut visit: impl FnMut(usize, Matrix) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let is_centered = |expert: &Expert| matches!(expert.target, Target::Centered(_));
+        let mean = match self.experts.iter().any(is_centered) {
+            true => self.mean.block(operands, first, rows)?,
+            false => Matrix::default(),
+        };
+        for (index, expert) in self.experts.iter().enumerate() {
+            let is_read = match &expert.target {
+                Target::Whole => true,
+                Target::Truncated(truncation) | Target::Centered(truncation) => {
+                    truncation.reads_rows()
+                }
+            };
+            let mut block = zeros(rows, self.columns);
+            if is_read {
+                operands.read(expert.operand, first, &mut block.values)?;
+            }
+            let target = match &expert.target {
+                Target::Whole => block,
+                Target::Truncated(truncation) => truncation.apply(&block, first),
+                Target::Centered(truncation) => {
+                    if is_read {
+                        add_scaled(&mut block.values, -1.0, &mean.values);
+                    }
+                    let mut target = truncation.apply(&block, first);
+                    add_scaled(&mut target.values, 1.0, &mean.values);
+                    target
+                }
+            };
+            visit(index, target)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,214 @@
+//! The solvers, row by row: the filter in closed form, Adam, and the literal loop.
+
+use faer::MatMut;
+use mixdown_ops::matrix::interference::{self, Optimizer};
+use mixdown_ops::matrix::{Matrix, Operands, Prepared, Report, Stop};
+
+use super::super::adam_double::{self, Curvature, Moments};
+use super::super::adam_single;
+use super::super::dense::{
+    accumulate, add_product, add_scaled, check_finite, product, squared_norm, view, zeros,
+};
+use super::super::product::{BLOCK_ROWS, in_blocks};
+use super::experts::Experts;
+use super::system::System;
+
+/// Rows of a block of Adam: its products run 300 times on the same block.
+pub(crate) const ADAM_ROWS: usize = 256;
+
+/// `X = X_0 − (X_0·Sᵀ − H)·map`, and for G the same with `X_0·G − C`.
+#[derive(Debug)]
+pub(crate) struct Filtered {
+    pub experts: Experts,
+    pub system: System,
+    pub map: Matrix,
+    /// Directions as rows, from which these shares of X_0 are removed as well.
+    pub slivers: (Matrix, Vec<f64>),
+    pub report: Report,
+}
+
+impl Prepared for Filtered {
+    fn rows(
+        &self,
+        operands: &mut dyn Operands,
+        first_row: usize,
+        values: &mut [f64],
+    ) -> Result<(f64, f64), Stop> {
+        let columns = self.experts.columns;
+        in_blocks(columns, BLOCK_ROWS, first_row, values, |first, rows, values| {
+            let init = self.experts.init_block(operands, first, rows)?;
+            let residual = self.system.residual(&self.experts, operands, &init, first)?;
+            let mut displacement = zeros(rows, columns);
+            accumulate(&mut displacement, -1.0, view(&residual.values), view(&self.map));
+            let (directions, shares) = &self.slivers;
+            if directions.rows > 0 {
+                let mut along = product(view(&init), view(directions).transpose());
+                for row in along.values.chunks_exact_mut(directions.rows) {
+                    row.iter_mut().zip(shares).for_each(|(value, share)| *value *= share);
+                }
+                accumulate(&mut displacement, -1.0, view(&along), view(directions));
+            }
+            finish(&init, &displacement, values)?;
+            Ok((residual.loss, self.system.loss_after(&residual, &displacement)))
+        })
+    }
+
+    fn report(&self) -> Report {
+        self.report.clone()
+    }
+}
+
+/// What multiplies the displacement, in the type of the iterations.
+#[derive(Debug)]
+pub(crate) enum Kernel {
+    Single(adam_single::System),
+    /// With G formed, where it is not the system's own.
+    Double(Option<Matrix>),
+}
+
+/// Adam in displacement form.
+#[derive(Debug)]
+pub(crate) struct AdamRows {
+    pub experts: Experts,
+    pub system: System,
+    pub kernel: Kernel,
+    pub adam: interference::Adam,
+    pub report: Report,
+}
+
+impl AdamRows {
+    fn descend(&self, offset: &Matrix) -> Matrix {
+        let (rate, steps) = (self.adam.learning_rate.get(), self.adam.steps);
+        match &self.kernel {
+            Kernel::Single(system) => {
+                let single: Vec<f32> = offset.values.iter().map(|&value| value as f32).collect();
+                let mut moved = vec![0.0; single.len()];
+                let rows = offset.rows;
+                adam_single::descend_single(system, &single, rows, rate, steps, &mut moved);
+                let values = moved.into_iter().map(f64::from).collect();
+                Matrix { rows, columns: offset.columns, values }
+            }
+            Kernel::Double(formed) => {
+                let curvature = match (formed, &self.system) {
+                    (Some(gram), _) | (None, System::Grams { gram, .. }) => Curvature::Gram(gram),
+                    (None, System::Stacked { stack, .. }) => Curvature::Factored(stack),
+                };
+                adam_double::descend(&curvature, offset, rate, steps)
+            }
+        }
+    }
+}
+
+impl Prepared for AdamRows {
+    fn rows(
+        &self,
+        operands: &mut dyn Operands,
+        first_row: usize,
+        values: &mut [f64],
+    ) -> Result<(f64, f64), Stop> {
+        let columns = self.experts.columns;
+        in_blocks(columns, ADAM_ROWS, first_row, values, |first, rows, values| {
+            let init = self.experts.init_block(operands, first, rows)?;
+            let residual = self.system.residual(&self.experts, operands, &init, first)?;
+            let displacement = self.descend(&self.system.offset(&residual));
+            finish(&init, &displacement, values)?;
+            Ok((residual.loss, self.system.loss_after(&residual, &displacement)))
+        })
+    }
+
+    fn report(&self) -> Report {
+        self.report.clone()
+    }
+}
+
+/// The optimizer's loop over the objective as written.
+#[derive(Debug)]
+pub(crate) struct Literal {
+    pub experts: Experts,
+    /// B_i as a whole.
+    pub inputs: Vec<Matrix>,
+    pub optimizer: Optimizer,
+    pub report: Report,
+}
+
+impl Literal {
+    /// The loss, and its gradient added to `gradient`.
+    fn gradient(&self, at: &Matrix, targets: &[Matrix], gradient: &mut Matrix) -> f64 {
+        let mut loss = 0.0;
+        for ((expert, inputs), target) in self.experts.experts.iter().zip(&self.inputs).zip(targets)
+        {
+            let mut difference = at.clone();
+            add_scaled(&mut difference.values, -1.0, &target.values);
+            let along = product(view(&difference), view(inputs).transpose());
+            loss += expert.weight * squared_norm(&along.values);
+            accumulate(gradient, 2.0 * expert.weight, view(&along), view(inputs));
+        }
+        loss
+    }
+}
+
+impl Prepared for Literal {
+    fn rows(
+        &self,
+        operands: &mut dyn Operands,
+        first_row: usize,
+        values: &mut [f64],
+    ) -> Result<(f64, f64), Stop> {
+        let columns = self.experts.columns;
+        in_blocks(columns, BLOCK_ROWS, first_row, values, |first, rows, values| {
+            let mut at = self.experts.init_block(operands, first, rows)?;
+            let mut targets = Vec::new();
+            self.experts.each_target(operands, first, rows, |_, target| {
+                targets.push(target);
+                Ok(())
+            })?;
+            let mut gradient = zeros(rows, columns);
+            let start = self.gradient(&at, &targets, &mut gradient);
+            match self.optimizer {
+                Optimizer::Adam(adam) => {
+                    let mut moments = Moments::new(at.values.len(), adam.learning_rate.get());
+                    for step in 1..=adam.steps {
+                        gradient.values.fill(0.0);
+                        self.gradient(&at, &targets, &mut gradient);
+                        moments.step(step, &gradient.values, &mut at.values);
+                    }
+                }
+                Optimizer::Sgd(sgd) => {
+                    let mut velocity = vec![0.0; at.values.len()];
+                    for _ in 0..sgd.steps {
+                        gradient.values.fill(0.0);
+                        self.gradient(&at, &targets, &mut gradient);
+                        velocity.iter_mut().for_each(|value| *value *= sgd.momentum.get());
+                        add_scaled(&mut velocity, 1.0, &gradient.values);
+                        add_scaled(&mut at.values, -sgd.learning_rate.get(), &velocity);
+                    }
+                }
+            }
+            check_finite(&at.values, "the result")?;
+            values.copy_from_slice(&at.values);
+            Ok((start, self.gradient(&at, &targets, &mut gradient)))
+        })
+    }
+
+    fn report(&self) -> Report {
+        self.report.clone()
+    }
+}
+
+fn finish(init: &Matrix, displacement: &Matrix, values: &mut [f64]) -> Result<(), Stop> {
+    for ((value, init), moved) in values.iter_mut().zip(&init.values).zip(&displacement.values) {
+        *value = init + moved;
+    }
+    check_finite(values, "the result")
+}
+
+/// `Σ w_i·B_iᵀ·B_i`, for the literal loop's check of its step.
+pub(crate) fn gram_of(experts: &Experts, inputs: &[Matrix]) -> Matrix {
+    let mut gram = zeros(experts.columns, experts.columns);
+    for (expert, inputs) in experts.experts.iter().zip(inputs) {
+        let n = experts.columns;
+        let into = MatMut::from_row_major_slice_mut(&mut gram.values, n, n);
+        add_product(into, expert.weight, view(inputs).transpose(), view(inputs));
+    }
+    gram
+}

@@ -1,0 +1,179 @@
+//! G and C, or the S and H that they are made of: `G = Sᵀ·S`, `C = H·S`.
+
+use std::ops::Range;
+
+use faer::MatMut;
+use mixdown_ops::matrix::{Matrix, Operands, Stop};
+
+use super::super::dense::{
+    accumulate, add_product, dot, product, row_gram, rows_of, scale_rows, squared_norm, view, zeros,
+};
+use super::super::gram::right_gram;
+use super::super::rows::Blend;
+use super::experts::Experts;
+
+/// The quadratic form of the objective.
+#[derive(Debug)]
+pub(crate) enum System {
+    /// S, `R × n`, and which of its rows belong to each expert.
+    Stacked { stack: Matrix, ranges: Vec<Range<usize>> },
+    /// G, for B_i = τ_i that have no fewer rows together than columns.
+    Grams { gram: Matrix, pull: Pull },
+}
+
+/// C.
+#[derive(Debug)]
+pub(crate) enum Pull {
+    /// As a whole, `m × n`, and the constant term of the loss for each row.
+    Held { pull: Matrix, constants: Vec<f64> },
+    /// `w_i·B_iᵀ·B_i` of each expert, by which rows of A_i are multiplied.
+    Grams(Vec<Matrix>),
+}
+
+/// The residual of rows of X_0: `X_0·Sᵀ − H` or `X_0·G − C`, and their loss.
+#[derive(Debug)]
+pub(crate) struct Residual {
+    pub values: Matrix,
+    pub loss: f64,
+}
+
+impl System {
+    /// G and C for B_i = τ_i.
+    ///
+    /// With no more rows than columns C is held: it is smaller than G, and comes from `m × m` products.
+    /// Otherwise the experts' Gram matrices are held, so that rows of C come in parallel.
+    pub fn whole(experts: &Experts, operands: &mut dyn Operands) -> Result<Self, Stop> {
+        let (rows, columns) = operands.shape(0);
+        let mut gram = zeros(columns, columns);
+        if rows > columns {
+            let mut grams = Vec::new();
+            for expert in &experts.experts {
+                let mut one = right_gram(operands, &Blend::one(expert.operand))?;
+                scale_rows(&mut one, |_| expert.weight);
+                super::super::dense::add_scaled(&mut gram.values, 1.0, &one.values);
+                grams.push(one);
+            }
+            return Ok(Self::Grams { gram, pull: Pull::Grams(grams) });
+        }
+        let mut pull = zeros(rows, columns);
+        let mut constants = vec![0.0; rows];
+        for index in 0..experts.experts.len() {
+            let one = experts.experts[index].clone();
+            let (operand, weight) = (one.operand, one.weight);
+            let whole = Blend::one(operand).block(operands, 0, rows)?;
+            accumulate(&mut gram, weight, view(&whole).transpose(), view(&whole));
+            let single = Experts { experts: vec![one], ..experts.clone() };
+            single.each_target(operands, 0, rows, |_, target| {
+                let cross = product(view(&target), view(&whole).transpose());
+                for (row, constant) in constants.iter_mut().enumerate() {
+                    *constant += weight * squared_norm(&cross.values[row * rows..(row + 1) * rows]);
+                }
+                accumulate(&mut pull, weight, view(&cross), view(&whole));
+                Ok(())
+            })?;
+        }
+        Ok(Self::Grams { gram, pull: Pull::Held { pull, constants } })
+    }
+
+    /// Rows of H or C, and the constant term of their loss for C.
+    pub fn pull(
+        &self,
+        experts: &Experts,
+        operands: &mut dyn Operands,
+        first: usize,
+        rows: usize,
+    ) -> Result<(Matrix, f64), Stop> {
+        match self {
+            Self::Stacked { stack, ranges } => {
+                let mut pull = zeros(rows, stack.rows);
+                let rank = stack.rows;
+                experts.each_target(operands, first, rows, |index, target| {
+                    let range = ranges[index].clone();
+                    let part = rows_of(stack, range.start, range.len());
+                    let whole = MatMut::from_row_major_slice_mut(&mut pull.values, rows, rank);
+                    let into = whole.subcols_mut(range.start, range.len());
+                    add_product(into, 1.0, view(&target), part.transpose());
+                    Ok(())
+                })?;
+                Ok((pull, 0.0))
+            }
+            Self::Grams { pull: Pull::Held { pull, constants }, .. } => {
+                let start = first * pull.columns;
+                let values = pull.values[start..start + rows * pull.columns].to_vec();
+                let constant = constants[first..first + rows].iter().sum();
+                Ok((Matrix { rows, columns: pull.columns, values }, constant))
+            }
+            Self::Grams { pull: Pull::Grams(grams), .. } => {
+                let mut pull = zeros(rows, experts.columns);
+                let mut constant = 0.0;
+                experts.each_target(operands, first, rows, |index, target| {
+                    let one = product(view(&target), view(&grams[index]));
+                    constant += dot(&one.values, &target.values);
+                    super::super::dense::add_scaled(&mut pull.values, 1.0, &one.values);
+                    Ok(())
+                })?;
+                Ok((pull, constant))
+            }
+        }
+    }
+
+    /// The residual and the loss of rows of X_0.
+    pub fn residual(
+        &self,
+        experts: &Experts,
+        operands: &mut dyn Operands,
+        init: &Matrix,
+        first: usize,
+    ) -> Result<Residual, Stop> {
+        let (mut pull, constant) = self.pull(experts, operands, first, init.rows)?;
+        let along = match self {
+            Self::Stacked { stack, .. } => product(view(init), view(stack).transpose()),
+            Self::Grams { gram, .. } => product(view(init), view(gram)),
+        };
+        let mut values = along;
+        super::super::dense::add_scaled(&mut values.values, -1.0, &pull.values);
+        let loss = match self {
+            Self::Stacked { .. } => squared_norm(&values.values),
+            Self::Grams { .. } => {
+                // x·G·xᵀ − 2·x·c + constant.
+                for (pull, value) in pull.values.iter_mut().zip(&values.values) {
+                    *pull = value - *pull;
+                }
+                dot(&init.values, &pull.values) + constant
+            }
+        };
+        Ok(Residual { values, loss })
+    }
+
+    /// The loss after a displacement.
+    pub fn loss_after(&self, residual: &Residual, displacement: &Matrix) -> f64 {
+        match self {
+            Self::Stacked { stack, .. } => {
+                let mut after = residual.values.clone();
+                accumulate(&mut after, 1.0, view(displacement), view(stack).transpose());
+                squared_norm(&after.values)
+            }
+            Self::Grams { gram, .. } => {
+                let along = product(view(displacement), view(gram));
+                let slope = dot(&displacement.values, &residual.values.values);
+                residual.loss + 2.0 * slope + dot(&displacement.values, &along.values)
+            }
+        }
+    }
+
+    /// Half the gradient at X_0.
+    pub fn offset(&self, residual: &Residual) -> Matrix {
+        match self {
+            Self::Stacked { stack, .. } => product(view(&residual.values), view(stack)),
+            Self::Grams { .. } => residual.values.clone(),
+        }
+    }
+
+    /// G.
+    pub fn gram(&self) -> Matrix {
+        match self {
+            Self::Stacked { stack, .. } => row_gram(view(stack).transpose()),
+            Self::Grams { gram, .. } => gram.clone(),
+        }
+    }
+}

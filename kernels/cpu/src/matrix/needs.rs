@@ -1,0 +1,310 @@
+//! Upper bounds of the bytes that ops hold, and about how many operations they do.
+//!
+//! Counts are in f64, where they cannot overflow and need not be exact.
+
+use mixdown_ops::Precision;
+use mixdown_ops::matrix::interference::{Interference, Optimizer, Rows, Solver, Targets};
+use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis, Doge};
+use mixdown_ops::matrix::{MatrixOp, Needs, OperandShapes, Rank, RankAware};
+
+use super::gram::PAIR_PANEL;
+use super::interference::filter::check_stable;
+use super::interference::solvers::ADAM_ROWS;
+use super::product::BLOCK_ROWS;
+use super::rows::PANEL;
+
+/// Bytes of a number.
+const NUMBER: f64 = 8.0;
+/// Square matrices that an eigenproblem holds: its input, eigenvectors twice, the solver's own.
+const EIGEN: f64 = 5.0;
+/// Bytes beside: vectors, headers, and what an allocator rounds up.
+const SMALL: f64 = 65536.0;
+
+/// Numbers held and operations done, before they are put into [`Needs`].
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    /// Numbers that preparing takes beside what is held.
+    preparing: f64,
+    held: f64,
+    /// Numbers for one row of a block.
+    row: f64,
+    flops: f64,
+}
+
+struct Sizes {
+    m: f64,
+    n: f64,
+    p: f64,
+    experts: f64,
+}
+
+impl Sizes {
+    fn smaller(&self) -> usize {
+        self.p as usize
+    }
+
+    fn is_left(&self) -> bool {
+        self.m <= self.n
+    }
+
+    /// Rows read at a time while preparing: one or two panels, and room for a sum.
+    fn panels(&self) -> f64 {
+        if !self.is_left() {
+            return 3.0 * (PANEL as f64).min(self.m) * self.n;
+        }
+        let panels = if self.m > PAIR_PANEL as f64 { 3.0 } else { 2.0 };
+        panels * (PAIR_PANEL as f64).min(self.m) * self.n
+    }
+
+    /// Preparing for the leading `k` directions of one matrix.
+    fn truncation(&self, k: f64) -> Counts {
+        let Self { m, n, p, .. } = *self;
+        Counts {
+            preparing: self.panels() + EIGEN * p * p + PANEL as f64 * k,
+            held: k * n + if self.is_left() { k * m } else { k },
+            row: 2.0 * n + k,
+            flops: 2.0 * m * n * (p + k) + 9.0 * p * p * p,
+        }
+    }
+
+    /// Directions with other singular values: `r` in all, of `count` matrices.
+    fn stack(&self, r: f64, count: f64) -> Counts {
+        let Self { m, n, p, .. } = *self;
+        let held = if self.is_left() { r * (m + n) } else { 3.0 * r * n };
+        Counts {
+            preparing: held + self.panels() + EIGEN * p * p + 12.0 * r * r + PANEL as f64 * r,
+            held,
+            row: 3.0 * n + r,
+            flops: count * (4.0 * m * n * p + 9.0 * p * p * p) + 8.0 * m * n * r + 18.0 * r * r * r,
+        }
+    }
+}
+
+/// What an op needs that [`check`](super::check::check) has let through.
+pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) -> Needs {
+    if super::runs_on_cores(op, operands) {
+        return on_cores(op, operands, precision);
+    }
+    let count = match op {
+        MatrixOp::Regression { .. } => operands.ranks.len() / 2,
+        _ => operands.ranks.len(),
+    };
+    let (m, n) = (operands.rows as f64, operands.columns as f64);
+    let sizes = Sizes { m, n, p: m.min(n), experts: count as f64 };
+    let mut block_rows = BLOCK_ROWS;
+    let counts = match op {
+        MatrixOp::TruncatedSvd(rank) => {
+            let counts = sizes.truncation(kept(*rank, &sizes));
+            // The right side is held twice where rows are read.
+            Counts { held: counts.held + kept(*rank, &sizes) * n, ..counts }
+        }
+        MatrixOp::Polar => sizes.stack(sizes.p, 1.0),
+        MatrixOp::Isotropic(aware) => {
+            let mut counts = sizes.stack(sizes.p, 1.0);
+            if *aware != RankAware::Yes {
+                // Null directions are filled in beside the others, on the larger side.
+                counts.held += m.max(n) * sizes.p;
+                counts.preparing += 5.0 * m * n;
+            }
+            counts
+        }
+        MatrixOp::IsotropicCommon(_) => {
+            let mut counts = sizes.stack(sizes.p, sizes.experts + 1.0);
+            counts.held += 2.0 * sizes.p * n;
+            counts.preparing += 4.0 * sizes.p * sizes.p;
+            counts
+        }
+        MatrixOp::TaskSingularVectors(rank) => {
+            sizes.stack(kept(*rank, &sizes) * sizes.experts, sizes.experts)
+        }
+        MatrixOp::Interference(op) => {
+            if matches!(op.solver, Solver::Adam(_)) {
+                block_rows = ADAM_ROWS;
+            }
+            interference(op, operands, &sizes, precision)
+        }
+        MatrixOp::CommonBasis(op) => common_basis(op, &sizes),
+        MatrixOp::SharedShift(doge) => shared_shift(doge, &sizes, precision),
+        MatrixOp::Regression { .. } => Counts {
+            preparing: 4.0 * n * n,
+            held: (sizes.experts + 1.0) * n * n,
+            row: 3.0 * n,
+            flops: n * n * n / 3.0 + 2.0 * m * n * n * (sizes.experts + 1.0),
+        },
+    };
+    finished(counts, block_rows, None)
+}
+
+fn finished(counts: Counts, block_rows: usize, result_rank: Option<usize>) -> Needs {
+    let bytes = |numbers: f64| (numbers * NUMBER + SMALL) as u64;
+    Needs {
+        prepare_bytes: bytes(counts.preparing + counts.held),
+        held_bytes: bytes(counts.held),
+        rows_bytes: bytes(counts.row * block_rows as f64),
+        block_rows,
+        flops: counts.flops as u64,
+        result_rank,
+    }
+}
+
+fn kept(rank: Rank, sizes: &Sizes) -> f64 {
+    (rank.of(sizes.smaller(), sizes.experts as usize) as f64).min(sizes.p)
+}
+
+fn on_cores(op: &MatrixOp, operands: &OperandShapes, precision: Precision) -> Needs {
+    let (m, n) = (operands.rows as f64, operands.columns as f64);
+    let total: usize = operands.ranks.iter().flatten().sum();
+    let r = total as f64;
+    let dense =
+        OperandShapes { rows: total, columns: total, ranks: vec![None; operands.ranks.len()] };
+    let inner = of(&at_most(op, total), &dense, precision);
+    let held = r * (m + n);
+    let outer = Counts {
+        // The operands' factors, their stack, its transpose, the bases, and the solver's own.
+        preparing: 5.0 * held + (operands.ranks.len() as f64 + 6.0) * r * r,
+        held,
+        row: n,
+        flops: 8.0 * (m + n) * r * r + 2.0 * m * n * r,
+    };
+    let mut needs = finished(outer, BLOCK_ROWS, Some(total));
+    needs.prepare_bytes += inner.prepare_bytes + inner.rows_bytes;
+    needs.flops = needs.flops.saturating_add(inner.flops);
+    needs
+}
+
+/// The op with ranks that cores of this size can have.
+fn at_most(op: &MatrixOp, size: usize) -> MatrixOp {
+    let whole = |rank: &mut Rank| {
+        if !matches!(rank, Rank::Count(count) if (*count as usize) < size) {
+            *rank = Rank::Full;
+        }
+    };
+    let mut op = op.clone();
+    match &mut op {
+        MatrixOp::TruncatedSvd(rank) | MatrixOp::TaskSingularVectors(rank) => whole(rank),
+        MatrixOp::Interference(op) => whole(&mut op.rank),
+        _ => {}
+    }
+    op
+}
+
+fn interference(
+    op: &Interference,
+    operands: &OperandShapes,
+    sizes: &Sizes,
+    precision: Precision,
+) -> Counts {
+    let Sizes { m, n, p, experts } = *sizes;
+    let k = kept(op.rank, sizes);
+    let truncated = u8::from(op.targets == Targets::Truncated || op.rows == Rows::Truncated);
+    let centered = u8::from(op.targets == Targets::Centered || op.rows == Rows::Centered);
+    let spectra = experts * f64::from(truncated + centered);
+    let one = sizes.truncation(k);
+    let mut counts = Counts::default();
+    if spectra > 0.0 {
+        counts.preparing += one.preparing;
+        counts.flops += spectra * one.flops;
+        if op.targets != Targets::Whole {
+            counts.held += experts * one.held;
+        }
+    }
+    let total: f64 =
+        operands.ranks.iter().map(|rank| rank.map_or(m, |rank| rank as f64).min(p)).sum();
+    let rank = if op.rows == Rows::Whole { total } else { experts * k };
+    let is_stacked = op.rows != Rows::Whole || (sizes.is_left() && total < n);
+    // Rows: X_0, the residual, the displacement, two targets, the mean, a block that is read.
+    counts.row = 8.0 * n + k + 4.0 * if is_stacked { rank } else { n };
+    counts.flops += 8.0 * m * n * k * experts;
+    if let Solver::Literal(optimizer) = op.solver {
+        let inputs = experts * if op.rows == Rows::Whole { m } else { k };
+        counts.held += inputs * n;
+        counts.preparing += 2.0 * inputs * n;
+        if let Optimizer::Sgd(sgd) = optimizer
+            && check_stable(&sgd, experts).is_err()
+        {
+            counts.preparing += (EIGEN + 1.0) * n * n;
+        }
+        counts.row += (experts + 4.0) * n + m.max(k);
+        counts.flops += 4.0 * m * n * inputs * f64::from(steps(optimizer));
+        return counts;
+    }
+    if is_stacked {
+        counts.held += rank * n;
+        counts.preparing += rank * n + sizes.panels();
+        counts.flops += 8.0 * m * n * rank;
+    } else {
+        let pull = if sizes.is_left() { m * n + m } else { experts * n * n };
+        counts.held += n * n + pull;
+        counts.preparing += n * n + 4.0 * p * n + p * p + sizes.panels();
+        counts.flops += experts * 4.0 * m * n * n + 4.0 * m * n * n;
+    }
+    match op.solver {
+        Solver::Filter(..) => {
+            let size = if is_stacked { rank.min(n) } else { n };
+            counts.held += if is_stacked { rank * n } else { n * n };
+            counts.preparing += (EIGEN + 3.0) * size * size + 2.0 * n * n.min(rank);
+            counts.flops += 9.0 * size * size * size + 2.0 * size * size * n;
+        }
+        Solver::Adam(adam) => {
+            let is_gram = !is_stacked || n <= 2.0 * rank;
+            let kernel = if is_gram { n * n } else { rank * n };
+            counts.held += match precision {
+                Precision::Single => 0.5 * kernel,
+                // Only G of a stack is formed; otherwise the system has what is needed.
+                Precision::Double if is_stacked && is_gram => kernel,
+                Precision::Double => 0.0,
+            };
+            // G in f64, and in f32 before the kernel has it in its own order.
+            counts.preparing += 1.5 * kernel;
+            counts.row += 5.0 * n + if is_gram { 0.0 } else { rank };
+            let step = if is_gram { 2.0 * n * n } else { 4.0 * n * rank };
+            counts.flops += f64::from(adam.steps) * m * (step + 12.0 * n);
+        }
+        Solver::Literal(_) => {}
+    }
+    counts
+}
+
+fn steps(optimizer: Optimizer) -> u32 {
+    match optimizer {
+        Optimizer::Adam(adam) => adam.steps,
+        Optimizer::Sgd(sgd) => sgd.steps,
+    }
+}
+
+fn common_basis(op: &CommonBasis, sizes: &Sizes) -> Counts {
+    let Sizes { m, n, experts, .. } = *sizes;
+    if op.merge == BasisMerge::Sum {
+        return Counts { row: n, flops: 2.0 * experts * m * n, ..Counts::default() };
+    }
+    let size = m.min(experts * n);
+    let left = if m <= experts * n { m * size } else { experts * n * size };
+    Counts {
+        preparing: sizes.panels()
+            + PANEL as f64 * experts * n
+            + EIGEN * size * size
+            + (2.0 * experts + 1.0) * size * n,
+        held: left + size * n,
+        row: 3.0 * n + size,
+        flops: 4.0 * experts * m * n * size + 9.0 * size * size * size + 4.0 * m * n * size,
+    }
+}
+
+fn shared_shift(doge: &Doge, sizes: &Sizes, precision: Precision) -> Counts {
+    let Sizes { m, n, p, experts } = *sizes;
+    let of_each = (p / experts).floor();
+    let rank = (p / f64::from(doge.subspace_divisor)).floor();
+    let share = if precision == Precision::Single { 0.5 } else { 1.0 };
+    let mut counts = Counts {
+        preparing: (experts * share + 5.0) * m * n + (rank + 2.0 * of_each * experts) * m,
+        held: m * n,
+        row: 0.0,
+        flops: f64::from(doge.steps) * m * n * (8.0 * experts + 4.0 * rank + 12.0),
+    };
+    if rank > 0.0 {
+        let one = sizes.truncation(of_each);
+        counts.preparing += one.preparing + one.held + EIGEN * p * p;
+        counts.flops += experts * one.flops;
+    }
+    counts
+}

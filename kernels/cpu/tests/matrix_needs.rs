@@ -1,0 +1,131 @@
+//! What ops say they hold is at least what they hold: an allocator counts.
+
+mod matrices;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use matrices::*;
+use mixdown_cpu::CpuBackend;
+use mixdown_ops::matrix::interference::{Cut, Filter, Init, Rows, Solver, Targets};
+use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis, Doge};
+use mixdown_ops::matrix::{MatrixOp, OperandShapes, Operands, Rank, RankAware};
+use mixdown_ops::{Backend, Precision};
+
+struct Counting;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: all calls go to the system's allocator with the arguments as they came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let held = HELD.fetch_add(layout.size(), Relaxed) + layout.size();
+        PEAK.fetch_max(held, Relaxed);
+        // SAFETY: the caller keeps to the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the caller keeps to the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Bytes above what was held before, at most and at the end.
+fn counted<Value>(run: impl FnOnce() -> Value) -> (Value, u64, u64) {
+    let before = HELD.load(Relaxed);
+    PEAK.store(before, Relaxed);
+    let value = run();
+    let above = |bytes: usize| bytes.saturating_sub(before) as u64;
+    (value, above(PEAK.load(Relaxed)), above(HELD.load(Relaxed)))
+}
+
+fn check(op: &MatrixOp, given: &[Given], precision: Precision) {
+    let backend = CpuBackend::new();
+    let mut operands = InMemory(given.to_vec());
+    let (rows, columns) = operands.shape(0);
+    let ranks = (0..given.len()).map(|operand| operands.rank(operand)).collect();
+    let needs = backend.needs(op, &OperandShapes { rows, columns, ranks }, precision).unwrap();
+    let (prepared, peak, held) = counted(|| backend.prepare(op, &mut operands, precision).unwrap());
+    let what = format!("{rows}×{columns} {op:?} {precision:?}");
+    assert!(held <= needs.held_bytes, "{what} holds {held} of {}", needs.held_bytes);
+    assert!(peak <= needs.prepare_bytes, "{what} takes {peak} of {}", needs.prepare_bytes);
+    // A bound that is far off keeps other tensors waiting.
+    assert!(needs.prepare_bytes < 12 * peak + (4 << 20), "{what}: {peak}, {}", needs.prepare_bytes);
+    let mut values = vec![0.0; needs.block_rows.min(rows) * columns];
+    let (_, peak, _) = counted(|| prepared.rows(&mut operands, 0, &mut values).unwrap());
+    assert!(peak <= needs.rows_bytes, "{what}: rows take {peak} of {}", needs.rows_bytes);
+}
+
+// One test: counts of several at once would mix.
+#[test]
+fn needs_are_upper_bounds() {
+    // The library of products keeps 64 MiB of address space for each thread from its first call on.
+    for solver in [Solver::Adam(adam(1e-5, 2)), Solver::Adam(adam(1e-4, 1))] {
+        let op = objective((Targets::Whole, Rows::Whole), Rank::Full, Init::Sum, solver);
+        run_in(&op, &dense(&randoms(2, 300, 300)), Precision::Single, 1).unwrap();
+        run_in(&op, &dense(&randoms(2, 300, 300)), Precision::Double, 1).unwrap();
+    }
+    let shapes = [(150, 160), (160, 150), (40, 400), (400, 40)];
+    for (rows, columns) in shapes {
+        let experts = randoms(3, rows, columns);
+        let one = dense(&experts[..1]);
+        let several = dense(&experts);
+        let single = [
+            MatrixOp::TruncatedSvd(Rank::Count(20)),
+            MatrixOp::Polar,
+            MatrixOp::Isotropic(RankAware::Automatic),
+        ];
+        single.iter().for_each(|op| check(op, &one, Precision::Single));
+        let weights = vec![1.0.into(); 3];
+        let merge = BasisMerge::Ties { density: 0.5.into() };
+        let doge =
+            Doge { eta: 0.07.into(), learning_rate: 1e-4.into(), steps: 1, subspace_divisor: 6 };
+        let many = [
+            MatrixOp::TaskSingularVectors(Rank::PerExpert),
+            MatrixOp::IsotropicCommon(0.8.into()),
+            MatrixOp::CommonBasis(CommonBasis { merge, weights }),
+            MatrixOp::SharedShift(doge),
+        ];
+        many.iter().for_each(|op| check(op, &several, Precision::Single));
+        let sgd = sgd(1e-3, 0.9, 3);
+        for member in [
+            (Targets::Whole, Rows::Whole),
+            (Targets::Truncated, Rows::Truncated),
+            (Targets::Centered, Rows::Centered),
+            (Targets::Centered, Rows::Truncated),
+            (Targets::Truncated, Rows::Whole),
+        ] {
+            for solver in
+                [filter(Filter::Sgd(sgd), Cut::None), Solver::Adam(adam(1e-5, 2)), literal_sgd(sgd)]
+            {
+                let op = objective(member, Rank::PerExpert, Init::Sum, solver);
+                check(&op, &several, Precision::Single);
+                check(&op, &several, Precision::Double);
+            }
+        }
+        let factors = factored(rows, columns, &[8, 8, 8]);
+        for op in [
+            MatrixOp::TaskSingularVectors(Rank::PerExpert),
+            objective(
+                (Targets::Truncated, Rows::Truncated),
+                Rank::PerExpert,
+                Init::Mean,
+                filter(Filter::Sgd(sgd), Cut::None),
+            ),
+        ] {
+            check(&op, &factors, Precision::Single);
+        }
+    }
+    let mut operands = randoms(2, 40, 200);
+    operands.extend([0, 1].map(|seed| {
+        let inputs = random(300, 200, seed);
+        multiplied(&transposed(&inputs), &inputs)
+    }));
+    check(&MatrixOp::Regression { off_diagonal: 0.9.into() }, &dense(&operands), Precision::Single);
+}
