@@ -66,6 +66,8 @@ codes! {
     DUPLICATE_MODEL = "E0311", "a model is listed twice";
     UNKNOWN_MODULE = "E0312", "a module is not part of the models";
     VOCABULARY = "E0313", "vocabularies cannot be brought together";
+    UNKNOWN_ROLE = "E0314", "no tensor of the models has a role";
+    UNKNOWN_ARCHITECTURE = "E0315", "the architecture of a model is not known";
     BUDGET_TOO_SMALL = "E0401", "the memory budget is below what one block needs";
     NONFINITE = "E0402", "a weight is NaN or infinite";
     COPIES_DIFFER = "E0403", "tensors that should be equal differ";

@@ -11,6 +11,7 @@ pub mod functions;
 mod fuse;
 mod graph;
 mod kind;
+pub mod knowledge;
 mod layer;
 mod library;
 mod lower;
@@ -29,6 +30,7 @@ mod view;
 mod vocabulary;
 
 pub use check::check_method;
+pub use knowledge::Architectures;
 pub use library::Library;
 pub use pair::Detail;
 pub use parameters::{Bound, Resolved};
