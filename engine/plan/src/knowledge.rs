@@ -248,6 +248,23 @@ mod tests {
     }
 
     #[test]
+    fn linear_weights_are_those_of_the_language_model_and_the_connector() {
+        let family = Architectures::built_in().get("qwen2_vl");
+        for (name, expected) in [
+            ("model.layers.0.self_attn.q_proj.weight", Some(true)),
+            ("visual.merger.mlp.0.weight", Some(true)),
+            ("visual.merger.ln_q.weight", Some(false)),
+            ("visual.blocks.0.attn.qkv.weight", Some(false)),
+            ("model.embed_tokens.weight", Some(false)),
+            ("lm_head.weight", Some(false)),
+            ("model.other.weight", None),
+        ] {
+            assert_eq!(is_linear(family, name), expected, "{name}");
+        }
+        assert_eq!(is_linear(None, "model.layers.0.self_attn.q_proj.weight"), None);
+    }
+
+    #[test]
     fn facts_of_tensors() {
         let known = Architectures::built_in();
         let family = known.get("qwen2_vl").unwrap();
