@@ -1,13 +1,19 @@
-//! Lists the built-in method files, so that a method is added by adding a file.
+//! Lists the built-in methods and architectures, so that one is added by adding a file.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 fn main() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/methods");
+    list("recipes/methods", "methods.rs");
+    list("schemas/architectures", "architectures.rs");
+}
+
+/// Writes name and text of each YAML file in a folder as an array.
+fn list(folder: &str, output: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder);
     println!("cargo::rerun-if-changed={}", folder.display());
     let mut names: Vec<String> = std::fs::read_dir(&folder)
-        .expect("recipes/methods is part of the repository")
+        .expect("the folder is part of the repository")
         .map(|entry| {
             entry.expect("its entries can be read").file_name().to_string_lossy().into_owned()
         })
@@ -22,6 +28,6 @@ fn main() {
     }
     list.push(']');
     let out = std::env::var("OUT_DIR").expect("cargo sets it");
-    std::fs::write(Path::new(&out).join("methods.rs"), list)
+    std::fs::write(Path::new(&out).join(output), list)
         .expect("the folder of the build is writable");
 }

@@ -73,6 +73,8 @@ codes! {
     ADAPTER_SHAPE = "E0315", "the tensors of an adapter do not have the shapes that its base needs";
     MISSING_INPUT = "E0316", "a method needs a file beside each model, or a reference, and there is none";
     UNUSED_INPUT = "E0317", "a file beside a model, or a reference, is given and no method reads it";
+    UNKNOWN_ROLE = "E0318", "no tensor of the models has a role";
+    UNKNOWN_ARCHITECTURE = "E0319", "the architecture of a model is not known";
     BUDGET_TOO_SMALL = "E0401", "the memory budget is below what one block needs";
     NONFINITE = "E0402", "a weight is NaN or infinite";
     COPIES_DIFFER = "E0403", "tensors that should be equal differ";

@@ -36,6 +36,7 @@ pub fn check_method(method: &Method) -> Vec<Diagnostic> {
             shape: None,
             seed: 0,
             tensor: "",
+            is_linear: None,
             section: (0, 0),
         };
         // Whether it can be lowered does not matter here; what is wrong does.

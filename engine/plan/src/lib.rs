@@ -13,6 +13,7 @@ mod fuse;
 mod graph;
 mod identity;
 mod kind;
+pub mod knowledge;
 mod layer;
 mod library;
 mod lower;
@@ -32,6 +33,7 @@ mod vocabulary;
 
 pub use check::check_method;
 pub use identity::matrix_identity;
+pub use knowledge::Architectures;
 pub use library::Library;
 pub use pair::Detail;
 pub use parameters::{Bound, Resolved};

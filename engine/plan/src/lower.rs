@@ -48,6 +48,8 @@ pub(crate) struct Inputs<'a> {
     pub seed: u64,
     /// Name of the output tensor, which random draws depend on.
     pub tensor: &'a str,
+    /// Whether it is a linear weight, where the model's family says so.
+    pub is_linear: Option<bool>,
     /// The recipe and its section: tensors with the same one share facts of scope `model`.
     pub section: (u32, u32),
 }

@@ -9,6 +9,7 @@ use mixdown_tensor::DType;
 
 use crate::beside::{Companions, Named};
 use crate::graph::{Graph, Node, NodeId};
+use crate::knowledge;
 use crate::lower::{self, lower};
 use crate::parameters::{self, At, Levels, Resolved, Unset};
 use crate::plan::{Leaf, TensorRef};
@@ -414,6 +415,10 @@ impl<'a> Section<'a> {
             shape: Some(present[0].tensor.shape.dimensions()),
             seed: self.seed,
             tensor: wanted.output,
+            is_linear: knowledge::is_linear(
+                present[0].input.view.architecture,
+                present[0].tensor.name,
+            ),
             section: self.id,
         };
         let mut found = Vec::new();

@@ -9,7 +9,7 @@ use mixdown_checkpoint::index::Index;
 use mixdown_diagnostics::{Diagnostic, Span, any_error, codes, suggest};
 use mixdown_recipe::recipe::{Attached, Body, Form, ModelId, Recipe, SourceModel};
 use mixdown_recipe::setting::{Settings, Spanned};
-use mixdown_recipe::{Method, method::Per};
+use mixdown_recipe::{Architecture, Method, method::Per};
 use mixdown_tensor::DType;
 use serde_json::Value;
 
@@ -216,9 +216,12 @@ pub fn compile(request: &Request<'_>) -> Outcome {
             detail: &mut detail,
         };
         solve(&mut context);
+        let first = recipe.base.as_ref().map_or(ModelId(0), |base| base.value);
+        let view = context.views.get(first.0 as usize).copied().flatten();
+        let architecture = view.and_then(|view| view.architecture);
         let RecipeContext { made, layers, reasons, dtype, out_dtype, .. } = context;
         let declared = out_dtype.or(dtype);
-        let solved = Solved { made, layers, reasons, declared, tokenizer };
+        let solved = Solved { made, layers, reasons, declared, tokenizer, architecture };
         // Each recipe is solved once, after those it names.
         let _ = results[number].set(solved);
     }
@@ -241,6 +244,8 @@ pub(crate) struct Solved {
     /// Type of the weights that the recipe states.
     pub declared: Option<DType>,
     pub tokenizer: Option<vocabulary::Rebuilt>,
+    /// The family of its base, or of its first model.
+    pub architecture: Option<&'static Architecture>,
 }
 
 /// Recipes in an order in which each comes after those it names.
@@ -282,7 +287,9 @@ fn own_views<'r>(
         }
         ModelSource::Recipe(inner) => {
             let solved = results[*inner as usize].get()?;
-            Some(View::recipe(&model.name, &solved.made, None))
+            let mut view = View::recipe(&model.name, &solved.made, None);
+            view.architecture = solved.architecture;
+            Some(view)
         }
     };
     recipe.models.iter().zip(&request.models[number]).map(of).collect()

@@ -14,7 +14,7 @@ use crate::pair::{Input, Section, Wanted, take};
 use crate::parameters;
 use crate::plan::Origin;
 use crate::resolve::RecipeContext;
-use crate::view::Made;
+use crate::view::{Made, View};
 
 /// Parameters of an expert that sets none.
 static NO_SETTINGS: Settings = Settings(Vec::new());
@@ -40,7 +40,9 @@ pub(crate) fn make<'r>(context: &mut RecipeContext<'r>, rules: &'r [Rule]) {
             continue;
         };
         prepared[number].matched += 1;
-        apply(context, &prepared[number], &name);
+        if !prepared[number].broken {
+            apply(context, &prepared[number], &name);
+        }
     }
     report_unmatched(context, &unmatched);
     report_dead(context, &prepared);
@@ -51,11 +53,13 @@ struct Prepared<'r> {
     rule: &'r Rule,
     number: usize,
     patterns: Vec<Pattern>,
-    /// Whether a pattern could not be understood; then nothing is known of what it matches.
+    /// Whether a pattern, module or role could not be understood; then nothing is known of what it matches.
     broken: bool,
     /// For a merge that is sound.
     section: Option<Section<'r>>,
     method: Option<&'r Method>,
+    /// The models that it is about, the one that decides first; where it names modules or roles.
+    views: Vec<&'r View<'r>>,
     /// Tensors it decided about.
     matched: usize,
 }
@@ -71,8 +75,9 @@ impl<'r> Prepared<'r> {
                 Err(_) => broken = true,
             }
         }
-        let mut prepared =
-            Self { rule, number, patterns, broken, section: None, method: None, matched: 0 };
+        let views = Vec::new();
+        let (section, method, matched) = (None, None, 0);
+        let mut prepared = Self { rule, number, patterns, broken, section, method, views, matched };
         if let Action::Merge { method, inline_method, .. } = &rule.action {
             prepared.method = match (inline_method, method) {
                 (Some(method), _) => {
@@ -84,6 +89,10 @@ impl<'r> Prepared<'r> {
             };
             prepared.section =
                 prepared.section(context).filter(|section| section.check(context.reporter));
+        }
+        if !rule.modules.is_empty() || !rule.roles.is_empty() {
+            prepared.views = prepared.models(context);
+            prepared.broken |= !prepared.check_words(context);
         }
         prepared
     }
@@ -99,7 +108,98 @@ impl<'r> Prepared<'r> {
                 layer::split(name).is_some_and(|name| (*start..*end).contains(&name.layer))
             }
         };
-        self.matches_name(name) && in_layers()
+        self.matches_name(name) && in_layers() && self.matches_facts(name)
+    }
+
+    /// Whether the tensor is of a module and a role that the rule names, as the first model of the rule
+    /// that has it says.
+    fn matches_facts(&self, name: &str) -> bool {
+        if self.broken || (self.rule.modules.is_empty() && self.rule.roles.is_empty()) {
+            return true;
+        }
+        let Some(view) = self.views.iter().find(|view| view.find(name).is_some()) else {
+            return false;
+        };
+        let has = |words: &[Spanned<String>], word: &str| {
+            words.is_empty() || words.iter().any(|known| known.value == word)
+        };
+        view.facts(name).is_some_and(|facts| {
+            has(&self.rule.modules, &facts.module.name) && has(&self.rule.roles, facts.role.word())
+        })
+    }
+
+    /// The models that the rule is about: the one that is kept, the base and the experts of a merge, or all.
+    fn models(&self, context: &RecipeContext<'r>) -> Vec<&'r View<'r>> {
+        let all = || context.views.iter().copied().flatten();
+        let base = context.recipe.base.as_ref();
+        match &self.rule.action {
+            Action::Keep(model) => context.view(model.value).into_iter().collect(),
+            Action::Merge { base: own, experts: Some(experts), .. } => {
+                let base = own.as_ref().or(base).map(|base| base.value);
+                let experts = experts.iter().map(|expert| expert.model.value);
+                base.into_iter().chain(experts).filter_map(|model| context.view(model)).collect()
+            }
+            Action::Merge { base: own, .. } => {
+                let base = own.as_ref().or(base).and_then(|base| context.view(base.value));
+                base.into_iter().chain(all()).collect()
+            }
+            Action::Drop => {
+                base.and_then(|base| context.view(base.value)).into_iter().chain(all()).collect()
+            }
+        }
+    }
+
+    /// Reports models whose family is not known, and modules and roles that no model has.
+    fn check_words(&self, context: &mut RecipeContext<'_>) -> bool {
+        let words = self.rule.modules.iter().chain(&self.rule.roles);
+        let Some(first) = words.clone().next() else { return true };
+        let source = &context.recipe.source;
+        let mut named: Vec<&str> = Vec::new();
+        for view in self.views.iter().filter(|view| view.architecture.is_none()) {
+            if named.contains(&view.name.as_str()) {
+                continue;
+            }
+            named.push(&view.name);
+            let headline = format!("the architecture of `{}` is not known", view.name);
+            let diagnostic = Diagnostic::error(codes::UNKNOWN_ARCHITECTURE, headline)
+                .note("a rule can name modules and roles only where the architecture is known")
+                .help("say which tensors the rule is for with `tensors`");
+            context.reporter.add(diagnostic.at(source, first.span));
+        }
+        // What could not be opened is reported already; the words may be its.
+        if !named.is_empty() || self.views.is_empty() {
+            return false;
+        }
+        let (mut modules, mut roles) = (BTreeSet::new(), BTreeSet::new());
+        for view in &self.views {
+            for tensor in view.iter() {
+                let Some(facts) = view.facts(tensor.name) else { continue };
+                modules.insert(facts.module.name.clone());
+                roles.insert(facts.role.word().to_owned());
+            }
+        }
+        let mut sound = true;
+        let kinds = [
+            ("module", codes::UNKNOWN_MODULE, &self.rule.modules, modules),
+            ("role", codes::UNKNOWN_ROLE, &self.rule.roles, roles),
+        ];
+        for (kind, code, words, known) in kinds {
+            for word in words.iter().filter(|word| !known.contains(&word.value)) {
+                sound = false;
+                let headline = match kind {
+                    "module" => format!("the models have no module `{}`", word.value),
+                    _ => format!("no tensor of the models has the role `{}`", word.value),
+                };
+                let list: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+                let mut diagnostic =
+                    Diagnostic::error(code, headline).fact(format!("{kind}s"), list.join(", "));
+                if let Some(near) = suggest::nearest(&word.value, known.iter()) {
+                    diagnostic = diagnostic.help(format!("did you mean `{near}`?"));
+                }
+                context.reporter.add(diagnostic.at(source, word.span));
+            }
+        }
+        sound
     }
 
     fn matches_name(&self, name: &str) -> bool {
@@ -324,8 +424,13 @@ fn report_dead(context: &mut RecipeContext<'_>, prepared: &[Prepared<'_>]) {
             }
             None => {
                 let named = names.iter().filter(|name| rule.matches_name(name)).count();
-                let why =
-                    if named > 0 { "none is in these layers" } else { "no tensor has such a name" };
+                let why = match named {
+                    0 => "no tensor has such a name",
+                    _ if rule.rule.modules.is_empty() && rule.rule.roles.is_empty() => {
+                        "none is in these layers"
+                    }
+                    _ => "none of these names has such a module, role and layer",
+                };
                 diagnostic = diagnostic.note(why);
                 let plain = rule.rule.tensors.first().map(|text| text.value.as_str());
                 let near = plain.and_then(|text| suggest::nearest(text, names.iter()));

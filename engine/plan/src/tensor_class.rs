@@ -1,4 +1,5 @@
-//! Which tensors are linear weights, by name and shape: those that methods over matrices are meant for.
+//! Which tensors are linear weights, by role or name and by shape: those that methods over matrices are
+//! meant for. The words in names are for models whose family is not known.
 
 /// Whose division of tensors into classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,18 +30,19 @@ const ENCODERS: &[&str] = &[
     "modal_encoders",
 ];
 
-/// Whether a tensor is a linear weight.
-pub(crate) fn is_linear(classes: Classes, name: &str, shape: &[u64]) -> bool {
+/// Whether a tensor is a linear weight. `known` is what the model's family says of its role, if it says
+/// anything.
+pub(crate) fn is_linear(classes: Classes, known: Option<bool>, name: &str, shape: &[u64]) -> bool {
     if shape.len() != 2 || shape.contains(&0) {
         return false;
     }
     match classes {
-        Classes::Roles => {
+        Classes::Roles => known.unwrap_or_else(|| {
             !OTHER.iter().any(|word| name.contains(word))
                 && !name
                     .split('.')
                     .any(|part| OTHER_SEGMENTS.contains(&part) || ENCODERS.contains(&part))
-        }
+        }),
         Classes::Released => !is_kept(classes, name) && !name.contains("lm_head"),
     }
 }
@@ -65,7 +67,7 @@ mod tests {
     use super::*;
 
     fn linear(classes: Classes, name: &str) -> bool {
-        is_linear(classes, name, &[4, 6])
+        is_linear(classes, None, name, &[4, 6])
     }
 
     #[test]
@@ -88,7 +90,18 @@ mod tests {
         ] {
             assert!(!linear(Classes::Roles, name), "{name}");
         }
-        assert!(!is_linear(Classes::Roles, "model.layers.0.self_attn.q_proj.weight", &[4]));
+        let name = "model.layers.0.self_attn.q_proj.weight";
+        assert!(!is_linear(Classes::Roles, None, name, &[4]));
+    }
+
+    #[test]
+    fn the_role_decides_where_it_is_known() {
+        let linear =
+            |classes, known| is_linear(classes, Some(known), "visual.merger.mlp.0.weight", &[4, 6]);
+        assert!(linear(Classes::Roles, true));
+        assert!(!linear(Classes::Roles, false));
+        assert!(!linear(Classes::Released, true));
+        assert!(!is_linear(Classes::Roles, Some(true), "w", &[4]));
     }
 
     #[test]

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use mixdown_checkpoint::adapter::Adapter;
 use mixdown_checkpoint::index::Index;
 use mixdown_ops::MapOp;
+use mixdown_recipe::Architecture;
 use mixdown_tensor::{DType, Shape};
 use serde_json::Value;
 
 use crate::graph::{Graph, NodeId};
+use crate::knowledge::{self, Architectures, Facts};
 use crate::layer;
 use crate::plan::{Leaf, Product, TensorRef};
 
@@ -40,6 +42,8 @@ pub(crate) struct View<'a> {
     tensors: Tensors<'a>,
     /// `tie_word_embeddings` of its config.
     pub tied: Option<bool>,
+    /// Its family, if it is known.
+    pub architecture: Option<&'static Architecture>,
     /// Count of layers for each prefix of layer names.
     pub layers: BTreeMap<String, u64>,
     /// Embeddings brought to another vocabulary, by the position of the tensor.
@@ -81,7 +85,10 @@ impl<'a> View<'a> {
     /// A checkpoint.
     pub fn checkpoint(name: &str, model: u32, index: &'a Index, config: Option<&Value>) -> Self {
         let tied = config.and_then(tied_flag);
-        Self::new(name, Tensors::Checkpoint { model, index }, tied)
+        let mut view = Self::new(name, Tensors::Checkpoint { model, index }, tied);
+        let names = index.tensors().iter().map(|tensor| tensor.name.as_str());
+        view.architecture = Architectures::built_in().recognize(names, config);
+        view
     }
 
     /// A checkpoint with a low-rank adapter on it, whose own checkpoint is `adapter_model`.
@@ -149,7 +156,18 @@ impl<'a> View<'a> {
         let (name, layers) = (name.to_owned(), BTreeMap::new());
         let (stand_ins, adapted) = (Vec::new(), HashMap::new());
         let is_adapter = false;
-        let mut view = Self { name, tensors, tied, layers, rows, stand_ins, adapted, is_adapter };
+        let architecture = None;
+        let mut view = Self {
+            name,
+            tensors,
+            tied,
+            architecture,
+            layers,
+            rows,
+            stand_ins,
+            adapted,
+            is_adapter,
+        };
         let mut layers: BTreeMap<String, u64> = BTreeMap::new();
         for tensor in view.iter() {
             let Some(found) = layer::split(tensor.name) else { continue };
@@ -218,6 +236,11 @@ impl<'a> View<'a> {
             Tensors::Recipe { by_name, .. } => *by_name.get(name)?,
         };
         Some(self.get(position))
+    }
+
+    /// What the model's family says of a tensor.
+    pub fn facts<'n>(&self, name: &'n str) -> Option<Facts<'n>> {
+        knowledge::facts(self.architecture?, name)
     }
 
     /// The embedding that stands in for an output layer which the model does not store.

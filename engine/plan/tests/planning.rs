@@ -397,6 +397,70 @@ fn rules_that_cannot_match_are_mistakes() {
     );
 }
 
+const MODULES: &str = "
+mixdown: 1
+models: {base: base, a: a, b: b}
+base: base
+method: average
+rules:
+  - {module: head, keep: a}
+  - {module: language_model, role: [attention_q], layers: [1, 4], experts: [b]}
+  - {role: mlp_up, drop: true}
+  - {keep: base}
+";
+
+#[test]
+fn rules_can_name_modules_and_roles() {
+    let models = family();
+    let plan = sound(MODULES, &models);
+    assert_eq!(inputs(&plan, &models, "lm_head.weight"), ["a:lm_head.weight"]);
+    let first = "model.layers.0.self_attn.q_proj.weight";
+    assert_eq!(inputs(&plan, &models, first), [format!("base:{first}")]);
+    let second = "model.layers.1.self_attn.q_proj.weight";
+    assert_eq!(inputs(&plan, &models, second), [format!("b:{second}")]);
+    assert!(plan.jobs.iter().all(|job| !job.name.contains("up_proj")));
+    assert_eq!(inputs(&plan, &models, "model.norm.weight"), ["base:model.norm.weight"]);
+}
+
+#[test]
+fn a_module_or_role_that_no_model_has_is_a_mistake() {
+    let text = MODULES.replace("module: head", "module: haed").replace("mlp_up", "mlp_upp");
+    let outcome = plan_of(&text, &family());
+    let found: Vec<(&str, &str, Option<&str>)> = outcome
+        .diagnostics
+        .iter()
+        .map(|one| (one.headline.as_str(), one.facts[0].1.as_str(), one.help.as_deref()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (
+                "the models have no module `haed`",
+                "`head`, `language_model`",
+                Some("did you mean `head`?")
+            ),
+            (
+                "no tensor of the models has the role `mlp_upp`",
+                "`attention_q`, `embedding`, `mlp_up`, `norm`, `unembedding`",
+                Some("did you mean `mlp_up`?")
+            ),
+        ]
+    );
+}
+
+#[test]
+fn without_a_known_architecture_rules_cannot_name_modules() {
+    let mut models = family();
+    models[1].config = json!({"architectures": ["NewForCausalLM"]});
+    let shaped = |name: &str| (name.to_owned(), DType::F32, shape(&[4, 4]));
+    models[1].index = Index::of("a", ["x.0.w", "lm_head.weight"].map(shaped)).unwrap();
+    let text = MODULES.split("  - {module: language_model").next().unwrap();
+    assert_eq!(
+        found(&format!("{text}  - {{keep: base}}\n"), &models),
+        ["E0319: the architecture of `a` is not known"]
+    );
+}
+
 #[test]
 fn a_tensor_without_a_rule_is_a_mistake() {
     let models = family();

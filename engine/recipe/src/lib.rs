@@ -2,6 +2,8 @@
 //!
 //! Nothing here knows which ops or methods exist, or reads a checkpoint.
 
+pub mod architecture;
+mod architecture_file;
 mod decode;
 pub mod expression;
 mod load;
@@ -15,6 +17,8 @@ pub mod setting;
 pub mod tree;
 pub mod yaml;
 
+pub use architecture::{Architecture, Role};
+pub use architecture_file::read_architectures;
 pub use decode::{decode, read, read_partly};
 pub use expression::{Expression, ExpressionKind};
 pub use load::{Loaded, LoadedRecipe, load, load_partly};

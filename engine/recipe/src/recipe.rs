@@ -267,6 +267,10 @@ pub struct Rule {
     pub tensors: Vec<Spanned<String>>,
     /// Only tensors of these layers: first, and the one after the last.
     pub layers: Option<Spanned<(u64, u64)>>,
+    /// Only tensors of these modules, by the knowledge of their architecture; none means all.
+    pub modules: Vec<Spanned<String>>,
+    /// Only tensors of these roles, likewise.
+    pub roles: Vec<Spanned<String>>,
     /// What becomes of them.
     pub action: Action,
     /// Place of the rule.

@@ -1,6 +1,7 @@
 //! The keys of recipes and method files: one type for each map, from which both the JSON Schemas and the
 //! decoder's lists of known keys are made. Nothing is ever read into these types.
 
+pub mod architecture;
 pub mod mergekit;
 pub mod method;
 pub mod strict;
@@ -120,10 +121,16 @@ pub fn schemas() -> Vec<(&'static str, String)> {
     );
     let mut method = schema_of::<method::MethodKeys>();
     title(&mut method, "mixdown method");
-    [("recipe.schema.json", recipe), ("method.schema.json", method)]
-        .into_iter()
-        .map(|(name, schema)| (name, format!("{schema:#}\n")))
-        .collect()
+    let mut architecture = schema_of::<architecture::ArchitectureKeys>();
+    title(&mut architecture, "mixdown architecture");
+    [
+        ("recipe.schema.json", recipe),
+        ("method.schema.json", method),
+        ("architecture.schema.json", architecture),
+    ]
+    .into_iter()
+    .map(|(name, schema)| (name, format!("{schema:#}\n")))
+    .collect()
 }
 
 fn schema_of<T: JsonSchema>() -> Value {

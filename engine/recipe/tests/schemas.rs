@@ -53,7 +53,7 @@ fn references_lead_somewhere_and_every_key_is_explained() {
 
 #[test]
 fn the_schema_knows_the_same_keys_as_the_decoder() {
-    use mixdown_recipe::schema::{Keys, mergekit, method, strict};
+    use mixdown_recipe::schema::{Keys, architecture, mergekit, method, strict};
     fn check<T: Keys + schemars::JsonSchema>() {
         let schema = schemars::schema_for!(T).to_value();
         let found: Vec<&str> =
@@ -68,6 +68,10 @@ fn the_schema_knows_the_same_keys_as_the_decoder() {
     check::<strict::NamedModelKeys>();
     check::<method::MethodKeys>();
     check::<method::ParameterKeys>();
+    check::<architecture::ArchitectureKeys>();
+    check::<architecture::MatchesKeys>();
+    check::<architecture::ModuleKeys>();
+    check::<architecture::TensorKeys>();
 }
 
 /// As much of JSON Schema as these schemas use.
@@ -177,6 +181,7 @@ shard_size: 5GB
 rules:
   - {tensors: lm_head.weight, keep: math}
   - {tensors: ['**.mlp.*'], layers: [0, 8], experts: {math: {parameters: {density: 0.2}}, code: }}
+  - {module: head, role: [unembedding], keep: math}
   - {tensors: '**.norm.weight', steps: {m: mean(experts)}, output: m}
   - {drop: true}
 ";
@@ -202,6 +207,19 @@ steps: {d: experts - base}
 output: base + d
 ";
 
+const ARCHITECTURE: &str = "
+architecture: a
+title: A
+matches: {model_type: a, order: 1}
+axes: {hidden: hidden_size}
+modules:
+  body:
+    prefixes: [m.]
+    layers: {as: i, count: 2}
+    tensors:
+      'l.{i}.n.weight': {role: norm, axes: [hidden], optional: true}
+";
+
 #[test]
 fn samples_validate_and_typing_mistakes_do_not() {
     for (schema, text, right, wrong) in [
@@ -217,6 +235,10 @@ fn samples_validate_and_typing_mistakes_do_not() {
         (1, METHOD, "output:", "outpt:"),
         (1, METHOD, "type: real", "type: rael"),
         (1, METHOD, "base: required", "base: needed"),
+        (0, STRICT, "module: head", "modul: head"),
+        (2, ARCHITECTURE, "role: norm", "role: nrom"),
+        (2, ARCHITECTURE, "order: 1", "ordre: 1"),
+        (2, ARCHITECTURE, "optional: true", "optional: 2"),
     ] {
         assert!(validates(schema, text), "{text}");
         assert!(text.contains(right), "{right}");
@@ -232,4 +254,12 @@ fn what_validates_is_read() {
     }
     let method = mixdown_recipe::read_method(&Source::new("m.yaml", METHOD));
     assert!(method.is_ok(), "{method:?}");
+    let found = mixdown_recipe::read_architectures(&[Source::new("a.yaml", ARCHITECTURE)]);
+    assert!(found.is_ok(), "{found:?}");
+    // What ships is what editors are told.
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../schemas/architectures");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        assert!(validates(2, &text), "{text}");
+    }
 }

@@ -90,6 +90,15 @@ fn rules_that_never_match() {
 }
 
 #[test]
+fn modules_and_roles_that_are_not_there() {
+    let recipe = strict(
+        "rules:\n  - {module: languge_model, role: [atention_q, mlp_up], keep: a}\n  - {module: \
+         vision_encoder, drop: true}\n  - {keep: base}\n",
+    );
+    check("unknown_module", &family(), &recipe, 2);
+}
+
+#[test]
 fn a_tensor_without_a_rule() {
     let recipe = strict("rules:\n  - {tensors: '**.mlp.**', keep: a}\n");
     check("unmatched_tensor", &family(), &recipe, 2);

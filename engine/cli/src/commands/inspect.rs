@@ -1,9 +1,11 @@
 //! `mixdown inspect`: what a checkpoint holds, from its headers and its config.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use mixdown_checkpoint::{Checkpoint, TensorEntry, shown};
+use mixdown_plan::{Architectures, knowledge};
+use mixdown_recipe::Architecture;
 use mixdown_recipe::Pattern;
 use serde_json::{Map, Value, json};
 
@@ -17,12 +19,12 @@ use crate::talk::{self, Talk};
 
 /// Show what a checkpoint holds
 ///
-/// Reads headers and config.json only. A model is a folder, a file, or a hub id such as
+/// Reads headers and config.json only. Where the model's architecture is known, its modules are shown. A model is a folder, a file, or a hub id such as
 /// org/model or org/model@revision.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  mixdown inspect ./merged                          sizes, types, layers, shards, config
+  mixdown inspect ./merged                          architecture, modules, sizes, types, shards
   mixdown inspect ./merged --tensors                every tensor
   mixdown inspect ./merged --tensors '**.mlp.**'    the tensors whose names match
   mixdown inspect Qwen/Qwen2.5-0.5B --json          the same for programs")]
@@ -117,9 +119,79 @@ struct Module {
     layers: Option<(u64, u64)>,
 }
 
+/// The model by what is known of its architecture.
+struct Known {
+    architecture: &'static Architecture,
+    /// Modules that it has, in the architecture's order: name, tensors, count of layers.
+    modules: Vec<(&'static str, Weight, usize)>,
+    /// What the architecture does not describe.
+    other: Weight,
+}
+
+impl Known {
+    fn new(checkpoint: &Checkpoint) -> Option<Self> {
+        let tensors = checkpoint.index.tensors();
+        let names = tensors.iter().map(|tensor| tensor.name.as_str());
+        let known = Architectures::built_in();
+        let architecture = known.recognize(names, checkpoint.config.as_ref())?;
+        let mut found: BTreeMap<&str, (Weight, BTreeSet<u64>)> = BTreeMap::new();
+        let mut other = Weight::default();
+        for tensor in tensors {
+            match knowledge::facts(architecture, &tensor.name) {
+                Some(facts) => {
+                    let (weight, layers) = found.entry(&facts.module.name).or_default();
+                    weight.add(tensor);
+                    layers.extend(facts.layer);
+                }
+                None => other.add(tensor),
+            }
+        }
+        let modules = architecture.modules.iter().filter_map(|module| {
+            let (weight, layers) = found.get(module.name.as_str())?;
+            Some((module.name.as_str(), *weight, layers.len()))
+        });
+        Some(Self { architecture, modules: modules.collect(), other })
+    }
+
+    fn table(&self) -> String {
+        let mut table = Table::new(&[
+            ("module", Align::Left),
+            ("layers", Align::Right),
+            ("tensors", Align::Right),
+            ("parameters", Align::Right),
+            ("size", Align::Right),
+        ]);
+        let other = (self.other.tensors > 0).then_some(("not described", self.other, 0));
+        for (name, weight, layers) in self.modules.iter().copied().chain(other) {
+            let [name, tensors, parameters, size] = cells(name, weight);
+            let layers = if layers > 0 { layers.to_string() } else { String::new() };
+            table.row([name, layers, tensors, parameters, size]);
+        }
+        table.text("")
+    }
+
+    fn json(&self) -> Value {
+        let module = |(name, weight, layers): &(&str, Weight, usize)| {
+            let mut entry = Map::from_iter([("name".to_owned(), json!(name))]);
+            if *layers > 0 {
+                entry.insert("layers".to_owned(), json!(layers));
+            }
+            entry.extend(weight.json());
+            Value::from(entry)
+        };
+        json!({
+            "name": self.architecture.name.value,
+            "title": self.architecture.title,
+            "modules": self.modules.iter().map(module).collect::<Vec<Value>>(),
+            "not_described": self.other.json(),
+        })
+    }
+}
+
 /// What the command shows.
 struct Report<'a> {
     model: &'a Model,
+    known: Option<Known>,
     total: Weight,
     dtypes: BTreeMap<&'static str, Weight>,
     modules: Vec<(&'a str, Module)>,
@@ -143,7 +215,8 @@ impl<'a> Report<'a> {
         }
         let mut modules: Vec<(&str, Module)> = modules.into_iter().collect();
         modules.sort_by(|a, b| names::natural(a.0, b.0));
-        Self { model, total, dtypes, modules }
+        let known = Known::new(&model.checkpoint);
+        Self { model, known, total, dtypes, modules }
     }
 
     fn text(&self) -> String {
@@ -157,13 +230,18 @@ impl<'a> Report<'a> {
         facts.row(["tensors".to_owned(), self.total.tensors.to_string()]);
         facts.row(["parameters".to_owned(), quantity::parameters(self.total.elements)]);
         facts.row(["bytes".to_owned(), quantity::bytes(self.total.bytes)]);
+        let architecture =
+            self.known.as_ref().map_or("not known", |known| &known.architecture.title);
+        facts.row(["architecture", architecture]);
         for (name, value) in config_facts(checkpoint.config.as_ref()) {
             facts.row([name.to_owned(), plain(&value)]);
         }
+        let known = self.known.as_ref().map(|known| format!("{}\n", known.table()));
         format!(
-            "{}\n{}\n{}\n{}",
+            "{}\n{}\n{}{}\n{}",
             facts.text(""),
             self.dtype_table(),
+            known.unwrap_or_default(),
             self.module_table(),
             self.shard_table()
         )
@@ -179,7 +257,7 @@ impl<'a> Report<'a> {
     }
 
     fn module_table(&self) -> String {
-        let mut table = weights(&["module", "tensors", "parameters", "size"]);
+        let mut table = weights(&["names", "tensors", "parameters", "size"]);
         for (prefix, module) in &self.modules {
             let prefix = shown(prefix);
             let name = match module.layers {
@@ -259,6 +337,7 @@ impl<'a> Report<'a> {
             "tensor_count": self.total.tensors,
             "parameters": self.total.elements,
             "bytes": self.total.bytes,
+            "architecture": self.known.as_ref().map(Known::json),
             "config": config_facts(checkpoint.config.as_ref())
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
@@ -374,8 +453,11 @@ mod tests {
             "tensors        4",
             "parameters     75",
             "bytes          248 B",
+            "architecture   Llama, and models of its layout such as Vicuna",
             "architectures  LlamaForCausalLM",
             "hidden_size    4",
+            "head                         1          40  160 B",
+            "not described                3          35   88 B",
             "bf16         2          32   64 B",
             "i64          1           3   24 B",
             "model.layers.{2..10}        2          32   64 B",
@@ -394,6 +476,9 @@ mod tests {
         assert_eq!(value["tensor_count"], 4);
         assert_eq!(value["parameters"], 75);
         assert_eq!(value["dtypes"]["f32"]["bytes"], 160);
+        assert_eq!(value["architecture"]["name"], "llama");
+        assert_eq!(value["architecture"]["modules"][0]["name"], "head");
+        assert_eq!(value["architecture"]["not_described"]["tensors"], 3);
         assert_eq!(value["modules"][2]["last_layer"], 10);
         assert_eq!(value["files"][0]["file"], "model.safetensors");
         assert_eq!(value["tensors"][3]["name"], "model.layers.10.w");

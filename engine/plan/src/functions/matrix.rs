@@ -130,9 +130,12 @@ pub(super) fn center(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Val
     lowering.map(MapOp::Subtract, &[values[0].clone(), middle], call.span)
 }
 
-/// `is_linear`: whether the tensor is a linear weight, by its name and shape.
+/// `is_linear`: whether the tensor is a linear weight, by its role or name and its shape.
 pub(super) fn is_linear(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
-    class(lowering, call, tensor_class::is_linear)
+    let known = lowering.inputs.is_linear;
+    class(lowering, call, |classes, name, shape| {
+        tensor_class::is_linear(classes, known, name, shape)
+    })
 }
 
 /// `is_kept`: whether the released patterns keep the tensor as it is in the base.

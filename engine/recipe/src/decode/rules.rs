@@ -43,11 +43,25 @@ impl Decoder<'_> {
             None => Vec::new(),
         };
         let layers = fields.get("layers").and_then(|node| self.layers(node, "`layers`"));
+        let (modules, roles) = (self.words(fields, "module"), self.words(fields, "role"));
         let action = self.action(node, fields, has_method, declared)?;
-        Some(Rule { tensors, layers, action, span: node.span })
+        Some(Rule { tensors, layers, modules, roles, action, span: node.span })
     }
 
-    fn patterns(&mut self, node: &Node) -> Vec<Spanned<String>> {
+    /// A word, or several.
+    fn words(&mut self, fields: Fields<'_>, key: &str) -> Vec<Spanned<String>> {
+        if let Some(node) =
+            fields.get(key).filter(|node| node.items().is_some_and(<[Node]>::is_empty))
+        {
+            let headline = format!("a rule with an empty list under `{key}` matches nothing");
+            let error = Diagnostic::error(codes::WRONG_TYPE, headline);
+            self.report(node.span, error.help("without the key the rule is for all of them"));
+        }
+        self.texts(fields, key)
+    }
+
+    /// A pattern, or a list of them.
+    pub fn patterns(&mut self, node: &Node) -> Vec<Spanned<String>> {
         let items = node.items().unwrap_or(std::slice::from_ref(node));
         if items.is_empty() {
             self.error(

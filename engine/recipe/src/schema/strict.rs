@@ -28,6 +28,7 @@
 
 use std::collections::BTreeMap;
 
+use super::architecture::TextsKey;
 use super::mergekit::{
     LayersKey, ModelEntryKeys, ModelKey, ModuleKeys, PathKey, SliceKeys, TokenizerKeys,
 };
@@ -183,6 +184,10 @@ keys! {
         pub tensors: Option<PatternsKey>,
         /// Only tensors of these layers.
         pub layers: Option<LayersKey>,
+        /// Only tensors of these modules, such as `language_model`, `vision_encoder`, `connector` or `head`; for models whose architecture is known.
+        pub module: Option<TextsKey>,
+        /// Only tensors of these roles, such as `attention_q`, `mlp_up` or `norm`; for models whose architecture is known.
+        pub role: Option<TextsKey>,
         /// The tensors are copied from this model.
         pub keep: Option<String>,
         /// The tensors are left out of the output.
