@@ -253,11 +253,11 @@ fn check_shape(
     if rank.of(smaller as usize, operands) as u64 <= smaller {
         return Ok(());
     }
-    let headline = format!("`rank` is above the smaller side of `{tensor}`");
+    // The same words for all tensors, so that they are said once.
+    let asked = rank.of(smaller as usize, operands);
+    let headline = format!("a `rank` of {asked} is above the smaller side of a weight");
     let diagnostic = Diagnostic::error(codes::OUT_OF_RANGE, headline)
-        .fact("rank", rank.of(smaller as usize, operands).to_string())
-        .fact("shape", format!("[{rows}, {columns}]"))
-        .help("give a fraction of the smaller side, such as `rank: 0.2`, or a smaller number");
+        .help("give a fraction of the smaller side, such as `rank: 0.2`, or a smaller number; `mixdown inspect` shows the shapes");
     Err(lowering.report(diagnostic, span))
 }
 

@@ -7,11 +7,13 @@ use mixdown_ops::matrix::interference::{Interference, Optimizer, Rows, Solver, T
 use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis, Doge};
 use mixdown_ops::matrix::{MatrixOp, Needs, OperandShapes, Rank, RankAware};
 
+use super::adam::{Form, Scratch, System};
 use super::gram::PAIR_PANEL;
 use super::interference::filter::check_stable;
 use super::interference::solvers::ADAM_ROWS;
 use super::product::BLOCK_ROWS;
 use super::rows::PANEL;
+use crate::features::Features;
 
 /// Bytes of a number.
 const NUMBER: f64 = 8.0;
@@ -242,21 +244,36 @@ fn interference(
         Solver::Filter(..) => {
             let size = if is_stacked { rank.min(n) } else { n };
             counts.held += if is_stacked { rank * n } else { n * n };
-            counts.preparing += (EIGEN + 3.0) * size * size + 2.0 * n * n.min(rank);
+            // What was needed to make the system is gone before the eigenproblem begins, and its
+            // workspace before q is composed and brought to all columns.
+            let solving = (EIGEN + 1.0) * size * size;
+            let composing = 4.0 * size * size + 2.0 * n * n.min(rank);
+            counts.preparing = counts.preparing.max(solving).max(composing);
             counts.flops += 9.0 * size * size * size + 2.0 * size * size * n;
         }
         Solver::Adam(adam) => {
             let is_gram = !is_stacked || n <= 2.0 * rank;
             let kernel = if is_gram { n * n } else { rank * n };
+            let form = match is_gram {
+                true => Form::Gram { n: n as usize },
+                false => Form::Factored { r: rank as usize, n: n as usize },
+            };
             counts.held += match precision {
-                Precision::Single => 0.5 * kernel,
+                Precision::Single => System::bytes(Features::best(), form) as f64 / NUMBER,
                 // Only G of a stack is formed; otherwise the system has what is needed.
                 Precision::Double if is_stacked && is_gram => kernel,
                 Precision::Double => 0.0,
             };
             // G in f64, and in f32 before the kernel has it in its own order.
             counts.preparing += 1.5 * kernel;
-            counts.row += 5.0 * n + if is_gram { 0.0 } else { rank };
+            counts.row += match precision {
+                // The offset and the displacement in f32, and what a block descends in.
+                Precision::Single => {
+                    let block = Scratch::bytes(Features::best(), form, ADAM_ROWS);
+                    n + block as f64 / NUMBER / ADAM_ROWS as f64
+                }
+                Precision::Double => 5.0 * n + if is_gram { 0.0 } else { rank },
+            };
             let step = if is_gram { 2.0 * n * n } else { 4.0 * n * rank };
             counts.flops += f64::from(adam.steps) * m * (step + 12.0 * n);
         }
