@@ -15,6 +15,7 @@ pub mod setting;
 pub mod tree;
 pub mod yaml;
 
+pub use decode::reader::{Decoder, Fields};
 pub use decode::{decode, read, read_partly};
 pub use expression::{Expression, ExpressionKind};
 pub use load::{Loaded, LoadedRecipe, load, load_partly};
