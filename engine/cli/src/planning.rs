@@ -14,7 +14,7 @@ use crate::recipes::{self, Loaded};
 use crate::stop;
 
 /// The arguments that name a recipe.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RecipeArguments {
     /// The recipe: a mergekit configuration, or a file that begins with `mixdown: 1`
     pub recipe: PathBuf,
@@ -27,6 +27,18 @@ impl RecipeArguments {
     /// The overrides as they were typed.
     pub fn overrides(&self) -> Vec<String> {
         self.set.iter().map(|(path, value)| format!("{path}={value}")).collect()
+    }
+
+    /// Whether a value is overridden by this path.
+    pub fn sets(&self, path: &str) -> bool {
+        self.set.iter().any(|(set, _)| set == path)
+    }
+
+    /// The same recipe with more overrides.
+    pub fn with(&self, more: &[(String, String)]) -> Self {
+        let mut with = self.clone();
+        with.set.extend_from_slice(more);
+        with
     }
 }
 

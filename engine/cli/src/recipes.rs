@@ -300,7 +300,7 @@ fn adapter(model: &Named) -> Diagnostic {
 }
 
 /// The text of a recipe or a method.
-fn read(path: &Path) -> io::Result<String> {
+pub fn read(path: &Path) -> io::Result<String> {
     if path.is_dir() {
         return Err(io::Error::other("it is a folder, and a recipe is a file"));
     }

@@ -3,6 +3,7 @@
 //! Nothing here uses mixdown's own reading or writing of checkpoints, so that a fault there cannot
 //! hide itself: tensors are written and read with this crate's code and the `safetensors` crate.
 
+pub mod chat;
 pub mod checkpoint;
 pub mod compare;
 pub mod hub;
@@ -16,6 +17,7 @@ pub mod tensor;
 pub mod values;
 pub mod yaml;
 
+pub use chat::{ChatServer, chat_reply};
 pub use checkpoint::{CheckpointBuilder, Layout, checkpoint};
 pub use compare::{Tolerance, assert_same_tensors, compare_tensors};
 pub use mixdown_tensor::DType;

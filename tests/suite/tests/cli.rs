@@ -6,8 +6,18 @@
 use mixdown_kit::{Outcome, Program, Space, mixdown, read_checkpoint};
 use mixdown_suite::{configuration, family, merge, repository, with_snapshots};
 
-const COMMANDS: [&str; 9] =
-    ["merge", "check", "plan", "explain", "inspect", "diff", "verify", "methods", "completions"];
+const COMMANDS: [&str; 10] = [
+    "merge",
+    "check",
+    "plan",
+    "explain",
+    "search",
+    "inspect",
+    "diff",
+    "verify",
+    "methods",
+    "completions",
+];
 
 #[test]
 fn help_texts() {

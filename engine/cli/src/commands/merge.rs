@@ -2,13 +2,13 @@
 
 mod files;
 mod record;
-mod summary;
+pub mod summary;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use mixdown_checkpoint::layout::{Layout, OutputTensor};
@@ -84,9 +84,36 @@ pub struct Arguments {
     pub quiet: bool,
 }
 
+impl Arguments {
+    /// A merge for a candidate of a search, which may replace what is in the way.
+    pub fn of_candidate(
+        recipe: RecipeArguments,
+        out: PathBuf,
+        memory: u64,
+        threads: Option<NonZeroUsize>,
+        device: Device,
+        shard_size: Option<u64>,
+        allow_nonfinite: bool,
+    ) -> Self {
+        Self {
+            recipe,
+            out,
+            memory,
+            threads,
+            device,
+            shard_size,
+            force: true,
+            allow_nonfinite,
+            hash_inputs: false,
+            json: false,
+            quiet: true,
+        }
+    }
+}
+
 /// A device that computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Device {
+pub enum Device {
     /// The best there is
     #[default]
     Auto,
@@ -114,16 +141,62 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
     // Events say it all; talk between them would only repeat it.
     let talk = Talk { quiet: talk.quiet || arguments.json, ..talk };
-    let outcome = merge(&arguments, talk);
+    let style = Style::suited(talk, arguments.json);
+    let outcome = merge(&arguments, talk, style).map(|merged| merged.tell(&arguments, talk));
     if let (true, Some(found)) = (arguments.json, outcome.as_ref().err().and_then(Trouble::found)) {
         talk::event(&json!({"event": "error", "diagnostics": render::render_json(found)}));
     }
     outcome
 }
 
-fn merge(arguments: &Arguments, talk: Talk) -> Outcome {
+/// What came of a merge.
+pub enum Merged {
+    /// It was done now.
+    Now(Box<Done>),
+    /// An earlier run had done everything but the last cleaning up.
+    Earlier(PathBuf),
+}
+
+/// A merge that was done.
+pub struct Done {
+    planned: Planned,
+    layout: Arc<Layout>,
+    report: Report,
+    backend: CpuBackend,
+    elapsed: Duration,
+    /// What the user should know.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Merged {
+    fn tell(&self, arguments: &Arguments, talk: Talk) -> Exit {
+        match self {
+            Self::Now(done) => {
+                let Done { planned, layout, report, backend, elapsed, .. } = &**done;
+                summary::done(arguments, talk, planned, layout, report, backend, *elapsed);
+            }
+            Self::Earlier(path) => summary::complete(arguments, talk, path),
+        }
+        Exit::Done
+    }
+}
+
+/// By what the output of these arguments is known: equal outputs have equal identities. Nothing is
+/// written; all mistakes that headers show are found.
+pub fn identity(arguments: &Arguments) -> Result<(String, Vec<Diagnostic>), Trouble> {
+    let planned = planning::plan(&arguments.recipe, Style::Nothing, None)?;
+    let backend = arguments.device.backend();
+    let threads = crate::commands::threads(arguments.threads);
+    planned.footprint(&backend, &planned.options(arguments.memory, threads))?;
+    check_target(&arguments.out, &planned)?;
+    let layout = layout(arguments, &planned)?;
+    let identity = record::identity(&planned, arguments, layout.shards().len());
+    Ok((identity.as_str().to_owned(), planned.warnings))
+}
+
+/// Merges.
+pub fn merge(arguments: &Arguments, talk: Talk, style: Style) -> Result<Merged, Trouble> {
     let begun = Instant::now();
-    let style = Style::suited(talk, arguments.json);
     let planned = planning::plan(&arguments.recipe, style, None)?;
     let backend = arguments.device.backend();
     let threads = crate::commands::threads(arguments.threads);
@@ -143,7 +216,7 @@ fn merge(arguments: &Arguments, talk: Talk) -> Outcome {
         OutputFolder::begin(&arguments.out, Arc::clone(&layout), &identity, &output_options)?;
     let mut output = match begun_output {
         Begun::Open(output) => *output,
-        Begun::Complete(path) => return summary::complete(arguments, talk, &path),
+        Begun::Complete(path) => return Ok(Merged::Earlier(path)),
     };
     for notice in output.notices() {
         talk.say(&notice.to_string());
@@ -184,8 +257,9 @@ fn merge(arguments: &Arguments, talk: Talk) -> Outcome {
     files.write(&output)?;
     let record = record::of(&planned, arguments, &backend, inputs, &warnings);
     output.finish(record)?;
-    summary::done(arguments, talk, &planned, &layout, &report, &backend, begun.elapsed());
-    Ok(Exit::Done)
+    drop(sources);
+    let elapsed = begun.elapsed();
+    Ok(Merged::Now(Box::new(Done { planned, layout, report, backend, elapsed, warnings })))
 }
 
 /// Where each tensor will lie.
