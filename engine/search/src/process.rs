@@ -176,6 +176,13 @@ impl Running {
         self.ended = self.child.wait().ok();
     }
 
+    /// Kills the group at once. Its status is still to be taken.
+    pub fn kill(&self) {
+        if self.ended.is_none() {
+            self.signal(Signal::KILL);
+        }
+    }
+
     fn signal(&self, signal: Signal) {
         // A group that is gone already is what was wanted.
         let _ = kill_process_group(Pid::from_child(&self.child), signal);

@@ -411,11 +411,8 @@ impl<'a> Search<'a> {
         own.prompts += chunk.len();
         if own.errors > self.neighbors.max_errors {
             let ids: Vec<&str> = failed.iter().map(|response| response.id.as_str()).collect();
-            let headline = format!(
-                "{} has {} answers that failed",
-                told(self.candidates, position),
-                own.errors
-            );
+            let what = told(self.candidates, position);
+            let headline = format!("{what} has too many answers that failed");
             let mut error = Diagnostic::error(codes::GENERATOR_FAILED, headline)
                 .fact("failed", shown_ids(&ids))
                 .fact("limit", format!("`max_errors` {}", self.neighbors.max_errors));

@@ -4,6 +4,16 @@ use std::collections::BTreeMap;
 
 use mixdown_recipe::schema::ScalarKey;
 
+/// The candidates.
+#[derive(schemars::JsonSchema)]
+#[schemars(untagged)]
+pub enum GridKey {
+    /// A path alone: from 0.0 to 0.6 in steps of 0.1.
+    Path(String),
+    /// Paths, each with its values.
+    Values(BTreeMap<String, ValuesKey>),
+}
+
 /// Values of a parameter.
 #[derive(schemars::JsonSchema)]
 #[schemars(untagged)]
@@ -87,7 +97,7 @@ mixdown_recipe::keys! {
         /// The version of this form: 1.
         pub search: u64,
         /// Paths of parameters of the recipe, as for `--set`, each with its values.
-        pub grid: BTreeMap<String, ValuesKey>,
+        pub grid: GridKey,
         /// The file of prompts, relative to this one.
         pub prompts: Option<String>,
         /// How many prompts are asked, and which.
@@ -187,6 +197,8 @@ mixdown_recipe::keys! {
         pub max_errors: Option<u64>,
         /// A program that prints a score of a model; `{model_dir}` is filled in.
         pub command: Option<Vec<String>>,
+        /// Your name for this version of the scoring program; kept scores of another are not used.
+        pub version: Option<String>,
         /// Which scores are good; `maximize` if left out.
         pub goal: Option<GoalKey>,
         /// Seconds that scoring a model, or making its vectors, may take.

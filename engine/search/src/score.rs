@@ -19,6 +19,8 @@ pub const PLACEHOLDERS: [&str; 1] = ["model_dir"];
 pub struct Score {
     /// The program and its arguments, with placeholders.
     pub argv: Vec<String>,
+    /// What a user calls this version of it; scores of another version are not used again.
+    pub version: String,
     /// What one run may take.
     pub timeout: Option<Duration>,
     /// Which scores are good.
@@ -41,7 +43,7 @@ pub const GOALS: [(&str, Goal); 2] = [("maximize", Goal::Maximize), ("minimize",
 impl Score {
     /// What a score depends on beside the model.
     pub fn id(&self) -> String {
-        format!("score {:?}", self.argv)
+        format!("score {:?} {:?}", self.version, self.argv)
     }
 
     /// Scores a model.

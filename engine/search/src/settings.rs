@@ -103,6 +103,9 @@ impl Answering {
 /// Candidates of one search; each is a merge.
 const MOST_CANDIDATES: usize = 1000;
 
+/// Values where only the parameter is named, those of AdaMMS: beyond them language models collapse.
+const DEFAULT_VALUES: [&str; 7] = ["0.0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6"];
+
 /// Reads settings. `folder` is where relative paths start.
 pub fn read(source: &Source, folder: &Path) -> Result<Settings, Vec<Diagnostic>> {
     let tree = yaml::parse(source, Some(Dialect::Yaml12))?;
@@ -156,6 +159,10 @@ fn grid(decoder: &mut Decoder<'_>, fields: Fields<'_>, root: &Node) -> Vec<Axis>
         }
         return Vec::new();
     };
+    if node.scalar().is_some() && !node.is_null() {
+        let path = decoder.text(node, "`grid`").map(|text| text.value).unwrap_or_default();
+        return vec![Axis { path, values: DEFAULT_VALUES.map(str::to_owned).to_vec() }];
+    }
     let Some(entries) = decoder.map(node, "`grid`") else { return Vec::new() };
     if entries.is_empty() {
         let error = Diagnostic::error(codes::WRONG_TYPE, "`grid` names no parameter");
@@ -287,7 +294,8 @@ fn scored(decoder: &mut Decoder<'_>, top: Fields<'_>, fields: Fields<'_>) -> Opt
         .get("goal")
         .and_then(|node| decoder.word(node, "`goal`", &score::GOALS))
         .unwrap_or(Goal::Maximize);
-    Some(Score { argv: argv?, timeout, goal })
+    let version = decoder.text_at(fields, "version").map(|text| text.value).unwrap_or_default();
+    Some(Score { argv: argv?, version, timeout, goal })
 }
 
 /// Keys that have no meaning beside others.
@@ -359,7 +367,7 @@ fn neighbors(
 }
 
 fn compared(decoder: &mut Decoder<'_>, fields: Fields<'_>, neighbors: &mut Neighbors) {
-    refuse(decoder, fields, &["goal"], "only a score is maximized or minimized");
+    refuse(decoder, fields, &["goal", "version"], "it belongs to `command`");
     if let Some(node) = fields.get("diff") {
         neighbors.diff = decoder.word(node, "`diff`", &objective::WORDS).unwrap_or_default();
     }
@@ -661,6 +669,14 @@ verify: 5
         assert_eq!(neighbors.normalize.apply("I take (B) "), "b");
         let Answering::Command(command) = neighbors.generator else { panic!() };
         assert_eq!((command.timeout, command.retries), (Some(Duration::from_millis(1500)), 2));
+    }
+
+    #[test]
+    fn a_path_alone_has_the_values_of_the_paper() {
+        let text =
+            FULL.replace("\n  parameters.t: {from: 0.0, to: 0.6, step: 0.1}", " parameters.t");
+        let found = settings(&text).unwrap();
+        assert_eq!(found.axes, settings(FULL).unwrap().axes);
     }
 
     #[test]

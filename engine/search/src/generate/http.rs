@@ -214,11 +214,26 @@ impl Session {
                 }
             }
         };
+        let is_done = AtomicBool::new(false);
         thread::scope(|scope| {
-            for _ in 1..concurrency.min(task.prompts.len()) {
-                scope.spawn(work);
+            // A request can take minutes; without its server it ends now.
+            if let Some(server) = &self.server {
+                scope.spawn(|| {
+                    while !is_done.load(Ordering::SeqCst) {
+                        if task.stop.load(Ordering::SeqCst) {
+                            return server.kill();
+                        }
+                        thread::park_timeout(HEALTH_PAUSE);
+                    }
+                });
             }
-            work();
+            thread::scope(|workers| {
+                for _ in 1..concurrency.min(task.prompts.len()) {
+                    workers.spawn(work);
+                }
+                work();
+            });
+            is_done.store(true, Ordering::SeqCst);
         });
         let (mut answers, mut fingerprints) =
             gathered.into_inner().unwrap_or_else(|broken| broken.into_inner());

@@ -133,7 +133,7 @@ fn what_failed_equals_nothing_and_is_bounded() {
     let rows = [("0.0", "aaa"), ("0.1", "a!a"), ("0.2", "a!a"), ("0.3", "aaa")];
     let folder = folder(&rows);
     let told = run(&folder, &replay(""), &mut host(&folder)).unwrap_err();
-    assert!(told.contains("candidate 0.1 (2 of 4) has 1 answers that failed"), "{told}");
+    assert!(told.contains("candidate 0.1 (2 of 4) has too many answers that failed"), "{told}");
     assert!(told.contains("no memory"), "{told}");
     let text = replay("objective: {max_errors: 1}\n");
     let report = run(&folder, &text, &mut host(&folder)).unwrap();
