@@ -89,7 +89,7 @@ fn verdict(report: &Report) -> String {
 
 /// Size of the drawing, and the part of it that the curve takes.
 const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 360.0;
+const HEIGHT: f64 = 384.0;
 const LEFT: f64 = 60.0;
 const RIGHT: f64 = 700.0;
 const TOP: f64 = 20.0;
