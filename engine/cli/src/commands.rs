@@ -10,6 +10,7 @@ pub mod merge;
 pub mod methods;
 pub mod plan;
 pub mod schemas;
+pub mod search;
 pub mod verify;
 
 use mixdown_diagnostics::Diagnostic;
@@ -60,6 +61,7 @@ pub fn run(command: Command, talk: Talk) -> Exit {
         Command::Inspect(arguments) => inspect::run(arguments, talk),
         Command::Diff(arguments) => diff::run(arguments, talk),
         Command::Verify(arguments) => verify::run(arguments, talk),
+        Command::Search(arguments) => search::run(arguments, talk),
         Command::Methods(arguments) => methods::run(arguments, talk),
         Command::Cache(arguments) => cache::run(arguments, talk),
         Command::Completions(arguments) => completions::run(&arguments),
@@ -110,6 +112,7 @@ impl Command {
     pub fn is_quiet(&self) -> bool {
         match self {
             Self::Merge(arguments) => arguments.quiet,
+            Self::Search(arguments) => arguments.quiet,
             Self::Diff(arguments) => arguments.quiet,
             Self::Verify(arguments) => arguments.quiet,
             _ => false,

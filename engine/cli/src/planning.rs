@@ -24,16 +24,21 @@ pub struct RecipeArguments {
 }
 
 impl RecipeArguments {
-    /// The same with one more override.
-    pub fn with(&self, path: String, value: String) -> Self {
-        let mut own = self.clone();
-        own.set.push((path, value));
-        own
-    }
-
     /// The overrides as they were typed.
     pub fn overrides(&self) -> Vec<String> {
         self.set.iter().map(|(path, value)| format!("{path}={value}")).collect()
+    }
+
+    /// Whether a value is overridden by this path.
+    pub fn sets(&self, path: &str) -> bool {
+        self.set.iter().any(|(set, _)| set == path)
+    }
+
+    /// The same recipe with more overrides.
+    pub fn with(&self, more: &[(String, String)]) -> Self {
+        let mut with = self.clone();
+        with.set.extend_from_slice(more);
+        with
     }
 }
 

@@ -414,7 +414,7 @@ fn named_in(diagnostic: Diagnostic, source: &Source, model: &Named) -> Diagnosti
 }
 
 /// The text of a recipe or a method.
-fn read(path: &Path) -> io::Result<String> {
+pub fn read(path: &Path) -> io::Result<String> {
     if path.is_dir() {
         return Err(io::Error::other("it is a folder, and a recipe is a file"));
     }

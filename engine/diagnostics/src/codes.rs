@@ -17,7 +17,7 @@ macro_rules! codes {
     };
 }
 
-// 01xx checkpoints and files, 02xx recipe text, 03xx recipe against checkpoints, 04xx execution, 05xx output.
+// 01xx checkpoints and files, 02xx recipe text, 03xx recipe against checkpoints, 04xx execution, 05xx output and search.
 codes! {
     MODEL_NOT_FOUND = "E0101", "a model is neither a folder or file here nor in the hub cache, and could not be fetched";
     NO_WEIGHTS = "E0102", "a model folder or file holds no weights that are read";
@@ -88,6 +88,10 @@ codes! {
     VERIFY_FAILED = "E0506", "an output does not agree with its manifest";
     DEVICE = "E0507", "a device cannot be used";
     STORE_FAILED = "E0508", "the store of results cannot be read or changed";
+    PROMPTS_WRONG = "E0509", "a file of prompts cannot be used";
+    ANSWERS_WRONG = "E0510", "answers do not agree with the prompts";
+    GENERATOR_FAILED = "E0511", "a program that answers or scores failed";
+    UNDECIDED = "E0512", "a search has no result";
     IGNORED_KEY = "W0601", "a key of a mergekit configuration has no effect";
     IGNORED_PARAMETER = "W0602", "a parameter of a mergekit configuration has no effect";
     TIED_EMBEDDING = "W0603", "a tied embedding stands in for a missing output layer";

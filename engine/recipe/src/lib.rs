@@ -19,6 +19,7 @@ pub mod yaml;
 
 pub use architecture::{Architecture, Role};
 pub use architecture_file::read_architectures;
+pub use decode::reader::{Decoder, Fields};
 pub use decode::{decode, read, read_partly};
 pub use expression::{Expression, ExpressionKind};
 pub use load::{Loaded, LoadedRecipe, load, load_partly};

@@ -92,7 +92,7 @@ impl Decoder<'_> {
 
     /// `steps` and `output` of a recipe or rule. Those names that the recipe declares at its top count as
     /// parameters where a formula uses them.
-    pub fn inline_method(
+    pub(crate) fn inline_method(
         &mut self,
         fields: Fields<'_>,
         declared: &Declared,
@@ -256,7 +256,7 @@ impl Decoder<'_> {
 
     /// A parameter with its description, or with its default alone. Texts are checked and left out:
     /// no formula can use them.
-    pub fn declaration(&mut self, entry: &Entry) -> Option<Parameter> {
+    pub(crate) fn declaration(&mut self, entry: &Entry) -> Option<Parameter> {
         let name = Spanned { value: entry.key.text.to_string(), span: entry.key.span };
         self.check_name(&name, "a parameter");
         let what = format!("parameter `{}`", name.value);

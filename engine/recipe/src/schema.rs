@@ -16,7 +16,7 @@ pub trait Keys {
 }
 
 /// `r#type` as `type`.
-pub(crate) const fn plain(name: &'static str) -> &'static str {
+pub const fn plain(name: &'static str) -> &'static str {
     match name.as_bytes() {
         [b'r', b'#', ..] => name.split_at(2).1,
         _ => name,
@@ -24,6 +24,7 @@ pub(crate) const fn plain(name: &'static str) -> &'static str {
 }
 
 /// Declares a struct whose fields are the keys of a map.
+#[macro_export]
 macro_rules! keys {
     ($($(#[$meta:meta])* pub struct $name:ident {
         $($(#[$field_meta:meta])* pub $field:ident: $type:ty,)*
@@ -40,7 +41,7 @@ macro_rules! keys {
         }
     )*};
 }
-pub(crate) use keys;
+pub use keys;
 
 /// One value.
 #[derive(JsonSchema)]

@@ -4,6 +4,7 @@
 //! hide itself: tensors are written and read with this crate's code and the `safetensors` crate.
 
 pub mod adapter;
+pub mod chat;
 pub mod checkpoint;
 pub mod compare;
 pub mod hub;
@@ -19,6 +20,7 @@ pub mod values;
 pub mod yaml;
 
 pub use adapter::{AdapterBuilder, adapter};
+pub use chat::{ChatServer, chat_reply};
 pub use checkpoint::{CheckpointBuilder, Layout, checkpoint};
 pub use compare::{Tolerance, assert_same_tensors, compare_tensors};
 pub use mixdown_tensor::DType;

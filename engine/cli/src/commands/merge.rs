@@ -3,7 +3,7 @@
 mod files;
 mod matrices;
 mod record;
-mod summary;
+pub mod summary;
 mod sweep;
 
 use sweep::Sweep;
@@ -12,7 +12,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use mixdown_checkpoint::layout::{Layout, OutputTensor};
@@ -104,9 +104,40 @@ pub struct Arguments {
     pub quiet: bool,
 }
 
+impl Arguments {
+    /// A merge for a candidate of a search, which may replace what is in the way.
+    pub fn of_candidate(
+        recipe: RecipeArguments,
+        out: PathBuf,
+        memory: u64,
+        threads: Option<NonZeroUsize>,
+        device: Device,
+        shard_size: Option<u64>,
+        allow_nonfinite: bool,
+    ) -> Self {
+        Self {
+            recipe,
+            out,
+            memory,
+            threads,
+            device,
+            shard_size,
+            force: true,
+            allow_nonfinite,
+            hash_inputs: false,
+            sweep: None,
+            no_cache: false,
+            report: None,
+            own_store: None,
+            json: false,
+            quiet: true,
+        }
+    }
+}
+
 /// A device that computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Device {
+pub enum Device {
     /// The best there is
     #[default]
     Auto,
@@ -134,8 +165,9 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
     // Events say it all; talk between them would only repeat it.
     let talk = Talk { quiet: talk.quiet || arguments.json, ..talk };
+    let style = Style::suited(talk, arguments.json);
     let outcome = match &arguments.sweep {
-        None => merge(&arguments, talk),
+        None => merge(&arguments, talk, style).map(|merged| merged.tell(&arguments, talk)),
         Some(sweep) => merge_all(&arguments, sweep, talk),
     };
     if let (true, Some(found)) = (arguments.json, outcome.as_ref().err().and_then(Trouble::found)) {
@@ -149,7 +181,7 @@ fn merge_all(arguments: &Arguments, sweep: &Sweep, talk: Talk) -> Outcome {
     let style = Style::suited(talk, arguments.json);
     let declared = planning::plan(&arguments.recipe, style, None)?.loaded.is_declared(&sweep.name);
     let own = |value: &String| {
-        let recipe = arguments.recipe.with(sweep.path(declared), value.clone());
+        let recipe = arguments.recipe.with(&[(sweep.path(declared), value.clone())]);
         let out = arguments.out.join(sweep.folder(value));
         Arguments { recipe, out, sweep: None, ..arguments.clone() }
     };
@@ -167,7 +199,8 @@ fn merge_all(arguments: &Arguments, sweep: &Sweep, talk: Talk) -> Outcome {
     let mut outcome = Ok(Exit::Done);
     for (merge_of_value, value) in merges.iter().zip(&sweep.values) {
         talk.say(&format!("{} = {value}", sweep.name));
-        outcome = merge(merge_of_value, talk);
+        let merged = merge(merge_of_value, talk, style);
+        outcome = merged.map(|merged| merged.tell(merge_of_value, talk));
         if outcome.is_err() {
             break;
         }
@@ -179,9 +212,54 @@ fn merge_all(arguments: &Arguments, sweep: &Sweep, talk: Talk) -> Outcome {
     outcome
 }
 
-fn merge(arguments: &Arguments, talk: Talk) -> Outcome {
+/// What came of a merge.
+pub enum Merged {
+    /// It was done now.
+    Now(Box<Done>),
+    /// An earlier run had done everything but the last cleaning up.
+    Earlier(PathBuf),
+}
+
+/// A merge that was done.
+pub struct Done {
+    planned: Planned,
+    layout: Arc<Layout>,
+    report: Report,
+    backend: CpuBackend,
+    elapsed: Duration,
+    /// What the user should know.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Merged {
+    fn tell(&self, arguments: &Arguments, talk: Talk) -> Exit {
+        match self {
+            Self::Now(done) => {
+                let Done { planned, layout, report, backend, elapsed, .. } = &**done;
+                summary::done(arguments, talk, planned, layout, report, backend, *elapsed);
+            }
+            Self::Earlier(path) => summary::complete(arguments, talk, path),
+        }
+        Exit::Done
+    }
+}
+
+/// By what the output of these arguments is known: equal outputs have equal identities. Nothing is
+/// written; all mistakes that headers show are found.
+pub fn identity(arguments: &Arguments) -> Result<(String, Vec<Diagnostic>), Trouble> {
+    let planned = planning::plan(&arguments.recipe, Style::Nothing, None)?;
+    let backend = arguments.device.backend();
+    let threads = crate::commands::threads(arguments.threads);
+    planned.footprint(&backend, &planned.options(arguments.memory, threads))?;
+    check_target(&arguments.out, &planned)?;
+    let layout = layout(arguments, &planned)?;
+    let identity = record::identity(&planned, arguments, layout.shards().len());
+    Ok((identity.as_str().to_owned(), planned.warnings))
+}
+
+/// Merges.
+pub fn merge(arguments: &Arguments, talk: Talk, style: Style) -> Result<Merged, Trouble> {
     let begun = Instant::now();
-    let style = Style::suited(talk, arguments.json);
     let planned = planning::plan(&arguments.recipe, style, None)?;
     let backend = arguments.device.backend();
     let threads = crate::commands::threads(arguments.threads);
@@ -201,7 +279,7 @@ fn merge(arguments: &Arguments, talk: Talk) -> Outcome {
         OutputFolder::begin(&arguments.out, Arc::clone(&layout), &identity, &output_options)?;
     let mut output = match begun_output {
         Begun::Open(output) => *output,
-        Begun::Complete(path) => return summary::complete(arguments, talk, &path),
+        Begun::Complete(path) => return Ok(Merged::Earlier(path)),
     };
     for notice in output.notices() {
         talk.say(&notice.to_string());
@@ -258,8 +336,9 @@ fn merge(arguments: &Arguments, talk: Talk) -> Outcome {
     files.write(&output)?;
     let record = record::of(&planned, arguments, &backend, inputs, &warnings);
     output.finish(record)?;
-    summary::done(arguments, talk, &planned, &layout, &report, &backend, begun.elapsed());
-    Ok(Exit::Done)
+    drop(sources);
+    let elapsed = begun.elapsed();
+    Ok(Merged::Now(Box::new(Done { planned, layout, report, backend, elapsed, warnings })))
 }
 
 /// Writes what matrix ops told.

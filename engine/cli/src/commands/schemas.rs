@@ -61,6 +61,7 @@ fn schemas() -> Vec<(&'static str, String)> {
         .into_root_schema_for::<Manifest>()
         .to_value();
     schemas.push(("manifest.schema.json", format!("{manifest:#}\n")));
+    schemas.push(mixdown_search::schema::schema());
     schemas
 }
 

@@ -14,7 +14,7 @@ const OLD_SETTINGS: &[&str] = &["weight", "density"];
 
 impl Decoder<'_> {
     /// Exactly one of `keys` must say something; an empty list says nothing.
-    pub fn exactly_one<'t>(
+    pub(crate) fn exactly_one<'t>(
         &mut self,
         fields: Fields<'t>,
         keys: &[&'static str],
@@ -44,7 +44,7 @@ impl Decoder<'_> {
         found
     }
 
-    pub fn modules(&mut self, node: &Node) -> Vec<Module> {
+    pub(crate) fn modules(&mut self, node: &Node) -> Vec<Module> {
         let mut modules = Vec::new();
         for entry in self.map(node, "`modules`").unwrap_or_default() {
             let name = Spanned { value: entry.key.text.to_string(), span: entry.key.span };
@@ -66,7 +66,7 @@ impl Decoder<'_> {
     }
 
     /// `models:` as a list.
-    pub fn listed_models(&mut self, node: &Node) -> Vec<SourceModel> {
+    pub(crate) fn listed_models(&mut self, node: &Node) -> Vec<SourceModel> {
         let items = self.list(node, "`models`").unwrap_or_default();
         items
             .iter()
@@ -76,7 +76,7 @@ impl Decoder<'_> {
             .collect()
     }
 
-    pub fn slices(&mut self, node: &Node) -> Vec<Slice> {
+    pub(crate) fn slices(&mut self, node: &Node) -> Vec<Slice> {
         let items = self.list(node, "`slices`").unwrap_or_default();
         items.iter().filter_map(|item| self.slice(item)).collect()
     }
@@ -177,7 +177,7 @@ impl Decoder<'_> {
     }
 
     /// First layer, and the one after the last.
-    pub fn layers(&mut self, node: &Node, what: &str) -> Option<Spanned<(u64, u64)>> {
+    pub(crate) fn layers(&mut self, node: &Node, what: &str) -> Option<Spanned<(u64, u64)>> {
         let items = node.items().unwrap_or_default();
         let [start, end] = items else {
             self.wrong_layers(

@@ -25,7 +25,7 @@ const UNTOUCHED: &[&str] = &["declare", "steps", "output"];
 
 impl Decoder<'_> {
     /// Reads `declare:` of the outermost map.
-    pub fn declared(&mut self, root: &Node) -> Declared {
+    pub(crate) fn declared(&mut self, root: &Node) -> Declared {
         let mut declared = Declared::default();
         let Some(node) = root.get("declare") else { return declared };
         for entry in self.map(node, "`declare`").unwrap_or_default() {
@@ -44,7 +44,7 @@ impl Decoder<'_> {
     }
 
     /// The tree with every `$name` replaced by what is declared.
-    pub fn substitute(&mut self, root: &Node, declared: &Declared) -> Node {
+    pub(crate) fn substitute(&mut self, root: &Node, declared: &Declared) -> Node {
         let mut root = root.clone();
         if let NodeKind::Mapping(entries) = &mut root.kind {
             self.substitute_entries(entries, declared);

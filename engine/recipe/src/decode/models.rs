@@ -68,7 +68,7 @@ impl Models {
 
 impl Decoder<'_> {
     /// A model as another key refers to it.
-    pub fn model(&mut self, node: &Node, what: &str) -> Option<Spanned<ModelId>> {
+    pub(crate) fn model(&mut self, node: &Node, what: &str) -> Option<Spanned<ModelId>> {
         if self.models.named {
             let name = self.text(node, what)?;
             return self.declared_model(&name);
@@ -102,7 +102,7 @@ impl Decoder<'_> {
     }
 
     /// A name that must stand under `models`.
-    pub fn declared_model(&mut self, name: &Spanned<String>) -> Option<Spanned<ModelId>> {
+    pub(crate) fn declared_model(&mut self, name: &Spanned<String>) -> Option<Spanned<ModelId>> {
         if let Some(value) = self.models.by_name(&name.value) {
             return Some(Spanned { value, span: name.span });
         }
@@ -120,7 +120,7 @@ impl Decoder<'_> {
     }
 
     /// `models:` of a strict recipe, as a map of names.
-    pub fn named_models(&mut self, node: &Node) {
+    pub(crate) fn named_models(&mut self, node: &Node) {
         self.models.named = true;
         for entry in node.entries().unwrap_or_default() {
             let (name, node) = (entry.key.text.to_string(), &entry.value);

@@ -9,10 +9,13 @@ use crate::setting::{Spanned, truth_of};
 use crate::tree::{Entry, Node, ScalarValue};
 
 /// A text while it is decoded. Everything that is wrong is reported here, and decoding goes on.
-pub(crate) struct Decoder<'a> {
+pub struct Decoder<'a> {
+    /// The text.
     pub source: &'a Source,
+    /// How unknown keys are taken.
     pub form: Form,
-    pub models: Models,
+    pub(crate) models: Models,
+    /// What is wrong so far.
     pub diagnostics: Vec<Diagnostic>,
     errors: usize,
     warnings: usize,
@@ -23,7 +26,7 @@ const MOST_MESSAGES: usize = 200;
 
 /// The entries of a map whose keys were checked.
 #[derive(Clone, Copy)]
-pub(crate) struct Fields<'t> {
+pub struct Fields<'t> {
     entries: &'t [Entry],
 }
 
@@ -55,6 +58,7 @@ impl<'t> Fields<'t> {
 }
 
 impl<'a> Decoder<'a> {
+    /// Nothing is decoded yet.
     pub fn new(source: &'a Source, form: Form) -> Self {
         Self {
             source,
@@ -66,6 +70,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
+    /// Whether an unknown key is an error.
     pub fn is_strict(&self) -> bool {
         self.form == Form::Strict
     }
@@ -85,6 +90,7 @@ impl<'a> Decoder<'a> {
         self.diagnostics.push(diagnostic.at(self.source, span));
     }
 
+    /// Keeps an error that is said by its headline alone.
     pub fn error(&mut self, code: Code, span: Span, headline: impl Into<String>) {
         self.report(span, Diagnostic::error(code, headline));
     }
@@ -174,6 +180,7 @@ impl<'a> Decoder<'a> {
         self.text(node, &format!("`{key}`"))
     }
 
+    /// `true` or `false`.
     pub fn boolean(&mut self, node: &Node, what: &str) -> Option<bool> {
         match node.scalar().map(|scalar| (scalar.value, &*scalar.text)) {
             Some((ScalarValue::Boolean(value), _)) => Some(value),
@@ -204,6 +211,7 @@ impl<'a> Decoder<'a> {
         value
     }
 
+    /// The items of a list.
     pub fn list<'t>(&mut self, node: &'t Node, what: &str) -> Option<&'t [Node]> {
         let items = node.items();
         if items.is_none() {
@@ -212,6 +220,7 @@ impl<'a> Decoder<'a> {
         items
     }
 
+    /// The entries of a map whose keys are free.
     pub fn map<'t>(&mut self, node: &'t Node, what: &str) -> Option<&'t [Entry]> {
         let entries = node.entries();
         if entries.is_none() {

@@ -31,7 +31,12 @@ const MERGE_KEYS: &[&str] = &[
 
 impl Decoder<'_> {
     /// The rules; `has_method` says whether the recipe names a method for rules that name none.
-    pub fn rules(&mut self, node: &Node, has_method: bool, declared: &Declared) -> Vec<Rule> {
+    pub(crate) fn rules(
+        &mut self,
+        node: &Node,
+        has_method: bool,
+        declared: &Declared,
+    ) -> Vec<Rule> {
         let items = self.list(node, "`rules`").unwrap_or_default();
         items.iter().filter_map(|item| self.rule(item, has_method, declared)).collect()
     }
@@ -206,7 +211,7 @@ impl Decoder<'_> {
     }
 
     /// Both a method's name and steps are given.
-    pub fn method_and_steps(&mut self, span: mixdown_diagnostics::Span) {
+    pub(crate) fn method_and_steps(&mut self, span: mixdown_diagnostics::Span) {
         let error =
             Diagnostic::error(codes::CONFLICTING_KEYS, "`method` and formulas exclude each other");
         self.report(span, error.help("remove `method`, or `steps` and `output`"));

@@ -9,13 +9,13 @@ use crate::tree::{Entry, Node, NodeKind, ScalarValue};
 
 impl Decoder<'_> {
     /// The settings of a key; none if it is not there.
-    pub fn settings_at(&mut self, fields: Fields<'_>, key: &str) -> Settings {
+    pub(crate) fn settings_at(&mut self, fields: Fields<'_>, key: &str) -> Settings {
         let Some(node) = fields.get(key) else { return Settings::default() };
         let Some(entries) = self.map(node, &format!("`{key}`")) else { return Settings::default() };
         Settings(entries.iter().filter_map(|entry| self.named_setting(entry)).collect())
     }
 
-    pub fn named_setting(&mut self, entry: &Entry) -> Option<NamedSetting> {
+    pub(crate) fn named_setting(&mut self, entry: &Entry) -> Option<NamedSetting> {
         let name = Spanned { value: entry.key.text.to_string(), span: entry.key.span };
         if entry.value.items().is_some_and(<[Node]>::is_empty) && !self.is_strict() {
             let warning = Diagnostic::warning(
@@ -86,7 +86,7 @@ impl Decoder<'_> {
     }
 
     /// A single value.
-    pub fn scalar(&mut self, node: &Node, name: &str) -> Option<Spanned<Scalar>> {
+    pub(crate) fn scalar(&mut self, node: &Node, name: &str) -> Option<Spanned<Scalar>> {
         let value = scalar_of(node);
         if value.is_none() {
             self.wrong_type(node, &format!("`{name}`"), "a number, text or a truth value");

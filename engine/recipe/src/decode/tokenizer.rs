@@ -10,7 +10,7 @@ use crate::setting::Spanned;
 use crate::tree::{Entry, Node, NodeKind};
 
 impl Decoder<'_> {
-    pub fn tokenizer(&mut self, fields: Fields<'_>) -> Option<Tokenizer> {
+    pub(crate) fn tokenizer(&mut self, fields: Fields<'_>) -> Option<Tokenizer> {
         let short = fields.entry("tokenizer_source");
         let long = fields.entry("tokenizer");
         match (short, long) {

@@ -10,8 +10,6 @@ use mixdown_ops::Backend;
 use serde_json::json;
 
 use super::{Arguments, matrices};
-use crate::commands::Outcome;
-use crate::exit::Exit;
 use crate::planning::Planned;
 use crate::quantity;
 use crate::talk::{self, Talk};
@@ -68,16 +66,15 @@ pub fn done(
 }
 
 /// Another run had done everything but the last cleaning up.
-pub fn complete(arguments: &Arguments, talk: Talk, path: &Path) -> Outcome {
+pub fn complete(arguments: &Arguments, talk: Talk, path: &Path) {
     if arguments.json {
         talk::event(
             &json!({"event": "done", "out": path.to_string_lossy(), "tensors_reused": null}),
         );
-        return Ok(Exit::Done);
+        return;
     }
     talk.say("an earlier run of this merge had finished already");
     say_where(talk, path);
-    Ok(Exit::Done)
 }
 
 fn say_where(talk: Talk, path: &Path) {
@@ -87,7 +84,7 @@ fn say_where(talk: Talk, path: &Path) {
 }
 
 /// A path as it can be typed into a shell.
-fn quoted(path: &str) -> String {
+pub fn quoted(path: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,~".contains(c);
     match !path.is_empty() && path.chars().all(plain) {
         true => path.to_owned(),

@@ -1,0 +1,348 @@
+//! Searches with real merges, real programs that answer, and a real server.
+//!
+//! Catches a chosen merge that is not the one of its value, answers that are lost or made twice,
+//! programs that outlive their search, and failures that leave nothing to go on from.
+
+use mixdown_kit::{ChatServer, Outcome, Program, Space, chat_reply};
+use mixdown_suite::{configuration, family};
+use serde_json::{Value, json};
+
+/// Answers each prompt by the value: at 0.0 and 0.1 all alike, then more and more different. Counts
+/// its runs in `runs`.
+const ANSWERS: &str = r#"
+echo "$MIXDOWN_ALPHA $(wc -l < "$1")" >> runs
+test -f "$3/config.json" || exit 9
+while read -r line; do
+    id=$(echo "$line" | sed 's/{"id":"\([^"]*\)".*/\1/')
+    case "$MIXDOWN_ALPHA $id" in
+        0.0*|0.1*|0.2*) text=Yes ;;
+        "0.3 p1") text=NO ;;
+        0.3*) text=yes ;;
+        *) text="$MIXDOWN_ALPHA" ;;
+    esac
+    echo "{\"id\":\"$id\",\"text\":\"$text\",\"finish_reason\":\"stop\"}"
+done < "$1" > "$2"
+"#;
+
+const GRID: &str = "grid: {parameters.t: {from: 0.0, to: 0.5, step: 0.1}}\n";
+
+fn space(script: &str, extra: &str) -> Space {
+    let space = family();
+    space.write("recipe.yaml", configuration("slerp", Some("base"), &[("a", "")], "t: 0.5"));
+    space.write("answer.sh", script);
+    let prompts: String = (0..4)
+        .map(|n| json!({"id": format!("p{n}"), "messages": [{"role": "user", "content": format!("{n}?")}]}))
+        .map(|prompt| format!("{prompt}\n"))
+        .collect();
+    space.write("in/prompts.jsonl", prompts);
+    space.write(
+        "in/search.yaml",
+        format!(
+            "search: 1\n{GRID}prompts: prompts.jsonl\n\
+             generator:\n  command:\n    argv: [sh, answer.sh, '{{prompts}}', '{{out}}', '{{model_dir}}']\n{extra}"
+        ),
+    );
+    space
+}
+
+fn search(space: &Space, arguments: &[&str]) -> Outcome {
+    let program = Program::new(space).args(["search", "recipe.yaml", "--with", "in/search.yaml"]);
+    program.args(["--out", "found"]).args(arguments).run()
+}
+
+fn report(space: &Space) -> Value {
+    serde_json::from_str(&space.read_text("found/report.json")).expect("the report is JSON")
+}
+
+fn curve(report: &Value, mode: &str) -> Vec<Value> {
+    let candidates = report["candidates"].as_array().expect("there are candidates");
+    candidates.iter().map(|candidate| candidate["differences"][mode].clone()).collect()
+}
+
+#[track_caller]
+fn told(outcome: &Outcome, words: &[&str]) {
+    for word in words {
+        assert!(outcome.stderr.contains(word), "`{word}` is missing:\n{}", outcome.stderr);
+    }
+}
+
+/// By hand, lower case: 0.0, 0.1 and 0.2 answer alike; 0.3 differs in p1 alone; 0.4 and 0.5 differ from
+/// all in all four. sum: 0.1 has 0+0, 0.2 has 0+1, 0.3 has 1+4, 0.4 has 4+4.
+#[test]
+fn the_chosen_merge_is_the_one_of_its_value() {
+    let space = space(ANSWERS, "");
+    let outcome = search(&space, &[]).success();
+    assert_eq!(outcome.stdout, "found/merged\n");
+    told(&outcome, &["candidate 0.3 (4 of 6): merging", "candidate 0.3 (4 of 6): 4 prompts"]);
+    told(&outcome, &["chosen: 0.1"]);
+    let found = report(&space);
+    assert_eq!(
+        curve(&found, "sum"),
+        [json!(null), json!(0), json!(1), json!(5), json!(8), json!(null)]
+    );
+    assert_eq!(curve(&found, "prev")[5], json!(4));
+    assert_eq!((&found["chosen"], &found["minima"]), (&json!("0.1"), &json!(["0.1"])));
+    assert_eq!(found["sample"], json!(["p0", "p1", "p2", "p3"]));
+    assert!(!space.exists("found/candidates"), "the others are removed");
+    assert!(space.read_text("found/report.html").contains("<svg"));
+
+    let direct = ["merge", "recipe.yaml", "--out", "direct", "--set", "parameters.t=0.1"];
+    mixdown_kit::mixdown(&space, direct).success();
+    assert_eq!(space.files_under("found/merged"), space.files_under("direct"));
+
+    // Everything is known: nothing is merged and nothing is asked.
+    let runs = space.read_text("runs");
+    assert_eq!(runs.lines().count(), 6);
+    let again = search(&space, &["--json"]).success();
+    assert_eq!(again.json()["chosen"], "0.1");
+    assert!(!again.stderr.contains("merging"), "{}", again.stderr);
+    assert_eq!(space.read_text("runs"), runs);
+    assert_eq!(report(&space)["candidates"][3]["cache_hits"], 4);
+
+    // Another rule over the same answers chooses another merge, which is made again.
+    let settings = space.read_text("in/search.yaml");
+    space.write(
+        "in/search.yaml",
+        format!("{settings}objective: {{diff: union, ties: largest, smooth: 1}}\n"),
+    );
+    let outcome = search(&space, &["--keep-candidates"]).success();
+    told(&outcome, &["chosen: 0.1"]);
+    assert_eq!(space.read_text("runs"), runs);
+}
+
+#[test]
+fn a_tie_can_be_left_to_a_person() {
+    let script = ANSWERS.replace("text=NO", "text=Yes");
+    let space = space(&script, "objective: {ties: error}\n");
+    let outcome = search(&space, &[]).exits(1);
+    told(&outcome, &["E0512", "0.1, 0.2", "several candidates are equally good"]);
+    assert_eq!(report(&space)["chosen"], Value::Null);
+    assert!(space.exists("found/candidates/0.2/config.json") && !space.exists("found/merged"));
+    let settings = space.read_text("in/search.yaml").replace("ties: error", "ties: largest");
+    space.write("in/search.yaml", settings);
+    let outcome = search(&space, &["--keep-candidates"]).success();
+    told(&outcome, &["chosen: 0.2; equally good: 0.1"]);
+    assert!(!outcome.stderr.contains("merging"), "{}", outcome.stderr);
+    assert_eq!(space.files_under("found/merged"), space.files_under("found/candidates/0.2"));
+}
+
+#[test]
+fn what_was_answered_before_a_failure_is_kept() {
+    // At 0.2 it answers two prompts, then dies, until a file says that all is well.
+    let dies = ANSWERS.replace(
+        "    echo \"{",
+        "    test \"$MIXDOWN_ALPHA $id\" != \"0.2 p2\" || test -f well || { echo out of memory >&2; exit 3; }\n    echo \"{",
+    );
+    let space = space(&dies, "    retries: 1\n");
+    let outcome = search(&space, &[]).exits(1);
+    told(&outcome, &["E0511", "`p2`, `p3`", "exit status: 3", "out of memory"]);
+    assert!(!space.exists("found/merged"));
+    assert_eq!(space.read_text("runs"), "0.0 4\n0.1 4\n0.2 4\n0.2 2\n");
+    space.write("well", "");
+    let outcome = search(&space, &[]).success();
+    assert!(!outcome.stderr.contains("candidate 0.1 (2 of 6): merging"), "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("candidate 0.2 (3 of 6): merging"), "{}", outcome.stderr);
+    assert!(
+        space.read_text("runs").contains("0.2 2\n0.2 2\n0.3 4\n"),
+        "{}",
+        space.read_text("runs")
+    );
+    assert_eq!(report(&space)["candidates"][2]["cache_hits"], 2);
+}
+
+#[test]
+fn programs_that_do_not_keep_to_the_form_are_told() {
+    for (script, extra, words) in [
+        (
+            ANSWERS.replace(
+                "while read -r line; do",
+                "while read -r line; do test \"${line#*p3}\" = \"$line\" || continue",
+            ),
+            "",
+            vec!["1 of 4 prompts unanswered at 0.0", "`p3`"],
+        ),
+        (
+            format!("{ANSWERS}cp \"$2\" x; cat x >> \"$2\"\n"),
+            "",
+            vec!["E0510", "`p0` is answered twice", "responses.jsonl:5:1", "first on line 1"],
+        ),
+        (
+            "echo '{\"id\":\"other\",\"text\":\"x\"}' > \"$2\"".to_owned(),
+            "",
+            vec!["`other` was not asked"],
+        ),
+        ("echo 'Yes' > \"$2\"".to_owned(), "", vec!["not JSON", "responses.jsonl:1:"]),
+        ("sleep 60".to_owned(), "    timeout: 0.2\n", vec!["killed after its `timeout`"]),
+    ] {
+        let space = space(&script, extra);
+        let outcome = search(&space, &[]).exits(1);
+        told(&outcome, &words);
+        assert_eq!(outcome.stdout, "");
+        assert!(!space.exists("found/merged"));
+    }
+}
+
+#[test]
+fn mistakes_are_found_before_anything_is_merged() {
+    let check = |settings: &str, arguments: &[&str], status: i32, words: &[&str]| {
+        let space = space(ANSWERS, "");
+        if !settings.is_empty() {
+            space.write("in/search.yaml", settings);
+        }
+        let outcome = search(&space, arguments).exits(status);
+        told(&outcome, words);
+        assert!(!space.exists("found/candidates"));
+    };
+    let replay = "generator: {replay: {folder: .}}\n";
+    check(
+        &format!("search: 1\ngrid: {{parameters.t: [0.1]}}\n{replay}"),
+        &[],
+        2,
+        &["too few values"],
+    );
+    check(
+        &format!("search: 1\ngrid: {{parametres.t: [0, 0.5, 1]}}\n{replay}"),
+        &[],
+        2,
+        &["`parametres.t` is not part of the recipe", "did you mean `parameters`?"],
+    );
+    let missing = format!("search: 1\ngrid: {{'models[7].model': [0, 0.5, 1]}}\n{replay}");
+    check(&missing, &[], 2, &["E0215", "there is no [7]"]);
+    check("", &["--set", "parameters.t=1"], 2, &["`parameters.t` is both searched and set"]);
+    check("serach: 1\n", &[], 2, &["did you mean `search`?", "in/search.yaml:1:1", "no `grid`"]);
+    let space = space(ANSWERS, "");
+    space.write("in/prompts.jsonl", "{\"id\":\"a\"}\n{]\n");
+    told(&search(&space, &[]).exits(1), &["E0509", "prompts.jsonl:1:1", "prompts.jsonl:2:2"]);
+    let space = crate::space(ANSWERS, "");
+    space.write("found/mine.txt", "");
+    told(&search(&space, &[]).exits(1), &["E0502", "the folder holds something else"]);
+}
+
+fn http(space: &Space, http: &str) {
+    let text = format!("search: 1\n{GRID}prompts: prompts.jsonl\ngenerator: {{http: {http}}}\n");
+    space.write("in/search.yaml", text);
+}
+
+#[test]
+fn a_server_answers() {
+    let space = space(ANSWERS, "");
+    // Busy at first; later the text depends on the model's folder: 0.2 and above answer otherwise.
+    let server = ChatServer::start(Box::new(|body, number| {
+        let model = body["model"].as_str().unwrap_or_default();
+        match (number, model.ends_with("0.0") || model.ends_with("0.1") || model.ends_with("0.2")) {
+            (0, _) => ("503 Service Unavailable", json!({})),
+            (1, _) => ("429 Too Many Requests", json!({})),
+            (_, true) => chat_reply(&body["model"], "Yes"),
+            (_, false) => chat_reply(&body["model"], &body.to_string()),
+        }
+    }));
+    http(&space, &format!("{{base_url: '{}'}}", server.base_url()));
+    told(&search(&space, &[]).success(), &["chosen: 0.1"]);
+    let requests = server.requests();
+    assert_eq!(
+        requests.len(),
+        6 * 4 + 2,
+        "what failed for a moment is asked again, and nothing else"
+    );
+    let last = requests.last().unwrap();
+    assert_eq!(
+        (&last["temperature"], &last["n"], &last["seed"]),
+        (&json!(0), &json!(1), &json!(0))
+    );
+    assert!(last["model"].as_str().unwrap().starts_with('/'), "the folder is named in full");
+    assert_eq!(report(&space)["candidates"][0]["notes"], json!(["system_fingerprint kit"]));
+}
+
+#[test]
+fn a_server_that_is_wrong_is_told() {
+    let other = ChatServer::start(Box::new(|_, _| chat_reply(&json!("other"), "Yes")));
+    let space = space(ANSWERS, "");
+    http(&space, &format!("{{base_url: '{}'}}", other.base_url()));
+    told(&search(&space, &[]).exits(1), &["another model answered `p0`", "other"]);
+    let refusing =
+        ChatServer::start(Box::new(|_, _| ("400 Bad Request", json!({"e": "too long"}))));
+    http(&space, &format!("{{base_url: '{}'}}", refusing.base_url()));
+    told(&search(&space, &[]).exits(1), &["answers that failed", "too long", "`max_errors` 0"]);
+    assert_eq!(refusing.requests().len(), 4, "what is refused is not asked again");
+    http(&space, "{serve: [sleep, '60'], startup: 0.3}");
+    told(&search(&space, &[]).exits(1), &["the server did not come up in time"]);
+    http(&space, "{serve: [sh, -c, 'echo no device >&2; exit 4']}");
+    told(
+        &search(&space, &[]).exits(1),
+        &["the server ended before", "exit status: 4", "no device"],
+    );
+}
+
+/// Not a test, unless a search started this program as a server: it then serves until it is ended.
+#[test]
+fn serve_when_asked_to() {
+    let variable = |name: &str| std::env::var(name).ok();
+    let Some(port) = variable("SUITE_PORT").and_then(|port| port.parse().ok()) else { return };
+    let model = variable("SUITE_MODEL").unwrap_or_default();
+    mixdown_kit::chat::serve_model(port, &model, "Yes").expect("the port is free");
+}
+
+#[test]
+fn a_server_is_started_for_each_candidate_and_stopped() {
+    let space = space(ANSWERS, "");
+    let program = std::env::current_exe().unwrap();
+    let start =
+        "echo $$ >> pids; SUITE_PORT=$1 SUITE_MODEL=$2 exec \"$0\" --exact serve_when_asked_to";
+    let argv = json!(["sh", "-c", start, program, "{port}", "{model_dir}"]);
+    http(&space, &format!("{{serve: {argv}}}"));
+    let outcome = search(&space, &[]).success();
+    told(&outcome, &["chosen: 0.1; equally good: 0.2, 0.3, 0.4"]);
+    let pids = space.read_text("pids");
+    assert_eq!(pids.lines().count(), 6);
+    for pid in pids.lines() {
+        let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+        assert!(rustix::process::test_kill_process(pid).is_err(), "{pid:?} still runs");
+    }
+}
+
+#[test]
+fn scores_choose_over_several_parameters() {
+    let space = family();
+    let models = [("a", "weight: 0.5"), ("b", "weight: 0.5")];
+    space.write(
+        "recipe.yaml",
+        configuration("task_arithmetic", Some("base"), &models, "lambda: 1.0"),
+    );
+    let script = "case \"$MIXDOWN_ALPHA\" in *lambda=0.5,*normalize=true) echo '{\"score\": 2.5}';; *) echo 1;; esac";
+    space.write("score.sh", script);
+    let text = "search: 1\ngrid:\n  parameters.lambda: [0.5, 1.0]\n  parameters.normalize: [true, false]\n\
+                objective: {command: [sh, score.sh, '{model_dir}']}\n";
+    space.write("in/search.yaml", text);
+    let outcome = search(&space, &[]).success();
+    told(&outcome, &["chosen: parameters.lambda=0.5, parameters.normalize=true"]);
+    assert_eq!(report(&space)["candidates"][0]["score"], json!(2.5));
+    space.write(
+        "in/search.yaml",
+        text.replace("[0.5, 1.0]", "[1.0]").replace("[true, false]", "[true]"),
+    );
+    told(&search(&space, &[]).success(), &["chosen: parameters.lambda=1.0"]);
+    space.write("score.sh", "echo good");
+    space.write("in/search.yaml", text.replace("score.sh,", "score.sh, again,"));
+    told(&search(&space, &[]).exits(1), &["is no number", "good"]);
+}
+
+#[test]
+fn an_interrupted_search_goes_on() {
+    let waits = ANSWERS.replace(
+        "test -f \"$3",
+        "test \"$MIXDOWN_ALPHA\" != 0.2 || test -f well || sleep 60\ntest -f \"$3",
+    );
+    let space = space(&waits, "");
+    let arguments = ["search", "recipe.yaml", "--with", "in/search.yaml", "--out", "found"];
+    let mut running = Program::new(&space).args(arguments).start();
+    while !space.exists("runs") || !space.read_text("runs").contains("0.2") {
+        assert!(!running.has_ended(), "{}", running.wait().stderr);
+        std::thread::yield_now();
+    }
+    let outcome = running.interrupt().exits(130);
+    told(&outcome, &["run the same command again to continue"]);
+    space.write("well", "");
+    let outcome = search(&space, &[]).success();
+    assert!(!outcome.stderr.contains("candidate 0.2 (3 of 6): merging"), "{}", outcome.stderr);
+    assert_eq!(space.read_text("runs").matches("0.0 4").count(), 1);
+}
