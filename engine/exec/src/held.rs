@@ -1,6 +1,7 @@
 //! What a flow holds besides files: the factors of adapters, and the results of matrix ops.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 
 use mixdown_ops::Precision;
@@ -271,9 +272,9 @@ impl Resources {
     pub(crate) fn load(inputs: &Inputs<'_>, merge: &Merge) -> Result<Self, Failure> {
         let mut products = HashMap::new();
         for product in products_of(merge) {
-            if !products.contains_key(&product) {
+            if let Entry::Vacant(place) = products.entry(product) {
                 let held = load_product(inputs, &product, merge.precision)?;
-                products.insert(product, Arc::new(held));
+                place.insert(Arc::new(held));
             }
         }
         Ok(Self { products, matrices: Mutex::default() })

@@ -68,6 +68,7 @@ impl Default for Options {
 /// wrong with a file: of several, that of the tensor whose turn came first, in the order of the
 /// inputs' places, and in it the first element; it does not depend on the threads. What the sink
 /// refuses ends the run at once.
+#[expect(clippy::too_many_arguments, reason = "each is a part of the world that tests replace")]
 pub fn run(
     plan: &Plan,
     sources: &[Source<'_>],

@@ -342,11 +342,11 @@ pub fn merge(arguments: &Arguments, talk: Talk, style: Style) -> Result<Merged, 
 }
 
 /// Writes what matrix ops told.
-fn write_report(path: &Path, report: &Report) -> Result<(), Diagnostic> {
+fn write_report(path: &Path, report: &Report) -> Result<(), Box<Diagnostic>> {
     let text = format!("{:#}\n", matrices::json(&report.matrices));
     std::fs::write(path, text).map_err(|error| {
-        Diagnostic::error(codes::WRITE_FAILED, format!("the report cannot be written: {error}"))
-            .in_file(shown_path(path))
+        let headline = format!("the report cannot be written: {error}");
+        Box::new(Diagnostic::error(codes::WRITE_FAILED, headline).in_file(shown_path(path)))
     })
 }
 
