@@ -4,7 +4,8 @@ use clap::{Parser, Subcommand};
 use mixdown_recipe::Pattern;
 
 use crate::commands::{
-    cache, check, completions, diff, explain, inspect, merge, methods, plan, schemas, verify,
+    cache, check, completions, diff, explain, extract, inspect, merge, methods, plan, schemas,
+    verify,
 };
 use crate::talk::ColorChoice;
 
@@ -45,6 +46,8 @@ pub enum Command {
     Plan(plan::Arguments),
     /// Show how one tensor of the output is made, and why
     Explain(explain::Arguments),
+    /// Write what a model adds to its base as a LoRA adapter
+    Extract(extract::Arguments),
     /// Show what a checkpoint holds
     Inspect(inspect::Arguments),
     /// Compare two checkpoints tensor by tensor

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use mixdown_checkpoint::tensor_digest::{PieceHash, PieceHasher, Pieces, TensorHasher};
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_ops::matrix::Prepared;
 use mixdown_ops::program::PIECE;
 use mixdown_ops::selection::Cut;
 use mixdown_ops::{Backend, Precision, Program};
@@ -35,6 +36,9 @@ pub(crate) struct Context<'a> {
     pub(crate) results: &'a dyn Results,
     /// What matrix ops hold.
     pub(crate) matrix_needs: MatrixNeeds,
+    /// Ops whose results are factors, prepared for one side of a low-rank matrix and wanted for the
+    /// other: by the pair and the op.
+    pub(crate) halves: Mutex<HashMap<(u32, usize), Arc<Half>>>,
     /// What matrix ops have told.
     pub(crate) matrix_reports: Mutex<Vec<MatrixReport>>,
     /// Most elements that are read and computed at a time: a multiple of a block, up to a piece.
@@ -56,6 +60,9 @@ pub(crate) struct Context<'a> {
     /// Bytes that the output shares with inputs.
     pub(crate) shared: AtomicU64,
 }
+
+/// A prepared op that a second job waits for; none before it is prepared, and after it was taken.
+pub(crate) type Half = Mutex<Option<Arc<dyn Prepared>>>;
 
 /// What is known of a job between its passes.
 #[derive(Clone, Debug)]
@@ -106,7 +113,7 @@ impl<'a> Context<'a> {
         match leaf {
             Leaf::Tensor(tensor) => self.inputs.entry(tensor).dtype,
             Leaf::Rows(_) => gathered(precision),
-            Leaf::Product(_) | Leaf::Matrix(_) => held_dtype(precision),
+            Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => held_dtype(precision),
         }
     }
 
@@ -131,7 +138,7 @@ impl<'a> Context<'a> {
             Leaf::Rows(rows) => {
                 self.embedding(rows).gather(&self.inputs, first, dtype, out, scratch)
             }
-            Leaf::Product(_) | Leaf::Matrix(_) => {
+            Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => {
                 let held = held.ok_or_else(|| Failure::Fatal(internal("a leaf is not held")))?;
                 held.read(first, out);
                 Ok(())
@@ -205,7 +212,7 @@ impl<'a> Context<'a> {
 pub(crate) fn tensor_of(leaf: &Leaf) -> Option<TensorRef> {
     match leaf {
         Leaf::Tensor(tensor) => Some(*tensor),
-        Leaf::Rows(_) | Leaf::Product(_) | Leaf::Matrix(_) => None,
+        Leaf::Rows(_) | Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => None,
     }
 }
 

@@ -102,6 +102,9 @@ impl Order<'_> {
     fn place(&self, job: u32) -> (u32, u32, u64, u32) {
         let first = match &self.plan.jobs[job as usize].work {
             Work::Copy { from, .. } => Some(*from),
+            Work::Merge(merge) if merge.factor.is_some() => {
+                merge.tensors(&self.plan.rows).first().copied()
+            }
             Work::Merge(merge) => merge.leaves.first().and_then(|leaf| self.first_tensor(*leaf)),
         };
         match first {
@@ -118,7 +121,7 @@ impl Order<'_> {
             Leaf::Tensor(tensor) => Some(tensor),
             Leaf::Rows(rows) => self.plan.rows[rows as usize].tensors.first().copied(),
             Leaf::Product(product) => Some(product.left),
-            Leaf::Matrix(_) => None,
+            Leaf::Matrix(_) | Leaf::Factor => None,
         }
     }
 }

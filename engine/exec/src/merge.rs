@@ -54,6 +54,11 @@ struct State {
     overflow: u64,
 }
 
+/// Whether a leaf is there only when matrix ops are done.
+fn is_late(leaf: Leaf) -> bool {
+    matches!(leaf, Leaf::Matrix(_) | Leaf::Factor)
+}
+
 impl<'a> Member<'a> {
     fn new(context: &'a Context<'a>, number: u32, first_pass: usize) -> Result<Self, Failure> {
         let job = context.job(number);
@@ -80,7 +85,7 @@ impl<'a> Member<'a> {
     fn reads_matrices(&self, passes: usize) -> bool {
         let passes = &self.program.passes[self.first_pass..self.first_pass + passes];
         let mut leaves = passes.iter().flat_map(|pass| &pass.inputs);
-        leaves.any(|&input| matches!(self.merge.leaves[usize::from(input)], Leaf::Matrix(_)))
+        leaves.any(|&input| is_late(self.merge.leaves[usize::from(input)]))
     }
 
     fn stores(&self, done: usize) -> bool {
@@ -391,7 +396,9 @@ impl Work<'_> {
                 Err(failure) => failure,
             },
             Leaf::Product(product) => messages::overflown_update(inputs, &product, found.element),
-            Leaf::Matrix(_) => Failure::Fatal(internal("a result that was finite is not")),
+            Leaf::Matrix(_) | Leaf::Factor => {
+                Failure::Fatal(internal("a result that was finite is not"))
+            }
         }
     }
 }

@@ -98,6 +98,7 @@ pub fn run(
         backend,
         results,
         matrix_needs,
+        halves: Mutex::default(),
         matrix_reports: Mutex::default(),
         stripe: sizing.stripe,
         key_bytes: sizing.key_bytes,

@@ -6,11 +6,12 @@
 use mixdown_kit::{Outcome, Program, Space, mixdown, read_checkpoint};
 use mixdown_suite::{configuration, family, merge, repository, with_snapshots};
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "merge",
     "check",
     "plan",
     "explain",
+    "extract",
     "inspect",
     "diff",
     "verify",

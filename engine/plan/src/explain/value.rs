@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{reduction_name, verb};
 use crate::plan::{
-    Job, Leaf, MatrixOperand, MatrixStep, Merge, Plan, RowSource, Rows, TensorRef, Work,
+    Job, Leaf, MatrixOperand, MatrixStep, Merge, Plan, RowSource, Rows, Side, TensorRef, Work,
 };
 
 /// The whole plan. The same plan gives the same text.
@@ -78,6 +78,15 @@ fn merge_value(merge: &Merge) -> Value {
         "groups": merge.groups,
         "precision": match merge.precision { Precision::Single => "f32", Precision::Double => "f64" },
     });
+    if let Some(factor) = &merge.factor {
+        let term = |(leaf, by): &(Leaf, f64)| json!([leaf_value(leaf), by]);
+        value["factor"] = json!({
+            "side": match factor.side { Side::Left => "left", Side::Right => "right" },
+            "rank": factor.rank,
+            "shape": [factor.rows, factor.columns],
+            "terms": factor.terms.iter().map(term).collect::<Vec<_>>(),
+        });
+    }
     if !merge.matrices.is_empty() {
         value["matrices"] = merge.matrices.iter().map(matrix_value).collect();
     }
@@ -89,6 +98,7 @@ fn leaf_value(leaf: &Leaf) -> Value {
         Leaf::Tensor(tensor) => reference(*tensor),
         Leaf::Rows(rows) => json!({"rows": rows}),
         Leaf::Matrix(step) => json!({"matrix": step}),
+        Leaf::Factor => json!("factor"),
         Leaf::Product(product) => json!({
             "left": reference(product.left),
             "right": reference(product.right),

@@ -11,7 +11,7 @@ use mixdown_checkpoint::{Form, shown_path, side_files};
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
 
-use super::Arguments;
+use super::{Arguments, adapter};
 use crate::planning::Planned;
 
 const CONFIG_NAME: &str = "config.json";
@@ -42,7 +42,12 @@ pub struct Files {
 /// Decides which files the output gets.
 pub fn choose(planned: &Planned, arguments: &Arguments) -> Result<Files, Box<Diagnostic>> {
     let mut files = Files { made: planned.plan.output.files.clone(), ..Files::default() };
-    let donor = planned.plan.output.files_from;
+    let adapter = planned.plan.output.adapter.as_ref();
+    if let Some(adapter) = adapter {
+        let config = adapter::config(planned, adapter);
+        files.made.push((adapter::CONFIG_NAME.to_owned(), config));
+    }
+    let donor = planned.plan.output.files_from.filter(|_| adapter.is_none());
     if let Some(donor) = donor.map(|position| &planned.loaded.models[position as usize]) {
         let checkpoint = &donor.model.checkpoint;
         match &checkpoint.config {
@@ -173,7 +178,7 @@ fn only_in_inputs(planned: &Planned) -> usize {
     left_out.filter(|name| !written.contains(name)).collect::<HashSet<_>>().len()
 }
 
-fn hub_id(reference: &str) -> &str {
+pub fn hub_id(reference: &str) -> &str {
     reference.split_once('@').map_or(reference, |(id, _)| id)
 }
 
