@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use mixdown_checkpoint::tensor_digest::{PieceHash, PieceHasher, Pieces, TensorHasher};
 use mixdown_diagnostics::{Diagnostic, codes};
-use mixdown_ops::matrix::Prepared;
 use mixdown_ops::program::PIECE;
 use mixdown_ops::selection::Cut;
 use mixdown_ops::{Backend, Precision, Program};
@@ -36,9 +35,6 @@ pub(crate) struct Context<'a> {
     pub(crate) results: &'a dyn Results,
     /// What matrix ops hold.
     pub(crate) matrix_needs: MatrixNeeds,
-    /// Ops whose results are factors, prepared for one side of a low-rank matrix and wanted for the
-    /// other: by the pair and the op.
-    pub(crate) halves: Mutex<HashMap<(u32, usize), Arc<Half>>>,
     /// What matrix ops have told.
     pub(crate) matrix_reports: Mutex<Vec<MatrixReport>>,
     /// Most elements that are read and computed at a time: a multiple of a block, up to a piece.
@@ -60,9 +56,6 @@ pub(crate) struct Context<'a> {
     /// Bytes that the output shares with inputs.
     pub(crate) shared: AtomicU64,
 }
-
-/// A prepared op that a second job waits for; none before it is prepared, and after it was taken.
-pub(crate) type Half = Mutex<Option<Arc<dyn Prepared>>>;
 
 /// What is known of a job between its passes.
 #[derive(Clone, Debug)]

@@ -92,7 +92,10 @@ pub(crate) fn expected_bytes(plan: &Plan, indexes: Indexes<'_>, lineup: &Lineup)
                 if stretch.passes.end < passes {
                     return 0;
                 }
-                stretch.job
+                let twin = stretch.twin.map(|twin| &plan.jobs[twin as usize]);
+                let of_twin = twin.map_or(0, |twin| twin.shape.bytes(twin.dtype));
+                let job = &plan.jobs[stretch.job as usize];
+                return job.shape.bytes(job.dtype) + of_twin;
             }
             Item::Gathering(_) | Item::RowMeans(_) => return 0,
         };

@@ -308,6 +308,16 @@ impl Resources {
         Ok(Self { products, matrices: Mutex::default(), factor, side: OnceLock::new() })
     }
 
+    /// The same matrices for the job of the other side, once all are there.
+    pub(crate) fn for_twin(&self, merge: &Merge) -> Self {
+        Self {
+            products: self.products.clone(),
+            matrices: Mutex::new(lock(&self.matrices).clone()),
+            factor: merge.factor.clone().map(|factor| (factor, merge.precision)),
+            side: OnceLock::new(),
+        }
+    }
+
     /// Adds the result of the next matrix op.
     pub(crate) fn push(&self, held: Arc<Held>) {
         lock(&self.matrices).push(held);

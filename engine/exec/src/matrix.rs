@@ -11,7 +11,7 @@ use mixdown_ops::{Call, Input, Output, Precision};
 use mixdown_plan::{Leaf, MatrixOperand, MatrixStep, Merge};
 use mixdown_tensor::DType;
 
-use crate::context::{Context, Half, internal, lock};
+use crate::context::{Context, internal, lock};
 use crate::hands::Hands;
 use crate::held::{Held, Resources, Values, combine, held_dtype};
 use crate::messages;
@@ -158,20 +158,9 @@ impl<'a> MatrixStage<'a> {
             failure: None,
         };
         let Some(prepared) = prepared else {
-            // Both sides of a low-rank matrix come from one result: who comes second waits for it.
-            let half = self.half(number);
-            let mut half = half.as_deref().map(lock);
-            if let Some(prepared) = half.as_mut().and_then(|half| half.take()) {
-                *lock(&self.state) = State::Prepared(prepared);
-                return Ok(());
-            }
             let found = self.context.backend.prepare(&step.op, &mut reader, precision);
             let prepared = found.map_err(|stop| self.stopped(stop, reader.failure, step))?;
-            let prepared: Arc<dyn Prepared> = Arc::from(prepared);
-            if let Some(half) = half.as_mut().filter(|_| prepared.factors().is_some()) {
-                **half = Some(Arc::clone(&prepared));
-            }
-            *lock(&self.state) = State::Prepared(prepared);
+            *lock(&self.state) = State::Prepared(Arc::from(prepared));
             return Ok(());
         };
         let first = index * self.block_rows(number);
@@ -193,12 +182,6 @@ impl<'a> MatrixStage<'a> {
             }
         }
         Ok(())
-    }
-
-    /// What this job shares with the one that writes the other side of the same matrix.
-    fn half(&self, number: usize) -> Option<Arc<Half>> {
-        let pair = self.merge.factor.as_ref()?.pair;
-        Some(Arc::clone(lock(&self.context.halves).entry((pair, number)).or_default()))
     }
 
     fn stopped(&self, stop: Stop, failure: Option<Failure>, step: &MatrixStep) -> Failure {

@@ -67,6 +67,17 @@ pub(crate) struct Changes {
 /// A coefficient this near to 1 is 1 but for the rounding of constants.
 const ROUNDING: f64 = 1e-12;
 
+/// A recipe that is an input is not written: what it says about that has no effect.
+pub(crate) fn warn_of_inner(request: &Request<'_>, reporter: &mut Reporter) {
+    for recipe in request.recipes.iter().skip(1) {
+        let Some(adapter) = &recipe.adapter else { continue };
+        let headline = "`output` of a recipe that is an input has no effect";
+        let diagnostic = Diagnostic::warning(codes::IGNORED_KEY, headline)
+            .note("its whole result goes into the merge");
+        reporter.add(diagnostic.at(&recipe.source, adapter.span));
+    }
+}
+
 impl<'r> Adapting<'r> {
     /// What the recipe asks for; none where it asks for a model, or for what cannot be, which is reported.
     pub fn new(request: &Request<'r>, solved: &Solved, reporter: &mut Reporter) -> Option<Self> {
@@ -130,8 +141,20 @@ impl<'r> Adapting<'r> {
                 let index = request.checkpoints[base as usize].index;
                 let dtype = solved.declared.unwrap_or(DType::F32);
                 let adapting = Self { base, index, recipe, wanted, dtype };
+                adapting.warn(reporter);
                 adapting.check(reporter).then_some(adapting)
             }
+        }
+    }
+
+    /// Keys that mean nothing for an adapter.
+    fn warn(&self, reporter: &mut Reporter) {
+        let files_from = self.recipe.files_from.as_ref().map(|key| ("files_from", key.span));
+        let shard_size = self.recipe.shard_size.as_ref().map(|key| ("shard_size", key.span));
+        for (key, span) in [files_from, shard_size].into_iter().flatten() {
+            let headline = format!("`{key}` has no effect: an adapter is one file of weights");
+            let diagnostic = Diagnostic::warning(codes::IGNORED_KEY, headline);
+            reporter.add(diagnostic.help("remove the key").at(&self.recipe.source, span));
         }
     }
 

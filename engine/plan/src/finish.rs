@@ -11,7 +11,7 @@ use mixdown_ops::{Pass, Precision, Program};
 use mixdown_recipe::recipe::ModelId;
 use mixdown_tensor::{DType, Shape};
 
-use crate::adapter::{Adapting, Change, Update};
+use crate::adapter::{self, Adapting, Change, Update};
 use crate::compile::compile;
 use crate::graph::{Graph, GroupKey};
 use crate::layer;
@@ -34,15 +34,16 @@ pub(crate) fn plan(
 ) -> Option<Plan> {
     let solved = results[0].get()?;
     let mut assembly = Assembly::default();
+    adapter::warn_of_inner(request, reporter);
     let adapting = Adapting::new(request, solved, reporter);
-    let mut adapter = None;
+    let mut adapter_files = None;
     match &adapting {
         _ if request.recipes[0].adapter.is_none() => {
             for made in &solved.made {
                 assembly.whole(made, made.name.clone(), reporter);
             }
         }
-        Some(adapting) => adapter = Some(assembly.adapter(adapting, solved, reporter)),
+        Some(adapting) => adapter_files = Some(assembly.adapter(adapting, solved, reporter)),
         None => return None,
     }
     let recipe = &request.recipes[0];
@@ -50,7 +51,7 @@ pub(crate) fn plan(
         && request.models[0].iter().all(|model| *model != ModelSource::Failed)
         && !reporter.has_error()
     {
-        let diagnostic = match &adapter {
+        let diagnostic = match &adapter_files {
             None => Diagnostic::error(codes::NOTHING_TO_WRITE, "the recipe makes no tensor")
                 .help("`mixdown explain` and `mixdown inspect` show what the rules see"),
             Some(_) => Diagnostic::error(
@@ -64,9 +65,19 @@ pub(crate) fn plan(
     assembly.check_groups(reporter);
     assembly.check_inner_groups(request, results, reporter);
     let mut output = output_files(request, results, &assembly.jobs);
-    output.adapter = adapter;
+    output.adapter = adapter_files;
     let models = request.checkpoints.iter().map(|input| input.name.to_owned()).collect();
-    let left_out = left_out(request, solved, &assembly.jobs, &rows);
+    let mut left_out = left_out(request, solved, &assembly.jobs, &rows);
+    if output.adapter.is_some() {
+        let made: HashSet<&str> = solved.made.iter().map(|made| made.name.as_str()).collect();
+        for found in &mut left_out {
+            let TensorRef { model, tensor } = found.tensor;
+            let index = request.checkpoints[model as usize].index;
+            if made.contains(index.tensors()[tensor as usize].name.as_str()) {
+                "an adapter holds only what changes".clone_into(&mut found.reason);
+            }
+        }
+    }
     let Assembly { programs, jobs, groups, .. } = assembly;
     Some(Plan { models, programs, jobs, groups, rows, origins, left_out, output })
 }

@@ -147,6 +147,10 @@ fn card(planned: &Planned, set: Vec<String>) -> Card {
         methods: methods(planned),
         dtype: plan.output.dtype.map_or("several types", |dtype| dtype.torch_name()).to_owned(),
         parameters: plan.jobs.iter().map(|job| job.shape.elements()).sum(),
+        adapter_on: plan.output.adapter.as_ref().map(|adapter| {
+            let base = &planned.loaded.models[adapter.base as usize];
+            base.model.revision.as_ref().map(|_| hub_id(&base.reference).to_owned())
+        }),
         dropped: only_in_inputs(planned),
         recipe: planned.loaded.text.clone(),
         set,
@@ -165,11 +169,19 @@ fn title(planned: &Planned) -> String {
     let shown: Vec<&str> = names.take(SHOWN).collect();
     let rest = planned.loaded.own_models().count() - shown.len();
     let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-    format!("Merge of {}{more}", shown.join(", "))
+    let what = match planned.plan.output.adapter {
+        None => "Merge of",
+        Some(_) => "Adapter from",
+    };
+    format!("{what} {}{more}", shown.join(", "))
 }
 
 /// Count of the names that inputs have and the output does not.
 fn only_in_inputs(planned: &Planned) -> usize {
+    // The names of an adapter are others, and what it lacks stays what it is.
+    if planned.plan.output.adapter.is_some() {
+        return 0;
+    }
     let written: HashSet<&str> = planned.plan.jobs.iter().map(|job| job.name.as_str()).collect();
     let left_out = planned.plan.left_out.iter().map(|left_out| {
         let input = &planned.loaded.models[left_out.tensor.model as usize];
