@@ -65,6 +65,9 @@ pub(crate) fn plan(
     assembly.check_groups(reporter);
     assembly.check_inner_groups(request, results, reporter);
     let mut output = output_files(request, results, &assembly.jobs);
+    if adapter_files.is_some() {
+        output.files_from = None;
+    }
     output.adapter = adapter_files;
     let models = request.checkpoints.iter().map(|input| input.name.to_owned()).collect();
     let mut left_out = left_out(request, solved, &assembly.jobs, &rows);

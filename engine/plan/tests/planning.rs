@@ -719,7 +719,7 @@ fn a_module_whose_bias_changes_is_stored_whole() {
                 let sides: &[u64] = if part.ends_with("bias") { &[6] } else { &[6, 4] };
                 (format!("model.layers.0.self_attn.{part}"), DType::F32, shape(sides))
             });
-        let index = Index::of(name, tensors.into()).unwrap();
+        let index = Index::of(name, tensors.to_vec()).unwrap();
         Model { name, index, config: json!({}) }
     };
     let models = [with_bias("base"), with_bias("a")];

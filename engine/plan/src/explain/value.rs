@@ -1,5 +1,6 @@
 //! The plan as JSON: the form that scripts read and that its digest is taken of.
 
+use mixdown_checkpoint::adapter::OutputUpdate;
 use mixdown_ops::{Instruction, Operand, Pass, Precision, Program};
 use serde_json::{Value, json};
 
@@ -29,7 +30,7 @@ pub fn json(plan: &Plan) -> Value {
         .iter()
         .map(|change| json!({"prefix": change.prefix, "before": change.before, "sources": change.sources}))
         .collect();
-    json!({
+    let mut value = json!({
         "models": plan.models,
         "tensors": plan.jobs.iter().map(job_value).collect::<Vec<_>>(),
         "programs": programs,
@@ -45,7 +46,16 @@ pub fn json(plan: &Plan) -> Value {
             "vocabulary": output.vocabulary,
             "files": output.files.iter().map(|(name, _)| name).collect::<Vec<_>>(),
         },
-    })
+    });
+    if let Some(adapter) = &output.adapter {
+        let update = |one: &OutputUpdate| json!({"tensor": one.base_tensor, "rank": one.rank});
+        value["output"]["adapter"] = json!({
+            "base": adapter.base,
+            "updates": adapter.updates.iter().map(update).collect::<Vec<_>>(),
+            "replacements": adapter.replacements,
+        });
+    }
+    value
 }
 
 fn reference(tensor: TensorRef) -> Value {

@@ -46,8 +46,12 @@ pub fn choose(planned: &Planned, arguments: &Arguments) -> Result<Files, Box<Dia
     if let Some(adapter) = adapter {
         let config = adapter::config(planned, adapter);
         files.made.push((adapter::CONFIG_NAME.to_owned(), config));
+        if arguments.shard_size.is_some() {
+            let headline = "`--shard-size` has no effect: an adapter is one file of weights";
+            files.warnings.push(Diagnostic::warning(codes::IGNORED_KEY, headline));
+        }
     }
-    let donor = planned.plan.output.files_from.filter(|_| adapter.is_none());
+    let donor = planned.plan.output.files_from;
     if let Some(donor) = donor.map(|position| &planned.loaded.models[position as usize]) {
         let checkpoint = &donor.model.checkpoint;
         match &checkpoint.config {
