@@ -19,6 +19,8 @@ pub struct Card {
     pub dtype: String,
     /// Count of the elements of all weights.
     pub parameters: u64,
+    /// Whether the output is an adapter, and then the id of the model that it is for, if that is on the hub.
+    pub adapter_on: Option<Option<String>>,
     /// Tensors of the inputs that are not in the output.
     pub dropped: usize,
     /// The recipe's text.
@@ -60,9 +62,14 @@ impl Card {
     pub fn to_markdown(&self) -> String {
         let mut text = self.front_matter();
         text.push_str(&format!("\n# {}\n\n", inline(&self.title)));
-        text.push_str(
-            "This model was merged from others with mixdown, without training.\n\n## Models\n\n",
-        );
+        text.push_str(match self.adapter_on {
+            None => "This model was merged from others with mixdown, without training.\n",
+            Some(_) => {
+                "This adapter was computed from models with mixdown, without training; \
+                 `adapter_config.json` names the model that it is for.\n"
+            }
+        });
+        text.push_str("\n## Models\n\n");
         for model in &self.models {
             text.push_str(&model.line());
         }
@@ -91,7 +98,13 @@ impl Card {
 
     fn front_matter(&self) -> String {
         let mut ids: Vec<&str> = Vec::new();
-        for id in self.models.iter().filter_map(|model| model.hub_id.as_deref()) {
+        let (found, library): (Vec<&str>, _) = match &self.adapter_on {
+            None => {
+                (self.models.iter().filter_map(|m| m.hub_id.as_deref()).collect(), "transformers")
+            }
+            Some(base) => (base.iter().map(String::as_str).collect(), "peft"),
+        };
+        for id in found {
             if !ids.contains(&id) {
                 ids.push(id);
             }
@@ -103,7 +116,7 @@ impl Card {
                 text.push_str(&format!("- {}\n", yaml_text(id)));
             }
         }
-        text.push_str("library_name: transformers\ntags:\n- mixdown\n- merge\n---\n");
+        text.push_str(&format!("library_name: {library}\ntags:\n- mixdown\n- merge\n---\n"));
         text
     }
 
@@ -252,6 +265,7 @@ mod tests {
             dropped: 2,
             recipe: "merge_method: ties".into(),
             set: vec!["lambda=0.5".into(), "name=it's".into()],
+            adapter_on: None,
             seed: 42,
             mixdown: "0.1.0".into(),
         }
@@ -305,6 +319,15 @@ To make it again, save the recipe as `recipe.yaml` and run mixdown 0.1.0 (seed 4
 mixdown merge recipe.yaml --out merged --set lambda=0.5 --set 'name=it'\\''s'
 ```
 ";
+
+    #[test]
+    fn the_card_of_an_adapter_names_its_base_alone() {
+        let card = Card { adapter_on: Some(Some("org/base".into())), ..sample() };
+        let text = card.to_markdown();
+        let front = "---\nbase_model:\n- org/base\nlibrary_name: peft\n";
+        assert!(text.starts_with(front), "{text}");
+        assert!(text.contains("This adapter was computed"), "{text}");
+    }
 
     #[test]
     fn the_whole_card() {

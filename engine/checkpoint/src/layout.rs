@@ -73,6 +73,17 @@ impl Layout {
         Self::sharing(tensors, shard_bytes, &[])
     }
 
+    /// Lays out these tensors in one file of this name.
+    ///
+    /// **Errors.** Those of [`new`](Self::new).
+    pub fn in_one_file(tensors: Vec<OutputTensor>, name: &str) -> Result<Self, Box<Diagnostic>> {
+        let mut layout = Self::new(tensors, 0)?;
+        for shard in &mut layout.shards {
+            name.clone_into(&mut shard.name);
+        }
+        Ok(layout)
+    }
+
     /// Lays out these tensors like [`new`](Self::new), so that copies can share blocks with where
     /// they come from. `sources` says for each tensor that is a copy where it begins in its file.
     ///

@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 use mixdown_recipe::Pattern;
 
 use crate::commands::{
-    cache, check, completions, diff, explain, inspect, merge, methods, plan, schemas, search,
-    verify,
+    cache, check, completions, diff, explain, extract, inspect, merge, methods, plan, schemas,
+    search, verify,
 };
 use crate::talk::ColorChoice;
 
@@ -48,6 +48,8 @@ pub enum Command {
     Explain(explain::Arguments),
     /// Find the value of a parameter whose merge answers best
     Search(search::Arguments),
+    /// Write what a model adds to its base as a LoRA adapter
+    Extract(extract::Arguments),
     /// Show what a checkpoint holds
     Inspect(inspect::Arguments),
     /// Compare two checkpoints tensor by tensor

@@ -5,6 +5,7 @@ pub mod check;
 pub mod completions;
 pub mod diff;
 pub mod explain;
+pub mod extract;
 pub mod inspect;
 pub mod merge;
 pub mod methods;
@@ -58,6 +59,7 @@ pub fn run(command: Command, talk: Talk) -> Exit {
         Command::Check(arguments) => check::run(arguments, talk),
         Command::Plan(arguments) => plan::run(arguments, talk),
         Command::Explain(arguments) => explain::run(arguments, talk),
+        Command::Extract(arguments) => extract::run(arguments, talk),
         Command::Inspect(arguments) => inspect::run(arguments, talk),
         Command::Diff(arguments) => diff::run(arguments, talk),
         Command::Verify(arguments) => verify::run(arguments, talk),
@@ -113,6 +115,7 @@ impl Command {
         match self {
             Self::Merge(arguments) => arguments.quiet,
             Self::Search(arguments) => arguments.quiet,
+            Self::Extract(arguments) => arguments.running.quiet,
             Self::Diff(arguments) => arguments.quiet,
             Self::Verify(arguments) => arguments.quiet,
             _ => false,

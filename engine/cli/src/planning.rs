@@ -21,9 +21,17 @@ pub struct RecipeArguments {
     /// Override a value of the recipe, for instance parameters.lambda=0.5; may be repeated
     #[arg(long, value_name = "PATH=VALUE", value_parser = crate::args::assignment)]
     set: Vec<(String, String)>,
+    /// The recipe's text, where it is no file
+    #[arg(skip)]
+    text: Option<String>,
 }
 
 impl RecipeArguments {
+    /// A recipe that is no file, by the name that messages give it.
+    pub fn of_text(name: &str, text: String) -> Self {
+        Self { recipe: PathBuf::from(name), set: Vec::new(), text: Some(text) }
+    }
+
     /// The overrides as they were typed.
     pub fn overrides(&self) -> Vec<String> {
         self.set.iter().map(|(path, value)| format!("{path}={value}")).collect()
@@ -69,7 +77,8 @@ pub fn plan(
     explain: Option<&str>,
 ) -> Result<Planned, Trouble> {
     let mut loaded =
-        recipes::load(&arguments.recipe, &arguments.set, style).map_err(Trouble::Usage)?;
+        recipes::load(&arguments.recipe, arguments.text.as_deref(), &arguments.set, style)
+            .map_err(Trouble::Usage)?;
     if stop::is_asked() {
         let text = "interrupted: nothing was written; what was fetched of the models is kept";
         return Err(Trouble::Interrupted(text.to_owned()));

@@ -66,19 +66,25 @@ pub struct Input {
     tokenizer_config: Option<Value>,
 }
 
-/// Reads everything that a recipe needs. `set` are overrides of the recipe itself.
+/// Reads everything that a recipe needs. `set` are overrides of the recipe itself; `text` is what it
+/// says if it is no file, and `path` then only its name.
 ///
 /// **Errors.** What is wrong when nothing can be understood of the recipe. Else what is wrong is among
 /// the diagnostics, so that the mistakes of the plan can be told together with it.
 pub fn load(
     path: &Path,
+    text: Option<&str>,
     set: &[(String, String)],
     style: Style,
 ) -> Result<Loaded, Vec<Diagnostic>> {
     // Asked for again and again, a recipe that comes from a pipe would be empty the second time.
     let first = RefCell::new(None);
     let read = |path: &Path| {
-        let text = read(path)?;
+        let is_first = first.borrow().is_none();
+        let text = match text.filter(|_| is_first) {
+            Some(text) => text.to_owned(),
+            None => read(path)?,
+        };
         first.borrow_mut().get_or_insert_with(|| text.clone());
         Ok(text)
     };
@@ -95,7 +101,9 @@ pub fn load(
     let mut sources = Vec::with_capacity(found.recipes.len());
     for loaded in &found.recipes {
         sources.push(loader.models_of(loaded));
-        loader.add_methods(&loaded.path);
+        if text.is_none() {
+            loader.add_methods(&loaded.path);
+        }
     }
     let recipes: Vec<Recipe> = found.recipes.into_iter().map(|loaded| loaded.recipe).collect();
     if recipes.iter().any(|recipe| recipe.tokenizer.is_some()) {
@@ -481,14 +489,15 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        let mut ids: Vec<&str> = match load(&folder.path().join(files[0].0), &[], Style::Nothing) {
-            Err(found) => found.iter().map(|diagnostic| diagnostic.code.id).collect(),
-            Ok(loaded) => {
-                let outcome = loaded.compile(None);
-                let all = loaded.diagnostics.iter().chain(&outcome.diagnostics);
-                all.filter(|diagnostic| diagnostic.is_error()).map(|d| d.code.id).collect()
-            }
-        };
+        let mut ids: Vec<&str> =
+            match load(&folder.path().join(files[0].0), None, &[], Style::Nothing) {
+                Err(found) => found.iter().map(|diagnostic| diagnostic.code.id).collect(),
+                Ok(loaded) => {
+                    let outcome = loaded.compile(None);
+                    let all = loaded.diagnostics.iter().chain(&outcome.diagnostics);
+                    all.filter(|diagnostic| diagnostic.is_error()).map(|d| d.code.id).collect()
+                }
+            };
         ids.sort_unstable();
         ids.dedup();
         ids

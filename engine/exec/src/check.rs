@@ -53,7 +53,8 @@ impl Checker<'_> {
             && job.dtype.is_float();
         fits.then_some(())?;
         for (number, step) in merge.matrices.iter().enumerate() {
-            (step.rows.checked_mul(step.columns)? == job.shape.elements()).then_some(())?;
+            let elements = step.rows.checked_mul(step.columns)?;
+            (elements == matrix_elements(job, merge)?).then_some(())?;
             for operand in &step.operands {
                 let passes = &self.plan.programs.get(operand.merge.program as usize)?.passes;
                 (passes.len() == 1 && operand.merge.matrices.is_empty()).then_some(())?;
@@ -61,12 +62,30 @@ impl Checker<'_> {
                 self.leaves(&operand.merge, elements, &merge.matrices[..number])?;
             }
         }
-        self.leaves(merge, job.shape.elements(), &merge.matrices)
+        match &merge.factor {
+            None => self.leaves(merge, job.shape.elements(), &merge.matrices),
+            Some(factor) => {
+                let elements = factor.rows.checked_mul(factor.columns)?;
+                let is_alone = merge.leaves == [Leaf::Factor];
+                (is_alone && factor.elements()? == job.shape.elements()).then_some(())?;
+                let terms = factor.terms.iter().map(|(leaf, _)| leaf);
+                self.leaves_of(terms, elements, &merge.matrices)
+            }
+        }
     }
 
     /// Whether each leaf has so many elements; these matrix ops have their results by then.
     fn leaves(&self, merge: &Merge, wanted: u64, steps: &[MatrixStep]) -> Option<()> {
-        for leaf in &merge.leaves {
+        self.leaves_of(merge.leaves.iter(), wanted, steps)
+    }
+
+    fn leaves_of<'l>(
+        &self,
+        leaves: impl Iterator<Item = &'l Leaf>,
+        wanted: u64,
+        steps: &[MatrixStep],
+    ) -> Option<()> {
+        for leaf in leaves {
             let elements = match *leaf {
                 Leaf::Tensor(tensor) => {
                     let (dtype, elements) = self.tensor(tensor)?;
@@ -81,6 +100,8 @@ impl Checker<'_> {
                     let step = steps.get(usize::from(step))?;
                     step.rows.checked_mul(step.columns)?
                 }
+                // Only the program that stores it reads a side.
+                Leaf::Factor => return None,
             };
             (elements == wanted).then_some(())?;
         }
@@ -126,5 +147,13 @@ impl Checker<'_> {
             }
         }
         Some(())
+    }
+}
+
+/// Elements of the matrices that a job computes.
+fn matrix_elements(job: &Job, merge: &Merge) -> Option<u64> {
+    match &merge.factor {
+        Some(factor) => factor.rows.checked_mul(factor.columns),
+        None => Some(job.shape.elements()),
     }
 }

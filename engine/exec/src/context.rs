@@ -106,7 +106,7 @@ impl<'a> Context<'a> {
         match leaf {
             Leaf::Tensor(tensor) => self.inputs.entry(tensor).dtype,
             Leaf::Rows(_) => gathered(precision),
-            Leaf::Product(_) | Leaf::Matrix(_) => held_dtype(precision),
+            Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => held_dtype(precision),
         }
     }
 
@@ -131,7 +131,7 @@ impl<'a> Context<'a> {
             Leaf::Rows(rows) => {
                 self.embedding(rows).gather(&self.inputs, first, dtype, out, scratch)
             }
-            Leaf::Product(_) | Leaf::Matrix(_) => {
+            Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => {
                 let held = held.ok_or_else(|| Failure::Fatal(internal("a leaf is not held")))?;
                 held.read(first, out);
                 Ok(())
@@ -205,7 +205,7 @@ impl<'a> Context<'a> {
 pub(crate) fn tensor_of(leaf: &Leaf) -> Option<TensorRef> {
     match leaf {
         Leaf::Tensor(tensor) => Some(*tensor),
-        Leaf::Rows(_) | Leaf::Product(_) | Leaf::Matrix(_) => None,
+        Leaf::Rows(_) | Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => None,
     }
 }
 

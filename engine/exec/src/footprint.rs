@@ -92,7 +92,10 @@ pub(crate) fn expected_bytes(plan: &Plan, indexes: Indexes<'_>, lineup: &Lineup)
                 if stretch.passes.end < passes {
                     return 0;
                 }
-                stretch.job
+                let twin = stretch.twin.map(|twin| &plan.jobs[twin as usize]);
+                let of_twin = twin.map_or(0, |twin| twin.shape.bytes(twin.dtype));
+                let job = &plan.jobs[stretch.job as usize];
+                return job.shape.bytes(job.dtype) + of_twin;
             }
             Item::Gathering(_) | Item::RowMeans(_) => return 0,
         };
@@ -144,8 +147,10 @@ fn pass_reads(plan: &Plan, indexes: Indexes<'_>, job: u32, merge: &Merge, index:
     // Operands of matrix ops are read once at least, beside the pass that stores.
     let operands = merge.matrices.iter().filter(|_| stores).flat_map(|step| &step.operands);
     let operands = operands.flat_map(|operand| operand.merge.leaves.iter().copied());
+    let terms = merge.factor.iter().filter(|_| stores).flat_map(|factor| &factor.terms);
     leaves
         .chain(operands)
+        .chain(terms.map(|(leaf, _)| *leaf))
         .map(|leaf| match leaf {
             Leaf::Tensor(tensor) => {
                 let entry = indexes.entry(tensor);
@@ -155,7 +160,7 @@ fn pass_reads(plan: &Plan, indexes: Indexes<'_>, job: u32, merge: &Merge, index:
             Leaf::Product(product) => {
                 indexes.entry(product.left).bytes() + indexes.entry(product.right).bytes()
             }
-            Leaf::Matrix(_) => 0,
+            Leaf::Matrix(_) | Leaf::Factor => 0,
         })
         .sum()
 }

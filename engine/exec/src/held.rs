@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use mixdown_ops::Precision;
 use mixdown_ops::matrix::{Factors, Matrix};
-use mixdown_plan::{Leaf, Merge, Product};
+use mixdown_plan::{Factor, Leaf, Merge, Product, Side};
 use mixdown_tensor::DType;
 
 use crate::context::lock;
@@ -204,6 +204,31 @@ pub(crate) fn combine(rows: usize, terms: &[(Arc<Held>, f64)]) -> Option<Factors
     })
 }
 
+/// One side of a matrix that is written as factors. None if a term is dense, or has more directions.
+fn side_of(factor: &Factor, terms: &[(Arc<Held>, f64)], precision: Precision) -> Option<Held> {
+    let Factors { left, right } = combine(factor.rows as usize, terms)?;
+    let (found, rank, columns) = (right.rows, factor.rank as usize, factor.columns as usize);
+    if found > rank {
+        return None;
+    }
+    let values = match factor.side {
+        // Directions that are not there are zeros at the end of each row.
+        Side::Left => {
+            let mut values = vec![0.0; factor.rows as usize * rank];
+            for (to, from) in values.chunks_mut(rank).zip(left.values.chunks(found.max(1))) {
+                to[..found].copy_from_slice(from);
+            }
+            values
+        }
+        Side::Right => {
+            let mut values = right.values;
+            values.resize(rank * columns, 0.0);
+            values
+        }
+    };
+    Some(Held::Dense(Values::from_f64(&values, precision)))
+}
+
 fn copy<T: Real>(values: &[T], first: u64, out: &mut [u8]) {
     for (value, out) in values[first as usize..].iter().zip(out.chunks_exact_mut(T::BYTES)) {
         value.put(out);
@@ -265,6 +290,9 @@ fn multiply<T: Real>(
 pub(crate) struct Resources {
     products: HashMap<Product, Arc<Held>>,
     matrices: Mutex<Vec<Arc<Held>>>,
+    /// What is written where it is one side of a low-rank matrix, and its type.
+    factor: Option<(Factor, Precision)>,
+    side: OnceLock<Option<Arc<Held>>>,
 }
 
 impl Resources {
@@ -277,7 +305,18 @@ impl Resources {
                 place.insert(Arc::new(held));
             }
         }
-        Ok(Self { products, matrices: Mutex::default() })
+        let factor = merge.factor.clone().map(|factor| (factor, merge.precision));
+        Ok(Self { products, matrices: Mutex::default(), factor, side: OnceLock::new() })
+    }
+
+    /// The same matrices for the job of the other side, once all are there.
+    pub(crate) fn for_twin(&self, merge: &Merge) -> Self {
+        Self {
+            products: self.products.clone(),
+            matrices: Mutex::new(lock(&self.matrices).clone()),
+            factor: merge.factor.clone().map(|factor| (factor, merge.precision)),
+            side: OnceLock::new(),
+        }
     }
 
     /// Adds the result of the next matrix op.
@@ -295,8 +334,17 @@ impl Resources {
         match leaf {
             Leaf::Product(product) => self.products.get(product).cloned(),
             Leaf::Matrix(step) => lock(&self.matrices).get(usize::from(*step)).cloned(),
+            Leaf::Factor => self.side.get_or_init(|| self.side()).clone(),
             Leaf::Tensor(_) | Leaf::Rows(_) => None,
         }
+    }
+
+    /// The side that is written, once all matrix ops are done.
+    fn side(&self) -> Option<Arc<Held>> {
+        let (factor, precision) = self.factor.as_ref()?;
+        let terms = factor.terms.iter().map(|(leaf, by)| Some((self.get(leaf)?, *by)));
+        let terms: Option<Vec<_>> = terms.collect();
+        side_of(factor, &terms?, *precision).map(Arc::new)
     }
 }
 
@@ -304,7 +352,8 @@ impl Resources {
 pub(crate) fn products_of(merge: &Merge) -> impl Iterator<Item = Product> {
     let operands = merge.matrices.iter().flat_map(|step| &step.operands);
     let merges = operands.map(|operand| &operand.merge).chain([merge]);
-    merges.flat_map(|merge| &merge.leaves).filter_map(|leaf| match leaf {
+    let terms = merge.factor.iter().flat_map(|factor| &factor.terms).map(|(leaf, _)| leaf);
+    merges.flat_map(|merge| &merge.leaves).chain(terms).filter_map(|leaf| match leaf {
         Leaf::Product(product) => Some(*product),
         _ => None,
     })
@@ -366,6 +415,13 @@ pub(crate) fn product_bytes(merge: &Merge) -> u64 {
     let of = |product: &Product| u64::from(product.rank) * (product.rows + product.columns);
     let largest = seen.iter().map(of).max().unwrap_or(0);
     seen.iter().map(of).sum::<u64>() * width + largest * 24
+}
+
+/// Bytes of what a merge holds to write one side of a low-rank matrix: both sides in f64 while they are
+/// combined, and the one.
+pub(crate) fn factor_bytes(merge: &Merge) -> u64 {
+    let bytes = |factor: &Factor| factor.rank * (factor.rows + factor.columns) * 32;
+    merge.factor.as_ref().map_or(0, bytes)
 }
 
 /// The type in which what is held comes to a backend.

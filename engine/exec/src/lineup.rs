@@ -1,6 +1,6 @@
 //! Lines up the flows of a run, stage by stage, in the order in which their inputs lie in the files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use mixdown_diagnostics::Diagnostic;
 use mixdown_plan::{Leaf, Plan, TensorRef, Work};
@@ -50,16 +50,19 @@ impl Lineup {
         }
         let mut wanted: Vec<u32> = jobs.filter(|job| wanted(*job)).collect();
         wanted.sort_by_cached_key(|&job| order.place(job));
+        let twins = twins(plan, &wanted);
         let item = |job: u32| match &plan.jobs[job as usize].work {
             Work::Copy { .. } => Item::Copy(job),
             Work::Merge(merge) => {
                 let first = stages.resume_at.get(&job).copied().unwrap_or(0);
                 let passes = first..plan.programs[merge.program as usize].passes.len();
-                Item::Merge(Stretch { job, passes })
+                Item::Merge(Stretch { job, passes, twin: twins.get(&job).copied() })
             }
         };
         lineup.jobs = wanted.len();
-        lineup.add("tensors", wanted.into_iter().map(item));
+        let seconds: BTreeSet<u32> = twins.values().copied().collect();
+        let firsts = wanted.into_iter().filter(|job| !seconds.contains(job));
+        lineup.add("tensors", firsts.map(item));
         Ok(lineup)
     }
 
@@ -74,6 +77,26 @@ impl Lineup {
     pub(crate) fn items(&self) -> impl Iterator<Item = &Item> {
         self.stages.iter().flat_map(|stage| &stage.items)
     }
+}
+
+/// For jobs that write one side of a low-rank matrix the job of the other side, so that the matrix is
+/// computed once.
+fn twins(plan: &Plan, wanted: &[u32]) -> HashMap<u32, u32> {
+    let mut firsts: HashMap<u32, u32> = HashMap::new();
+    let mut found = HashMap::new();
+    for &job in wanted {
+        let Work::Merge(merge) = &plan.jobs[job as usize].work else { continue };
+        let Some(factor) = &merge.factor else { continue };
+        match firsts.get(&factor.pair) {
+            None => {
+                firsts.insert(factor.pair, job);
+            }
+            Some(&first) => {
+                found.insert(first, job);
+            }
+        }
+    }
+    found
 }
 
 /// The embeddings of these jobs that have padding to fill.
@@ -102,6 +125,9 @@ impl Order<'_> {
     fn place(&self, job: u32) -> (u32, u32, u64, u32) {
         let first = match &self.plan.jobs[job as usize].work {
             Work::Copy { from, .. } => Some(*from),
+            Work::Merge(merge) if merge.factor.is_some() => {
+                merge.tensors(&self.plan.rows).first().copied()
+            }
             Work::Merge(merge) => merge.leaves.first().and_then(|leaf| self.first_tensor(*leaf)),
         };
         match first {
@@ -118,7 +144,7 @@ impl Order<'_> {
             Leaf::Tensor(tensor) => Some(tensor),
             Leaf::Rows(rows) => self.plan.rows[rows as usize].tensors.first().copied(),
             Leaf::Product(product) => Some(product.left),
-            Leaf::Matrix(_) => None,
+            Leaf::Matrix(_) | Leaf::Factor => None,
         }
     }
 }

@@ -7,7 +7,7 @@ use mixdown_ops::Backend;
 use mixdown_ops::matrix::{Needs, OperandShapes};
 use mixdown_plan::{Leaf, MatrixOperand, MatrixStep, Merge, Plan, Work};
 
-use crate::held::product_bytes;
+use crate::held::{factor_bytes, product_bytes};
 use crate::matrix::{result_bytes, stop_diagnostic};
 
 /// For each job with matrix ops, what each of them holds.
@@ -45,7 +45,7 @@ impl MatrixNeeds {
 
     /// The most bytes that a flow holds for adapters and matrix ops.
     pub(crate) fn bytes(&self, job: u32, merge: &Merge, threads: usize) -> u64 {
-        let mut held = product_bytes(merge);
+        let mut held = product_bytes(merge) + factor_bytes(merge);
         let mut most = held;
         for (step, needs) in merge.matrices.iter().zip(self.of(job)) {
             let result = result_bytes(step, needs.result_rank, merge.precision);
@@ -69,7 +69,7 @@ fn shapes(step: &MatrixStep, before: &[Needs]) -> OperandShapes {
     let of_leaf = |leaf: &Leaf| match leaf {
         Leaf::Product(product) => Some(product.rank as usize),
         Leaf::Matrix(earlier) => before.get(usize::from(*earlier))?.result_rank,
-        Leaf::Tensor(_) | Leaf::Rows(_) => None,
+        Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Factor => None,
     };
     let rank = |operand: &MatrixOperand| {
         let terms = operand.combination.as_ref()?;

@@ -1,6 +1,6 @@
 //! The flow of a block program: the passes of one job, or one pass of all jobs of a gathering.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use mixdown_checkpoint::tensor_digest::{PieceHash, TensorHasher};
 use mixdown_ops::{Call, Input, NonFinite, Output, Partial, Pass, Program};
@@ -54,13 +54,29 @@ struct State {
     overflow: u64,
 }
 
+/// Whether a leaf is there only when matrix ops are done.
+fn is_late(leaf: Leaf) -> bool {
+    matches!(leaf, Leaf::Matrix(_) | Leaf::Factor)
+}
+
 impl<'a> Member<'a> {
     fn new(context: &'a Context<'a>, number: u32, first_pass: usize) -> Result<Self, Failure> {
+        let merge = context.merge(number);
+        let merge = merge.ok_or_else(|| Failure::Fatal(internal("a copy has no passes")))?;
+        let resources = Arc::new(Resources::load(&context.inputs, merge)?);
+        Self::with(context, number, first_pass, resources)
+    }
+
+    fn with(
+        context: &'a Context<'a>,
+        number: u32,
+        first_pass: usize,
+        resources: Arc<Resources>,
+    ) -> Result<Self, Failure> {
         let job = context.job(number);
         let merge = context.merge(number);
         let merge = merge.ok_or_else(|| Failure::Fatal(internal("a copy has no passes")))?;
         let program = context.program(merge);
-        let resources = Arc::new(Resources::load(&context.inputs, merge)?);
         Ok(Self {
             number,
             job,
@@ -80,7 +96,7 @@ impl<'a> Member<'a> {
     fn reads_matrices(&self, passes: usize) -> bool {
         let passes = &self.program.passes[self.first_pass..self.first_pass + passes];
         let mut leaves = passes.iter().flat_map(|pass| &pass.inputs);
-        leaves.any(|&input| matches!(self.merge.leaves[usize::from(input)], Leaf::Matrix(_)))
+        leaves.any(|&input| is_late(self.merge.leaves[usize::from(input)]))
     }
 
     fn stores(&self, done: usize) -> bool {
@@ -279,6 +295,46 @@ impl MergeFlow<'_> {
     }
 }
 
+/// The two sides of a low-rank matrix, one after the other: it is computed once.
+pub(crate) struct TwinFlow<'a> {
+    first: MergeFlow<'a>,
+    /// The job of the other side.
+    twin: u32,
+    second: OnceLock<MergeFlow<'a>>,
+}
+
+impl<'a> TwinFlow<'a> {
+    /// A job, and the one of the other side.
+    pub(crate) fn new(first: MergeFlow<'a>, twin: u32) -> Self {
+        Self { first, twin, second: OnceLock::new() }
+    }
+
+    fn begin_second(&self) -> Result<&MergeFlow<'a>, Failure> {
+        let context = self.first.context;
+        let merge = context.merge(self.twin);
+        let merge = merge.ok_or_else(|| Failure::Fatal(internal("a copy has no sides")))?;
+        let resources = Arc::new(self.first.members[0].resources.for_twin(merge));
+        let member = Member::with(context, self.twin, 0, resources)?;
+        Ok(self.second.get_or_init(|| MergeFlow::new(context, vec![member], 1)))
+    }
+}
+
+impl Flow<Hands> for TwinFlow<'_> {
+    fn advance(&self) -> Result<Step, Failure> {
+        if let Some(second) = self.second.get() {
+            return second.advance();
+        }
+        match self.first.advance()? {
+            Step::Done => self.begin_second()?.advance(),
+            step => Ok(step),
+        }
+    }
+
+    fn piece(&self, index: u64, hands: &mut Hands) -> Result<(), Failure> {
+        self.second.get().unwrap_or(&self.first).piece(index, hands)
+    }
+}
+
 /// What one thread does for one unit.
 struct Work<'a> {
     context: &'a Context<'a>,
@@ -391,7 +447,9 @@ impl Work<'_> {
                 Err(failure) => failure,
             },
             Leaf::Product(product) => messages::overflown_update(inputs, &product, found.element),
-            Leaf::Matrix(_) => Failure::Fatal(internal("a result that was finite is not")),
+            Leaf::Matrix(_) | Leaf::Factor => {
+                Failure::Fatal(internal("a result that was finite is not"))
+            }
         }
     }
 }

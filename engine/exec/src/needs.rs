@@ -56,7 +56,7 @@ impl<'a> Indexes<'a> {
         match leaf {
             Leaf::Tensor(tensor) => self.entry(tensor).dtype,
             Leaf::Rows(_) => gathered(precision),
-            Leaf::Product(_) | Leaf::Matrix(_) => held_dtype(precision),
+            Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => held_dtype(precision),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::footprint::expected_bytes;
 use crate::hands::{Arena, Hands};
 use crate::lineup::Lineup;
 use crate::matrix_needs::MatrixNeeds;
-use crate::merge::MergeFlow;
+use crate::merge::{MergeFlow, TwinFlow};
 use crate::messages;
 use crate::needs::{Indexes, Item, Needs, flow_bytes};
 use crate::progress::Progress;
@@ -30,6 +30,7 @@ use crate::row_means::RowMeansFlow;
 use crate::scheduler::{self, End, Failure, Flow, Queue};
 use crate::sink::Sink;
 use crate::sizing::{self, Sizing};
+use crate::stages::Stretch;
 
 /// How a plan is run. Only `allow_nonfinite` can change what the output holds.
 #[derive(Clone, Copy, Debug)]
@@ -218,7 +219,12 @@ impl Queue<Hands> for ItemQueue<'_> {
             context.expect_job(stretch.job);
         }
         Ok(match &self.items[position] {
-            Item::Merge(stretch) => Arc::new(MergeFlow::of_job(context, stretch)?),
+            Item::Merge(stretch @ Stretch { twin: None, .. }) => {
+                Arc::new(MergeFlow::of_job(context, stretch)?)
+            }
+            Item::Merge(stretch @ Stretch { twin: Some(twin), .. }) => {
+                Arc::new(TwinFlow::new(MergeFlow::of_job(context, stretch)?, *twin))
+            }
             Item::Gathering(gathering) => Arc::new(MergeFlow::of_gathering(context, gathering)?),
             Item::RowMeans(rows) => Arc::new(RowMeansFlow::new(context, *rows)),
             Item::Copy(job) => match &context.job(*job).work {

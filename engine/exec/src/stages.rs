@@ -17,6 +17,8 @@ use crate::context::internal;
 pub(crate) struct Stretch {
     pub(crate) job: u32,
     pub(crate) passes: std::ops::Range<usize>,
+    /// The job that the same flow does after this one: the other side of a low-rank matrix.
+    pub(crate) twin: Option<u32>,
 }
 
 /// Passes of several jobs that run together: one of each job, by job.
@@ -73,7 +75,7 @@ impl Stages {
         for &(job, pass) in gathering {
             let done = self.resume_at.insert(job, pass + 1).unwrap_or(0);
             if done < pass {
-                stage.lead_ins.push(Stretch { job, passes: done..pass });
+                stage.lead_ins.push(Stretch { job, passes: done..pass, twin: None });
             }
         }
         stage.gatherings.push(gathering.clone());

@@ -4,19 +4,21 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use mixdown_checkpoint::adapter::OutputAdapter;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::program::Scope;
 use mixdown_ops::{Pass, Precision, Program};
 use mixdown_recipe::recipe::ModelId;
-use mixdown_tensor::DType;
+use mixdown_tensor::{DType, Shape};
 
+use crate::adapter::{self, Adapting, Change, Update};
 use crate::compile::compile;
-use crate::graph::GroupKey;
+use crate::graph::{Graph, GroupKey};
 use crate::layer;
 use crate::matrices::{Split, group_over_matrix, needs_facts, operand_shape, split};
 use crate::plan::{
-    Group, Job, LayerChange, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge, Origin, OutputFiles,
-    Plan, Rows, TensorRef, Work,
+    AdapterFiles, Factor, Group, Job, LayerChange, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge,
+    Origin, OutputFiles, Plan, Rows, Side, TensorRef, Work,
 };
 use crate::report::Reporter;
 use crate::resolve::{ModelSource, Request, Solved, whole};
@@ -32,35 +34,53 @@ pub(crate) fn plan(
 ) -> Option<Plan> {
     let solved = results[0].get()?;
     let mut assembly = Assembly::default();
-    for made in &solved.made {
-        let work = match &made.how {
-            How::Copy { from, equal_to } => Work::Copy { from: *from, equal_to: equal_to.clone() },
-            How::Graph { graph, output, double } => {
-                let precision = if *double { Precision::Double } else { Precision::Single };
-                match split(graph, *output) {
-                    None => Work::Merge(assembly.merge(graph, compile(graph, *output), precision)),
-                    Some(split) => assembly.matrices(&split, made, precision, reporter),
-                }
+    adapter::warn_of_inner(request, reporter);
+    let adapting = Adapting::new(request, solved, reporter);
+    let mut adapter_files = None;
+    match &adapting {
+        _ if request.recipes[0].adapter.is_none() => {
+            for made in &solved.made {
+                assembly.whole(made, made.name.clone(), reporter);
             }
-        };
-        let (name, shape) = (made.name.clone(), made.shape.clone());
-        assembly.jobs.push(Job { name, shape, dtype: made.dtype, work, origin: made.origin });
+        }
+        Some(adapting) => adapter_files = Some(assembly.adapter(adapting, solved, reporter)),
+        None => return None,
     }
     let recipe = &request.recipes[0];
     if assembly.jobs.is_empty()
         && request.models[0].iter().all(|model| *model != ModelSource::Failed)
         && !reporter.has_error()
     {
-        let diagnostic = Diagnostic::error(codes::NOTHING_TO_WRITE, "the recipe makes no tensor")
-            .help("`mixdown explain` and `mixdown inspect` show what the rules see");
+        let diagnostic = match &adapter_files {
+            None => Diagnostic::error(codes::NOTHING_TO_WRITE, "the recipe makes no tensor")
+                .help("`mixdown explain` and `mixdown inspect` show what the rules see"),
+            Some(_) => Diagnostic::error(
+                codes::NOTHING_TO_WRITE,
+                "the result is the base: the adapter would hold no tensor",
+            ),
+        };
         reporter.add(diagnostic.at(&recipe.source, whole(recipe)));
         return None;
     }
     assembly.check_groups(reporter);
     assembly.check_inner_groups(request, results, reporter);
-    let output = output_files(request, results, &assembly.jobs);
+    let mut output = output_files(request, results, &assembly.jobs);
+    if adapter_files.is_some() {
+        output.files_from = None;
+    }
+    output.adapter = adapter_files;
     let models = request.checkpoints.iter().map(|input| input.name.to_owned()).collect();
-    let left_out = left_out(request, solved, &assembly.jobs, &rows);
+    let mut left_out = left_out(request, solved, &assembly.jobs, &rows);
+    if output.adapter.is_some() {
+        let made: HashSet<&str> = solved.made.iter().map(|made| made.name.as_str()).collect();
+        for found in &mut left_out {
+            let TensorRef { model, tensor } = found.tensor;
+            let index = request.checkpoints[model as usize].index;
+            if made.contains(index.tensors()[tensor as usize].name.as_str()) {
+                "an adapter holds only what changes".clone_into(&mut found.reason);
+            }
+        }
+    }
     let Assembly { programs, jobs, groups, .. } = assembly;
     Some(Plan { models, programs, jobs, groups, rows, origins, left_out, output })
 }
@@ -83,9 +103,96 @@ struct Assembly {
 }
 
 impl Assembly {
+    /// A tensor that is written as it was made, under this name.
+    fn whole(&mut self, made: &Made, name: String, reporter: &mut Reporter) {
+        let work = match &made.how {
+            How::Copy { from, equal_to } => Work::Copy { from: *from, equal_to: equal_to.clone() },
+            How::Graph { graph, output, double } => {
+                let precision = if *double { Precision::Double } else { Precision::Single };
+                match split(graph, *output) {
+                    None => Work::Merge(self.merge(graph, compile(graph, *output), precision)),
+                    Some(split) => self.matrices(&split, made, precision, reporter),
+                }
+            }
+        };
+        let shape = made.shape.clone();
+        self.jobs.push(Job { name, shape, dtype: made.dtype, work, origin: made.origin });
+    }
+
+    /// What changes of the base, as the tensors of an adapter.
+    fn adapter(
+        &mut self,
+        adapting: &Adapting<'_>,
+        solved: &Solved,
+        reporter: &mut Reporter,
+    ) -> AdapterFiles {
+        let changes = adapting.changes(solved, reporter);
+        let names = OutputAdapter::new(adapting.index, &changes.updates, &changes.replacements);
+        let made = |position: u32| {
+            let name = &adapting.index.tensors()[position as usize].name;
+            solved.made.iter().find(|made| made.name == *name)
+        };
+        for (position, change) in &changes.all {
+            let Some(made) = made(*position) else { continue };
+            match change {
+                Change::None => {}
+                Change::Whole => self.whole(made, names.replacement_name(*position), reporter),
+                Change::Update(update) => {
+                    let found = changes.updates.iter().find(|one| one.base_tensor == *position);
+                    let Some(pair) = found.and_then(|found| names.factor_names(found)) else {
+                        continue;
+                    };
+                    self.factors(made, update, pair, adapting.dtype, reporter);
+                }
+            }
+        }
+        for &position in &changes.copied {
+            let entry = &adapting.index.tensors()[position as usize];
+            let from = TensorRef { model: adapting.base, tensor: position };
+            self.jobs.push(Job {
+                name: names.replacement_name(position),
+                shape: entry.shape.clone(),
+                dtype: entry.dtype,
+                work: Work::Copy { from, equal_to: Vec::new() },
+                origin: made(position).or(solved.made.first()).map_or(0, |made| made.origin),
+            });
+        }
+        let (updates, replacements) = (changes.updates, changes.replacements);
+        AdapterFiles { base: adapting.base, updates, replacements }
+    }
+
+    /// The two factors of an update.
+    fn factors(
+        &mut self,
+        made: &Made,
+        update: &Update,
+        (left, right): (String, String),
+        dtype: DType,
+        reporter: &mut Reporter,
+    ) {
+        let precision = if update.double { Precision::Double } else { Precision::Single };
+        let &[rows, columns] = made.shape.dimensions() else { return };
+        let (rank, pair) = (u64::from(update.rank), self.jobs.len() as u32);
+        let mut graph = Graph::default();
+        let output = graph.leaf(Leaf::Factor);
+        for (name, side, shape) in
+            [(left, Side::Left, [rows, rank]), (right, Side::Right, [rank, columns])]
+        {
+            let Ok(shape) = Shape::new(shape.to_vec()) else { continue };
+            let matrices = self.steps(&update.split, made, precision, reporter);
+            let mut merge = self.merge(&graph, compile(&graph, output), precision);
+            merge.matrices = matrices;
+            let terms = update.terms.clone();
+            let is_exact = update.is_exact;
+            merge.factor = Some(Factor { terms, side, rank, is_exact, rows, columns, pair });
+            let work = Work::Merge(merge);
+            self.jobs.push(Job { name, shape, dtype, work, origin: made.origin });
+        }
+    }
+
     fn merge(
         &mut self,
-        graph: &crate::graph::Graph,
+        graph: &Graph,
         compiled: crate::compile::Compiled,
         precision: Precision,
     ) -> Merge {
@@ -110,17 +217,21 @@ impl Assembly {
             groups,
             precision,
             matrices: Vec::new(),
+            factor: None,
         }
     }
 
-    /// A merge with matrix ops, each operand a program of its own.
-    fn matrices(
+    /// The matrix ops of a tensor, each operand a program of its own.
+    fn steps(
         &mut self,
         split: &Split,
         made: &Made,
         precision: Precision,
         reporter: &mut Reporter,
-    ) -> Work {
+    ) -> Vec<MatrixStep> {
+        if split.steps.is_empty() {
+            return Vec::new();
+        }
         let &[rows, columns] = made.shape.dimensions() else {
             unreachable!("lowering refuses matrix ops on other shapes")
         };
@@ -140,6 +251,18 @@ impl Assembly {
             }
             steps.push(MatrixStep { op: step.op.clone(), rows, columns, operands });
         }
+        steps
+    }
+
+    /// A merge with matrix ops.
+    fn matrices(
+        &mut self,
+        split: &Split,
+        made: &Made,
+        precision: Precision,
+        reporter: &mut Reporter,
+    ) -> Work {
+        let steps = self.steps(split, made, precision, reporter);
         let compiled = compile(&split.graph, split.output);
         let mut merge = self.merge(&split.graph, compiled, precision);
         let passes = &self.programs[merge.program as usize].passes;
@@ -302,6 +425,7 @@ fn output_files(request: &Request<'_>, results: &[OnceCell<Solved>], jobs: &[Job
         layers,
         tied: tied(request, files_from, jobs),
         vocabulary: rebuilt.map(|rebuilt| rebuilt.rows),
+        adapter: None,
         files: rebuilt.map(|rebuilt| rebuilt.files.clone()).unwrap_or_default(),
     }
 }

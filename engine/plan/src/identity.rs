@@ -70,6 +70,8 @@ fn leaf_identity(
             let inner = matrix_identity(plan, merge, usize::from(*step), content)?;
             let _ = write!(text, "matrix {{\n{inner}}}");
         }
+        // No matrix op reads a side of a result.
+        Leaf::Factor => return None,
     }
     text.push('\n');
     Some(())

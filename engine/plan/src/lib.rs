@@ -3,6 +3,7 @@
 //! Nothing here reads a file, a clock or the environment: the same recipe and the same indexes give
 //! the same plan, byte for byte.
 
+mod adapter;
 mod beside;
 mod check;
 mod compile;
@@ -38,7 +39,7 @@ pub use library::Library;
 pub use pair::Detail;
 pub use parameters::{Bound, Resolved};
 pub use plan::{
-    Group, Job, LayerChange, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge, Origin, OutputFiles,
-    Plan, Product, RowSource, Rows, TensorRef, Work,
+    AdapterFiles, Factor, Group, Job, LayerChange, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge,
+    Origin, OutputFiles, Plan, Product, RowSource, Rows, Side, TensorRef, Work,
 };
 pub use resolve::{AdapterInput, CheckpointInput, ModelSource, Outcome, Request, compile};

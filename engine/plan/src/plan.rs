@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mixdown_checkpoint::adapter::OutputUpdate;
 use mixdown_ops::matrix::{Exact, MatrixOp};
 use mixdown_ops::{Precision, Program};
 use mixdown_tensor::{DType, Shape};
@@ -42,8 +43,21 @@ pub struct OutputFiles {
     pub tied: Option<bool>,
     /// Rows of the embedding, if the vocabulary was rebuilt.
     pub vocabulary: Option<u64>,
+    /// What is written instead of a whole model.
+    pub adapter: Option<AdapterFiles>,
     /// Replaced files, name and text: a rebuilt tokenizer, a chat template.
     pub files: Vec<(String, String)>,
+}
+
+/// An adapter as the output.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterFiles {
+    /// What it is on: position in [`Plan::models`].
+    pub base: u32,
+    /// The products that it adds.
+    pub updates: Vec<OutputUpdate>,
+    /// Tensors of the base that it stores whole.
+    pub replacements: Vec<u32>,
 }
 
 /// Layers stacked anew.
@@ -112,6 +126,46 @@ pub struct Merge {
     pub precision: Precision,
     /// Matrix ops whose results [`Leaf::Matrix`] names, each after those that it reads.
     pub matrices: Vec<MatrixStep>,
+    /// What [`Leaf::Factor`] is, where the program reads it.
+    pub factor: Option<Factor>,
+}
+
+/// One side of a low-rank matrix that is written as two factors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Factor {
+    /// The matrix: the sum of these leaves, each times its factor. All of them have few directions.
+    pub terms: Vec<(Leaf, f64)>,
+    /// Which side.
+    pub side: Side,
+    /// Directions that are written; what the terms have fewer is zero.
+    pub rank: u64,
+    /// Whether it is the whole update, and not the nearest matrix of this rank.
+    pub is_exact: bool,
+    /// Rows of the matrix.
+    pub rows: u64,
+    /// Columns of the matrix.
+    pub columns: u64,
+    /// The job of the left side, by which the two sides know each other.
+    pub pair: u32,
+}
+
+/// A side of a product of two factors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// `[rows, rank]`.
+    Left,
+    /// `[rank, columns]`.
+    Right,
+}
+
+impl Factor {
+    /// Elements of the side.
+    pub fn elements(&self) -> Option<u64> {
+        self.rank.checked_mul(match self.side {
+            Side::Left => self.rows,
+            Side::Right => self.columns,
+        })
+    }
 }
 
 impl Merge {
@@ -119,13 +173,14 @@ impl Merge {
     pub fn tensors(&self, rows: &[Arc<Rows>]) -> Vec<TensorRef> {
         let operands = self.matrices.iter().flat_map(|step| &step.operands);
         let merges = operands.map(|operand| &operand.merge).chain([self]);
+        let terms = self.factor.iter().flat_map(|factor| &factor.terms).map(|(leaf, _)| leaf);
         let mut found = Vec::new();
-        for leaf in merges.flat_map(|merge| &merge.leaves) {
+        for leaf in merges.flat_map(|merge| &merge.leaves).chain(terms) {
             match leaf {
                 Leaf::Tensor(tensor) => found.push(*tensor),
                 Leaf::Rows(number) => found.extend(&rows[*number as usize].tensors),
                 Leaf::Product(product) => found.extend([product.left, product.right]),
-                Leaf::Matrix(_) => {}
+                Leaf::Matrix(_) | Leaf::Factor => {}
             }
         }
         found
@@ -190,6 +245,8 @@ pub enum Leaf {
     Product(Product),
     /// The result of a matrix op: position in [`Merge::matrices`].
     Matrix(u16),
+    /// One side of a matrix that is written as factors: [`Merge::factor`].
+    Factor,
 }
 
 /// An embedding (`[vocabulary, ..]`) put together row by row, for models whose vocabularies differ.

@@ -737,3 +737,66 @@ fn a_gram_matrix_is_no_tensor_of_the_weights() {
     );
     check("regression(gram, gram)", "E0213: a matrix is needed here, found a Gram matrix");
 }
+
+/// Name and shape of each job.
+fn shapes(plan: &Plan) -> Vec<(&str, Vec<u64>)> {
+    plan.jobs.iter().map(|job| (job.name.as_str(), job.shape.dimensions().to_vec())).collect()
+}
+
+#[test]
+fn an_adapter_holds_two_factors_for_each_linear_layer_that_changes() {
+    let models = [llama("base", 1, DType::F32, false), llama("a", 1, DType::F32, false)];
+    let rules = |more: &str| {
+        format!(
+            "mixdown: 1\nmodels: {{base: base, a: a}}\nbase: base\noutput: {{as: adapter, rank: 3}}\n\
+             rules:\n  - {{tensors: \"**.q_proj.*\", keep: base}}\n{more}  - {{keep: a}}\n"
+        )
+    };
+    let plan = sound(&rules(""), &models);
+    let stem = "base_model.model.model.layers.0.mlp.up_proj";
+    let expected = vec![
+        ("base_model.model.model.embed_tokens.weight".to_owned(), vec![16, 4]),
+        (format!("{stem}.lora_B.weight"), vec![8, 3]),
+        (format!("{stem}.lora_A.weight"), vec![3, 4]),
+        ("base_model.model.model.norm.weight".to_owned(), vec![4]),
+        ("base_model.model.lm_head.lora_B.weight".to_owned(), vec![16, 3]),
+        ("base_model.model.lm_head.lora_A.weight".to_owned(), vec![3, 4]),
+    ];
+    let made: Vec<_> =
+        shapes(&plan).into_iter().map(|(name, shape)| (name.to_owned(), shape)).collect();
+    assert_eq!(made, expected);
+    let files = plan.output.adapter.unwrap();
+    assert_eq!((files.updates.len(), files.replacements.len()), (2, 2));
+    let no_rank = rules("").replace(", rank: 3", "");
+    let told = found(&no_rank, &models);
+    assert!(told[0].starts_with("E0302: the update of"), "{told:?}");
+    let nothing = "mixdown: 1\nmodels: {base: base, a: a}\nbase: base\n\
+                   output: {as: adapter}\nrules: [{keep: base}]\n";
+    let told = found(nothing, &models);
+    assert!(told.iter().any(|line| line.starts_with("E0310: the result is the base")), "{told:?}");
+}
+
+/// PEFT stores whole modules only, so that a weight goes with a bias that changes.
+#[test]
+fn a_module_whose_bias_changes_is_stored_whole() {
+    let with_bias = |name: &'static str| {
+        let tensors =
+            ["q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias"].map(|part| {
+                let sides: &[u64] = if part.ends_with("bias") { &[6] } else { &[6, 4] };
+                (format!("model.layers.0.self_attn.{part}"), DType::F32, shape(sides))
+            });
+        let index = Index::of(name, tensors.to_vec()).unwrap();
+        Model { name, index, config: json!({}) }
+    };
+    let models = [with_bias("base"), with_bias("a")];
+    let text = "mixdown: 1\nmodels: {base: base, a: a}\nbase: base\n\
+                output: {as: adapter, rank: 2}\nrules:\n\
+                \x20 - {tensors: \"**.q_proj.weight\", keep: base}\n\
+                \x20 - {tensors: \"**.k_proj.bias\", keep: base}\n  - {keep: a}\n";
+    let plan = sound(text, &models);
+    let stem = "base_model.model.model.layers.0.self_attn";
+    let names: Vec<&str> = plan.jobs.iter().map(|job| job.name.as_str()).collect();
+    let expected = ["q_proj.bias", "k_proj.lora_B.weight", "k_proj.lora_A.weight", "q_proj.weight"]
+        .map(|part| format!("{stem}.{part}"));
+    assert_eq!(names, expected);
+}

@@ -3,6 +3,7 @@
 mod body;
 pub(crate) mod declare;
 pub(crate) mod models;
+mod output;
 pub(crate) mod reader;
 mod rules;
 mod settings;
@@ -117,6 +118,7 @@ fn mergekit(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
     let reference = fields.get("reference").and_then(|node| decoder.model(node, "`reference`"));
     let settings = decoder.settings_at(fields, "parameters");
     let tokenizer = decoder.tokenizer(fields);
+    let adapter = fields.get("output").and_then(|node| decoder.output_form(node));
     Some(Recipe {
         source: tree.source.clone(),
         form: Form::Mergekit,
@@ -134,6 +136,7 @@ fn mergekit(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         seed: 0,
         files_from: None,
         shard_size: None,
+        adapter,
         warnings: Vec::new(),
         models: std::mem::take(&mut decoder.models.list),
     })

@@ -46,6 +46,8 @@ pub struct Recipe {
     pub files_from: Option<Spanned<ModelId>>,
     /// Shard size in bytes (strict form).
     pub shard_size: Option<Spanned<u64>>,
+    /// What is written, where it is not a whole model.
+    pub adapter: Option<AdapterOutput>,
     /// What a reader of a mergekit configuration should know: keys without effect, old spellings.
     pub warnings: Vec<Diagnostic>,
 }
@@ -106,6 +108,15 @@ impl Recipe {
         };
         self.models.iter().enumerate().filter_map(is_merged).collect()
     }
+}
+
+/// The result is written as an adapter on the recipe's base.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterOutput {
+    /// The most directions of an update; where none is stated all updates are exact.
+    pub rank: Option<Spanned<u32>>,
+    /// Place of the key.
+    pub span: Span,
 }
 
 /// Which form a recipe is written in.

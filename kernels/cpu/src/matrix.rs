@@ -26,10 +26,8 @@ mod truncated_svd;
 mod truncation;
 
 use mixdown_ops::Precision;
-use mixdown_ops::matrix::interference::{Interference, Solver};
-use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis};
 use mixdown_ops::matrix::{
-    MatrixOp, Needs, OperandShapes, Operands, Prepared, RankAware, Report, Stop,
+    MatrixOp, Needs, OperandShapes, Operands, Prepared, Rank, RankAware, Report, Stop,
 };
 
 use factors::Cores;
@@ -60,7 +58,7 @@ pub(crate) fn prepare(
         let zero = product::Product::zero(shape.0, shape.1, Report::default());
         return Ok(Box::new(zero));
     }
-    if runs_on_cores(op, &shapes) {
+    if op.runs_on_cores(&shapes) {
         let rank: usize = shapes.ranks.iter().flatten().sum();
         if rank == 0 {
             return Ok(Box::new(factors::empty(shape.0, shape.1, Report::default())));
@@ -72,24 +70,6 @@ pub(crate) fn prepare(
     on_dense(op, operands, shape, false, precision)
 }
 
-/// Whether the op runs on small cores of low-rank operands, and gives its result as factors: those ops
-/// that do not depend on the bases of rows and columns, and leave null directions empty.
-fn runs_on_cores(op: &MatrixOp, operands: &OperandShapes) -> bool {
-    operands.are_low_rank()
-        && match op {
-            MatrixOp::TruncatedSvd(_) | MatrixOp::TaskSingularVectors(_) => true,
-            MatrixOp::Isotropic(aware) => *aware != RankAware::No,
-            MatrixOp::Interference(Interference { solver, .. }) => {
-                matches!(solver, Solver::Filter(..))
-            }
-            MatrixOp::CommonBasis(CommonBasis { merge, .. }) => *merge == BasisMerge::Sum,
-            MatrixOp::Polar
-            | MatrixOp::IsotropicCommon(_)
-            | MatrixOp::SharedShift(_)
-            | MatrixOp::Regression { .. } => false,
-        }
-}
-
 fn on_dense(
     op: &MatrixOp,
     operands: &mut dyn Operands,
@@ -99,6 +79,9 @@ fn on_dense(
 ) -> Result<Box<dyn Prepared>, Stop> {
     let smaller = shape.0.min(shape.1);
     Ok(match op {
+        MatrixOp::TruncatedSvd(Rank::Count(rank)) => {
+            Box::new(truncated_svd::as_factors(*rank as usize, operands)?)
+        }
         MatrixOp::TruncatedSvd(rank) => Box::new(truncated_svd::prepare(*rank, operands, smaller)?),
         MatrixOp::Polar => Box::new(isotropic::polar(operands)?),
         MatrixOp::Isotropic(aware) => {

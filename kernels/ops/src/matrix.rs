@@ -12,7 +12,8 @@ pub use interference::Interference;
 pub use spectral::{Rank, RankAware};
 
 use crate::Precision;
-use crate::matrix::spectral::Doge;
+use crate::matrix::interference::Solver;
+use crate::matrix::spectral::{BasisMerge, CommonBasis, Doge};
 
 /// A number that equals itself bit by bit, so that ops with parameters can be compared and hashed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,7 +54,7 @@ pub enum MatrixOp {
     /// Minimizes the interference objective: WUDI, OptMerge, SWUDI, ASWUDI.
     Interference(Interference),
     /// KnOTS: task vectors expressed in a common basis, merged there.
-    CommonBasis(spectral::CommonBasis),
+    CommonBasis(CommonBasis),
     /// DOGE: the shift Δ that all task vectors share.
     SharedShift(Doge),
     /// RegMean: the least-squares solution from Gram matrices. Operands: the experts' weights, then as
@@ -80,8 +81,42 @@ impl MatrixOp {
         }
     }
 
+    /// Whether the op runs on small cores of low-rank operands, and gives its result as factors: those
+    /// ops that do not depend on the bases of rows and columns, and leave null directions empty.
+    pub fn runs_on_cores(&self, operands: &OperandShapes) -> bool {
+        operands.are_low_rank()
+            && match self {
+                Self::TruncatedSvd(_) | Self::TaskSingularVectors(_) => true,
+                Self::Isotropic(aware) => *aware != RankAware::No,
+                Self::Interference(Interference { solver, .. }) => {
+                    matches!(solver, Solver::Filter(..))
+                }
+                Self::CommonBasis(CommonBasis { merge, .. }) => *merge == BasisMerge::Sum,
+                Self::Polar
+                | Self::IsotropicCommon(_)
+                | Self::SharedShift(_)
+                | Self::Regression { .. } => false,
+            }
+    }
+
+    /// The most directions of the result where their number is bounded below the operands' shapes. A
+    /// backend must give such a result as [`Prepared::factors`], of this rank or a smaller one.
+    pub fn result_rank(&self, operands: &OperandShapes) -> Option<usize> {
+        let on_cores = self.runs_on_cores(operands);
+        let total: usize = operands.ranks.iter().flatten().sum();
+        match self {
+            // A share of the directions is read faster as a dense matrix.
+            Self::TruncatedSvd(Rank::Count(count)) => {
+                let smaller = operands.rows.min(operands.columns);
+                let most = if on_cores { total } else { smaller };
+                Some((*count as usize).min(most))
+            }
+            _ => on_cores.then_some(total),
+        }
+    }
+
     /// Counted up when the op's results change: stored results of another version are not read.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 }
 
 /// A dense matrix in memory, row-major.

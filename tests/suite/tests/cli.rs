@@ -6,12 +6,13 @@
 use mixdown_kit::{Outcome, Program, Space, mixdown, read_checkpoint};
 use mixdown_suite::{configuration, family, merge, repository, with_snapshots};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "merge",
     "check",
     "plan",
     "explain",
     "search",
+    "extract",
     "inspect",
     "diff",
     "verify",

@@ -1,5 +1,6 @@
 //! `mixdown merge`: a recipe becomes a checkpoint on disk.
 
+mod adapter;
 mod files;
 mod matrices;
 mod record;
@@ -22,7 +23,7 @@ use mixdown_cpu::CpuBackend;
 use mixdown_diagnostics::{Code, Diagnostic, codes, render};
 use mixdown_exec::{NoResults, Outcome as RunOutcome, Report, Results};
 use mixdown_store::Store;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::commands::{Outcome, Trouble};
 use crate::exit::Exit;
@@ -96,6 +97,9 @@ pub struct Arguments {
     /// A store of this command's own, which is removed at its end
     #[arg(skip)]
     own_store: Option<PathBuf>,
+    /// Whether each update is told in a table
+    #[arg(skip)]
+    is_extraction: bool,
     /// Print events as JSON, one per line
     #[arg(long)]
     json: bool,
@@ -129,6 +133,7 @@ impl Arguments {
             no_cache: false,
             report: None,
             own_store: None,
+            is_extraction: false,
             json: false,
             quiet: true,
         }
@@ -160,6 +165,55 @@ const SHARD_BYTES: u64 = 5_000_000_000;
 /// What only other inputs or another command can cure.
 const INPUT_FAULTS: [Code; 2] = [codes::NONFINITE, codes::COPIES_DIFFER];
 
+impl Arguments {
+    /// A merge whose recipe is no file: an extraction.
+    pub fn of_extraction(recipe: RecipeArguments, out: PathBuf, running: Running) -> Self {
+        let Running { memory, threads, device, force, json, quiet } = running;
+        Self {
+            recipe,
+            out,
+            memory,
+            threads,
+            device,
+            shard_size: None,
+            force,
+            allow_nonfinite: false,
+            hash_inputs: false,
+            sweep: None,
+            no_cache: false,
+            report: None,
+            own_store: None,
+            is_extraction: true,
+            json,
+            quiet,
+        }
+    }
+}
+
+/// How a merge runs, whatever it makes.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Running {
+    /// Memory to stay within, for instance 500MB or 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "2GB")]
+    #[arg(env = "MIXDOWN_MEMORY", hide_env_values = true)]
+    memory: u64,
+    /// Threads; all processors by default
+    #[arg(long, value_name = "N", env = "MIXDOWN_THREADS", hide_env_values = true)]
+    threads: Option<NonZeroUsize>,
+    /// Device that computes
+    #[arg(long, value_enum, default_value_t, env = "MIXDOWN_DEVICE", hide_env_values = true)]
+    device: Device,
+    /// Replace the output folder if there is one
+    #[arg(long)]
+    force: bool,
+    /// Print events as JSON, one per line
+    #[arg(long)]
+    pub json: bool,
+    /// Say nothing but errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
@@ -170,10 +224,17 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
         None => merge(&arguments, talk, style).map(|merged| merged.tell(&arguments, talk)),
         Some(sweep) => merge_all(&arguments, sweep, talk),
     };
-    if let (true, Some(found)) = (arguments.json, outcome.as_ref().err().and_then(Trouble::found)) {
-        talk::event(&json!({"event": "error", "diagnostics": render::render_json(found)}));
+    if let Err(trouble) = &outcome {
+        tell(trouble, arguments.json);
     }
     outcome
+}
+
+/// The event of what went wrong, where events are printed.
+pub fn tell(trouble: &Trouble, json: bool) {
+    if let (true, Some(found)) = (json, trouble.found()) {
+        talk::event(&json!({"event": "error", "diagnostics": render::render_json(found)}));
+    }
 }
 
 /// One merge for each value of a sweep. What they have in common comes from the store.
@@ -236,7 +297,14 @@ impl Merged {
         match self {
             Self::Now(done) => {
                 let Done { planned, layout, report, backend, elapsed, .. } = &**done;
-                summary::done(arguments, talk, planned, layout, report, backend, *elapsed);
+                let updates = adapter::updates(planned, report);
+                if let (true, Some(updates)) =
+                    (arguments.is_extraction && !arguments.json, &updates)
+                {
+                    talk::data(&adapter::table(updates));
+                }
+                let run = summary::Run { planned, layout, report, updates };
+                summary::done(arguments, talk, &run, backend, *elapsed);
             }
             Self::Earlier(path) => summary::complete(arguments, talk, path),
         }
@@ -331,7 +399,7 @@ pub fn merge(arguments: &Arguments, talk: Talk, style: Style) -> Result<Merged, 
     warn(arguments, talk, &[told.as_slice(), &unkept].concat());
     warnings.extend(told);
     if let Some(path) = &arguments.report {
-        write_report(path, &report)?;
+        write_report(path, &matrices::json(&report.matrices))?;
     }
     files.write(&output)?;
     let record = record::of(&planned, arguments, &backend, inputs, &warnings);
@@ -342,8 +410,8 @@ pub fn merge(arguments: &Arguments, talk: Talk, style: Style) -> Result<Merged, 
 }
 
 /// Writes what matrix ops told.
-fn write_report(path: &Path, report: &Report) -> Result<(), Box<Diagnostic>> {
-    let text = format!("{:#}\n", matrices::json(&report.matrices));
+fn write_report(path: &Path, told: &Value) -> Result<(), Box<Diagnostic>> {
+    let text = format!("{told:#}\n");
     std::fs::write(path, text).map_err(|error| {
         let headline = format!("the report cannot be written: {error}");
         Box::new(Diagnostic::error(codes::WRITE_FAILED, headline).in_file(shown_path(path)))
@@ -357,6 +425,9 @@ fn layout(arguments: &Arguments, planned: &Planned) -> Result<Layout, Box<Diagno
         dtype: job.dtype,
         shape: job.shape.clone(),
     });
+    if planned.plan.output.adapter.is_some() {
+        return Layout::in_one_file(tensors.collect(), adapter::WEIGHTS_NAME);
+    }
     let stated = planned.loaded.recipes.first().and_then(|recipe| recipe.shard_size.as_ref());
     let shard_bytes =
         arguments.shard_size.or(stated.map(|stated| stated.value)).unwrap_or(SHARD_BYTES);

@@ -233,6 +233,7 @@ impl World {
             groups: vec![],
             precision: Precision::Single,
             matrices: Vec::new(),
+            factor: None,
         });
         self.plan.jobs.push(Job { name: name.to_owned(), shape, dtype, work, origin: 0 });
         match &mut self.plan.jobs.last_mut().unwrap().work {

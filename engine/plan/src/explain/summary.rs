@@ -35,6 +35,14 @@ fn output(text: &mut String, plan: &Plan) {
         bytes(total),
         list.join(", ")
     );
+    if let Some(adapter) = &plan.output.adapter {
+        let (updates, whole) = (adapter.updates.len(), adapter.replacements.len());
+        let _ = writeln!(
+            text,
+            "        an adapter on {}: {updates} updates, {whole} tensors stored whole",
+            plan.models[adapter.base as usize]
+        );
+    }
     if let Some(model) = plan.output.files_from {
         let _ =
             writeln!(text, "        config and other files from {}", plan.models[model as usize]);

@@ -1,11 +1,12 @@
 //! The plan as JSON: the form that scripts read and that its digest is taken of.
 
+use mixdown_checkpoint::adapter::OutputUpdate;
 use mixdown_ops::{Instruction, Operand, Pass, Precision, Program};
 use serde_json::{Value, json};
 
 use super::{reduction_name, verb};
 use crate::plan::{
-    Job, Leaf, MatrixOperand, MatrixStep, Merge, Plan, RowSource, Rows, TensorRef, Work,
+    Job, Leaf, MatrixOperand, MatrixStep, Merge, Plan, RowSource, Rows, Side, TensorRef, Work,
 };
 
 /// The whole plan. The same plan gives the same text.
@@ -29,7 +30,7 @@ pub fn json(plan: &Plan) -> Value {
         .iter()
         .map(|change| json!({"prefix": change.prefix, "before": change.before, "sources": change.sources}))
         .collect();
-    json!({
+    let mut value = json!({
         "models": plan.models,
         "tensors": plan.jobs.iter().map(job_value).collect::<Vec<_>>(),
         "programs": programs,
@@ -45,7 +46,16 @@ pub fn json(plan: &Plan) -> Value {
             "vocabulary": output.vocabulary,
             "files": output.files.iter().map(|(name, _)| name).collect::<Vec<_>>(),
         },
-    })
+    });
+    if let Some(adapter) = &output.adapter {
+        let update = |one: &OutputUpdate| json!({"tensor": one.base_tensor, "rank": one.rank});
+        value["output"]["adapter"] = json!({
+            "base": adapter.base,
+            "updates": adapter.updates.iter().map(update).collect::<Vec<_>>(),
+            "replacements": adapter.replacements,
+        });
+    }
+    value
 }
 
 fn reference(tensor: TensorRef) -> Value {
@@ -78,6 +88,15 @@ fn merge_value(merge: &Merge) -> Value {
         "groups": merge.groups,
         "precision": match merge.precision { Precision::Single => "f32", Precision::Double => "f64" },
     });
+    if let Some(factor) = &merge.factor {
+        let term = |(leaf, by): &(Leaf, f64)| json!([leaf_value(leaf), by]);
+        value["factor"] = json!({
+            "side": match factor.side { Side::Left => "left", Side::Right => "right" },
+            "rank": factor.rank,
+            "shape": [factor.rows, factor.columns],
+            "terms": factor.terms.iter().map(term).collect::<Vec<_>>(),
+        });
+    }
     if !merge.matrices.is_empty() {
         value["matrices"] = merge.matrices.iter().map(matrix_value).collect();
     }
@@ -89,6 +108,7 @@ fn leaf_value(leaf: &Leaf) -> Value {
         Leaf::Tensor(tensor) => reference(*tensor),
         Leaf::Rows(rows) => json!({"rows": rows}),
         Leaf::Matrix(step) => json!({"matrix": step}),
+        Leaf::Factor => json!("factor"),
         Leaf::Product(product) => json!({
             "left": reference(product.left),
             "right": reference(product.right),

@@ -10,11 +10,13 @@ use crate::recipe::{Body, Form, ModelId, ModuleContent, Recipe, SourceModel};
 use crate::schema::Keys;
 use crate::schema::strict::StrictKeys;
 use crate::setting::Spanned;
-use crate::tree::{Node, ScalarValue, Tree};
+use crate::tree::{Entry, Node, NodeKind, ScalarValue, Tree};
 
 pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
     let declared = decoder.declared(&tree.root);
-    let root = &decoder.substitute(&tree.root, &declared);
+    let mut root = decoder.substitute(&tree.root, &declared);
+    let form = take_form(&mut root).map(|node| decoder.substitute(&node, &declared));
+    let root = &root;
     check_version(decoder, root);
     let fields = decoder.fields(root, StrictKeys::KEYS, RECIPE)?;
     // Names come first: everything else refers to them.
@@ -43,6 +45,7 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         decoder.missing_key(root, "method", RECIPE);
     }
     let settings = decoder.settings_at(fields, "parameters");
+    let adapter = form.and_then(|node| decoder.output_form(&node));
     let tokenizer = decoder.tokenizer(fields);
     Some(Recipe {
         source: tree.source.clone(),
@@ -61,9 +64,18 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         seed: fields.get("seed").and_then(|node| decoder.count(node, "`seed`")).unwrap_or(0),
         files_from: fields.get("files_from").and_then(|node| decoder.model(node, "`files_from`")),
         shard_size: fields.get("shard_size").and_then(|node| size(decoder, node)),
+        adapter,
         warnings: Vec::new(),
         models: std::mem::take(&mut decoder.models.list),
     })
+}
+
+/// Takes `output` out of the outermost map where it is no formula but says what is written.
+fn take_form(root: &mut Node) -> Option<Node> {
+    let NodeKind::Mapping(entries) = &mut root.kind else { return None };
+    let is_form = |entry: &Entry| &*entry.key.text == "output" && entry.value.entries().is_some();
+    let position = entries.iter().position(is_form)?;
+    Some(entries.remove(position).value)
 }
 
 fn check_version(decoder: &mut Decoder<'_>, root: &Node) {

@@ -22,6 +22,14 @@ pub enum PathKey {
     Map(PathKeys),
 }
 
+/// What a result is written as.
+#[derive(schemars::JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+pub enum OutputFormKey {
+    /// A LoRA on the base, as PEFT writes it.
+    Adapter,
+}
+
 keys! {
     /// A merge as mergekit describes it. Exactly one of `models`, `slices` and `modules` says what is merged.
     pub struct MergekitKeys {
@@ -49,6 +57,16 @@ keys! {
         pub tokenizer: Option<TokenizerKeys>,
         /// `auto`, the name of a template, or a template.
         pub chat_template: Option<String>,
+        /// What is written; a whole model if it is left out. mixdown's own key.
+        pub output: Option<OutputKeys>,
+    }
+
+    /// What is written: `{as: adapter}`, or `{as: adapter, rank: 16}`.
+    pub struct OutputKeys {
+        /// `adapter`: a LoRA on the base, as PEFT writes it.
+        pub r#as: OutputFormKey,
+        /// The most directions of each update. Left out, every update must have few directions by itself, and is exact.
+        pub rank: Option<super::CountKey>,
     }
 
     /// A model with its parameters.

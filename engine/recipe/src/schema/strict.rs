@@ -23,6 +23,8 @@
 //! - A parameter of an expert in a rule comes before one beside the model, then the rule's, then the top's.
 //! - `importance` and `gram` beside a model are checkpoints that go with it; an expert in a rule can have
 //!   others. They are read by methods that need them and never merged, nor is a `reference`.
+//! - `output` as a map says what is written: `{as: adapter, rank: 16}` is a LoRA on the base. A formula
+//!   beside it stands in a rule, or in a method file.
 //! - `$name` is the declared value, wherever a single value stands; `$$name` is the text `$name`. Formulas
 //!   of the recipe use declared numbers, words and truth values by name, without `$`.
 
@@ -30,7 +32,7 @@ use std::collections::BTreeMap;
 
 use super::architecture::TextsKey;
 use super::mergekit::{
-    LayersKey, ModelEntryKeys, ModelKey, ModuleKeys, PathKey, SliceKeys, TokenizerKeys,
+    LayersKey, ModelEntryKeys, ModelKey, ModuleKeys, OutputKeys, PathKey, SliceKeys, TokenizerKeys,
 };
 use super::method::{InputsKeys, ParameterKeys};
 use super::{CountKey, ScalarKey, SettingsKey, keys};
@@ -93,6 +95,16 @@ pub enum DeclarationKey {
 /// Steps of a method, in order: a name and its formula.
 pub type StepsKey = BTreeMap<String, String>;
 
+/// The formula of the recipe's own method, or what is written.
+#[derive(schemars::JsonSchema)]
+#[schemars(untagged)]
+pub enum OutputKey {
+    /// The merged weights.
+    Formula(String),
+    /// `{as: adapter}` or `{as: adapter, rank: 16}`.
+    Form(OutputKeys),
+}
+
 /// A number of bytes.
 #[derive(schemars::JsonSchema)]
 #[schemars(untagged)]
@@ -126,8 +138,8 @@ keys! {
         pub inputs: Option<InputsKeys>,
         /// Steps of the recipe's own method, instead of `method`.
         pub steps: Option<StepsKey>,
-        /// The merged weights, as a formula: the result of the recipe's own method.
-        pub output: Option<String>,
+        /// As a text the merged weights, as a formula: the result of the recipe's own method. As a map what is written, a whole model if there is none.
+        pub output: Option<OutputKey>,
         /// Parameters of the method where nothing nearer says otherwise.
         pub parameters: Option<SettingsKey>,
         /// What becomes of which tensors: the first rule that matches a tensor decides.

@@ -48,9 +48,19 @@ impl Cores {
         Ok(Self { left, right: transposed(&right), cores })
     }
 
-    /// Computes the op's result on the cores and gives it as factors of rank `R`.
+    /// Computes the op's result on the cores and gives it as factors: of rank `R`, or of that which the
+    /// result on the cores has, where it comes as factors itself.
     pub fn expand(mut self, prepared: &dyn Prepared) -> Result<LowRank, Stop> {
         let rank = self.right.rows;
+        if let Some(inner) = prepared.factors() {
+            // Fewer directions than the operands have together.
+            let core = product(view(&inner.left), view(&inner.right));
+            let norm = Some(super::dense::squared_norm(&core.values).sqrt());
+            let left = product(view(&self.left), view(&inner.left));
+            let right = product(view(&inner.right), view(&self.right));
+            let report = Report { norm, ..prepared.report() };
+            return Ok(LowRank { factors: Factors { left, right }, report });
+        }
         let mut core = zeros(rank, rank);
         let (start, end) = prepared.rows(&mut self, 0, &mut core.values)?;
         let mut report = prepared.report();

@@ -84,7 +84,7 @@ impl Sizes {
 
 /// What an op needs that [`check`](super::check::check) has let through.
 pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) -> Needs {
-    if super::runs_on_cores(op, operands) {
+    if op.runs_on_cores(operands) {
         return on_cores(op, operands, precision);
     }
     let count = match op {
@@ -95,6 +95,12 @@ pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) 
     let sizes = Sizes { m, n, p: m.min(n), experts: count as f64 };
     let mut block_rows = BLOCK_ROWS;
     let counts = match op {
+        MatrixOp::TruncatedSvd(Rank::Count(count)) => {
+            let k = f64::from(*count).min(sizes.p);
+            let counts = sizes.truncation(k);
+            // Both sides, and the right one twice while the left one is formed.
+            Counts { held: k * (m + n) + k, preparing: counts.preparing + k * n, row: n, ..counts }
+        }
         MatrixOp::TruncatedSvd(rank) => {
             let counts = sizes.truncation(kept(*rank, &sizes));
             // The right side is held twice where rows are read.
@@ -134,7 +140,7 @@ pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) 
             flops: n * n * n / 3.0 + 2.0 * m * n * n * (sizes.experts + 1.0),
         },
     };
-    finished(counts, block_rows, None)
+    finished(counts, block_rows, op.result_rank(operands))
 }
 
 fn finished(counts: Counts, block_rows: usize, result_rank: Option<usize>) -> Needs {
@@ -168,7 +174,7 @@ fn on_cores(op: &MatrixOp, operands: &OperandShapes, precision: Precision) -> Ne
         row: n,
         flops: 8.0 * (m + n) * r * r + 2.0 * m * n * r,
     };
-    let mut needs = finished(outer, BLOCK_ROWS, Some(total));
+    let mut needs = finished(outer, BLOCK_ROWS, op.result_rank(operands));
     needs.prepare_bytes += inner.prepare_bytes + inner.rows_bytes;
     needs.flops = needs.flops.saturating_add(inner.flops);
     needs

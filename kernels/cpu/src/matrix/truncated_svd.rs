@@ -1,8 +1,9 @@
 //! Best approximation with a bounded rank.
 
-use mixdown_ops::matrix::{Operands, Rank, Report, Stop};
+use mixdown_ops::matrix::{Factors, Operands, Rank, Report, Stop};
 
-use super::product::{LeftRows, Piece, Product};
+use super::dense::zeros;
+use super::product::{BLOCK_ROWS, LeftRows, LowRank, Piece, Product};
 use super::rows::Blend;
 use super::truncation::{CLUSTER, CutAt, Truncation};
 
@@ -35,6 +36,40 @@ pub(crate) fn prepare(
             Product { left: LeftRows::Read { pieces, rank }, right: basis, report }
         }
     })
+}
+
+/// The same for a stated count of directions: the result is given as factors, the left one with
+/// orthonormal columns or the right one with orthonormal rows, and the report has the squared norms of
+/// the operand and of what is cut off.
+pub(crate) fn as_factors(rank: usize, operands: &mut dyn Operands) -> Result<LowRank, Stop> {
+    let (rows, columns) = operands.shape(0);
+    let blend = Blend::one(0);
+    let (truncation, cut) = Truncation::of(operands, &blend, rank, false)?;
+    let report = Report {
+        ranks: vec![cut.rank],
+        gap: cut.gap,
+        loss: Some((cut.energy, cut.cut_off)),
+        notes: notes(&[cut]),
+        ..<_>::default()
+    };
+    if truncation.rank() == 0 {
+        return Ok(super::factors::empty(rows, columns, report));
+    }
+    let factors = match truncation {
+        Truncation::Left { left, right } => Factors { left, right },
+        Truncation::Right { basis, .. } => {
+            let rank = basis.rows;
+            let pieces = vec![Piece { blend, offset: 0, directions: basis.clone() }];
+            let rows_of_left = LeftRows::Read { pieces, rank };
+            let mut left = zeros(0, rank);
+            for first in (0..rows).step_by(BLOCK_ROWS) {
+                let block = rows_of_left.block(operands, first, BLOCK_ROWS.min(rows - first))?;
+                super::dense::append_rows(&mut left, &block);
+            }
+            Factors { left, right: basis }
+        }
+    };
+    Ok(LowRank { factors, report })
 }
 
 /// What cuts are worth a warning.

@@ -18,6 +18,10 @@ pub(crate) struct CutAt {
     pub rank: usize,
     /// `(σ_k − σ_{k+1}) / σ_1`, where the cut removes anything.
     pub gap: Option<f64>,
+    /// Sum of all squares.
+    pub energy: f64,
+    /// Sum of the squares that the cut removes.
+    pub cut_off: f64,
 }
 
 /// Cuts a descending spectrum at `rank`, or with `snap` at the nearest gap below it.
@@ -30,14 +34,20 @@ pub(crate) fn cut_at(singular: &[f64], rank: usize, snap: bool, sides: usize) ->
     let least = first * (sides as f64 * f64::EPSILON).sqrt();
     let nonzero = singular.iter().take_while(|&&value| value > least).count();
     if rank >= nonzero {
-        return CutAt { rank: nonzero, gap: None };
+        return CutAt { rank: nonzero, gap: None, energy: squares(singular), cut_off: 0.0 };
     }
     let gap = |rank: usize| (singular[rank - 1] - singular[rank]) / first;
     let mut at = rank;
     if snap {
         at = (1..=rank).rev().find(|&rank| gap(rank) >= CLUSTER).unwrap_or(rank);
     }
-    CutAt { rank: at, gap: (at > 0).then(|| gap(at)) }
+    let (energy, cut_off) = (squares(singular), squares(&singular[at..]));
+    CutAt { rank: at, gap: (at > 0).then(|| gap(at)), energy, cut_off }
+}
+
+fn squares(singular: &[f64]) -> f64 {
+    // The smallest first, so that they are not lost beside the largest.
+    singular.iter().rev().map(|value| value * value).sum()
 }
 
 /// `U_k·Σ_k·V_kᵀ`, as the smaller side gives it.

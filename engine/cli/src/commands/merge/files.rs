@@ -11,7 +11,7 @@ use mixdown_checkpoint::{Form, shown_path, side_files};
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
 
-use super::Arguments;
+use super::{Arguments, adapter};
 use crate::planning::Planned;
 
 const CONFIG_NAME: &str = "config.json";
@@ -42,6 +42,15 @@ pub struct Files {
 /// Decides which files the output gets.
 pub fn choose(planned: &Planned, arguments: &Arguments) -> Result<Files, Box<Diagnostic>> {
     let mut files = Files { made: planned.plan.output.files.clone(), ..Files::default() };
+    let adapter = planned.plan.output.adapter.as_ref();
+    if let Some(adapter) = adapter {
+        let config = adapter::config(planned, adapter);
+        files.made.push((adapter::CONFIG_NAME.to_owned(), config));
+        if arguments.shard_size.is_some() {
+            let headline = "`--shard-size` has no effect: an adapter is one file of weights";
+            files.warnings.push(Diagnostic::warning(codes::IGNORED_KEY, headline));
+        }
+    }
     let donor = planned.plan.output.files_from;
     if let Some(donor) = donor.map(|position| &planned.loaded.models[position as usize]) {
         let checkpoint = &donor.model.checkpoint;
@@ -142,6 +151,10 @@ fn card(planned: &Planned, set: Vec<String>) -> Card {
         methods: methods(planned),
         dtype: plan.output.dtype.map_or("several types", |dtype| dtype.torch_name()).to_owned(),
         parameters: plan.jobs.iter().map(|job| job.shape.elements()).sum(),
+        adapter_on: plan.output.adapter.as_ref().map(|adapter| {
+            let base = &planned.loaded.models[adapter.base as usize];
+            base.model.revision.as_ref().map(|_| hub_id(&base.reference).to_owned())
+        }),
         dropped: only_in_inputs(planned),
         recipe: planned.loaded.text.clone(),
         set,
@@ -160,11 +173,19 @@ fn title(planned: &Planned) -> String {
     let shown: Vec<&str> = names.take(SHOWN).collect();
     let rest = planned.loaded.own_models().count() - shown.len();
     let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-    format!("Merge of {}{more}", shown.join(", "))
+    let what = match planned.plan.output.adapter {
+        None => "Merge of",
+        Some(_) => "Adapter from",
+    };
+    format!("{what} {}{more}", shown.join(", "))
 }
 
 /// Count of the names that inputs have and the output does not.
 fn only_in_inputs(planned: &Planned) -> usize {
+    // The names of an adapter are others, and what it lacks stays what it is.
+    if planned.plan.output.adapter.is_some() {
+        return 0;
+    }
     let written: HashSet<&str> = planned.plan.jobs.iter().map(|job| job.name.as_str()).collect();
     let left_out = planned.plan.left_out.iter().map(|left_out| {
         let input = &planned.loaded.models[left_out.tensor.model as usize];
@@ -173,7 +194,7 @@ fn only_in_inputs(planned: &Planned) -> usize {
     left_out.filter(|name| !written.contains(name)).collect::<HashSet<_>>().len()
 }
 
-fn hub_id(reference: &str) -> &str {
+pub fn hub_id(reference: &str) -> &str {
     reference.split_once('@').map_or(reference, |(id, _)| id)
 }
 

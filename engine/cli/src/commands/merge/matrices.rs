@@ -45,7 +45,9 @@ pub fn line(reports: &[MatrixReport]) -> Option<String> {
     if stored > 0 {
         text.push_str(&format!(", {stored} from the store"));
     }
-    let losses: Vec<(f64, f64)> = reports.iter().filter_map(|found| found.report.loss).collect();
+    // What a truncation cuts off is no objective.
+    let with_loss = reports.iter().filter(|found| found.op != "truncated_svd");
+    let losses: Vec<(f64, f64)> = with_loss.filter_map(|found| found.report.loss).collect();
     if !losses.is_empty() {
         let (start, end) = losses.iter().fold((0.0, 0.0), |(a, b), (s, e)| (a + s, b + e));
         text.push_str(&format!("; loss {start:.6e} before, {end:.6e} after"));

@@ -9,7 +9,8 @@ use mixdown_exec::Report;
 use mixdown_ops::Backend;
 use serde_json::json;
 
-use super::{Arguments, matrices};
+use super::adapter::Update;
+use super::{Arguments, adapter, matrices};
 use crate::planning::Planned;
 use crate::quantity;
 use crate::talk::{self, Talk};
@@ -30,19 +31,27 @@ pub fn started(arguments: &Arguments, planned: &Planned, layout: &Layout) {
     }
 }
 
+/// A merge that has ended.
+pub struct Run<'a> {
+    pub planned: &'a Planned,
+    pub layout: &'a Layout,
+    pub report: &'a Report,
+    /// What became of the base's tensors, if an adapter was written.
+    pub updates: Option<Vec<Update>>,
+}
+
 /// The end of a merge.
 pub fn done(
     arguments: &Arguments,
     talk: Talk,
-    planned: &Planned,
-    layout: &Layout,
-    report: &Report,
+    run: &Run<'_>,
     backend: &dyn Backend,
     elapsed: Duration,
 ) {
+    let Run { planned, layout, report, updates } = run;
     let bytes = layout.total_bytes();
     if arguments.json {
-        talk::event(&json!({
+        let mut event = json!({
             "event": "done",
             "out": arguments.out.to_string_lossy(),
             "tensors": planned.plan.jobs.len(),
@@ -58,10 +67,17 @@ pub fn done(
             "matrices": matrices::json(&report.matrices),
             "seconds": elapsed.as_secs_f64(),
             "stages": report.stages.iter().map(|(stage, seconds)| json!({"stage": stage, "seconds": seconds})).collect::<Vec<_>>(),
-        }));
+        });
+        if let Some(updates) = updates {
+            event["adapter"] = adapter::json(updates);
+        }
+        talk::event(&event);
         return;
     }
     talk.say(&text(planned.plan.jobs.len(), bytes, report, backend, elapsed));
+    if let Some(updates) = updates {
+        talk.say(&adapter::line(updates));
+    }
     say_where(talk, &arguments.out);
 }
 
