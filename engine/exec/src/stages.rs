@@ -209,6 +209,7 @@ mod tests {
                     groups,
                     precision: Precision::Single,
                     matrices: vec![],
+                    factor: None,
                 }),
                 origin: 0,
             });

@@ -198,6 +198,7 @@ impl<'r> Adapting<'r> {
         let tensor = &self.index.tensors()[position as usize];
         OutputAdapter::can_update(self.index, position)
             && tensor.dtype.is_float()
+            && tensor.shape.elements() > 0
             && !is_embedding(&tensor.name)
     }
 
