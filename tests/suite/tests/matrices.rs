@@ -178,7 +178,7 @@ fn a_sweep_equals_merges_one_by_one() {
         merge(&space, &recipe, arguments).success();
         assert!(!space.path("merged").join(".store").exists());
         for value in ["0.1", "0.5", "1.5"] {
-            let swept = read_checkpoint(space.path(&format!("merged/lambda-{value}")));
+            let swept = read_checkpoint(space.path(format!("merged/lambda-{value}")));
             let set = format!("parameters.lambda={value}");
             let alone = space.path("alone");
             space.write("alone.yaml", recipe.clone());
