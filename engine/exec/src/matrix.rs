@@ -85,6 +85,10 @@ impl<'a> MatrixStage<'a> {
                 State::Prepared(prepared) => match prepared.factors() {
                     Some(factors) => {
                         let held = Held::from_factors(factors, self.merge.precision);
+                        if self.context.check_finite && !held.norm().is_finite() {
+                            let tensor = &self.context.job(self.job).name;
+                            return Err(Failure::Input(Box::new(not_finite(step, tensor, None))));
+                        }
                         self.keep(number, held, prepared.report());
                     }
                     None => {
@@ -108,7 +112,11 @@ impl<'a> MatrixStage<'a> {
                         && self.context.check_finite
                     {
                         let tensor = &self.context.job(self.job).name;
-                        return Err(Failure::Input(Box::new(not_finite(step, tensor, element))));
+                        return Err(Failure::Input(Box::new(not_finite(
+                            step,
+                            tensor,
+                            Some(element),
+                        ))));
                     }
                     self.keep(number, Held::Dense(values), report);
                 }
@@ -129,7 +137,10 @@ impl<'a> MatrixStage<'a> {
     fn keep(&self, number: usize, held: Held, mut report: Report) {
         report.norm = report.norm.or_else(|| Some(held.norm()));
         let flops = self.context.matrix_needs.of(self.job)[number].flops;
-        self.context.results.keep(self.job, number, flops, &held, &report);
+        // With NaN allowed among the inputs a result may be NaN, which another run must not find.
+        if self.context.check_finite {
+            self.context.results.keep(self.job, number, flops, &held, &report);
+        }
         self.conclude(held, report, false);
     }
 
@@ -208,13 +219,14 @@ pub(crate) fn stop_diagnostic(stop: Stop, step: &MatrixStep, tensor: &str) -> Di
         .fact("shape", format!("[{}, {}]", step.rows, step.columns))
 }
 
-fn not_finite(step: &MatrixStep, tensor: &str, element: usize) -> Diagnostic {
+fn not_finite(step: &MatrixStep, tensor: &str, element: Option<usize>) -> Diagnostic {
     let headline = format!("`{}` gave NaN or infinity", step.op.name());
-    let (row, column) = (element as u64 / step.columns, element as u64 % step.columns);
-    Diagnostic::error(codes::NUMERICS, headline)
-        .fact("tensor", tensor)
-        .fact("element", format!("[{row}, {column}]"))
-        .help("a smaller learning rate, fewer steps, or `dtype: float64` may help")
+    let mut diagnostic = Diagnostic::error(codes::NUMERICS, headline).fact("tensor", tensor);
+    if let Some(element) = element {
+        let (row, column) = (element as u64 / step.columns, element as u64 % step.columns);
+        diagnostic = diagnostic.fact("element", format!("[{row}, {column}]"));
+    }
+    diagnostic.help("a smaller learning rate, fewer steps, or `dtype: float64` may help")
 }
 
 fn first_nonfinite(values: &Values) -> Option<usize> {

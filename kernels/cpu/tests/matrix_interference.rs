@@ -65,7 +65,7 @@ fn adam_is_its_loop() {
     }
 }
 
-/// The bounds of methods 7.1: 0.01 of the step in any element, 1e-4 of the movement.
+/// The bounds that Adam in f32 keeps: 0.01 of the step in any element, 1e-4 of the movement.
 #[test]
 fn adam_in_f32_stays_near_the_loop_in_f64() {
     for (rows, columns) in [(24, 96), (64, 48)] {

@@ -135,6 +135,14 @@ fn a_damaged_entry_is_noticed_and_computed_again() {
     assert_eq!(entries(&space).len(), all.len(), "what was damaged is there again");
 }
 
+/// Where NaN are allowed a result may hold them, and a merge that does not allow them must not find it.
+#[test]
+fn results_of_merges_that_allow_nan_are_not_kept() {
+    let space = family();
+    merge(&space, &recipe("swudi", ""), &["--allow-nonfinite"]).success();
+    assert!(entries(&space).is_empty());
+}
+
 #[test]
 fn another_lambda_starts_from_what_is_there() {
     let space = family();
