@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use mixdown_kit::published::written_out;
 use mixdown_plan::Architectures;
 use mixdown_plan::knowledge::{facts, number, sizes};
 use mixdown_recipe::Architecture;
@@ -19,20 +20,20 @@ struct Header {
 
 fn headers() -> Vec<Header> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/headers");
-    let mut paths: Vec<_> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> = [folder.clone(), folder.join("published")]
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(folder).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .collect();
     paths.sort();
     let found: Vec<Header> = paths
         .iter()
         .map(|path| {
             let value: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
             let mut tensors = BTreeMap::new();
-            for (name, shape) in value["tensors"].as_object().unwrap() {
-                let shape: Vec<u64> =
-                    shape.as_array().unwrap().iter().map(|size| size.as_u64().unwrap()).collect();
-                for name in written_out(name) {
-                    assert!(tensors.insert(name.clone(), shape.clone()).is_none(), "{name}");
-                }
+            for (name, shape) in written_out(value["tensors"].as_object().unwrap()) {
+                assert!(tensors.insert(name.clone(), shape).is_none(), "{name}");
             }
             Header {
                 file: path.file_name().unwrap().to_string_lossy().into_owned(),
@@ -44,15 +45,6 @@ fn headers() -> Vec<Header> {
         .collect();
     assert!(!found.is_empty());
     found
-}
-
-/// `{0..3}` in a name stands for each of these numbers.
-fn written_out(name: &str) -> Vec<String> {
-    let Some((before, rest)) = name.split_once('{') else { return vec![name.to_owned()] };
-    let (range, after) = rest.split_once('}').unwrap();
-    let (first, last) = range.split_once("..").unwrap();
-    let (first, last): (u64, u64) = (first.parse().unwrap(), last.parse().unwrap());
-    (first..=last).flat_map(|number| written_out(&format!("{before}{number}{after}"))).collect()
 }
 
 fn known(header: &Header) -> &'static Architecture {

@@ -1,0 +1,123 @@
+//! The complete recipes of `recipes/`, checked and planned against headers of the checkpoints they name.
+//!
+//! Catches a recipe that a change of the language, of a method or of an architecture breaks, a rule
+//! that claims other tensors than its comment says, and plans whose size follows the models'.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+
+use mixdown_kit::{Program, Space, published};
+use mixdown_suite::repository;
+use serde_json::Value;
+
+/// Checks and plans a recipe of `recipes/`, with published checkpoints in the hub's cache.
+#[track_caller]
+fn plan(recipe: &str, models: &[(&str, &str)], arguments: &[&str]) -> Plan {
+    let space = Space::new();
+    for (id, fixture) in models {
+        published(&space, id, fixture);
+    }
+    let recipe = repository().join("recipes").join(recipe);
+    let run = |command: &str, more: &[&str]| {
+        let program = Program::new(&space).args([OsStr::new(command), recipe.as_os_str()]);
+        program.args(arguments).args(more).args(["--json"]).run().success()
+    };
+    let checked = run("check", &[]).json();
+    assert_eq!(checked["ok"], true);
+    assert_eq!(checked["diagnostics"], Value::Array(Vec::new()), "{checked:#}");
+    Plan(run("plan", &["--memory", "64GB"]).json())
+}
+
+struct Plan(Value);
+
+impl Plan {
+    /// Names of the tensors that are not copied, with the op of their first matrix step, if any.
+    fn merged(&self) -> BTreeMap<&str, Option<&str>> {
+        let tensors = self.0["tensors"].as_array().expect("a plan lists tensors");
+        let merged = tensors.iter().filter(|tensor| tensor["work"].get("copy").is_none());
+        merged
+            .map(|tensor| {
+                let name = tensor["name"].as_str().expect("tensors have names");
+                (name, tensor["work"]["matrices"][0]["op"].as_str())
+            })
+            .collect()
+    }
+
+    fn count(&self) -> usize {
+        self.0["tensors"].as_array().map_or(0, Vec::len)
+    }
+}
+
+/// The linear layers of a Llama-like language model, named from this prefix.
+fn linear_layers(prefix: &str, layers: usize) -> Vec<String> {
+    let kinds = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o"];
+    let kinds = kinds.into_iter().chain(["mlp.gate", "mlp.up", "mlp.down"]);
+    kinds
+        .flat_map(|kind| {
+            (0..layers).map(move |layer| format!("{prefix}layers.{layer}.{kind}_proj.weight"))
+        })
+        .collect()
+}
+
+/// Checks that these tensors, and no others, go through the interference objective; the rest is copied.
+#[track_caller]
+fn check_interference(plan: &Plan, expected: &[String], all: usize) {
+    let expected = expected.iter().map(|name| (name.as_str(), Some("interference"))).collect();
+    assert_eq!(plan.merged(), expected);
+    assert_eq!(plan.count(), all);
+}
+
+/// A base and experts that are named by tasks, all of one size.
+fn with_experts(base: &str, stem: &str, tasks: &[&str], fixture: &str) -> Vec<(String, String)> {
+    let experts = tasks.iter().map(|task| format!("{stem}{task}"));
+    [base.to_owned()].into_iter().chain(experts).map(|id| (id, fixture.to_owned())).collect()
+}
+
+fn borrowed(models: &[(String, String)]) -> Vec<(&str, &str)> {
+    models.iter().map(|(id, fixture)| (id.as_str(), fixture.as_str())).collect()
+}
+
+const TASKS: [&str; 5] = ["OCR", "VQA", "Geometry", "Chart", "Grounding"];
+
+#[test]
+fn optmerge_of_qwen2_vl() {
+    let models =
+        with_experts("Qwen/Qwen2-VL-7B", "yongxianwei/Qwen2-VL-7B-", &TASKS, "qwen2_vl_7b");
+    let plan = plan("optmerge/qwen2-vl-7b.yaml", &borrowed(&models), &[]);
+    check_interference(&plan, &linear_layers("model.", 28), 730);
+}
+
+#[test]
+fn optmerge_of_qwen2_vl_from_the_community() {
+    let models = [
+        "Qwen/Qwen2-VL-7B-Instruct",
+        "lmms-lab/Qwen2-VL-7B-GRPO-8k",
+        "hiyouga/Qwen2-VL-7B-Pokemon",
+        "allenai/olmOCR-7B-0225-preview",
+        "erax-ai/EraX-VL-7B-V1.0",
+    ];
+    let models = models.map(|id| (id, "qwen2_vl_7b"));
+    let plan = plan("optmerge/qwen2-vl-7b-community.yaml", &models, &[]);
+    check_interference(&plan, &linear_layers("model.", 28), 730);
+}
+
+#[test]
+fn optmerge_of_internvl() {
+    let (base, stem) = ("OpenGVLab/InternVL2_5-1B", "yongxianwei/InternVL2_5-1B_");
+    let models = with_experts(base, stem, &TASKS, "internvl2_5_1b");
+    let plan = plan("optmerge/internvl2.5-1b.yaml", &borrowed(&models), &[]);
+    let mut expected = linear_layers("language_model.model.", 24);
+    expected.extend(["mlp1.1.weight", "mlp1.3.weight"].map(str::to_owned));
+    check_interference(&plan, &expected, 637);
+}
+
+#[test]
+fn optmerge_of_qwen2_5_vl_with_experts_of_ones_own() {
+    let tasks = ["geometry", "grounding", "chart", "vqa", "ocr"];
+    let models = with_experts("Qwen/Qwen2.5-VL-32B-Instruct", "own/", &tasks, "qwen2_5_vl_32b");
+    let set: Vec<String> =
+        tasks.iter().map(|task| format!("--set=models.{task}=own/{task}")).collect();
+    let set: Vec<&str> = set.iter().map(String::as_str).collect();
+    let plan = plan("optmerge/qwen2.5-vl-32b.yaml", &borrowed(&models), &set);
+    check_interference(&plan, &linear_layers("model.", 64), 1161);
+}
