@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::make::MODELS;
@@ -13,11 +13,20 @@ const BLOCK: u64 = 512 * 1024;
 
 /// Reads the first `models` models side by side and writes the bytes of the last, with two threads.
 pub fn copy(folder: &Path, models: usize, to: &Path) -> io::Result<Duration> {
+    let names = MODELS[..models].iter().map(|(name, _)| name);
+    let inputs: Vec<PathBuf> =
+        names.map(|name| folder.join(name).join("model.safetensors")).collect();
+    copy_last(&inputs, to)
+}
+
+/// Copies one file, with two threads.
+pub fn copy_file(from: &Path, to: &Path) -> io::Result<Duration> {
+    copy_last(&[from.to_owned()], to)
+}
+
+fn copy_last(inputs: &[PathBuf], to: &Path) -> io::Result<Duration> {
     let start = Instant::now();
-    let inputs = MODELS[..models]
-        .iter()
-        .map(|(name, _)| File::open(folder.join(name).join("model.safetensors")))
-        .collect::<io::Result<Vec<File>>>()?;
+    let inputs = inputs.iter().map(File::open).collect::<io::Result<Vec<File>>>()?;
     let output = File::create(to)?;
     let length = inputs.last().map_or(Ok(0), |file| file.metadata().map(|data| data.len()))?;
     const THREADS: u64 = 2;

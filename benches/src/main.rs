@@ -5,13 +5,18 @@
 //!
 //!     cargo run --release -p mixdown-benches -- make --experts 5 bench-data
 //!     cargo run --release -p mixdown-benches -- run --matrices --rounds 1 bench-data
+//!
+//!     cargo run --release -p mixdown-benches -- adapters bench-7b
+//!     cargo run --release -p mixdown-benches -- streaming --memory 1GB bench-32b
 
+mod adapters;
 mod copy;
 mod make;
 mod measure;
 mod recipes;
 mod report;
 mod run;
+mod streaming;
 
 use std::path::PathBuf;
 
@@ -60,6 +65,28 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Merge five adapters of rank 8 into a base of Qwen2-VL-7B's shapes, beside a copy of the base
+    Adapters {
+        /// Folder of the models; they are written where they are missing
+        folder: PathBuf,
+        /// Count of layers; the model has 28 and takes 17 GB, and each result as much again
+        #[arg(long, default_value_t = 28)]
+        layers: u64,
+        /// Rounds
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
+    /// Merge five experts of Qwen2.5-VL-32B's shapes, with more and more layers, and tell the memory
+    Streaming {
+        /// Folder of the models; their weights take no space, the results do
+        folder: PathBuf,
+        /// Counts of layers; the model has 64, and each takes 1 GB of the result
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 16])]
+        layers: Vec<u64>,
+        /// Memory that a merge may use
+        #[arg(long, default_value = "1GB")]
+        memory: String,
+    },
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -72,6 +99,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             if let Some(path) = json {
                 std::fs::write(path, report.json())?;
             }
+        }
+        Command::Adapters { folder, layers, rounds } => {
+            if !folder.join("base").exists() {
+                adapters::make(&folder, layers)?;
+            }
+            adapters::run(&folder, rounds)?;
+        }
+        Command::Streaming { folder, layers, memory } => {
+            streaming::run(&folder, &streaming::Options { layers, memory })?;
         }
     }
     Ok(())

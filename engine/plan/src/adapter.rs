@@ -413,15 +413,6 @@ fn bounded_rank(split: &Split, leaf: &Leaf, sides: (usize, usize)) -> Option<usi
         Leaf::Product(product) => Some(product.rank as usize),
         Leaf::Matrix(step) => {
             let SplitStep { op, operands } = &split.steps[usize::from(*step)];
-            // Where no expert differs from the base, what is merged is zero, and stays so.
-            let is_zero = |&operand: &NodeId| {
-                linear(&split.graph, operand).is_some_and(|terms| terms.is_empty())
-            };
-            if operands.iter().all(is_zero) {
-                let ranks = vec![Some(0); operands.len()];
-                let zeros = OperandShapes { rows: sides.0, columns: sides.1, ranks };
-                return op.runs_on_cores(&zeros).then_some(0);
-            }
             let of_operand = |&operand: &NodeId| {
                 let terms = split.combination(operand)?;
                 terms.iter().map(|(leaf, _)| bounded_rank(split, leaf, sides)).sum()

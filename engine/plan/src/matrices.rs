@@ -71,7 +71,7 @@ pub(crate) fn operand_shape(
 
 impl Split {
     /// The leaves that a node is a linear combination of, with their factors, where all of them may be
-    /// low-rank: such a value needs not be multiplied out.
+    /// low-rank: such a value needs not be multiplied out. None are left of a value that is 0.
     pub fn combination(&self, id: NodeId) -> Option<Vec<(Leaf, f64)>> {
         let mut terms: Vec<(Leaf, f64)> = Vec::new();
         self.collect(id, 1.0, &mut terms)?;
@@ -91,6 +91,9 @@ impl Split {
                 }
                 Some(())
             }
+            Node::Constant(_) => (self.graph.value(id) == Some(0.0)).then_some(()),
+            // What an adapter leaves alone: its task vector has no direction.
+            Node::Map(MapOp::Subtract) if operands[0] == operands[1] => Some(()),
             Node::Map(MapOp::Negate) => self.collect(operands[0], -factor, terms),
             Node::Map(MapOp::Add) => {
                 self.collect(operands[0], factor, terms)?;

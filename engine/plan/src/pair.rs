@@ -150,6 +150,10 @@ impl<'a> Section<'a> {
         if !promoted.is_float() {
             return Some(made(promoted, self.copy_all(&present)));
         }
+        if let Some(kept) = buffer(&present) {
+            self.note_detail(&present, Vec::new(), Vec::new(), wanted.t, detail);
+            return Some(made(kept.tensor.dtype, self.take(kept, kept.tensor.dtype)));
+        }
         let out = self.out_dtype.or(self.dtype).unwrap_or(promoted);
         if present.len() < self.inputs.len() && present.len() == 1 {
             // The method's policy for missing tensors has let a single one through.
@@ -517,6 +521,14 @@ pub(crate) fn take(view: &View<'_>, tensor: Tensor<'_>, out: DType) -> How {
     let (output, inner) = view.node(tensor.position, &mut graph);
     let double = inner || (tensor.dtype == DType::F64 && out == DType::F64);
     How::Graph { graph: Box::new(graph), output, double }
+}
+
+/// Whose tensor is kept where it is a buffer of numbers, which follows from the configuration and is not learned: the
+/// base's, or the first model's.
+fn buffer<'p, 's>(present: &'p [Present<'s>]) -> Option<&'p Present<'s>> {
+    let kept = present.iter().find(|one| one.input.is_base).or(present.first())?;
+    let facts = kept.input.view.facts(kept.tensor.name)?;
+    facts.tensor.is_buffer.then_some(kept)
 }
 
 /// Whether a value of one type may change when rounded to another.

@@ -180,3 +180,22 @@ fn tied_and_untied_models_meet() {
         serde_json::from_slice(&space.read("merged/config.json")).unwrap();
     assert_eq!(config["tie_word_embeddings"], false, "the flag says what was written");
 }
+
+/// Old checkpoints store the frequencies of rotary embeddings; averages of them would be rounded anew.
+#[test]
+fn buffers_are_kept_from_the_base() {
+    let space = Space::new();
+    let frequencies = |scale: f64| {
+        let values: Vec<f64> = (0..2).map(|index| scale / 10f64.powi(index)).collect();
+        Tensor::new("model.layers.0.self_attn.rotary_emb.inv_freq", DType::F32, &[2], &values)
+    };
+    for (name, scale) in [("base", 1.0), ("a", 1.5), ("b", 3.0)] {
+        checkpoint(name).with(frequencies(scale)).write(&space);
+    }
+    let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
+    let models = [("a", "weight: 1"), ("b", "weight: 1")];
+    let from_base = configuration("task_arithmetic", Some("base"), &models, "");
+    assert_eq!(merged(&space, &from_base).tensors[name], frequencies(1.0));
+    std::fs::remove_dir_all(space.path("merged")).unwrap();
+    assert_eq!(merged(&space, &mean_of(&["a", "b"])).tensors[name], frequencies(1.5));
+}
