@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use mixdown_checkpoint::tensor_digest::{PieceHash, PieceHasher, Pieces, TensorHasher};
@@ -41,6 +41,8 @@ pub(crate) struct Context<'a> {
     pub(crate) stripe: usize,
     /// Bytes of keys that the selections of one flow may collect together.
     pub(crate) key_bytes: u64,
+    /// Raised when the run is to end.
+    pub(crate) cancel: &'a AtomicBool,
     /// Whether NaN and infinity in the inputs are errors.
     pub(crate) check_finite: bool,
     /// Facts of jobs that are between two stages.

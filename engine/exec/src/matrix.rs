@@ -3,6 +3,7 @@
 //! An op is prepared by one thread, and its rows are then computed in blocks by all of them. Operands
 //! are read from the inputs as often as the op asks and never held here.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use mixdown_diagnostics::{Diagnostic, codes};
@@ -256,6 +257,10 @@ impl Reader<'_, '_> {
         dtype: DType,
         mut take: impl FnMut(usize, &[u8]),
     ) -> Result<(), Failure> {
+        // A matrix op reads again and again in work that may take a minute.
+        if self.context.cancel.load(Ordering::Relaxed) {
+            return Err(Failure::Interrupted);
+        }
         let Merge { program, leaves, constants, streams, precision, .. } =
             &self.step.operands[operand].merge;
         let program = &*self.context.plan.programs[*program as usize];

@@ -101,6 +101,7 @@ pub fn run(
         results,
         matrix_needs,
         matrix_reports: Mutex::default(),
+        cancel,
         stripe: sizing.stripe,
         key_bytes: sizing.key_bytes,
         check_finite: !options.allow_nonfinite,
@@ -188,6 +189,7 @@ fn finish(mut report: Report, context: Context<'_>, budget: &Budget) -> Report {
 fn explain(failure: Failure) -> Diagnostic {
     match failure {
         Failure::Input(diagnostic) | Failure::Fatal(diagnostic) => *diagnostic,
+        Failure::Interrupted => *internal("an interruption is told as a failure"),
         Failure::Panic(message) => *internal(format!("a thread stopped with `{message}`")),
     }
 }

@@ -33,6 +33,8 @@ pub(crate) enum Failure {
     Fatal(Box<Diagnostic>),
     /// Our own code panicked, with this message.
     Panic(String),
+    /// The flag was raised in the middle of long work.
+    Interrupted,
 }
 
 /// Work that comes in rounds of pieces. `W` is what a thread holds.
@@ -311,7 +313,10 @@ impl<'a, W> Pool<'a, W> {
 
     fn stop(&self, state: &mut State<'a, W>, failure: Failure) {
         if state.stop.is_none() {
-            state.stop = Some(End::Failed(failure));
+            state.stop = Some(match failure {
+                Failure::Interrupted => End::Interrupted,
+                failure => End::Failed(failure),
+            });
         }
         self.changed.notify_all();
     }
