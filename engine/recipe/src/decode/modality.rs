@@ -137,7 +137,8 @@ impl Decoder<'_> {
         let mode = mode.unwrap_or(Mode::Static);
         let coefficients = self.coefficients(fields, mode, &names);
         let (base, base_path, base_prefix) = base?;
-        if inputs.is_empty() {
+        // What is missing of them is reported.
+        if inputs.is_empty() || coefficients.len() != inputs.len() {
             return None;
         }
         let body = body?;
