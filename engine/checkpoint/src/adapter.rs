@@ -2,6 +2,7 @@
 //! What is computed from that is left to others.
 
 mod config;
+mod factors;
 mod files;
 mod names;
 mod pattern;
@@ -11,7 +12,9 @@ mod write;
 use mixdown_diagnostics::Diagnostic;
 
 pub use config::{AdapterConfig, Bias, Scaling};
+pub use factors::{FactorsFile, FactorsSpec, open_factors_as};
 pub use files::{AdapterFiles, is_adapter, open_adapter, open_adapter_as};
+pub use names::name_in;
 pub use pattern::ModulePattern;
 pub use write::{OutputAdapter, OutputUpdate};
 

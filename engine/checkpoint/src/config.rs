@@ -1,8 +1,12 @@
 //! Rewrites `config.json` for a merged model: what the merge changed changes, all else stays as it is,
 //! in its order.
 
+mod compose;
+
 use mixdown_tensor::DType;
 use serde_json::{Map, Value};
+
+pub use compose::{Composed, Conflict, Part, compose};
 
 /// What a merge changed of a model. `None` leaves things as they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! sha256 of input files: taken from the hub cache's names where they are, otherwise computed once
 //! and remembered by path, size, time and inode.
 
+mod content;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, File};
@@ -16,6 +18,8 @@ use sha2::{Digest, Sha256};
 
 use crate::index::{Identity, Shard};
 use crate::source::{ByteSource, FilePool};
+
+pub use content::content_sha256;
 
 /// The sha256 of a file; shown as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

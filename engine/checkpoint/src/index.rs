@@ -125,6 +125,17 @@ impl Index {
         Self::new(vec![shard], entries)
     }
 
+    /// The same files with other names: of the tensors that `name` gives one to.
+    ///
+    /// **Errors.** When two tensors get the same name.
+    pub fn renamed(&self, name: &dyn Fn(&str) -> Option<String>) -> Result<Self, DuplicateName> {
+        let tensors = self
+            .tensors
+            .iter()
+            .filter_map(|tensor| Some(TensorEntry { name: name(&tensor.name)?, ..tensor.clone() }));
+        Self::new(self.shards.clone(), tensors.collect())
+    }
+
     /// The files, in the order of their names.
     pub fn shards(&self) -> &[Shard] {
         &self.shards

@@ -56,6 +56,12 @@ impl Reference {
             None => self.path.clone(),
         }
     }
+
+    /// The commit that what was located at `path` is of, if it came from the hub.
+    pub fn commit_at(&self, path: &Path) -> Option<String> {
+        let from_hub = Path::new(&self.path).symlink_metadata().is_err();
+        from_hub.then(|| commit(path)).flatten()
+    }
 }
 
 impl Model {
@@ -66,9 +72,8 @@ impl Model {
         style: Style,
     ) -> Result<(AdapterFiles, Option<String>), Vec<Diagnostic>> {
         let path = located(reference, style)?;
-        let from_hub = Path::new(&reference.path).symlink_metadata().is_err();
         let files = open_adapter_as(&reference.shown(), &path)?;
-        Ok((files, from_hub.then(|| commit(&path)).flatten()))
+        Ok((files, reference.commit_at(&path)))
     }
 
     /// Opens the model that was named on the command line.
@@ -85,12 +90,12 @@ impl Model {
             true => open::open_as(name, &path, prefix),
             false => open::open(&path, prefix),
         }?;
-        Ok(Self { checkpoint, revision: from_hub.then(|| commit(&path)).flatten() })
+        Ok(Self { checkpoint, revision: reference.commit_at(&path) })
     }
 }
 
 /// The folder or file of a model, fetched from the hub when it is not here.
-fn located(reference: &Reference, style: Style) -> Result<PathBuf, Vec<Diagnostic>> {
+pub fn located(reference: &Reference, style: Style) -> Result<PathBuf, Vec<Diagnostic>> {
     let options = HubOptions::from_env(&|variable| std::env::var_os(variable));
     let meter = Meter::new(style);
     let fetching = Fetching { meter: &meter, files: Mutex::default(), since: Instant::now() };

@@ -1,6 +1,8 @@
 //! Reads a recipe, those it names, and the method files beside it; then the models of all of them.
 //! What is wrong is collected, so that all of it can be told at once.
 
+mod reading;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs;
@@ -8,13 +10,15 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::adapter::is_adapter;
-use mixdown_checkpoint::{Adapter, Form, open_adapter, shown_path};
+use mixdown_checkpoint::{Adapter, Checkpoint, Form, open_adapter, shown_path};
 use mixdown_diagnostics::{Code, Diagnostic, Source, codes};
 use mixdown_plan::{AdapterInput, CheckpointInput, Library, ModelSource, Outcome, Request};
+use mixdown_recipe::modality::{Mode, Reading};
 use mixdown_recipe::recipe::{Model as Named, ModelId, ModelReference};
 use mixdown_recipe::{LoadedRecipe, Recipe};
 use serde_json::Value;
 
+use crate::modality::Composition;
 use crate::models::{Model, Reference};
 use crate::progress::Style;
 
@@ -38,6 +42,8 @@ pub struct Loaded {
     pub adapters: Vec<OnBase>,
     /// The methods that the recipes can name.
     pub library: Library,
+    /// What becomes of configurations and encoders, of a recipe of modalities.
+    pub composition: Option<Composition>,
     /// What is wrong so far, and what the user should know.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -111,7 +117,22 @@ pub fn load(
     }
     let Loader { models, adapters, library, diagnostics, .. } = loader;
     let text = first.into_inner().unwrap_or_default();
-    Ok(Loaded { text, recipes, is_partial, sources, models, adapters, library, diagnostics })
+    let composition = None;
+    let mut loaded = Loaded {
+        text,
+        recipes,
+        is_partial,
+        sources,
+        models,
+        adapters,
+        library,
+        composition,
+        diagnostics,
+    };
+    let (composition, found) = Composition::of(&loaded, style);
+    loaded.composition = composition;
+    loaded.diagnostics.extend(found);
+    Ok(loaded)
 }
 
 /// The built-in methods, and those beside a recipe.
@@ -193,6 +214,9 @@ fn may_be_a_consequence(diagnostic: &Diagnostic) -> bool {
     diagnostic.is_error() && !OWN.contains(&diagnostic.code)
 }
 
+/// How names are read, and the model whose names are looked for: position among the models.
+type SeenAs = (Reading, Option<u32>);
+
 #[derive(Default)]
 struct Loader {
     style: Style,
@@ -201,9 +225,9 @@ struct Loader {
     diagnostics: Vec<Diagnostic>,
     adapters: Vec<OnBase>,
     /// The position of each adapter on each base, none if it cannot be used.
-    known_adapters: HashMap<(u32, Reference), Option<u32>>,
+    known_adapters: HashMap<(u32, Reference, Reading), Option<u32>>,
     /// The position of each model, none if it cannot be opened.
-    known: HashMap<(Reference, Option<String>), Option<u32>>,
+    known: HashMap<(Reference, Option<String>, SeenAs), Option<u32>>,
     /// Method files so far, by file name.
     methods: HashMap<String, Source>,
 }
@@ -224,31 +248,46 @@ impl Loader {
                     self.alone(&loaded.recipe, position, path)
                         .map_or(ModelSource::Failed, ModelSource::Adapted)
                 }
-                (ModelReference::Checkpoint { adapter, .. }, None) => {
-                    let base = self.named(source, model, &model.reference);
-                    match (base, adapter) {
-                        (None, _) => ModelSource::Failed,
-                        (Some(base), None) => ModelSource::Checkpoint(base),
-                        (Some(base), Some((path, revision))) => self
-                            .adapter(source, model, base, path, revision.as_deref())
-                            .map_or(ModelSource::Failed, ModelSource::Adapted),
+                (ModelReference::Checkpoint { adapter: None, .. }, None) => {
+                    let seen = self.seen(&loaded.recipe, model);
+                    match seen.and_then(|seen| self.named(source, model, seen)) {
+                        None => ModelSource::Failed,
+                        Some(position) if model.reading.is_zero => ModelSource::Zero(position),
+                        Some(position) => ModelSource::Checkpoint(position),
                     }
                 }
+                (ModelReference::Checkpoint { adapter: Some((path, revision)), .. }, None) => self
+                    .named(source, model, SeenAs::default())
+                    .and_then(|base| {
+                        self.adapter(&loaded.recipe, model, base, path, revision.as_deref())
+                    })
+                    .map_or(ModelSource::Failed, ModelSource::Adapted),
             });
         }
         sources
     }
 
-    /// The checkpoint that a reference names, without an adapter on it.
-    fn named(&mut self, source: &Source, model: &Named, reference: &ModelReference) -> Option<u32> {
+    /// How the names of a model are read; none if the model whose names it has failed.
+    fn seen(&mut self, recipe: &Recipe, model: &Named) -> Option<SeenAs> {
+        let mut reading = model.reading.clone();
+        // What the numbers count for changes nothing in the files.
+        reading.is_zero = false;
+        let Some(like) = reading.like.take() else { return Some((reading, None)) };
+        let other = &recipe.models[like.0 as usize];
+        let other = self.named(&recipe.source, other, SeenAs::default())?;
+        Some((reading, Some(other)))
+    }
+
+    /// The checkpoint that a model's reference names, without an adapter on it.
+    fn named(&mut self, source: &Source, model: &Named, seen: SeenAs) -> Option<u32> {
         let ModelReference::Checkpoint { path, revision, prefix, override_architecture, .. } =
-            reference
+            &model.reference
         else {
             return None;
         };
         let (path, revision, prefix) = (path.clone(), revision.clone(), prefix.clone());
         let reference = Reference { path, revision, prefix };
-        self.checkpoint(source, model, reference, override_architecture.clone())
+        self.checkpoint(source, model, reference, override_architecture.clone(), seen)
     }
 
     /// An adapter that is named without a base: it is on the recipe's base, or on the one that it was
@@ -257,7 +296,7 @@ impl Loader {
         let (source, model) = (&recipe.source, &recipe.models[position]);
         let base = recipe.base.as_ref().map(|base| base.value.0 as usize);
         let base = match base.filter(|&base| base != position).map(|base| &recipe.models[base]) {
-            Some(base) => self.named(source, base, &base.reference)?,
+            Some(base) => self.named(source, base, SeenAs::default())?,
             None => {
                 let files = self.or_note(open_adapter(Path::new(path)), source, model)?;
                 let Some(made_on) = files.config.base_model else {
@@ -269,16 +308,16 @@ impl Loader {
                     return None;
                 };
                 let reference = Reference { path: made_on, revision: None, prefix: None };
-                self.checkpoint(source, model, reference, None)?
+                self.checkpoint(source, model, reference, None, SeenAs::default())?
             }
         };
-        self.adapter(source, model, base, path, None)
+        self.adapter(recipe, model, base, path, None)
     }
 
     /// Opens an adapter and brings it together with its base, or finds that it is there already.
     fn adapter(
         &mut self,
-        source: &Source,
+        recipe: &Recipe,
         model: &Named,
         base: u32,
         path: &str,
@@ -286,29 +325,58 @@ impl Loader {
     ) -> Option<u32> {
         let revision = revision.map(str::to_owned);
         let reference = Reference { path: path.to_owned(), revision, prefix: None };
-        let key = (base, reference);
+        let key = (base, reference, model.reading.clone());
         if let Some(known) = self.known_adapters.get(&key) {
             return *known;
         }
-        let found = Model::find_adapter(&key.1, self.style);
-        let position = self.or_note(found, source, model).and_then(|(files, commit)| {
-            let index = &self.models[base as usize].model.checkpoint.index;
-            let resolved = Adapter::resolve(&files.index, files.config.clone(), index);
-            let mut adapter = self.or_note(resolved, source, model)?;
+        let found = self.resolved(&key.1, recipe, model, base);
+        let position = found.map(|(mut adapter, checkpoint, revision)| {
             self.diagnostics.append(&mut adapter.warnings);
             self.models.push(Input {
                 name: model.name.clone(),
                 reference: key.1.shown(),
-                model: Model { checkpoint: files.checkpoint(), revision: commit },
+                model: Model { checkpoint, revision },
                 tokenizer: None,
                 tokenizer_config: None,
             });
             let own = (self.models.len() - 1) as u32;
             self.adapters.push(OnBase { base, own, adapter });
-            Some((self.adapters.len() - 1) as u32)
+            (self.adapters.len() - 1) as u32
         });
         self.known_adapters.insert(key, position);
         position
+    }
+
+    /// An adapter against its base, its own tensors, and the commit that it is from.
+    fn resolved(
+        &mut self,
+        reference: &Reference,
+        recipe: &Recipe,
+        model: &Named,
+        base: u32,
+    ) -> Option<(Adapter, Checkpoint, Option<String>)> {
+        let source = &recipe.source;
+        if let Some(factors) = &model.factors {
+            let found = reading::factors(reference, factors, &model.reading, self.style);
+            let (file, revision) = self.or_note(found, source, model)?;
+            let index = &self.models[base as usize].model.checkpoint.index;
+            let adapter = self.or_note(file.resolve(index), source, model)?;
+            let are_copied =
+                recipe.modality.as_ref().is_some_and(|modality| modality.mode == Mode::Damc);
+            if !are_copied {
+                self.diagnostics.extend(reading::left(&file, source, model));
+            }
+            let checkpoint = Checkpoint { config: file.config, ..file.files.checkpoint() };
+            return Some((adapter, checkpoint, revision));
+        }
+        let found = Model::find_adapter(reference, self.style);
+        let (mut files, revision) = self.or_note(found, source, model)?;
+        let seen = reading::index(&files.index, &model.reading, None, &files.name);
+        files.index = self.or_note(seen, source, model)?;
+        let index = &self.models[base as usize].model.checkpoint.index;
+        let resolved = Adapter::resolve(&files.index, files.config.clone(), index);
+        let adapter = self.or_note(resolved, source, model)?;
+        Some((adapter, files.checkpoint(), revision))
     }
 
     /// What was found, or nothing once the faults are noted where the recipe names the model.
@@ -333,13 +401,20 @@ impl Loader {
         model: &Named,
         reference: Reference,
         class: Option<String>,
+        seen: SeenAs,
     ) -> Option<u32> {
-        let key = (reference, class);
+        let key = (reference, class, seen);
         if let Some(known) = self.known.get(&key) {
             return *known;
         }
         let shown = key.0.shown();
-        let opened = Model::find(&key.0, &shown, self.style);
+        let opened = Model::find(&key.0, &shown, self.style).and_then(|mut opened| {
+            let (reading, like) = &key.2;
+            let like = like.map(|other| &self.models[other as usize].model.checkpoint.index);
+            let index = &opened.checkpoint.index;
+            opened.checkpoint.index = reading::index(index, reading, like, &shown)?;
+            Ok(opened)
+        });
         let position = match opened {
             Ok(mut opened) => {
                 if let (Some(config), Some(class)) = (&mut opened.checkpoint.config, &key.1) {

@@ -56,6 +56,12 @@ codes! {
     UNKNOWN_DTYPE = "E0219", "an element type is not known";
     UNSUPPORTED = "E0220", "something valid elsewhere is not supported here";
     DUPLICATE_KEY = "E0221", "a key or a name is given twice";
+    RECIPE_KIND = "E0250", "the kind of a recipe is not known";
+    MODALITY_BODY = "E0251", "the body of a modality is not named, or named twice";
+    MODALITY_PREFIX = "E0252", "two parts of modalities write under one prefix";
+    MODALITY_FORM = "E0253", "layout, space and mode of a modality recipe do not go together";
+    COEFFICIENTS = "E0254", "coefficients do not name each modality";
+    UNKNOWN_MODALITY = "E0255", "a name is that of no modality";
     MISSING_BASE = "E0301", "a method needs a base model and there is none";
     MISSING_PARAMETER = "E0302", "a required parameter is not set";
     WRONG_INPUTS = "E0303", "a method got too many or too few models";
@@ -75,6 +81,12 @@ codes! {
     UNUSED_INPUT = "E0317", "a file beside a model, or a reference, is given and no method reads it";
     UNKNOWN_ROLE = "E0318", "no tensor of the models has a role";
     UNKNOWN_ARCHITECTURE = "E0319", "the architecture of a model is not known";
+    CONFIG_CONFLICT = "E0350", "the configurations of the inputs disagree about a key";
+    FACTORS_MISSING = "E0351", "a file holds no adapter of the name";
+    BODY_DIFFERS = "E0352", "a body changes what is kept as in the base";
+    SCALE_UNKNOWN = "E0353", "nothing says by which factor an adapter acts";
+    ENCODER_MISSING = "E0354", "the encoder of a modality is not there";
+    SCALES_DIFFER = "E0355", "adapters that stay factors act by different factors";
     BUDGET_TOO_SMALL = "E0401", "the memory budget is below what one block needs";
     NONFINITE = "E0402", "a weight is NaN or infinite";
     COPIES_DIFFER = "E0403", "tensors that should be equal differ";
@@ -106,4 +118,5 @@ codes! {
     DEAD_PATTERN = "W0612", "a pattern of an adapter's configuration matches none of its modules";
     STORE_DAMAGED = "W0613", "an entry of the store is damaged, and its result is computed again";
     STORE_UNUSABLE = "W0614", "a result cannot be kept in the store, or read from it";
+    LEFT_IN_FILE = "W0630", "parts of an adapter's file are not in the output";
 }

@@ -97,7 +97,7 @@ impl<'r> Adapting<'r> {
                 Err(Box::new(diagnostic.help(help).at(&recipe.source, wanted.span)))
             }
             Some(base) => match request.models[0][base.value.0 as usize] {
-                ModelSource::Checkpoint(position) => Ok(position),
+                ModelSource::Checkpoint(position) | ModelSource::Zero(position) => Ok(position),
                 ModelSource::Failed => return None,
                 ModelSource::Adapted(_) => refuse(
                     "an adapter cannot be on a base that is an adapter itself",

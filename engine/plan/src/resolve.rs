@@ -55,6 +55,8 @@ pub enum ModelSource {
     Adapted(u32),
     /// The result of another recipe: position in [`Request::recipes`].
     Recipe(u32),
+    /// The names and shapes of a checkpoint, with nothing but zeros: position in [`Request::checkpoints`].
+    Zero(u32),
     /// It could not be opened, which has been reported; other mistakes are still found.
     Failed,
 }
@@ -276,6 +278,10 @@ fn own_views<'r>(
         ModelSource::Checkpoint(position) => {
             let input = &request.checkpoints[*position as usize];
             Some(View::checkpoint(&model.name, *position, input.index, input.config))
+        }
+        ModelSource::Zero(position) => {
+            let index = request.checkpoints[*position as usize].index;
+            Some(View::zeros(&model.name, *position, index))
         }
         ModelSource::Adapted(position) => {
             let input = &request.adapters[*position as usize];

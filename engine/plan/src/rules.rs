@@ -12,9 +12,9 @@ use crate::beside::{Companions, check_unused};
 use crate::layer;
 use crate::pair::{Input, Section, Wanted, take};
 use crate::parameters;
-use crate::plan::Origin;
+use crate::plan::{Origin, TensorRef};
 use crate::resolve::RecipeContext;
-use crate::view::{Made, View};
+use crate::view::{How, Made, View};
 
 /// Parameters of an expert that sets none.
 static NO_SETTINGS: Settings = Settings(Vec::new());
@@ -98,7 +98,10 @@ impl<'r> Prepared<'r> {
     }
 
     fn title(&self) -> String {
-        format!("rules[{}]", self.number)
+        match &self.rule.implied {
+            Some(implied) => implied.title.clone(),
+            None => format!("rules[{}]", self.number),
+        }
     }
 
     fn matches(&self, name: &str) -> bool {
@@ -361,7 +364,10 @@ fn keep(
             .collect();
         let diagnostic = Diagnostic::error(codes::TENSOR_MISSING, headline)
             .fact("found in", owners.join(", "))
-            .help("say what becomes of it in a rule above this one: `keep: NAME` or `drop: true`");
+            .help(match &prepared.rule.implied {
+                None => "say what becomes of it in a rule above this one: `keep: NAME` or `drop: true`",
+                Some(_) => "name it as a `connector` or `encoder`, or leave it out: `drop: PATTERN` in its input",
+            });
         let id = (context.number, prepared.number as u32);
         context.reporter.tensor(id, diagnostic.at(&context.recipe.source, model.span));
         return;
@@ -374,10 +380,66 @@ fn keep(
     let method = format!("keep {}", view.name);
     let origin = context.origin(Origin { rule: prepared.title(), line, method });
     let shape = tensor.shape.clone();
-    let how = take(view, tensor, out);
+    let mut how = take(view, tensor, out);
+    if let Some(implied) = &prepared.rule.implied {
+        for other in &implied.same_in {
+            let Some(found) = same_in(context, prepared, view, name, other) else { continue };
+            if let How::Copy { from, equal_to } = &mut how
+                && found != *from
+                && !equal_to.contains(&found)
+            {
+                equal_to.push(found);
+            }
+        }
+    }
     context.push(Made { name: name.to_owned(), shape, dtype: out, how, origin });
     let reason = format!("{} keeps that of `{}`", prepared.title(), view.name);
     context.reasons.insert(name.to_owned(), reason);
+}
+
+/// Where another model stores a tensor that is kept of `view` and must be the same in both. What shows in
+/// headers already is reported; none then, and where the other model takes the tensor from this one.
+fn same_in(
+    context: &mut RecipeContext<'_>,
+    prepared: &Prepared<'_>,
+    view: &View<'_>,
+    name: &str,
+    other: &Spanned<ModelId>,
+) -> Option<TensorRef> {
+    let kept = view.find(name)?;
+    let theirs = context.view(other.value)?;
+    let refuse = |context: &mut RecipeContext<'_>, diagnostic: Diagnostic| {
+        let span = context.recipe.models[other.value.0 as usize].span;
+        let id = (context.number, prepared.number as u32);
+        context.reporter.tensor(id, diagnostic.at(&context.recipe.source, span));
+        None
+    };
+    let Some(found) = theirs.find(name).or_else(|| theirs.tied_embedding(name)) else {
+        let headline =
+            format!("`{}` has no tensor `{name}`, which `{}` has", theirs.name, view.name);
+        let diagnostic = Diagnostic::error(codes::TENSOR_MISSING, headline).help(
+            "a body has all tensors of its base; state the `prefix` of its names if they differ",
+        );
+        return refuse(context, diagnostic);
+    };
+    if found.shape != kept.shape || found.dtype != kept.dtype {
+        let headline =
+            format!("`{name}` is another tensor in `{}` than in `{}`", theirs.name, view.name);
+        let diagnostic = Diagnostic::error(codes::SHAPE_MISMATCH, headline)
+            .fact(view.name.clone(), format!("{} {}", kept.shape, kept.dtype))
+            .fact(theirs.name.clone(), format!("{} {}", found.shape, found.dtype))
+            .help("only models that were tuned from one base can be merged");
+        return refuse(context, diagnostic);
+    }
+    let stored = theirs.stored(found.position);
+    if stored.is_none() {
+        let headline =
+            format!("`{}` changes `{name}`, which is kept as in `{}`", theirs.name, view.name);
+        let diagnostic = Diagnostic::error(codes::BODY_DIFFERS, headline)
+            .help("merge it too, with a pattern under `include`, or write `rest: mean`");
+        return refuse(context, diagnostic);
+    }
+    stored
 }
 
 fn report_unmatched(context: &mut RecipeContext<'_>, unmatched: &[String]) {
@@ -406,7 +468,8 @@ fn report_dead(context: &mut RecipeContext<'_>, prepared: &[Prepared<'_>]) {
     }
     let names = names(context);
     for (position, rule) in prepared.iter().enumerate() {
-        if rule.matched > 0 || rule.broken {
+        let may_be_idle = rule.rule.implied.as_ref().is_some_and(|implied| implied.may_be_idle);
+        if rule.matched > 0 || rule.broken || may_be_idle {
             continue;
         }
         let headline = format!("{} can never match", rule.title());

@@ -55,6 +55,8 @@ pub(crate) struct View<'a> {
     adapted: HashMap<u32, Adapted>,
     /// Whether it is an adapter on a checkpoint.
     is_adapter: bool,
+    /// Whether all its numbers are zero, whatever the files hold.
+    is_zero: bool,
 }
 
 /// What an adapter does to a tensor.
@@ -88,6 +90,13 @@ impl<'a> View<'a> {
         let mut view = Self::new(name, Tensors::Checkpoint { model, index }, tied);
         let names = index.tensors().iter().map(|tensor| tensor.name.as_str());
         view.architecture = Architectures::built_in().recognize(names, config);
+        view
+    }
+
+    /// The names, shapes and types of a checkpoint with nothing but zeros.
+    pub fn zeros(name: &str, model: u32, index: &'a Index) -> Self {
+        let mut view = Self::checkpoint(name, model, index, None);
+        view.is_zero = true;
         view
     }
 
@@ -167,6 +176,7 @@ impl<'a> View<'a> {
             stand_ins,
             adapted,
             is_adapter,
+            is_zero: false,
         };
         let mut layers: BTreeMap<String, u64> = BTreeMap::new();
         for tensor in view.iter() {
@@ -257,7 +267,7 @@ impl<'a> View<'a> {
 
     /// Where the bytes of a tensor are, if it is stored as such.
     pub fn stored(&self, position: u32) -> Option<TensorRef> {
-        if self.rows.contains_key(&position) {
+        if self.is_zero || self.rows.contains_key(&position) {
             return None;
         }
         match self.adapted.get(&(self.place(position) as u32)) {
@@ -295,6 +305,9 @@ impl<'a> View<'a> {
         }
         if let Some(stored) = self.stored(position) {
             return (graph.leaf(Leaf::Tensor(stored)), false);
+        }
+        if self.is_zero {
+            return (graph.constant(0.0), false);
         }
         let tensors = match (&self.tensors, self.adapted.get(&(self.place(position) as u32))) {
             (Tensors::Recipe { tensors, .. }, _) => tensors,

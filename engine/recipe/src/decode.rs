@@ -2,6 +2,7 @@
 
 mod body;
 pub(crate) mod declare;
+mod modality;
 pub(crate) mod models;
 mod output;
 pub(crate) mod reader;
@@ -137,6 +138,7 @@ fn mergekit(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         files_from: None,
         shard_size: None,
         adapter,
+        modality: None,
         warnings: Vec::new(),
         models: std::mem::take(&mut decoder.models.list),
     })

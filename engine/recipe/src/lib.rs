@@ -9,6 +9,7 @@ pub mod expression;
 mod load;
 pub mod method;
 mod method_file;
+pub mod modality;
 mod overrides;
 pub mod pattern;
 pub mod recipe;

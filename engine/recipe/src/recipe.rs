@@ -3,6 +3,7 @@
 use mixdown_diagnostics::{Diagnostic, Source, Span};
 
 use crate::method::Method;
+use crate::modality::{Factors, Modality, Reading};
 use crate::setting::{Settings, Spanned};
 
 /// Position in [`Recipe::models`].
@@ -48,6 +49,8 @@ pub struct Recipe {
     pub shard_size: Option<Spanned<u64>>,
     /// What is written, where it is not a whole model.
     pub adapter: Option<AdapterOutput>,
+    /// What only a recipe of modalities says.
+    pub modality: Option<Modality>,
     /// What a reader of a mergekit configuration should know: keys without effect, old spellings.
     pub warnings: Vec<Diagnostic>,
 }
@@ -141,6 +144,18 @@ pub struct Model {
     pub attached: Attached,
     /// What it is itself, if it only goes with another model: then it is never merged.
     pub attached_as: Option<Attachment>,
+    /// How the names in its files become those of the recipe.
+    pub reading: Reading,
+    /// What its adapter is, where that has no configuration of its own.
+    pub factors: Option<Factors>,
+}
+
+impl Model {
+    /// A model with nothing beside it, whose names are those of its files.
+    pub fn plain(name: String, reference: ModelReference, span: Span) -> Self {
+        let (attached, reading) = (Attached::default(), Reading::default());
+        Self { name, reference, span, attached, attached_as: None, reading, factors: None }
+    }
 }
 
 /// What a checkpoint is that goes with a model: tensors under the names of the model's weights.
@@ -284,8 +299,21 @@ pub struct Rule {
     pub roles: Vec<Spanned<String>>,
     /// What becomes of them.
     pub action: Action,
+    /// What makes it another rule than one that is written under `rules`.
+    pub implied: Option<Implied>,
     /// Place of the rule.
     pub span: Span,
+}
+
+/// A rule that follows from another part of a recipe.
+#[derive(Clone, Debug)]
+pub struct Implied {
+    /// What messages call it: the part that it follows from.
+    pub title: String,
+    /// Whether it may be about no tensor at all.
+    pub may_be_idle: bool,
+    /// Models in which the tensors that it keeps must be the same.
+    pub same_in: Vec<Spanned<ModelId>>,
 }
 
 /// What becomes of the tensors that a rule matches.

@@ -4,6 +4,7 @@
 pub mod architecture;
 pub mod mergekit;
 pub mod method;
+pub mod modality;
 pub mod strict;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
@@ -117,8 +118,12 @@ pub enum CountKey {
 pub fn schemas() -> Vec<(&'static str, String)> {
     let recipe = choice(
         "mixdown recipe",
-        "A recipe in the strict form (`mixdown: 1`), or a mergekit configuration.",
-        &[schema_of::<strict::StrictKeys>(), schema_of::<mergekit::MergekitKeys>()],
+        "A recipe in the strict form (`mixdown: 1`), which may be of a `kind`, or a mergekit configuration.",
+        [
+            schema_of::<modality::ModalityKeys>(),
+            schema_of::<strict::StrictKeys>(),
+            schema_of::<mergekit::MergekitKeys>(),
+        ],
     );
     let mut method = schema_of::<method::MethodKeys>();
     title(&mut method, "mixdown method");
@@ -142,29 +147,27 @@ fn title(schema: &mut Value, text: &str) {
     schema["title"] = text.into();
 }
 
-/// One schema of two: files with the key `mixdown` are of the first form, all others of the second.
-fn choice(title: &str, description: &str, forms: &[Value; 2]) -> Value {
+/// One schema of three: files with the keys `mixdown` and `kind` are of the first form, those with
+/// `mixdown` alone of the second, all others of the third.
+fn choice(title: &str, description: &str, forms: [Value; 3]) -> Value {
     let mut definitions = Map::new();
-    let mut branches = Vec::new();
-    for form in forms {
-        let mut form = form.clone();
+    let [modality, strict, mergekit] = forms.map(|mut form| {
         if let Some(form) = form.as_object_mut() {
             form.remove("$schema");
             if let Some(Value::Object(own)) = form.remove("definitions") {
                 definitions.extend(own);
             }
         }
-        branches.push(form);
-    }
-    let mut branches = branches.into_iter();
+        form
+    });
     serde_json::json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": title,
         "description": description,
         "type": "object",
         "if": {"required": ["mixdown"]},
-        "then": branches.next(),
-        "else": branches.next(),
+        "then": {"if": {"required": ["kind"]}, "then": modality, "else": strict},
+        "else": mergekit,
         "definitions": definitions,
     })
 }

@@ -14,7 +14,7 @@ use crate::source::FilePool;
 /// What says of which kind an adapter is.
 const CONFIG: &str = "adapter_config.json";
 /// The files that hold an adapter's tensors, the better one first.
-const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+pub(super) const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
 /// An opened adapter, not yet brought together with a base. Holds no file open.
 #[derive(Clone, Debug)]

@@ -1,6 +1,8 @@
 //! The names that peft gives to the tensors of an adapter, and the names under which a base may
 //! store what they mean.
 
+use crate::index::Index;
+
 /// What peft puts in front of every name.
 pub(super) const PREFIX: &str = "base_model.model.";
 
@@ -110,6 +112,17 @@ pub(super) fn aliases(name: &str) -> Vec<String> {
         }
     }
     all
+}
+
+/// The name that `base` has for what another model calls `name`: the same, or the only one that
+/// transformers gave to the same part of a model; none if there is none, or several.
+pub fn name_in(base: &Index, name: &str) -> Option<String> {
+    let mut names = aliases(name).into_iter();
+    if let Some(own) = names.next().filter(|own| base.position(own).is_some()) {
+        return Some(own);
+    }
+    let mut found = names.filter(|alias| base.position(alias).is_some());
+    found.next().filter(|_| found.next().is_none())
 }
 
 /// A name with the numbers in it left open, under which layers are listed together.

@@ -425,7 +425,9 @@ fn layout(arguments: &Arguments, planned: &Planned) -> Result<Layout, Box<Diagno
         dtype: job.dtype,
         shape: job.shape.clone(),
     });
-    if planned.plan.output.adapter.is_some() {
+    let composition = planned.loaded.composition.as_ref();
+    let is_whole = composition.is_none_or(|composition| composition.is_whole);
+    if planned.plan.output.adapter.is_some() || !is_whole {
         return Layout::in_one_file(tensors.collect(), adapter::WEIGHTS_NAME);
     }
     let stated = planned.loaded.recipes.first().and_then(|recipe| recipe.shard_size.as_ref());

@@ -26,7 +26,7 @@ pub(crate) struct Models {
 }
 
 impl Models {
-    fn add(&mut self, model: Model, settings: Settings) -> ModelId {
+    pub(super) fn add(&mut self, model: Model, settings: Settings) -> ModelId {
         let id = ModelId(u32::try_from(self.list.len()).unwrap_or(u32::MAX));
         if model.attached_as.is_none() {
             self.by_name.entry(model.name.clone()).or_insert(id);
@@ -48,8 +48,7 @@ impl Models {
         if let Some(id) = self.by_reference.get(&key) {
             return *id;
         }
-        let (reference, attached) = (key.0.clone(), Attached::default());
-        let model = Model { name, reference, span, attached, attached_as };
+        let model = Model { attached_as, ..Model::plain(name, key.0.clone(), span) };
         let id = self.add(model, Settings::default());
         self.by_reference.insert(key, id);
         id
@@ -133,9 +132,7 @@ impl Decoder<'_> {
             };
             // A model whose reference is wrong keeps its name, so that its uses are not reported.
             let reference = reference.unwrap_or_else(|| checkpoint(String::new(), None, None));
-            let (attached, span) = (Attached::default(), node.span);
-            let model = Model { name, reference, span, attached, attached_as: None };
-            self.models.add(model, settings);
+            self.models.add(Model::plain(name, reference, node.span), settings);
         }
         // What goes with the models comes after all of them: the first model of a recipe is one of its own.
         for (position, entry) in node.entries().unwrap_or_default().iter().enumerate() {
@@ -226,7 +223,7 @@ impl Decoder<'_> {
     }
 
     /// A path with its revision: `path@revision`, or a map.
-    fn path(&mut self, node: &Node, what: &str) -> Option<(String, Option<String>)> {
+    pub(super) fn path(&mut self, node: &Node, what: &str) -> Option<(String, Option<String>)> {
         if node.entries().is_none() {
             let text = self.text(node, what)?;
             return self.split_revision(&text.value, text.span, "{path: …}");

@@ -33,7 +33,8 @@ impl Decoder<'_> {
         Some(AdapterOutput { rank, span: node.span })
     }
 
-    fn rank(&mut self, node: &Node) -> Option<Spanned<u32>> {
+    /// A number of directions.
+    pub(super) fn rank(&mut self, node: &Node) -> Option<Spanned<u32>> {
         let count = self.count(node, "`rank`")?;
         let value = u32::try_from(count).ok().filter(|&rank| rank > 0);
         if value.is_none() {

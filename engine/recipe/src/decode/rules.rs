@@ -50,7 +50,8 @@ impl Decoder<'_> {
         let layers = fields.get("layers").and_then(|node| self.layers(node, "`layers`"));
         let (modules, roles) = (self.words(fields, "module"), self.words(fields, "role"));
         let action = self.action(node, fields, has_method, declared)?;
-        Some(Rule { tensors, layers, modules, roles, action, span: node.span })
+        let span = node.span;
+        Some(Rule { tensors, layers, modules, roles, action, implied: None, span })
     }
 
     /// A word, or several.

@@ -4,6 +4,7 @@ use mixdown_diagnostics::{Diagnostic, Span, codes};
 
 use super::body::is_empty;
 use super::declare::Declared;
+use super::modality;
 use super::reader::{Decoder, Fields, RECIPE};
 use super::whole;
 use crate::recipe::{Body, Form, ModelId, ModuleContent, Recipe, SourceModel};
@@ -15,6 +16,11 @@ use crate::tree::{Entry, Node, NodeKind, ScalarValue, Tree};
 pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
     let declared = decoder.declared(&tree.root);
     let mut root = decoder.substitute(&tree.root, &declared);
+    if modality::has_kind(&root) {
+        // Its `output` is never a formula.
+        substitute_form(decoder, &mut root, &declared);
+        return modality::recipe(decoder, tree, &root, &declared);
+    }
     let form = take_form(&mut root).map(|node| decoder.substitute(&node, &declared));
     let root = &root;
     check_version(decoder, root);
@@ -65,9 +71,18 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         files_from: fields.get("files_from").and_then(|node| decoder.model(node, "`files_from`")),
         shard_size: fields.get("shard_size").and_then(|node| size(decoder, node)),
         adapter,
+        modality: None,
         warnings: Vec::new(),
         models: std::mem::take(&mut decoder.models.list),
     })
+}
+
+/// Puts declared values into `output`.
+fn substitute_form(decoder: &mut Decoder<'_>, root: &mut Node, declared: &Declared) {
+    let NodeKind::Mapping(entries) = &mut root.kind else { return };
+    for entry in entries.iter_mut().filter(|entry| &*entry.key.text == "output") {
+        entry.value = decoder.substitute(&entry.value, declared);
+    }
 }
 
 /// Takes `output` out of the outermost map where it is no formula but says what is written.
@@ -78,7 +93,7 @@ fn take_form(root: &mut Node) -> Option<Node> {
     Some(entries.remove(position).value)
 }
 
-fn check_version(decoder: &mut Decoder<'_>, root: &Node) {
+pub(super) fn check_version(decoder: &mut Decoder<'_>, root: &Node) {
     let Some(node) = root.get("mixdown") else { return };
     if !node.scalar().is_some_and(|scalar| scalar.value == ScalarValue::Integer(1)) {
         let headline =
@@ -139,7 +154,7 @@ fn all_models(decoder: &Decoder<'_>, but: Option<ModelId>) -> Vec<SourceModel> {
 }
 
 /// `5GB`, `500 MB`, `2GiB` or a number of bytes.
-fn size(decoder: &mut Decoder<'_>, node: &Node) -> Option<Spanned<u64>> {
+pub(super) fn size(decoder: &mut Decoder<'_>, node: &Node) -> Option<Spanned<u64>> {
     let text = decoder.text(node, "`shard_size`")?;
     let value = parse_size(&text.value).filter(|&bytes| bytes > 0);
     if value.is_none() {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::card::{CARD_NAME, Card, CardMethod, CardModel};
 use mixdown_checkpoint::config::{ConfigChanges, layer_count, rewrite_config};
+use mixdown_checkpoint::manifest::RecipeRecord;
 use mixdown_checkpoint::output::OutputFolder;
 use mixdown_checkpoint::{Form, shown_path, side_files};
 use mixdown_diagnostics::{Diagnostic, codes};
@@ -43,7 +44,8 @@ pub struct Files {
 pub fn choose(planned: &Planned, arguments: &Arguments) -> Result<Files, Box<Diagnostic>> {
     let mut files = Files { made: planned.plan.output.files.clone(), ..Files::default() };
     let adapter = planned.plan.output.adapter.as_ref();
-    if let Some(adapter) = adapter {
+    let composition = planned.loaded.composition.as_ref();
+    if let (Some(adapter), None) = (adapter, composition) {
         let config = adapter::config(planned, adapter);
         files.made.push((adapter::CONFIG_NAME.to_owned(), config));
         if arguments.shard_size.is_some() {
@@ -51,10 +53,18 @@ pub fn choose(planned: &Planned, arguments: &Arguments) -> Result<Files, Box<Dia
             files.warnings.push(Diagnostic::warning(codes::IGNORED_KEY, headline));
         }
     }
+    if let Some(composition) = composition {
+        let recipe = RecipeRecord::new(&planned.loaded.text, arguments.recipe.overrides());
+        let (config, warning) = changed(&composition.config(&recipe.sha256)?, planned);
+        files.made.push((CONFIG_NAME.to_owned(), format!("{config:#}\n")));
+        files.warnings.extend(warning);
+    }
     let donor = planned.plan.output.files_from;
+    let donor = donor.filter(|_| composition.is_none_or(|composition| composition.is_whole));
     if let Some(donor) = donor.map(|position| &planned.loaded.models[position as usize]) {
         let checkpoint = &donor.model.checkpoint;
         match &checkpoint.config {
+            _ if composition.is_some() => {}
             Some(config) => {
                 let (config, warning) = changed(config, planned);
                 files.made.push((CONFIG_NAME.to_owned(), format!("{config:#}\n")));

@@ -1,0 +1,96 @@
+//! The tensors of a model under the names that a recipe gives them.
+
+use mixdown_checkpoint::adapter::{FactorsFile, FactorsSpec, name_in, open_factors_as};
+use mixdown_checkpoint::{Index, shown};
+use mixdown_diagnostics::{Diagnostic, Source, codes};
+use mixdown_recipe::modality::{Factors, Reading};
+use mixdown_recipe::recipe::Model;
+
+use crate::models::{self, Reference};
+use crate::progress::Style;
+use crate::quantity;
+
+/// The index with other names; those of `like` for the parts of a model that it has too.
+pub fn index(
+    stored: &Index,
+    reading: &Reading,
+    like: Option<&Index>,
+    name: &str,
+) -> Result<Index, Vec<Diagnostic>> {
+    if reading.is_plain() && like.is_none() {
+        return Ok(stored.clone());
+    }
+    let namer = reading.namer();
+    let seen = stored.renamed(&|name| {
+        let name = namer(name)?;
+        Some(like.and_then(|like| name_in(like, &name)).unwrap_or(name))
+    });
+    let seen = seen.map_err(|error| {
+        let fault = Diagnostic::error(codes::DUPLICATE_TENSOR, error.to_string()).in_file(name);
+        vec![fault.note("its names were changed as the recipe says")]
+    })?;
+    if seen.is_empty() && !stored.is_empty() {
+        return Err(vec![nothing(stored, reading, name)]);
+    }
+    Ok(seen)
+}
+
+/// Opens a file of factors, and tells the commit that it is from.
+pub fn factors(
+    reference: &Reference,
+    factors: &Factors,
+    reading: &Reading,
+    style: Style,
+) -> Result<(FactorsFile, Option<String>), Vec<Diagnostic>> {
+    let path = models::located(reference, style)?;
+    let namer = reading.namer();
+    let spec = FactorsSpec {
+        adapter: &factors.adapter.value,
+        rank: factors.rank.as_ref().map(|rank| rank.value),
+        alpha: factors.alpha.as_ref().map(|alpha| alpha.value),
+        is_elsewhere: &|name| namer(name).is_none(),
+    };
+    let file = open_factors_as(&reference.shown(), &path, &spec)?;
+    Ok((file, reference.commit_at(&path)))
+}
+
+/// Tells what of a file of factors no part of the recipe is about.
+pub fn left(file: &FactorsFile, source: &Source, model: &Model) -> Option<Diagnostic> {
+    if file.left.is_empty() {
+        return None;
+    }
+    let headline = format!("parts of the file of `{}` are not in the output", model.name);
+    let mut warning = Diagnostic::warning(codes::LEFT_IN_FILE, headline);
+    for (what, count) in &file.left {
+        warning = warning.fact(what.clone(), quantity::count(*count, "tensor"));
+    }
+    Some(warning.help("`mode: damc` keeps them").at(source, model.span))
+}
+
+/// None of the tensors is what the recipe asks for.
+fn nothing(stored: &Index, reading: &Reading, name: &str) -> Diagnostic {
+    /// Beginnings of names in a message.
+    const SHOWN: usize = 12;
+    let wanted: Vec<&str> = match reading.prefixes.as_slice() {
+        [] => reading.only.iter().map(String::as_str).collect(),
+        prefixes => prefixes.iter().map(|prefix| prefix.from.as_str()).collect(),
+    };
+    let headline = match reading.prefixes.is_empty() {
+        true => format!("no tensor has a name like `{}`", shown(&wanted.join("`, `"))),
+        false => format!("no tensor has a name that begins with `{}`", shown(&wanted.join("`, `"))),
+    };
+    let mut starts: Vec<String> = Vec::new();
+    for tensor in stored.tensors() {
+        // Three parts of a name tell a connector from layers.
+        let parts: Vec<&str> = tensor.name.splitn(4, '.').take(3).collect();
+        let start = shown(&parts.join(".")).into_owned();
+        if !starts.contains(&start) {
+            starts.push(start);
+        }
+    }
+    let more = if starts.len() > SHOWN { ", …" } else { "" };
+    starts.truncate(SHOWN);
+    Diagnostic::error(codes::NO_WEIGHTS, headline)
+        .in_file(name)
+        .fact("names begin with", format!("{}{more}", starts.join(", ")))
+}
