@@ -104,6 +104,10 @@ codes! {
     ANSWERS_WRONG = "E0510", "answers do not agree with the prompts";
     GENERATOR_FAILED = "E0511", "a program that answers or scores failed";
     UNDECIDED = "E0512", "a search has no result";
+    GENERATOR_MISSING = "E0520", "the program of the embedded generator is not found";
+    GENERATOR_FAMILY = "E0521", "the embedded generator does not run models of this kind";
+    GENERATOR_TENSOR = "E0522", "a model lacks a tensor that its config promises, or it is another one";
+    GENERATOR_TEXT = "E0523", "a tokenizer or a chat template cannot be understood";
     IGNORED_KEY = "W0601", "a key of a mergekit configuration has no effect";
     IGNORED_PARAMETER = "W0602", "a parameter of a mergekit configuration has no effect";
     TIED_EMBEDDING = "W0603", "a tied embedding stands in for a missing output layer";

@@ -1,6 +1,7 @@
 //! Where answers come from: programs, servers, or files of earlier runs.
 
 pub mod command;
+pub mod embedded;
 pub mod http;
 pub mod replay;
 
@@ -14,6 +15,7 @@ use crate::prompts::Prompt;
 use crate::responses::Response;
 
 pub use command::CommandGenerator;
+pub use embedded::EmbeddedGenerator;
 pub use http::HttpGenerator;
 pub use replay::ReplayGenerator;
 

@@ -19,6 +19,8 @@ pub struct Prompt {
     pub id: String,
     /// The messages as they are handed on; paths of media are absolute.
     pub messages: Vec<Value>,
+    /// In their stead, numbers of tokens, and embeddings between them.
+    pub input_ids: Vec<Value>,
     /// The most tokens of an answer.
     pub max_new_tokens: Option<u64>,
     /// Texts that end an answer.
@@ -31,7 +33,7 @@ pub struct Prompt {
     pub key: String,
 }
 
-/// An image, a sound or a video of a prompt.
+/// An image, a sound, a video or embeddings of a prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Media {
     /// Where it lies.
@@ -50,7 +52,11 @@ impl Prompt {
         if !self.stop.is_empty() {
             generation.insert("stop".into(), self.stop.clone().into());
         }
-        json!({"id": self.id, "messages": self.messages, "gen": generation}).to_string()
+        match self.input_ids.is_empty() {
+            true => json!({"id": self.id, "messages": self.messages, "gen": generation}),
+            false => json!({"id": self.id, "input_ids": self.input_ids, "gen": generation}),
+        }
+        .to_string()
     }
 
     /// A prompt of which only the name is known, for answers that exist already.
@@ -58,6 +64,7 @@ impl Prompt {
         Self {
             id: id.to_owned(),
             messages: Vec::new(),
+            input_ids: Vec::new(),
             max_new_tokens: None,
             stop: Vec::new(),
             media: Vec::new(),
@@ -80,7 +87,13 @@ fn parse(mut lines: Lines, folder: &Path) -> Result<Vec<Prompt>, Vec<Diagnostic>
     let mut known: HashMap<String, u32> = HashMap::new();
     for line in lines.objects() {
         for key in line.object.keys() {
-            unknown_key(&mut lines, &line, key, &["id", "messages", "gen"], "a prompt");
+            unknown_key(
+                &mut lines,
+                &line,
+                key,
+                &["id", "messages", "input_ids", "gen"],
+                "a prompt",
+            );
         }
         let id = lines.text(&line, "id").map(str::to_owned);
         if let Some(id) = &id {
@@ -92,11 +105,19 @@ fn parse(mut lines: Lines, folder: &Path) -> Result<Vec<Prompt>, Vec<Diagnostic>
             known.entry(id.clone()).or_insert(line.number);
         }
         let (max_new_tokens, stop) = limits(&mut lines, &line);
-        let messages = messages(&mut lines, &line, folder);
-        let (Some(id), Some((messages, media, content))) = (id, messages) else { continue };
-        let about = json!({"messages": content, "max_new_tokens": max_new_tokens, "stop": stop});
+        let has_ids = line.object.contains_key("input_ids");
+        let input = match has_ids {
+            true => input_ids(&mut lines, &line, folder),
+            false => messages(&mut lines, &line, folder),
+        };
+        let (Some(id), Some((handed, media, content))) = (id, input) else { continue };
+        let what = if has_ids { "input_ids" } else { "messages" };
+        let about = json!({what: content, "max_new_tokens": max_new_tokens, "stop": stop});
         let key = blake3::hash(canonical(&about).as_bytes()).to_hex().to_string();
-        prompts.push(Prompt { id, messages, max_new_tokens, stop, media, line: line.number, key });
+        let (messages, input_ids) =
+            if has_ids { (Vec::new(), handed) } else { (handed, Vec::new()) };
+        let line = line.number;
+        prompts.push(Prompt { id, messages, input_ids, max_new_tokens, stop, media, line, key });
     }
     if prompts.is_empty() && lines.found.is_empty() {
         let error = Diagnostic::error(codes::PROMPTS_WRONG, "the file holds no prompts");
@@ -154,10 +175,40 @@ fn limits(lines: &mut Lines, line: &Line) -> (Option<u64>, Vec<String>) {
     (most, stop.unwrap_or_default())
 }
 
-/// The messages to hand on, their media, and the messages with media by content.
-type Messages = (Vec<Value>, Vec<Media>, Value);
+/// The messages or tokens to hand on, their media, and the same with media by content.
+type Input = (Vec<Value>, Vec<Media>, Value);
 
-fn messages(lines: &mut Lines, line: &Line, folder: &Path) -> Option<Messages> {
+/// Numbers of tokens, with embeddings between them.
+fn input_ids(lines: &mut Lines, line: &Line, folder: &Path) -> Option<Input> {
+    if line.object.contains_key("messages") {
+        lines.report(line.number, "a prompt has either `messages` or `input_ids`");
+        return None;
+    }
+    let list = line.object.get("input_ids").and_then(Value::as_array);
+    let Some(list) = list.filter(|list| !list.is_empty()) else {
+        lines.report(line.number, "`input_ids` must be a list with at least one token");
+        return None;
+    };
+    let (mut handed, mut contents, mut media) = (Vec::new(), Vec::new(), Vec::new());
+    for item in list {
+        let is_id = item.as_u64().is_some_and(|id| u32::try_from(id).is_ok());
+        let is_embeds = item.get("type").and_then(Value::as_str) == Some("embeds");
+        let (part, content) = match (is_id, is_embeds) {
+            (true, _) => (item.clone(), item.clone()),
+            (_, true) => part(lines, line, item, folder, &mut media)?,
+            _ => {
+                let headline = "`input_ids` must hold numbers of tokens, or embeddings";
+                lines.report(line.number, headline);
+                return None;
+            }
+        };
+        handed.push(part);
+        contents.push(content);
+    }
+    Some((handed, media, contents.into()))
+}
+
+fn messages(lines: &mut Lines, line: &Line, folder: &Path) -> Option<Input> {
     let list = match line.object.get("messages") {
         Some(Value::Array(list)) if !list.is_empty() => list,
         Some(_) => {
@@ -165,7 +216,7 @@ fn messages(lines: &mut Lines, line: &Line, folder: &Path) -> Option<Messages> {
             return None;
         }
         None => {
-            lines.report(line.number, "the line has no `messages`");
+            lines.report(line.number, "the line has no `messages` and no `input_ids`");
             return None;
         }
     };
@@ -222,21 +273,28 @@ fn part(
             let part = json!({"type": "text", "text": text});
             Some((part.clone(), part))
         }
-        Some(kind @ ("image" | "audio" | "video")) => {
+        Some(kind @ ("image" | "audio" | "video" | "embeds")) => {
             let Some(path) = text_of("path") else {
                 lines.report(line.number, format!("a part of type `{kind}` has no `path`"));
                 return None;
             };
             let path = folder.join(path);
             let sha256 = text_of("sha256").unwrap_or_default().to_ascii_lowercase();
-            let content = json!({"type": kind, "sha256": sha256});
+            let mut content = json!({"type": kind, "sha256": sha256});
             let mut part = json!({"type": kind, "path": path.to_string_lossy()});
             part["sha256"] = sha256.clone().into();
+            if kind == "embeds" {
+                let Some(tensor) = text_of("tensor") else {
+                    lines.report(line.number, "a part of type `embeds` has no `tensor`");
+                    return None;
+                };
+                (part["tensor"], content["tensor"]) = (tensor.into(), tensor.into());
+            }
             media.push(Media { path, sha256 });
             Some((part, content))
         }
         Some(other) => {
-            let known = ["text", "image", "audio", "video"];
+            let known = ["text", "image", "audio", "video", "embeds"];
             let headline = format!("`{other}` is not a type of content");
             let mut error = Diagnostic::error(codes::PROMPTS_WRONG, headline);
             error = match nearest(other, known) {
@@ -345,6 +403,22 @@ mod tests {
         let image = r#"{"id":"a","messages":[{"role":"user","content":[{"type":"image","path":"x.png","sha256":"ab"}]}]}"#;
         assert_eq!(key(image), key(&image.replace("x.png", "y.png")), "media by their content");
         assert_ne!(key(image), key(&image.replace("\"ab\"", "\"ac\"")));
+    }
+
+    #[test]
+    fn tokens_can_stand_for_messages() {
+        let line = r#"{"id":"a","input_ids":[1,{"type":"embeds","path":"x.safetensors","sha256":"AB","tensor":"17"},5]}"#;
+        let found = prompts(line).unwrap().remove(0);
+        assert_eq!((found.input_ids.len(), found.media.len()), (3, 1));
+        assert_eq!(found.input_ids[1]["path"], "/data/x.safetensors");
+        let again = prompts(&found.to_line()).unwrap().remove(0);
+        assert_eq!((&again.input_ids, &again.key), (&found.input_ids, &found.key));
+        let other = prompts(&line.replace("17", "18")).unwrap().remove(0);
+        assert_ne!(other.key, found.key);
+        refused(r#"{"id":"a","input_ids":[]}"#, "at least one token");
+        refused(r#"{"id":"a","input_ids":[-1]}"#, "numbers of tokens");
+        refused(&line.replace(",\"tensor\":\"17\"", ""), "has no `tensor`");
+        refused(&line.replace("\"id\"", "\"messages\":[],\"id\""), "either `messages` or");
     }
 
     #[test]

@@ -137,6 +137,8 @@ mixdown_recipe::keys! {
     pub struct GeneratorKeys {
         /// A program, run once for each candidate.
         pub command: Option<CommandKeys>,
+        /// mixdown's own program `mixdown-generate`, for small text models.
+        pub embedded: Option<EmbeddedKeys>,
         /// A server that speaks OpenAI's protocol.
         pub http: Option<HttpKeys>,
         /// Answers of earlier runs.
@@ -153,6 +155,14 @@ mixdown_recipe::keys! {
         pub timeout: Option<f64>,
         /// How often it is run again for answers that are missing; 0 if left out.
         pub retries: Option<u64>,
+    }
+
+    /// mixdown's own program, beside `mixdown` or on the path: llama and qwen2, on the processor.
+    pub struct EmbeddedKeys {
+        /// The most tokens of answers whose prompt says nothing of it; 256 if left out.
+        pub max_new_tokens: Option<u64>,
+        /// Seconds that one run may take.
+        pub timeout: Option<f64>,
     }
 
     /// A server.

@@ -10,15 +10,17 @@ use mixdown_recipe::schema::Keys;
 use mixdown_recipe::tree::{Dialect, Node, ScalarValue};
 use mixdown_recipe::{Decoder, Fields, yaml};
 
-use crate::generate::{CommandGenerator, Generator, HttpGenerator, ReplayGenerator};
+use crate::generate::{
+    CommandGenerator, EmbeddedGenerator, Generator, HttpGenerator, ReplayGenerator,
+};
 use crate::generate::{command, http, replay};
 use crate::grid::{Axis, Decimal, range};
 use crate::normalize::{self, Extract, Normalize};
 use crate::objective::{self, Diff, Ties};
 use crate::process::unknown_placeholders;
 use crate::schema::{
-    CommandKeys, GeneratorKeys, HttpKeys, ObjectiveKeys, RangeKeys, ReplayKeys, SampleKeys,
-    SearchKeys,
+    CommandKeys, EmbeddedKeys, GeneratorKeys, HttpKeys, ObjectiveKeys, RangeKeys, ReplayKeys,
+    SampleKeys, SearchKeys,
 };
 use crate::score::{self, Goal, Score};
 
@@ -83,6 +85,8 @@ pub enum Sample {
 pub enum Answering {
     /// A program.
     Command(CommandGenerator),
+    /// mixdown's own program.
+    Embedded(EmbeddedGenerator),
     /// A server.
     Http(HttpGenerator),
     /// Files.
@@ -94,8 +98,18 @@ impl Answering {
     pub fn generator(&self) -> &dyn Generator {
         match self {
             Self::Command(generator) => generator,
+            Self::Embedded(generator) => generator,
             Self::Http(generator) => generator,
             Self::Replay(generator) => generator,
+        }
+    }
+
+    /// Makes sure that it can answer, before anything is merged. mixdown's own programs are looked for
+    /// in these folders.
+    pub fn prepare(&mut self, folders: &[PathBuf]) -> Result<(), Box<Diagnostic>> {
+        match self {
+            Self::Embedded(generator) => generator.find(folders),
+            Self::Command(_) | Self::Http(_) | Self::Replay(_) => Ok(()),
         }
     }
 }
@@ -472,6 +486,7 @@ fn generator(decoder: &mut Decoder<'_>, node: &Node, folder: &Path) -> Option<An
     }
     match present[0] {
         "command" => command(decoder, fields.get("command")?).map(Answering::Command),
+        "embedded" => embedded(decoder, fields.get("embedded")?).map(Answering::Embedded),
         "http" => http(decoder, fields.get("http")?).map(Answering::Http),
         _ => replay(decoder, fields.get("replay")?, folder).map(Answering::Replay),
     }
@@ -497,6 +512,15 @@ fn command(decoder: &mut Decoder<'_>, node: &Node) -> Option<CommandGenerator> {
         }
     }
     Some(CommandGenerator { argv, version, timeout, retries: retries.unwrap_or(0).min(100) })
+}
+
+fn embedded(decoder: &mut Decoder<'_>, node: &Node) -> Option<EmbeddedGenerator> {
+    let fields = decoder.fields(node, EmbeddedKeys::KEYS, "`embedded`")?;
+    let mut embedded = EmbeddedGenerator::default();
+    embedded.max_new_tokens =
+        positive(decoder, fields, "max_new_tokens").and_then(|most| u64::try_from(most).ok());
+    embedded.timeout = seconds(decoder, fields, "timeout");
+    Some(embedded)
 }
 
 fn http(decoder: &mut Decoder<'_>, node: &Node) -> Option<HttpGenerator> {
@@ -738,7 +762,9 @@ verify: 5
     fn exactly_one_generator() {
         let with = |text: &str| format!("search: 1\ngrid: {{t: [0, 1, 2]}}\ngenerator: {text}\n");
         assert!(settings(&with("{replay: {folder: logs, format: lmms-eval}}")).is_ok());
-        refused(&with("{}"), &["none of command, http, replay"]);
+        assert!(settings(&with("{embedded: {max_new_tokens: 8}}\nprompts: p")).is_ok());
+        refused(&with("{embedded: {max_new_tokens: 0}}\nprompts: p"), &["from 1"]);
+        refused(&with("{}"), &["none of command, embedded, http, replay"]);
         refused(&with("{replay: {folder: a}, http: {base_url: 'http://x'}}"), &["http and replay"]);
         refused(&with("{http: {}}"), &["no `serve` and no `base_url`", "no `prompts`"]);
         refused(&with("{http: {base_url: x}}"), &["must begin with"]);

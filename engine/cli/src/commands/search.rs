@@ -101,7 +101,10 @@ const INTERRUPTED: &str =
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
     let begun = Instant::now();
-    let settings = read_settings(&arguments)?;
+    let mut settings = read_settings(&arguments)?;
+    if let Objective::Neighbors(neighbors) = &mut settings.objective {
+        neighbors.generator.prepare(&folders_of_programs())?;
+    }
     let candidates = candidates(&settings.axes);
     let mut merges = Merges::new(&arguments, &candidates, talk)?;
     let chosen = match &settings.objective {
@@ -118,6 +121,14 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     merges.place(position, arguments.keep_candidates)?;
     tell(&arguments, talk, &report, position, begun);
     Ok(Exit::Done)
+}
+
+/// Where mixdown's other programs can be: beside this one, or where the system looks for programs.
+fn folders_of_programs() -> Vec<PathBuf> {
+    let own = std::env::current_exe().ok();
+    let own = own.and_then(|program| Some(program.parent()?.to_owned()));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    own.into_iter().chain(std::env::split_paths(&path)).collect()
 }
 
 fn trouble(failure: Failure) -> Trouble {

@@ -247,6 +247,9 @@ impl Session {
         prompt: &Prompt,
         stop: &AtomicBool,
     ) -> Result<(Response, Option<String>), Failure> {
+        if let Some(reason) = unasked(prompt) {
+            return Ok((Response::failed(&prompt.id, reason), None));
+        }
         let body = self.body(prompt)?.to_string();
         let mut pause = FIRST_PAUSE;
         let mut last = String::new();
@@ -364,6 +367,19 @@ impl Session {
     }
 }
 
+/// Why a prompt cannot be asked of a server, if it cannot.
+fn unasked(prompt: &Prompt) -> Option<&'static str> {
+    let is_embeds = |part: &Value| part["type"] == "embeds";
+    let has_embeds = |message: &Value| {
+        message["content"].as_array().is_some_and(|parts| parts.iter().any(is_embeds))
+    };
+    if !prompt.input_ids.is_empty() {
+        return Some("a server takes `messages` and no `input_ids`");
+    }
+    let has_embeds = prompt.messages.iter().any(has_embeds);
+    has_embeds.then_some("a server takes no content of type `embeds`")
+}
+
 /// A message with its media inside.
 fn message(message: &Value) -> Result<Value, Box<Diagnostic>> {
     let Some(parts) = message.get("content").and_then(Value::as_array) else {
@@ -470,6 +486,17 @@ mod tests {
         assert!(matches!(reply(filtered), Ok(Reply::Answer(answer, _)) if answer.is_error()));
         assert!(reply(json!({"model": "/m"})).is_err());
         assert!(session().understand(&prompt, "<html>").is_err());
+    }
+
+    #[test]
+    fn what_a_server_does_not_take_is_not_asked() {
+        let mut prompt = Prompt::named("a");
+        prompt.messages = vec![json!({"role": "user", "content": [{"type": "text", "text": "?"}]})];
+        assert_eq!(unasked(&prompt), None);
+        prompt.messages[0]["content"][0]["type"] = "embeds".into();
+        assert!(unasked(&prompt).unwrap().contains("`embeds`"));
+        prompt.input_ids = vec![json!(1)];
+        assert!(unasked(&prompt).unwrap().contains("`input_ids`"));
     }
 
     #[test]
