@@ -21,7 +21,9 @@ mod product;
 mod regression;
 mod rows;
 mod shared_shift;
+mod symmetric;
 mod task_singular_vectors;
+mod tridiagonal;
 mod truncated_svd;
 mod truncation;
 

@@ -351,6 +351,34 @@ fn rank_rules_look_at_data() {
     }
 }
 
+/// With eigenvalues between rounding noise and the floor, of which the released code removes X_0 whole.
+/// A rule that looks at energies keeps all here, and takes the way over eigenvectors of K.
+#[test]
+fn few_rows_are_treated_as_all() {
+    let mut experts = randoms(3, 4, 30);
+    for expert in &mut experts {
+        expert.values[60..90].iter_mut().for_each(|value| *value *= 1e-5);
+        expert.values[90..].iter_mut().for_each(|value| *value *= 1e-9);
+    }
+    let all =
+        |rule| Cut::Rule { rule, min_rank: 30, max_rank_ratio: 1.0.into(), rank_scale: 1.0.into() };
+    for how in [Filter::Exponential(300.0.into()), Filter::Exact, Filter::Tikhonov(0.01.into())] {
+        for init in [Init::Sum, Init::Mean, Init::Zero] {
+            let of = |rule| {
+                let solver = filter(how, all(rule));
+                let op = objective((Targets::Whole, Rows::Whole), Rank::Full, init, solver);
+                outcome(&op, &dense(&experts))
+            };
+            let (rows, vectors) = (of(RankRule::None), of(RankRule::LossElbow(0.01.into())));
+            let what = format!("{how:?} {init:?}");
+            near(&rows.result, &vectors.result, 1e-9, &what);
+            assert_eq!(rows.report.ranks, vectors.report.ranks);
+            assert!((rows.loss.0 - vectors.loss.0).abs() < 1e-11, "{what}: start");
+            assert!((rows.loss.1 - vectors.loss.1).abs() < 1e-11, "{what}: end");
+        }
+    }
+}
+
 fn refused(op: &MatrixOp, given: &[Given], words: &str) {
     match run_in(op, given, Precision::Double, 1) {
         Err(Stop::Refused(headline, help)) => {

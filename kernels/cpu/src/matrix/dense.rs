@@ -47,10 +47,19 @@ pub(crate) fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Matrix {
 
 /// Adds `factor · a·aᵀ` to the lower triangle of a square matrix, at half the price of a product.
 pub(crate) fn add_lower_gram(into: MatMut<'_, f64>, factor: f64, a: MatRef<'_, f64>) {
+    add_lower_product(into, factor, a, a.transpose());
+}
+
+/// Adds `factor · a·b` to the lower triangle of a square matrix, at half the price of a product.
+pub(crate) fn add_lower_product(
+    into: MatMut<'_, f64>,
+    factor: f64,
+    a: MatRef<'_, f64>,
+    b: MatRef<'_, f64>,
+) {
     if into.nrows() * a.ncols() > 0 {
         let (lower, whole) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
-        let turned = a.transpose();
-        triangular::matmul(into, lower, Accum::Add, a, whole, turned, whole, factor, Par::Seq);
+        triangular::matmul(into, lower, Accum::Add, a, whole, b, whole, factor, Par::Seq);
     }
 }
 

@@ -5,6 +5,7 @@
 //! rows of `C = H·S`. Neither X* nor an inverse is formed; nothing is divided by a singular value.
 
 pub(super) mod cut;
+mod dual;
 pub(super) mod experts;
 pub(super) mod filter;
 pub(super) mod solvers;
@@ -256,6 +257,20 @@ fn filtered(
 ) -> Result<Box<dyn Prepared>, Stop> {
     let columns = experts.columns;
     let is_dual = matches!(&system, System::Stacked { stack, .. } if stack.rows < columns);
+    let few_rows =
+        matches!(&system, System::Stacked { stack, .. } if operands.shape(0).0 <= stack.rows);
+    if is_dual && few_rows && !cut::looks_at_energies(cut) {
+        let treated = (filter, cut);
+        return Ok(Box::new(dual::prepare(
+            treated,
+            experts,
+            system,
+            operands,
+            shape,
+            has_whole_rows,
+            report,
+        )?));
+    }
     let Eigen { values, vectors } = match &system {
         System::Stacked { stack, .. } if is_dual => eigen(&row_gram(view(stack)))?,
         system => eigen(&system.gram())?,

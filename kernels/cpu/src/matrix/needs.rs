@@ -255,6 +255,11 @@ fn interference(
             let solving = (EIGEN + 1.0) * size * size;
             let composing = 4.0 * size * size + 2.0 * n * n.min(rank);
             counts.preparing = counts.preparing.max(solving).max(composing);
+            if is_stacked && m <= rank {
+                // The residual, H, and what becomes of them, while all rows are solved for at once.
+                counts.preparing += 4.0 * m * rank;
+                counts.held += m * rank + 2.0 * m;
+            }
             counts.flops += 9.0 * size * size * size + 2.0 * size * size * n;
         }
         Solver::Adam(adam) => {

@@ -196,7 +196,7 @@ impl Prepared for Literal {
     }
 }
 
-fn finish(init: &Matrix, displacement: &Matrix, values: &mut [f64]) -> Result<(), Stop> {
+pub(super) fn finish(init: &Matrix, displacement: &Matrix, values: &mut [f64]) -> Result<(), Stop> {
     for ((value, init), moved) in values.iter_mut().zip(&init.values).zip(&displacement.values) {
         *value = init + moved;
     }
