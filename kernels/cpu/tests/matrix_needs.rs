@@ -122,6 +122,14 @@ fn needs_are_upper_bounds() {
             check(&op, &factors, Precision::Single);
         }
     }
+    // Few rows and many directions, where the eigenproblem outweighs what it is made from.
+    for solver in [
+        filter(Filter::Exponential(300.0.into()), Cut::Share(0.65.into())),
+        filter(Filter::Exact, Cut::None),
+    ] {
+        let op = objective((Targets::Whole, Rows::Whole), Rank::Full, Init::Sum, solver);
+        check(&op, &dense(&randoms(3, 200, 620)), Precision::Single);
+    }
     let mut operands = randoms(2, 40, 200);
     operands.extend([0, 1].map(|seed| {
         let inputs = random(300, 200, seed);

@@ -3,12 +3,13 @@
 //! Counts are in f64, where they cannot overflow and need not be exact.
 
 use mixdown_ops::Precision;
-use mixdown_ops::matrix::interference::{Interference, Optimizer, Rows, Solver, Targets};
+use mixdown_ops::matrix::interference::{Cut, Interference, Optimizer, Rows, Solver, Targets};
 use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis, Doge};
 use mixdown_ops::matrix::{MatrixOp, Needs, OperandShapes, Rank, RankAware};
 
 use super::adam::{Form, Scratch, System};
 use super::gram::PAIR_PANEL;
+use super::interference::cut::looks_at_energies;
 use super::interference::filter::check_stable;
 use super::interference::solvers::ADAM_ROWS;
 use super::product::BLOCK_ROWS;
@@ -19,6 +20,9 @@ use crate::features::Features;
 const NUMBER: f64 = 8.0;
 /// Square matrices that an eigenproblem holds: its input, eigenvectors twice, the solver's own.
 const EIGEN: f64 = 5.0;
+/// The same where eigenvectors of K are not formed: K, those of its tridiagonal form, the
+/// solver's own three.
+const FEW_ROWS: f64 = 5.0;
 /// Bytes beside: vectors, headers, and what an allocator rounds up.
 const SMALL: f64 = 65536.0;
 
@@ -247,6 +251,16 @@ fn interference(
         counts.flops += experts * 4.0 * m * n * n + 4.0 * m * n * n;
     }
     match op.solver {
+        Solver::Filter(_, cut) if is_stacked && is_for_few_rows(&cut, m, n, rank) => {
+            // K, which its reduction overwrites, the eigenvectors of what it is reduced to, and the
+            // solver's own; beside them the residual, H, and what becomes of them.
+            let solving = FEW_ROWS * rank * rank + 4.0 * m * rank;
+            // With experts that vanish there may be more rows than directions after all.
+            let fewer = (EIGEN + 1.0) * m * m + 3.0 * m * n;
+            counts.preparing = counts.preparing.max(solving).max(fewer);
+            counts.held += m * rank + 2.0 * m;
+            counts.flops += 4.0 * rank * rank * rank + 8.0 * m * rank * rank + rank * rank * n;
+        }
         Solver::Filter(..) => {
             let size = if is_stacked { rank.min(n) } else { n };
             counts.held += if is_stacked { rank * n } else { n * n };
@@ -255,11 +269,6 @@ fn interference(
             let solving = (EIGEN + 1.0) * size * size;
             let composing = 4.0 * size * size + 2.0 * n * n.min(rank);
             counts.preparing = counts.preparing.max(solving).max(composing);
-            if is_stacked && m <= rank {
-                // The residual, H, and what becomes of them, while all rows are solved for at once.
-                counts.preparing += 4.0 * m * rank;
-                counts.held += m * rank + 2.0 * m;
-            }
             counts.flops += 9.0 * size * size * size + 2.0 * size * size * n;
         }
         Solver::Adam(adam) => {
@@ -291,6 +300,11 @@ fn interference(
         Solver::Literal(_) => {}
     }
     counts
+}
+
+/// Whether all rows are solved for at once, without eigenvectors of K.
+fn is_for_few_rows(cut: &Cut, m: f64, n: f64, rank: f64) -> bool {
+    rank < n && m <= rank && !looks_at_energies(cut)
 }
 
 fn steps(optimizer: Optimizer) -> u32 {
