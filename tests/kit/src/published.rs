@@ -72,6 +72,15 @@ impl Published {
     pub fn write(&self, folder: &Path, weights: Weights<'_>) -> io::Result<()> {
         fs::create_dir_all(folder)?;
         fs::write(folder.join("config.json"), format!("{:#}\n", self.config))?;
+        self.write_tensors(&folder.join("model.safetensors"), weights)
+    }
+
+    /// Writes the tensors alone.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written, or its file system has no sparse files.
+    pub fn write_tensors(&self, path: &Path, weights: Weights<'_>) -> io::Result<()> {
         let mut header = Map::new();
         header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
         let mut begin = 0;
@@ -85,7 +94,7 @@ impl Published {
         while !header.len().is_multiple_of(8) {
             header.push(' ');
         }
-        let mut file = BufWriter::new(File::create(folder.join("model.safetensors"))?);
+        let mut file = BufWriter::new(File::create(path)?);
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(header.as_bytes())?;
         if let Weights::Repeated(block) = weights {

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
+use mixdown_kit::published::{Published, Weights};
 use mixdown_kit::{Program, Space, published};
 use mixdown_suite::repository;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Checks and plans a recipe of `recipes/`, with published checkpoints in the hub's cache.
 #[track_caller]
@@ -17,9 +18,14 @@ fn plan(recipe: &str, models: &[(&str, &str)], arguments: &[&str]) -> Plan {
     for (id, fixture) in models {
         published(&space, id, fixture);
     }
+    plan_in(&space, recipe, arguments)
+}
+
+#[track_caller]
+fn plan_in(space: &Space, recipe: &str, arguments: &[&str]) -> Plan {
     let recipe = repository().join("recipes").join(recipe);
     let run = |command: &str, more: &[&str]| {
-        let program = Program::new(&space).args([OsStr::new(command), recipe.as_os_str()]);
+        let program = Program::new(space).args([OsStr::new(command), recipe.as_os_str()]);
         program.args(arguments).args(more).args(["--json"]).run().success()
     };
     let checked = run("check", &[]).json();
@@ -120,4 +126,42 @@ fn optmerge_of_qwen2_5_vl_with_experts_of_ones_own() {
     let set: Vec<&str> = set.iter().map(String::as_str).collect();
     let plan = plan("optmerge/qwen2.5-vl-32b.yaml", &borrowed(&models), &set);
     check_interference(&plan, &linear_layers("model.", 64), 1161);
+}
+
+/// A checkpoint of ModelCompose for Vicuna-7B: adapters of rank 128 on all linear layers, and a connector.
+fn modelcompose(space: &Space, modality: &str) {
+    let mut tensors = Vec::new();
+    let body = Published::read("vicuna_7b");
+    let shapes: BTreeMap<_, _> = body.tensors.into_iter().collect();
+    for weight in linear_layers("model.", 32) {
+        let module = weight.trim_end_matches(".weight");
+        let [outputs, inputs] = shapes[&weight][..] else { panic!("{weight} is no matrix") };
+        tensors.push((format!("{module}.lora_A.default.weight"), vec![128, inputs]));
+        tensors.push((format!("{module}.lora_B.default.weight"), vec![outputs, 128]));
+    }
+    let connector = format!("model.modal_projectors.{modality}");
+    tensors.push((format!("{connector}.0.weight"), vec![4096, 1024]));
+    tensors.push((format!("{connector}.0.bias"), vec![4096]));
+    let folder = format!("checkpoints/multimodal-vicuna-7b-v1.5-{modality}-naivemc");
+    space.write(
+        format!("{folder}/config.json"),
+        json!({"model_type": "multimodal", "lora_r": 128, "lora_alpha": 256}).to_string(),
+    );
+    let checkpoint = Published { config: Value::Null, tensors };
+    let path = space.path(folder).join("adapter_model.safetensors");
+    checkpoint.write_tensors(&path, Weights::Holes).expect("the space can be written");
+}
+
+#[test]
+fn three_modalities_in_one_vicuna() {
+    let space = Space::new();
+    published(&space, "lmsys/vicuna-7b-v1.5", "vicuna_7b");
+    ["vision", "audio", "video"].iter().for_each(|modality| modelcompose(&space, modality));
+    for encoder in
+        ["clip-vit-large-patch14-336/a", "BEATs_iter3_plus_AS2M.pt", "LanguageBind_Video_merge/a"]
+    {
+        space.write(format!("encoders/{encoder}"), "an encoder");
+    }
+    let plan = plan_in(&space, "modality/vicuna-omni.yaml", &[]);
+    check_interference(&plan, &linear_layers("model.", 32), 291 + 3 * 2);
 }
