@@ -53,7 +53,8 @@ impl Compiler<'_> {
         };
         let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        if !is_name && !(is_deep && rest.is_empty()) || is_deep && words.is_some() {
+        let is_rest = is_deep && rest.is_empty();
+        if !(is_name || is_rest) || is_deep && words.is_some() {
             return Err(error(start, self.at, "these brackets hold no name")
                 .help("write `{i}`, `{name}`, `{name:q|k|v}`, `{**}` or `{**name}`"));
         }
