@@ -2,6 +2,8 @@
 //!
 //! Matching takes time in proportion to pattern times name, whatever the pattern: no backtracking.
 
+pub mod for_map;
+
 /// A compiled pattern. It matches a whole name or not at all.
 ///
 /// | in a pattern | matches |
@@ -87,6 +89,24 @@ impl Pattern {
         }
         let mut compiler = Compiler { chars: &chars, at: 0, code: Vec::new(), names: Vec::new() };
         compiler.sequence(0)?;
+        compiler.code.push(Instruction::Accept);
+        let Compiler { code, names, .. } = compiler;
+        Ok(Self { text: text.to_owned(), code, names })
+    }
+
+    /// Compiles a pattern of an architecture map; [`for_map`] says what it can hold.
+    pub fn for_map(text: &str) -> Result<Self, PatternError> {
+        let chars: Vec<char> = text.chars().collect();
+        if chars.is_empty() {
+            return Err(
+                error(0, 1, "the pattern is empty").help("to match every name write `{**}`")
+            );
+        }
+        if chars.len() > LONGEST {
+            return Err(error(0, 1, format!("the pattern is longer than {LONGEST} characters")));
+        }
+        let mut compiler = Compiler { chars: &chars, at: 0, code: Vec::new(), names: Vec::new() };
+        compiler.map_sequence()?;
         compiler.code.push(Instruction::Accept);
         let Compiler { code, names, .. } = compiler;
         Ok(Self { text: text.to_owned(), code, names })
