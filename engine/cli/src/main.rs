@@ -7,6 +7,7 @@ mod commands;
 mod compare;
 mod exit;
 mod kept;
+mod machine;
 mod modality;
 mod models;
 mod names;

@@ -9,13 +9,12 @@ mod sweep;
 
 use sweep::Sweep;
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use mixdown_checkpoint::layout::{Layout, OutputTensor};
 use mixdown_checkpoint::output::{Begun, OutputFolder, OutputOptions};
 use mixdown_checkpoint::shown_path;
@@ -28,6 +27,7 @@ use serde_json::{Value, json};
 use crate::commands::{Outcome, Trouble};
 use crate::exit::Exit;
 use crate::kept::{self, StoredResults};
+use crate::machine::Machine;
 use crate::models;
 use crate::planning::{self, Planned, RecipeArguments};
 use crate::progress::{self, Meter, Style};
@@ -62,16 +62,8 @@ pub struct Arguments {
     /// The folder to make
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
-    /// Memory to stay within, for instance 500MB or 2GiB
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "2GB")]
-    #[arg(env = "MIXDOWN_MEMORY", hide_env_values = true)]
-    memory: u64,
-    /// Threads; all processors by default
-    #[arg(long, value_name = "N", env = "MIXDOWN_THREADS", hide_env_values = true)]
-    threads: Option<NonZeroUsize>,
-    /// Device that computes
-    #[arg(long, value_enum, default_value_t, env = "MIXDOWN_DEVICE", hide_env_values = true)]
-    device: Device,
+    #[command(flatten)]
+    machine: Machine,
     /// Largest file of weights, 5GB by default; 0 for one file. 5B means 5 billion bytes
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     shard_size: Option<u64>,
@@ -113,18 +105,14 @@ impl Arguments {
     pub fn of_candidate(
         recipe: RecipeArguments,
         out: PathBuf,
-        memory: u64,
-        threads: Option<NonZeroUsize>,
-        device: Device,
+        machine: Machine,
         shard_size: Option<u64>,
         allow_nonfinite: bool,
     ) -> Self {
         Self {
             recipe,
             out,
-            memory,
-            threads,
-            device,
+            machine,
             shard_size,
             force: true,
             allow_nonfinite,
@@ -140,25 +128,6 @@ impl Arguments {
     }
 }
 
-/// A device that computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    /// The best there is
-    #[default]
-    Auto,
-    /// The processor
-    Cpu,
-}
-
-impl Device {
-    /// Its backend. The processor is the best there is until another backend exists.
-    fn backend(self) -> CpuBackend {
-        match self {
-            Self::Auto | Self::Cpu => CpuBackend::new(),
-        }
-    }
-}
-
 /// Shard size where neither the command line nor the recipe says one; mergekit's.
 const SHARD_BYTES: u64 = 5_000_000_000;
 
@@ -168,13 +137,11 @@ const INPUT_FAULTS: [Code; 2] = [codes::NONFINITE, codes::COPIES_DIFFER];
 impl Arguments {
     /// A merge whose recipe is no file: an extraction.
     pub fn of_extraction(recipe: RecipeArguments, out: PathBuf, running: Running) -> Self {
-        let Running { memory, threads, device, force, json, quiet } = running;
+        let Running { machine, force, json, quiet } = running;
         Self {
             recipe,
             out,
-            memory,
-            threads,
-            device,
+            machine,
             shard_size: None,
             force,
             allow_nonfinite: false,
@@ -193,16 +160,8 @@ impl Arguments {
 /// How a merge runs, whatever it makes.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Running {
-    /// Memory to stay within, for instance 500MB or 2GiB
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "2GB")]
-    #[arg(env = "MIXDOWN_MEMORY", hide_env_values = true)]
-    memory: u64,
-    /// Threads; all processors by default
-    #[arg(long, value_name = "N", env = "MIXDOWN_THREADS", hide_env_values = true)]
-    threads: Option<NonZeroUsize>,
-    /// Device that computes
-    #[arg(long, value_enum, default_value_t, env = "MIXDOWN_DEVICE", hide_env_values = true)]
-    device: Device,
+    #[command(flatten)]
+    machine: Machine,
     /// Replace the output folder if there is one
     #[arg(long)]
     force: bool,
@@ -316,9 +275,9 @@ impl Merged {
 /// written; all mistakes that headers show are found.
 pub fn identity(arguments: &Arguments) -> Result<(String, Vec<Diagnostic>), Trouble> {
     let planned = planning::plan(&arguments.recipe, Style::Nothing, None)?;
-    let backend = arguments.device.backend();
-    let threads = crate::commands::threads(arguments.threads);
-    planned.footprint(&backend, &planned.options(arguments.memory, threads))?;
+    let backend = arguments.machine.device.backend();
+    let threads = crate::commands::threads(arguments.machine.threads);
+    planned.footprint(&backend, &planned.options(arguments.machine.memory, threads))?;
     check_target(&arguments.out, &planned)?;
     let layout = layout(arguments, &planned)?;
     let identity = record::identity(&planned, arguments, layout.shards().len());
@@ -329,9 +288,9 @@ pub fn identity(arguments: &Arguments) -> Result<(String, Vec<Diagnostic>), Trou
 pub fn merge(arguments: &Arguments, talk: Talk, style: Style) -> Result<Merged, Trouble> {
     let begun = Instant::now();
     let planned = planning::plan(&arguments.recipe, style, None)?;
-    let backend = arguments.device.backend();
-    let threads = crate::commands::threads(arguments.threads);
-    let mut options = planned.options(arguments.memory, threads);
+    let backend = arguments.machine.device.backend();
+    let threads = crate::commands::threads(arguments.machine.threads);
+    let mut options = planned.options(arguments.machine.memory, threads);
     options.allow_nonfinite = arguments.allow_nonfinite;
     planned.footprint(&backend, &options)?;
     check_target(&arguments.out, &planned)?;

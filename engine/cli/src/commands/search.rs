@@ -2,7 +2,6 @@
 
 mod state;
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -16,9 +15,10 @@ use mixdown_search::report::Report;
 use mixdown_search::run::{self, Chosen, Host, Merged, Place};
 use mixdown_search::settings::{self, Objective, Settings};
 
-use crate::commands::merge::{self, Device};
+use crate::commands::merge;
 use crate::commands::{Outcome, Trouble};
 use crate::exit::Exit;
+use crate::machine::Machine;
 use crate::planning::RecipeArguments;
 use crate::progress::Style;
 use crate::recipes;
@@ -70,16 +70,8 @@ pub struct Arguments {
     /// Where answers are kept; DIR/state/answers by default. Searches can share it
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Memory to stay within while merging, for instance 500MB or 2GiB
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "2GB")]
-    #[arg(env = "MIXDOWN_MEMORY", hide_env_values = true)]
-    memory: u64,
-    /// Threads that merge; all processors by default
-    #[arg(long, value_name = "N", env = "MIXDOWN_THREADS", hide_env_values = true)]
-    threads: Option<NonZeroUsize>,
-    /// Device that merges
-    #[arg(long, value_enum, default_value_t, env = "MIXDOWN_DEVICE", hide_env_values = true)]
-    device: Device,
+    #[command(flatten)]
+    machine: Machine,
     /// Largest file of weights, 5GB by default; 0 for one file. 5B means 5 billion bytes
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     shard_size: Option<u64>,
@@ -184,9 +176,7 @@ impl<'a> Merges<'a> {
             merge::Arguments::of_candidate(
                 arguments.recipe.with(&candidate.set),
                 state.candidate(&candidate.folder),
-                arguments.memory,
-                arguments.threads,
-                arguments.device,
+                arguments.machine,
                 arguments.shard_size,
                 arguments.allow_nonfinite,
             )

@@ -1,0 +1,42 @@
+//! What a merge may use of the machine: the flags that all commands which merge have.
+
+use std::num::NonZeroUsize;
+
+use clap::{Args, ValueEnum};
+use mixdown_cpu::CpuBackend;
+
+use crate::size;
+
+/// What a merge may use of the machine.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Machine {
+    /// Memory to stay within, for instance 500MB or 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "2GB")]
+    #[arg(env = "MIXDOWN_MEMORY", hide_env_values = true)]
+    pub memory: u64,
+    /// Threads; all processors by default
+    #[arg(long, value_name = "N", env = "MIXDOWN_THREADS", hide_env_values = true)]
+    pub threads: Option<NonZeroUsize>,
+    /// Device that computes
+    #[arg(long, value_enum, default_value_t, env = "MIXDOWN_DEVICE", hide_env_values = true)]
+    pub device: Device,
+}
+
+/// A device that computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The best there is
+    #[default]
+    Auto,
+    /// The processor
+    Cpu,
+}
+
+impl Device {
+    /// Its backend. The processor is the best there is until another backend exists.
+    pub fn backend(self) -> CpuBackend {
+        match self {
+            Self::Auto | Self::Cpu => CpuBackend::new(),
+        }
+    }
+}
