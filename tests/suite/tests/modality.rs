@@ -286,6 +286,8 @@ fn what_cannot_be_is_refused() {
     );
     check(&both.replace("kind: modality", "kind: modalty"), "E0250", "did you mean `modality`");
     check(&both.replace("method: task_arithmetic, ", ""), "E0204", "method");
+    let mistyped = refusal(&space, &both.replace("{adapter: vision}", "{adpter: vision}"), &[], 2);
+    assert_eq!(mistyped.matches("error[").count(), 1, "a consequence is told too: {mistyped}");
     let factors = both.replace("{method:", "{space: factors, method:");
     check(&factors, "E0253", "modelcompose");
     let some = recipe(&["vision", "audio"], "mode: online\ncoefficients: {vision: 1}\n");

@@ -1,5 +1,6 @@
 //! `inputs:` of a modality recipe: body, connector and encoder of each modality.
 
+use mixdown_diagnostics::suggest::nearest;
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 
 use crate::decode::reader::Decoder;
@@ -128,8 +129,13 @@ impl Decoder<'_> {
 
     fn modality_body(&mut self, node: &Node) -> Option<Body> {
         let fields = self.fields(node, ModalityBodyKeys::KEYS, "a body")?;
-        let given: Vec<&Entry> =
-            ["adapter", "peft", "full"].iter().filter_map(|key| fields.entry(key)).collect();
+        let checkpoints = ["adapter", "peft", "full"];
+        let given: Vec<&Entry> = checkpoints.iter().filter_map(|key| fields.entry(key)).collect();
+        let present = || node.entries().unwrap_or_default().iter().map(|entry| &*entry.key.text);
+        if given.is_empty() && checkpoints.iter().any(|key| nearest(key, present()).is_some()) {
+            // The mistyped key is an error already, and says so.
+            return None;
+        }
         let [one] = given.as_slice() else {
             let headline = match given.as_slice() {
                 [first, second, ..] => {
