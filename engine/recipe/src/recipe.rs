@@ -2,6 +2,7 @@
 
 use mixdown_diagnostics::{Diagnostic, Source, Span};
 
+use crate::map::Policy;
 use crate::method::Method;
 use crate::modality::{Factors, Modality, Reading};
 use crate::setting::{Settings, Spanned};
@@ -148,14 +149,30 @@ pub struct Model {
     pub reading: Reading,
     /// What its adapter is, where that has no configuration of its own.
     pub factors: Option<Factors>,
+    /// The map through which it is seen (strict form).
+    pub map: Option<MapUse>,
 }
 
 impl Model {
     /// A model with nothing beside it, whose names are those of its files.
     pub fn plain(name: String, reference: ModelReference, span: Span) -> Self {
         let (attached, reading) = (Attached::default(), Reading::default());
-        Self { name, reference, span, attached, attached_as: None, reading, factors: None }
+        let (attached_as, factors, map) = (None, None, None);
+        Self { name, reference, span, attached, attached_as, reading, factors, map }
     }
+}
+
+/// A map, as a model is seen through it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MapUse {
+    /// Its name, or a path relative to the recipe's folder.
+    pub name: Spanned<String>,
+    /// The model whose names and shapes result; where none is named it is the base.
+    pub target: Option<Spanned<ModelId>>,
+    /// Instead of the map's own.
+    pub policy: Option<Policy>,
+    /// Numbers instead of the map's own, by name.
+    pub numbers: Vec<(Spanned<String>, u64)>,
 }
 
 /// What a checkpoint is that goes with a model: tensors under the names of the model's weights.

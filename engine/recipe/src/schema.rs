@@ -2,6 +2,7 @@
 //! decoder's lists of known keys are made. Nothing is ever read into these types.
 
 pub mod architecture;
+pub mod map;
 pub mod mergekit;
 pub mod method;
 pub mod modality;
@@ -129,10 +130,13 @@ pub fn schemas() -> Vec<(&'static str, String)> {
     title(&mut method, "mixdown method");
     let mut architecture = schema_of::<architecture::ArchitectureKeys>();
     title(&mut architecture, "mixdown architecture");
+    let mut map = schema_of::<map::MapKeys>();
+    title(&mut map, "mixdown map");
     [
         ("recipe.schema.json", recipe),
         ("method.schema.json", method),
         ("architecture.schema.json", architecture),
+        ("map.schema.json", map),
     ]
     .into_iter()
     .map(|(name, schema)| (name, format!("{schema:#}\n")))

@@ -6,10 +6,10 @@ use mixdown_diagnostics::suggest::nearest;
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 
 use super::reader::{Decoder, Fields};
-use crate::recipe::{Attached, Attachment, Model, ModelId, ModelReference};
+use crate::recipe::{Attached, Attachment, MapUse, Model, ModelId, ModelReference};
 use crate::schema::Keys;
 use crate::schema::mergekit::{ModelMapKeys, PathKeys};
-use crate::schema::strict::NamedModelKeys;
+use crate::schema::strict::{MapUseKeys, NamedModelKeys};
 use crate::setting::{Settings, Spanned};
 use crate::tree::Node;
 
@@ -137,7 +137,9 @@ impl Decoder<'_> {
         // What goes with the models comes after all of them: the first model of a recipe is one of its own.
         for (position, entry) in node.entries().unwrap_or_default().iter().enumerate() {
             if let Some(entries) = entry.value.entries() {
-                self.models.list[position].attached = self.attached(Fields::of(entries));
+                let fields = Fields::of(entries);
+                self.models.list[position].attached = self.attached(fields);
+                self.models.list[position].map = self.map_use(fields);
             }
         }
     }
@@ -151,7 +153,9 @@ impl Decoder<'_> {
         let fields = self.fields(node, NamedModelKeys::KEYS, what)?;
         *settings = self.settings_at(fields, "parameters");
         if let Some(recipe) = fields.entry("recipe") {
-            for key in ["path", "model", "revision", "prefix", "adapter", "override_architecture"] {
+            for key in
+                ["path", "model", "revision", "prefix", "adapter", "override_architecture", "map"]
+            {
                 if let Some(entry) = fields.entry(key) {
                     let headline = format!("`{key}` has no meaning beside `recipe`");
                     self.error(codes::CONFLICTING_KEYS, entry.key.span, headline);
@@ -184,6 +188,23 @@ impl Decoder<'_> {
             adapter,
             override_architecture,
         })
+    }
+
+    /// `map` of a model: a name, or a name with what is stated otherwise here.
+    fn map_use(&mut self, fields: Fields<'_>) -> Option<MapUse> {
+        let node = fields.get("map")?;
+        if node.entries().is_none() {
+            let name = self.text(node, "`map`")?;
+            return Some(MapUse { name, target: None, policy: None, numbers: Vec::new() });
+        }
+        let fields = self.fields(node, MapUseKeys::KEYS, "`map`")?;
+        if !fields.mentions("name") {
+            self.missing_key(node, "name", "`map`");
+        }
+        let target = self.text_at(fields, "target").and_then(|name| self.declared_model(&name));
+        let policy = fields.get("policy").and_then(|node| self.policy(node));
+        let numbers = fields.get("let").map(|node| self.numbers(node)).unwrap_or_default();
+        Some(MapUse { name: self.text_at(fields, "name")?, target, policy, numbers })
     }
 
     /// mergekit's map form of a reference.

@@ -273,6 +273,9 @@ fn advice(key: &str, keys: &[&str]) -> Option<&'static str> {
             Some("this belongs into an entry of `rules`")
         }
         "lora" => Some("write `adapter`"),
+        "alpha" | "arith" | "method" if keys.contains(&"extra") => {
+            Some("state it in a rule of the recipe: `{tensors: …, parameters: {alpha: …}}`")
+        }
         "importance" | "gram" => Some("this belongs beside a model"),
         "seed" | "files_from" | "shard_size" | "base" | "method" => {
             Some("for this key begin the file with `mixdown: 1`")

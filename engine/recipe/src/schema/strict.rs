@@ -23,6 +23,8 @@
 //! - A parameter of an expert in a rule comes before one beside the model, then the rule's, then the top's.
 //! - `importance` and `gram` beside a model are checkpoints that go with it; an expert in a rule can have
 //!   others. They are read by methods that need them and never merged, nor is a `reference`.
+//! - `map` beside a model names a map of architectures, a file of `maps/` or one that is built in: the model
+//!   then has the names and shapes of the map's target, which is the base if nothing else is named.
 //! - `output` as a map says what is written: `{as: adapter, rank: 16}` is a LoRA on the base. A formula
 //!   beside it stands in a rule, or in a method file.
 //! - `$name` is the declared value, wherever a single value stands; `$$name` is the text `$name`. Formulas
@@ -60,6 +62,16 @@ pub enum NamedModelKey {
     Text(String),
     /// The same in parts, or another recipe.
     Map(Box<NamedModelKeys>),
+}
+
+/// A map of architectures.
+#[derive(schemars::JsonSchema)]
+#[schemars(untagged)]
+pub enum MapUseKey {
+    /// Its name, or a path relative to this file's folder.
+    Name(String),
+    /// The same with more.
+    Map(Box<MapUseKeys>),
 }
 
 /// A pattern of tensor names, or several.
@@ -182,12 +194,26 @@ keys! {
         pub override_architecture: Option<String>,
         /// Another recipe, relative to this one's folder. Its result is used and not written.
         pub recipe: Option<String>,
+        /// The map of architectures through which it is seen: then it has the names and shapes of the map's target.
+        pub map: Option<MapUseKey>,
         /// Parameters of this model wherever it is merged.
         pub parameters: Option<SettingsKey>,
         /// What goes with this model for methods that weigh by it: a checkpoint of diagonal Fisher information, with the names and shapes of the weights.
         pub importance: Option<PathKey>,
         /// What goes with this model for RegMean: a checkpoint with a matrix `[in, in]` under the name of each linear weight, the mean of x·xᵀ over the layer's inputs.
         pub gram: Option<PathKey>,
+    }
+
+    /// A map of architectures, with what is stated otherwise than in its file.
+    pub struct MapUseKeys {
+        /// Its name, or a path relative to this file's folder.
+        pub name: String,
+        /// The model whose names and shapes result; the base if left out.
+        pub target: Option<String>,
+        /// What becomes of weights that only the target has twice.
+        pub policy: Option<super::map::PolicyKey>,
+        /// Numbers that the map names under `let`.
+        pub r#let: Option<BTreeMap<String, u64>>,
     }
 
     /// A rule: the tensors it is for, and what becomes of them. Without `keep` and `drop` they are merged.
