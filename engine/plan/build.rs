@@ -1,10 +1,11 @@
-//! Lists the built-in methods and architectures, so that one is added by adding a file.
+//! Lists the built-in methods, maps and architectures, so that one is added by adding a file.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 fn main() {
     list("recipes/methods", "methods.rs");
+    list("recipes/maps", "maps.rs");
     list("schemas/architectures", "architectures.rs");
 }
 

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use mixdown_recipe::Pattern;
 
 use crate::commands::{
-    cache, check, completions, diff, explain, extract, inspect, merge, methods, plan, schemas,
+    cache, check, completions, diff, explain, extract, inspect, map, merge, methods, plan, schemas,
     search, verify,
 };
 use crate::talk::ColorChoice;
@@ -58,6 +58,7 @@ pub enum Command {
     Verify(verify::Arguments),
     /// List the merge methods, or explain one
     Methods(methods::Arguments),
+    Map(map::Arguments),
     /// Show or prune the results that are kept from earlier merges
     Cache(cache::Arguments),
     /// Print a completion script for a shell

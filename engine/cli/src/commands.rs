@@ -7,6 +7,7 @@ pub mod diff;
 pub mod explain;
 pub mod extract;
 pub mod inspect;
+pub mod map;
 pub mod merge;
 pub mod methods;
 pub mod plan;
@@ -65,6 +66,7 @@ pub fn run(command: Command, talk: Talk) -> Exit {
         Command::Verify(arguments) => verify::run(arguments, talk),
         Command::Search(arguments) => search::run(arguments, talk),
         Command::Methods(arguments) => methods::run(arguments, talk),
+        Command::Map(arguments) => map::run(arguments, talk),
         Command::Cache(arguments) => cache::run(arguments, talk),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Schemas(arguments) => schemas::run(&arguments),

@@ -121,7 +121,8 @@ pub fn files(planned: &Planned) -> Vec<&Shard> {
     for job in &planned.plan.jobs {
         let Work::Merge(merge) = &job.work else { continue };
         let operands = merge.matrices.iter().flat_map(|step| &step.operands);
-        for tensor in operands.flat_map(|operand| operand.merge.tensors(&planned.plan.rows)) {
+        let parts = planned.plan.parts();
+        for tensor in operands.flat_map(|operand| operand.merge.tensors(&parts)) {
             let index = &planned.loaded.models[tensor.model as usize].model.checkpoint.index;
             let shard = index.shard_of(&index.tensors()[tensor.tensor as usize]);
             if seen.insert(&shard.path) {

@@ -78,7 +78,7 @@ impl<'a> Models<'a> {
         let position = match self.loaded.sources[0].get(model.0 as usize)? {
             ModelSource::Checkpoint(position) | ModelSource::Zero(position) => *position,
             ModelSource::Adapted(adapter) => self.loaded.adapters[*adapter as usize].own,
-            ModelSource::Recipe(_) | ModelSource::Failed => return None,
+            ModelSource::Mapped(_) | ModelSource::Recipe(_) | ModelSource::Failed => return None,
         };
         self.loaded.models[position as usize].model.checkpoint.config.as_ref()
     }

@@ -1,6 +1,7 @@
 //! Reads a recipe, those it names, and the method files beside it; then the models of all of them.
 //! What is wrong is collected, so that all of it can be told at once.
 
+pub mod maps;
 mod reading;
 
 use std::cell::RefCell;
@@ -12,7 +13,9 @@ use std::path::{Path, PathBuf};
 use mixdown_checkpoint::adapter::is_adapter;
 use mixdown_checkpoint::{Adapter, Checkpoint, Form, open_adapter, shown_path};
 use mixdown_diagnostics::{Code, Diagnostic, Source, codes};
-use mixdown_plan::{AdapterInput, CheckpointInput, Library, ModelSource, Outcome, Request};
+use mixdown_plan::{
+    AdapterInput, CheckpointInput, Library, MapInput, ModelSource, Outcome, Request,
+};
 use mixdown_recipe::modality::{Mode, Reading};
 use mixdown_recipe::recipe::{Model as Named, ModelId, ModelReference};
 use mixdown_recipe::{LoadedRecipe, Recipe};
@@ -21,6 +24,8 @@ use serde_json::Value;
 use crate::modality::Composition;
 use crate::models::{Model, Reference};
 use crate::progress::Style;
+
+use maps::Through;
 
 /// Recipes are written by hand; what is larger is another kind of file.
 const LARGEST: u64 = 16 << 20;
@@ -40,6 +45,8 @@ pub struct Loaded {
     pub models: Vec<Input>,
     /// Adapters on some of them.
     pub adapters: Vec<OnBase>,
+    /// Models seen through maps.
+    pub mapped: Vec<Through>,
     /// The methods that the recipes can name.
     pub library: Library,
     /// What becomes of configurations and encoders, of a recipe of modalities.
@@ -115,7 +122,7 @@ pub fn load(
     if recipes.iter().any(|recipe| recipe.tokenizer.is_some()) {
         loader.read_tokenizers();
     }
-    let Loader { models, adapters, library, diagnostics, .. } = loader;
+    let Loader { models, adapters, mapped, library, diagnostics, .. } = loader;
     let text = first.into_inner().unwrap_or_default();
     let composition = None;
     let mut loaded = Loaded {
@@ -125,6 +132,7 @@ pub fn load(
         sources,
         models,
         adapters,
+        mapped,
         library,
         composition,
         diagnostics,
@@ -155,8 +163,10 @@ impl Loaded {
             let recipes = self.recipes.iter().zip(&self.sources);
             let mut uses = recipes.flat_map(|(recipe, sources)| recipe.models.iter().zip(sources));
             let on_base = |one: &OnBase| [one.base, one.own].contains(&(position as u32));
+            let is_side = |one: &Through| [one.source, one.target].contains(&(position as u32));
             uses.any(|(model, source)| *source == checkpoint && model.attached_as.is_none())
                 || self.adapters.iter().any(on_base)
+                || self.mapped.iter().any(is_side)
         };
         self.models.iter().enumerate().filter(move |(at, _)| is_own(*at)).map(|(_, input)| input)
     }
@@ -180,12 +190,20 @@ impl Loaded {
             adapter: &on_base.adapter,
         });
         let adapters: Vec<AdapterInput<'_>> = adapters.collect();
+        let mapped = self.mapped.iter().map(|through| MapInput {
+            map: &through.map,
+            settings: through.settings.clone(),
+            source: through.source,
+            target: through.target,
+        });
+        let mapped: Vec<MapInput<'_>> = mapped.collect();
         let mut outcome = mixdown_plan::compile(&Request {
             recipes: &self.recipes,
             models: self.sources.clone(),
             library: &self.library,
             checkpoints: &checkpoints,
             adapters: &adapters,
+            mapped: &mapped,
             explain,
         });
         if self.is_partial {
@@ -224,6 +242,7 @@ struct Loader {
     library: Library,
     diagnostics: Vec<Diagnostic>,
     adapters: Vec<OnBase>,
+    mapped: Vec<Through>,
     /// The position of each adapter on each base, none if it cannot be used.
     known_adapters: HashMap<(u32, Reference, Reading), Option<u32>>,
     /// The position of each model, none if it cannot be opened.
@@ -239,7 +258,7 @@ impl Loader {
         let mut sources = Vec::with_capacity(loaded.recipe.models.len());
         for (position, model) in loaded.recipe.models.iter().enumerate() {
             let child = loaded.children.get(&ModelId(position as u32));
-            sources.push(match (&model.reference, child) {
+            let found = match (&model.reference, child) {
                 (_, Some(child)) => ModelSource::Recipe(*child as u32),
                 (ModelReference::Recipe { .. }, None) => ModelSource::Failed,
                 (ModelReference::Checkpoint { path, adapter: None, .. }, None)
@@ -262,6 +281,10 @@ impl Loader {
                         self.adapter(&loaded.recipe, model, base, path, revision.as_deref())
                     })
                     .map_or(ModelSource::Failed, ModelSource::Adapted),
+            };
+            sources.push(match &model.map {
+                Some(map) => self.through(loaded, position, map, found),
+                None => found,
             });
         }
         sources

@@ -56,6 +56,8 @@ codes! {
     UNKNOWN_DTYPE = "E0219", "an element type is not known";
     UNSUPPORTED = "E0220", "something valid elsewhere is not supported here";
     DUPLICATE_KEY = "E0221", "a key or a name is given twice";
+    UNKNOWN_MAP = "E0230", "a map is not known";
+    MAP_TARGET = "E0231", "the model whose shapes a map gives cannot be told";
     RECIPE_KIND = "E0250", "the kind of a recipe is not known";
     MODALITY_BODY = "E0251", "the body of a modality is not named, or named twice";
     MODALITY_PREFIX = "E0252", "two parts of modalities write under one prefix";
@@ -81,6 +83,10 @@ codes! {
     UNUSED_INPUT = "E0317", "a file beside a model, or a reference, is given and no method reads it";
     UNKNOWN_ROLE = "E0318", "no tensor of the models has a role";
     UNKNOWN_ARCHITECTURE = "E0319", "the architecture of a model is not known";
+    MAP_SOURCE = "E0330", "the source of a map lacks a tensor that a rule takes";
+    MAP_SHAPE = "E0331", "what a map makes does not have the shape that it must have";
+    MAP_UNUSED = "E0332", "a tensor of a map's source is neither used nor listed as unused";
+    MAP_SIZE = "E0333", "a size that a map uses is not known, or does not fit";
     CONFIG_CONFLICT = "E0350", "the configurations of the inputs disagree about a key";
     FACTORS_MISSING = "E0351", "a file holds no adapter of the name";
     BODY_DIFFERS = "E0352", "a body changes what is kept as in the base";

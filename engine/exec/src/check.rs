@@ -4,6 +4,7 @@ use mixdown_diagnostics::Diagnostic;
 use mixdown_plan::{Job, Leaf, MatrixStep, Merge, Plan, Product, RowSource, Rows, TensorRef, Work};
 use mixdown_tensor::DType;
 
+use crate::assembled;
 use crate::context::internal;
 use crate::needs::Indexes;
 
@@ -94,6 +95,12 @@ impl Checker<'_> {
                 Leaf::Rows(rows) => {
                     let rows = self.plan.rows.get(rows as usize)?;
                     (rows.rows.len() as u64).checked_mul(rows.row_elements)?
+                }
+                Leaf::Assembled(number, dtype) => {
+                    let one = self.plan.assembled.get(number as usize)?;
+                    let is_sound = assembled::is_sound(one, |tensor| self.tensor(tensor));
+                    (is_sound && one.dtype == dtype && dtype.is_float()).then_some(())?;
+                    one.elements()?
                 }
                 Leaf::Product(product) => self.product(&product)?,
                 Leaf::Matrix(step) => {

@@ -13,8 +13,10 @@ use mixdown_ops::{Backend, Precision, Program};
 use mixdown_plan::{Job, Leaf, Merge, Plan, TensorRef, Work};
 use mixdown_tensor::DType;
 
+use crate::assembled;
 use crate::held::{Held, held_dtype};
 use crate::matrix_needs::MatrixNeeds;
+use crate::messages;
 use crate::progress::Progress;
 use crate::read::Inputs;
 use crate::report::MatrixReport;
@@ -108,6 +110,7 @@ impl<'a> Context<'a> {
         match leaf {
             Leaf::Tensor(tensor) => self.inputs.entry(tensor).dtype,
             Leaf::Rows(_) => gathered(precision),
+            Leaf::Assembled(_, dtype) => dtype,
             Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => held_dtype(precision),
         }
     }
@@ -118,7 +121,7 @@ impl<'a> Context<'a> {
     }
 
     /// Reads a stretch of a leaf. `held` is what it is if it comes from no file; `scratch` is used by
-    /// embeddings only.
+    /// embeddings and tensors that are put together.
     pub(crate) fn read_leaf(
         &self,
         leaf: Leaf,
@@ -133,10 +136,37 @@ impl<'a> Context<'a> {
             Leaf::Rows(rows) => {
                 self.embedding(rows).gather(&self.inputs, first, dtype, out, scratch)
             }
+            Leaf::Assembled(number, _) => {
+                let one = &self.plan.assembled[number as usize];
+                assembled::read(&self.inputs, one, first, out, scratch)
+            }
             Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => {
                 let held = held.ok_or_else(|| Failure::Fatal(internal("a leaf is not held")))?;
                 held.read(first, out);
                 Ok(())
+            }
+        }
+    }
+
+    /// The failure for a NaN or an infinity in a leaf, with the stored element that it comes from.
+    pub(crate) fn nonfinite(&self, leaf: Leaf, element: u64) -> Failure {
+        let inputs = &self.inputs;
+        let of = |found| match found {
+            Some((tensor, element)) => messages::nonfinite(inputs, tensor, element),
+            None => Failure::Fatal(internal("numbers became infinite though none that is read is")),
+        };
+        match leaf {
+            Leaf::Tensor(tensor) => messages::nonfinite(inputs, tensor, element),
+            Leaf::Rows(rows) => match self.embedding(rows).culprit(inputs, element) {
+                Ok(found) => of(found),
+                Err(failure) => failure,
+            },
+            Leaf::Assembled(number, _) => {
+                of(assembled::culprit(&self.plan.assembled[number as usize], element))
+            }
+            Leaf::Product(product) => messages::overflown_update(inputs, &product, element),
+            Leaf::Matrix(_) | Leaf::Factor => {
+                Failure::Fatal(internal("a result that was finite is not"))
             }
         }
     }
@@ -207,7 +237,11 @@ impl<'a> Context<'a> {
 pub(crate) fn tensor_of(leaf: &Leaf) -> Option<TensorRef> {
     match leaf {
         Leaf::Tensor(tensor) => Some(*tensor),
-        Leaf::Rows(_) | Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => None,
+        Leaf::Rows(_)
+        | Leaf::Assembled(..)
+        | Leaf::Product(_)
+        | Leaf::Matrix(_)
+        | Leaf::Factor => None,
     }
 }
 

@@ -5,7 +5,7 @@ use mixdown_diagnostics::Diagnostic;
 use mixdown_ops::program::{BLOCK, PIECE};
 use mixdown_ops::selection::SAMPLE_BLOCKS;
 use mixdown_ops::{Backend, Pass};
-use mixdown_plan::{Leaf, Merge, Plan, RowSource, TensorRef, Work};
+use mixdown_plan::{Leaf, Merge, Patch, PatchSource, Plan, RowSource, TensorRef, Work};
 
 use crate::check::check;
 use crate::lineup::Lineup;
@@ -157,6 +157,12 @@ fn pass_reads(plan: &Plan, indexes: Indexes<'_>, job: u32, merge: &Merge, index:
                 entry.bytes() + sampled * entry.dtype.bytes() as u64
             }
             Leaf::Rows(rows) => rows_bytes(plan, indexes, rows),
+            Leaf::Assembled(number, _) => {
+                let assembled = &plan.assembled[number as usize];
+                let width = assembled.dtype.bytes() as u64;
+                let read = |patch: &&Patch| matches!(patch.from, PatchSource::Tensor { .. });
+                assembled.patches.iter().filter(read).map(|patch| patch.elements() * width).sum()
+            }
             Leaf::Product(product) => {
                 indexes.entry(product.left).bytes() + indexes.entry(product.right).bytes()
             }

@@ -335,7 +335,7 @@ impl Resources {
             Leaf::Product(product) => self.products.get(product).cloned(),
             Leaf::Matrix(step) => lock(&self.matrices).get(usize::from(*step)).cloned(),
             Leaf::Factor => self.side.get_or_init(|| self.side()).clone(),
-            Leaf::Tensor(_) | Leaf::Rows(_) => None,
+            Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Assembled(..) => None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! passes of its program in rounds of pieces, and the scheduler hands pieces of several flows to a
 //! pool of threads. Nothing here names a backend, a method or a file format, and nothing prints.
 
+mod assembled;
 mod budget;
 mod check;
 mod context;

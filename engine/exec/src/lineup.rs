@@ -126,7 +126,7 @@ impl Order<'_> {
         let first = match &self.plan.jobs[job as usize].work {
             Work::Copy { from, .. } => Some(*from),
             Work::Merge(merge) if merge.factor.is_some() => {
-                merge.tensors(&self.plan.rows).first().copied()
+                merge.tensors(&self.plan.parts()).first().copied()
             }
             Work::Merge(merge) => merge.leaves.first().and_then(|leaf| self.first_tensor(*leaf)),
         };
@@ -143,6 +143,9 @@ impl Order<'_> {
         match leaf {
             Leaf::Tensor(tensor) => Some(tensor),
             Leaf::Rows(rows) => self.plan.rows[rows as usize].tensors.first().copied(),
+            Leaf::Assembled(number, _) => {
+                self.plan.assembled[number as usize].tensors().first().copied()
+            }
             Leaf::Product(product) => Some(product.left),
             Leaf::Matrix(_) | Leaf::Factor => None,
         }

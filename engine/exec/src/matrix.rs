@@ -9,13 +9,12 @@ use std::sync::{Arc, Mutex};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::matrix::{Factors, Operands, Prepared, Report, Stop};
 use mixdown_ops::{Call, Input, Output, Precision};
-use mixdown_plan::{Leaf, MatrixOperand, MatrixStep, Merge};
+use mixdown_plan::{MatrixOperand, MatrixStep, Merge};
 use mixdown_tensor::DType;
 
 use crate::context::{Context, internal, lock};
 use crate::hands::Hands;
 use crate::held::{Held, Resources, Values, combine, held_dtype};
-use crate::messages;
 use crate::report::MatrixReport;
 use crate::rows::SCRATCH_BYTES;
 use crate::scheduler::Failure;
@@ -321,12 +320,8 @@ impl Reader<'_, '_> {
                 output: Some(Output { dtype, bytes: &mut *output }),
             });
             if let Some(found) = worker.finish().nonfinite {
-                return Err(match leaves[usize::from(found.input)] {
-                    Leaf::Tensor(tensor) => {
-                        messages::nonfinite(&self.context.inputs, tensor, found.element)
-                    }
-                    _ => Failure::Fatal(internal("a held matrix is not finite")),
-                });
+                let leaf = leaves[usize::from(found.input)];
+                return Err(self.context.nonfinite(leaf, found.element));
             }
             take(at, output);
             at += elements;

@@ -69,7 +69,7 @@ fn shapes(step: &MatrixStep, before: &[Needs]) -> OperandShapes {
     let of_leaf = |leaf: &Leaf| match leaf {
         Leaf::Product(product) => Some(product.rank as usize),
         Leaf::Matrix(earlier) => before.get(usize::from(*earlier))?.result_rank,
-        Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Factor => None,
+        Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Assembled(..) | Leaf::Factor => None,
     };
     let rank = |operand: &MatrixOperand| {
         let terms = operand.combination.as_ref()?;

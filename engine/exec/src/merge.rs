@@ -3,14 +3,13 @@
 use std::sync::{Arc, Mutex, OnceLock};
 
 use mixdown_checkpoint::tensor_digest::{PieceHash, TensorHasher};
-use mixdown_ops::{Call, Input, NonFinite, Output, Partial, Pass, Program};
+use mixdown_ops::{Call, Input, Output, Partial, Pass, Program};
 use mixdown_plan::{Job, Leaf, Merge, TensorRef};
 
 use crate::context::{Context, Facts, PieceWriter, internal, lock, tensor_of};
 use crate::hands::Hands;
 use crate::held::Resources;
 use crate::matrix::MatrixStage;
-use crate::messages;
 use crate::needs::StretchNeeds;
 use crate::rounds::{Part, Reading, Rounds, Unit};
 use crate::scheduler::{Failure, Flow, Step};
@@ -370,7 +369,10 @@ impl Work<'_> {
         }
         let partial = hands.worker.finish();
         match partial.nonfinite {
-            Some(found) => Err(self.nonfinite(found)),
+            Some(found) => {
+                let leaf = self.member.merge.leaves[usize::from(found.input)];
+                Err(self.context.nonfinite(leaf, found.element))
+            }
             None => Ok(Found { partial, hash: writer.map(PieceWriter::finish), overflow }),
         }
     }
@@ -431,25 +433,5 @@ impl Work<'_> {
         self.context.check_finite
             && self.reading.is_everything()
             && self.pass.inputs.iter().any(unchecked)
-    }
-
-    /// The failure for a NaN or an infinity that the backend found.
-    fn nonfinite(&self, found: NonFinite) -> Failure {
-        let inputs = &self.context.inputs;
-        match self.member.merge.leaves[usize::from(found.input)] {
-            Leaf::Tensor(tensor) => messages::nonfinite(inputs, tensor, found.element),
-            Leaf::Rows(rows) => match self.context.embedding(rows).culprit(inputs, found.element) {
-                Ok(Some((tensor, element))) => messages::nonfinite(inputs, tensor, element),
-                Ok(None) => Failure::Fatal(internal(format!(
-                    "a row of `{}` became infinite though its sources are not",
-                    self.member.job.name
-                ))),
-                Err(failure) => failure,
-            },
-            Leaf::Product(product) => messages::overflown_update(inputs, &product, found.element),
-            Leaf::Matrix(_) | Leaf::Factor => {
-                Failure::Fatal(internal("a result that was finite is not"))
-            }
-        }
     }
 }

@@ -6,6 +6,7 @@ use mixdown_ops::{Backend, Pass, Precision};
 use mixdown_plan::{Job, Leaf, Merge, Plan, RowSource, TensorRef, Work};
 use mixdown_tensor::DType;
 
+use crate::assembled;
 use crate::hands::Arena;
 use crate::held::{held_dtype, product_bytes};
 use crate::matrix_needs::MatrixNeeds;
@@ -56,6 +57,7 @@ impl<'a> Indexes<'a> {
         match leaf {
             Leaf::Tensor(tensor) => self.entry(tensor).dtype,
             Leaf::Rows(_) => gathered(precision),
+            Leaf::Assembled(_, dtype) => dtype,
             Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => held_dtype(precision),
         }
     }
@@ -79,9 +81,11 @@ impl StretchNeeds {
         for &input in &pass.inputs {
             let leaf = merge.leaves[usize::from(input)];
             widths[usize::from(input)] = dtype(leaf).bytes();
-            if matches!(leaf, Leaf::Rows(_)) {
-                scratch = rows::SCRATCH_BYTES;
-            }
+            scratch = scratch.max(match leaf {
+                Leaf::Rows(_) => rows::SCRATCH_BYTES,
+                Leaf::Assembled(..) => assembled::SCRATCH_BYTES,
+                _ => 0,
+            });
         }
         widths.push(if stores { job.dtype.bytes() } else { 0 });
         widths.push(scratch);
@@ -313,6 +317,9 @@ fn plan_bytes(plan: &Plan) -> u64 {
         if rows.rows.contains(&RowSource::MeanOfRows) {
             bytes += rows.row_elements as usize * 8;
         }
+    }
+    for assembled in &plan.assembled {
+        bytes += size_of_val(&**assembled) + size_of_val(&assembled.patches[..]);
     }
     bytes +=
         plan.origins.iter().map(|o| size_of_val(o) + o.rule.len() + o.method.len()).sum::<usize>();

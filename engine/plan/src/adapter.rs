@@ -17,7 +17,7 @@ use crate::matrices::{Split, SplitStep, split};
 use crate::plan::{Leaf, TensorRef};
 use crate::report::Reporter;
 use crate::resolve::{ModelSource, Request, Solved};
-use crate::view::{How, Made};
+use crate::view::{How, Made, sum};
 
 /// The adapter that a recipe asks for.
 pub(crate) struct Adapting<'r> {
@@ -102,6 +102,11 @@ impl<'r> Adapting<'r> {
                 ModelSource::Adapted(_) => refuse(
                     "an adapter cannot be on a base that is an adapter itself",
                     "merge the base with its adapter first, and name the result",
+                    base.span,
+                ),
+                ModelSource::Mapped(_) => refuse(
+                    "an adapter cannot be on a base that is seen through a map",
+                    "name a plain checkpoint as the base",
                     base.span,
                 ),
                 ModelSource::Recipe(_) => refuse(
@@ -420,23 +425,8 @@ fn bounded_rank(split: &Split, leaf: &Leaf, sides: (usize, usize)) -> Option<usi
             let ranks = operands.iter().map(of_operand).collect();
             op.result_rank(&OperandShapes { rows: sides.0, columns: sides.1, ranks })
         }
-        Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Factor => None,
+        Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Assembled(..) | Leaf::Factor => None,
     }
-}
-
-/// The node of a linear combination.
-fn sum(graph: &mut Graph, terms: &[(Leaf, f64)]) -> NodeId {
-    let mut sum = None;
-    for (leaf, factor) in terms {
-        let leaf = graph.leaf(*leaf);
-        let factor = graph.constant(*factor);
-        let term = graph.map(MapOp::Multiply, &[factor, leaf]);
-        sum = Some(match sum {
-            None => term,
-            Some(before) => graph.map(MapOp::Add, &[before, term]),
-        });
-    }
-    sum.unwrap_or_else(|| graph.constant(0.0))
 }
 
 #[cfg(test)]

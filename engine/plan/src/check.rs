@@ -34,6 +34,7 @@ pub fn check_method(method: &Method) -> Vec<Diagnostic> {
             parameters: &parameters,
             elements: 1,
             shape: None,
+            stored: None,
             seed: 0,
             tensor: "",
             is_linear: None,

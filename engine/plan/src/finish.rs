@@ -12,13 +12,14 @@ use mixdown_recipe::recipe::ModelId;
 use mixdown_tensor::{DType, Shape};
 
 use crate::adapter::{self, Adapting, Change, Update};
+use crate::assembled::Assembled;
 use crate::compile::compile;
 use crate::graph::{Graph, GroupKey};
 use crate::layer;
 use crate::matrices::{Split, group_over_matrix, needs_facts, operand_shape, split};
 use crate::plan::{
     AdapterFiles, Factor, Group, Job, LayerChange, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge,
-    Origin, OutputFiles, Plan, Rows, Side, TensorRef, Work,
+    Origin, OutputFiles, Parts, Plan, Rows, Side, TensorRef, Work,
 };
 use crate::report::Reporter;
 use crate::resolve::{ModelSource, Request, Solved, whole};
@@ -29,7 +30,7 @@ pub(crate) fn plan(
     request: &Request<'_>,
     results: &[OnceCell<Solved>],
     origins: Vec<Origin>,
-    rows: Vec<Arc<Rows>>,
+    (rows, assembled): (Vec<Arc<Rows>>, Vec<Arc<Assembled>>),
     reporter: &mut Reporter,
 ) -> Option<Plan> {
     let solved = results[0].get()?;
@@ -70,7 +71,7 @@ pub(crate) fn plan(
     }
     output.adapter = adapter_files;
     let models = request.checkpoints.iter().map(|input| input.name.to_owned()).collect();
-    let mut left_out = left_out(request, solved, &assembly.jobs, &rows);
+    let mut left_out = left_out(request, solved, &assembly.jobs, &Parts { rows: &rows, assembled: &assembled });
     if output.adapter.is_some() {
         let made: HashSet<&str> = solved.made.iter().map(|made| made.name.as_str()).collect();
         for found in &mut left_out {
@@ -82,7 +83,7 @@ pub(crate) fn plan(
         }
     }
     let Assembly { programs, jobs, groups, .. } = assembly;
-    Some(Plan { models, programs, jobs, groups, rows, origins, left_out, output })
+    Some(Plan { models, programs, jobs, groups, rows, assembled, origins, left_out, output })
 }
 
 /// Whether a pass finds a fact about a group of tensors.
@@ -363,7 +364,7 @@ fn left_out(
     request: &Request<'_>,
     solved: &Solved,
     jobs: &[Job],
-    rows: &[Arc<Rows>],
+    parts: &Parts<'_>,
 ) -> Vec<LeftOut> {
     let mut read: HashSet<TensorRef> = HashSet::new();
     for job in jobs {
@@ -372,22 +373,26 @@ fn left_out(
                 read.insert(*from);
                 read.extend(equal_to);
             }
-            Work::Merge(merge) => read.extend(merge.tensors(rows)),
+            Work::Merge(merge) => read.extend(merge.tensors(parts)),
         }
     }
     let mut found = Vec::new();
     for (model, input) in request.checkpoints.iter().enumerate() {
         let only_attached = is_only_attached(request, model as u32);
+        let maps = request.mapped.iter().filter(|mapped| mapped.source == model as u32);
+        let map = maps.map(|mapped| mapped.map.name.value.as_str()).next();
         for (position, entry) in input.index.tensors().iter().enumerate() {
             let tensor = TensorRef { model: model as u32, tensor: position as u32 };
             if read.contains(&tensor) {
                 continue;
             }
-            let reason = solved.reasons.get(&entry.name).cloned().filter(|_| !only_attached);
-            let reason = reason.unwrap_or_else(|| match layer::split(&entry.name) {
+            let reason = solved.reasons.get(&entry.name).cloned();
+            let reason = reason.filter(|_| !only_attached && map.is_none());
+            let reason = reason.unwrap_or_else(|| match (map, layer::split(&entry.name)) {
+                (Some(map), _) => format!("the map `{map}` does not use it"),
                 _ if only_attached => "no formula asks for it".to_owned(),
-                Some(_) => "no layer range of its model covers it".to_owned(),
-                None => "its model does not take part there".to_owned(),
+                (_, Some(_)) => "no layer range of its model covers it".to_owned(),
+                (_, None) => "its model does not take part there".to_owned(),
             });
             found.push(LeftOut { tensor, reason });
         }
@@ -397,6 +402,9 @@ fn left_out(
 
 /// Whether a checkpoint only goes with models, and is none itself.
 fn is_only_attached(request: &Request<'_>, checkpoint: u32) -> bool {
+    if request.mapped.iter().any(|one| [one.source, one.target].contains(&checkpoint)) {
+        return false;
+    }
     let recipes = request.recipes.iter().zip(&request.models);
     let uses = recipes.flat_map(|(recipe, sources)| recipe.models.iter().zip(sources));
     let mut uses = uses.filter(|(_, source)| **source == ModelSource::Checkpoint(checkpoint));
@@ -445,6 +453,7 @@ fn files_from(
         Some(ModelSource::Adapted(adapter)) => {
             (Some(request.adapters[*adapter as usize].base), own)
         }
+        Some(ModelSource::Mapped(mapped)) => (Some(request.mapped[*mapped as usize].target), own),
         Some(ModelSource::Recipe(inner)) => {
             let (model, inner) = files_from(request, results, *inner as usize);
             (model, through(own, inner))

@@ -228,6 +228,12 @@ pub static FUNCTIONS: &[Function] = &[
     },
     map("sqrt", MapOp::Sqrt, "sqrt(x)", "Square root."),
     Function {
+        name: "stored",
+        signature: "stored(x)",
+        summary: "x rounded to the type in which the base's tensor is stored, or the first model's without a base.",
+        evaluate: Evaluate::Within(within::stored, 1),
+    },
+    Function {
         name: "sum",
         signature: "sum(values)",
         summary: "The sum over the experts, in their order.",

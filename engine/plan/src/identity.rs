@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use mixdown_ops::matrix::MatrixOp;
 
+use crate::assembled::{Patch, PatchSource};
 use crate::plan::{Leaf, Merge, Plan, TensorRef};
 
 /// What determines the result of a matrix op of a job. `content` tells what a tensor holds, by digest;
@@ -55,6 +56,27 @@ fn leaf_identity(
             let rows = &plan.rows[*number as usize];
             let _ = write!(text, "rows {} {:?}", rows.row_elements, rows.rows);
             for &tensor in &rows.tensors {
+                text.push_str(&content(tensor)?);
+            }
+        }
+        Leaf::Assembled(number, dtype) => {
+            let assembled = &plan.assembled[*number as usize];
+            let tensors = assembled.tensors();
+            let _ = write!(text, "assembled {} {} {dtype:?}", assembled.rows, assembled.columns);
+            for Patch { rows, columns, from } in &assembled.patches {
+                let _ = match from {
+                    PatchSource::Fill(number) => write!(text, " {rows:?} {columns:?} fill {number}"),
+                    PatchSource::Tensor { tensor, start, row_step, column_step } => {
+                        // Which of its tensors, and not where that stands in the plan.
+                        let which = tensors.iter().position(|known| known == tensor);
+                        write!(
+                            text,
+                            " {rows:?} {columns:?} {which:?} {start} {row_step} {column_step}"
+                        )
+                    }
+                };
+            }
+            for tensor in tensors {
                 text.push_str(&content(tensor)?);
             }
         }

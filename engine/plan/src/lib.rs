@@ -4,6 +4,7 @@
 //! the same plan, byte for byte.
 
 mod adapter;
+mod assembled;
 mod beside;
 mod check;
 mod compile;
@@ -18,6 +19,7 @@ pub mod knowledge;
 mod layer;
 mod library;
 mod lower;
+pub mod map;
 mod matrices;
 mod module_names;
 mod modules;
@@ -32,6 +34,7 @@ mod tokenizer;
 mod view;
 mod vocabulary;
 
+pub use assembled::{Assembled, Patch, PatchSource};
 pub use check::check_method;
 pub use identity::matrix_identity;
 pub use knowledge::Architectures;
@@ -40,6 +43,6 @@ pub use pair::Detail;
 pub use parameters::{Bound, Resolved};
 pub use plan::{
     AdapterFiles, Factor, Group, Job, LayerChange, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge,
-    Origin, OutputFiles, Plan, Product, RowSource, Rows, Side, TensorRef, Work,
+    Origin, OutputFiles, Parts, Plan, Product, RowSource, Rows, Side, TensorRef, Work,
 };
-pub use resolve::{AdapterInput, CheckpointInput, ModelSource, Outcome, Request, compile};
+pub use resolve::{AdapterInput, CheckpointInput, MapInput, ModelSource, Outcome, Request, compile};

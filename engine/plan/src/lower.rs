@@ -6,6 +6,7 @@ use mixdown_diagnostics::{Diagnostic, Span, codes, suggest};
 use mixdown_ops::MapOp;
 use mixdown_recipe::expression::{BinaryOperator, UnaryOperator};
 use mixdown_recipe::{Expression, ExpressionKind, Method};
+use mixdown_tensor::DType;
 
 use crate::beside::Beside;
 use crate::functions;
@@ -44,6 +45,9 @@ pub(crate) struct Inputs<'a> {
     pub elements: u64,
     /// Its shape; none when a method is checked by itself.
     pub shape: Option<&'a [u64]>,
+    /// Type in which the base's tensor is stored, or the first expert's; none when a method is checked by
+    /// itself.
+    pub stored: Option<DType>,
     /// Seed of the recipe.
     pub seed: u64,
     /// Name of the output tensor, which random draws depend on.

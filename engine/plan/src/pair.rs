@@ -154,6 +154,11 @@ impl<'a> Section<'a> {
             self.note_detail(&present, Vec::new(), Vec::new(), wanted.t, detail);
             return Some(made(kept.tensor.dtype, self.take(kept, kept.tensor.dtype)));
         }
+        if let Some(kept) = kept_whole(&present) {
+            self.note_detail(&present, Vec::new(), Vec::new(), wanted.t, detail);
+            let out = self.out_dtype.or(self.dtype).unwrap_or(kept.tensor.dtype);
+            return Some(made(out, self.take(kept, out)));
+        }
         let out = self.out_dtype.or(self.dtype).unwrap_or(promoted);
         if present.len() < self.inputs.len() && present.len() == 1 {
             // The method's policy for missing tensors has let a single one through.
@@ -345,7 +350,8 @@ impl<'a> Section<'a> {
             .map(|one| {
                 let role = if one.input.is_base { "base" } else { "expert" };
                 let model = format!("{role} {}", one.input.view.name);
-                (model, one.tensor.name.to_owned(), one.tensor.dtype)
+                let name = one.input.view.made_of(one.tensor.position);
+                (model, name.unwrap_or(one.tensor.name).to_owned(), one.tensor.dtype)
             })
             .chain(beside)
             .collect();
@@ -417,6 +423,7 @@ impl<'a> Section<'a> {
             parameters: &values,
             elements: present[0].tensor.shape.elements(),
             shape: Some(present[0].tensor.shape.dimensions()),
+            stored: Some(present.iter().find(|one| one.input.is_base).unwrap_or(&present[0]).tensor.dtype),
             seed: self.seed,
             tensor: wanted.output,
             is_linear: knowledge::is_linear(
@@ -430,7 +437,13 @@ impl<'a> Section<'a> {
         reporter.extend(found);
         let beside = beside.conclude(self.id, reporter);
         self.note_detail(present, beside, resolved, wanted.t, detail);
-        Some((graph, output.ok()?, double))
+        let mut output = output.ok()?;
+        // Rows that a map keeps are those of its target to the last bit, whatever the formula rounds.
+        if let Some((mask, expert)) = kept_rows(&experts) {
+            let mask = graph.leaf(mask);
+            output = graph.map(MapOp::Where, &[mask, expert_nodes[expert], output]);
+        }
+        Some((graph, output, double))
     }
 
     /// mergekit gives a merged tensor the type of its inputs before it becomes `out_dtype`: a wider
@@ -521,6 +534,22 @@ pub(crate) fn take(view: &View<'_>, tensor: Tensor<'_>, out: DType) -> How {
     let (output, inner) = view.node(tensor.position, &mut graph);
     let double = inner || (tensor.dtype == DType::F64 && out == DType::F64);
     How::Graph { graph: Box::new(graph), output, double }
+}
+
+/// Of a tensor that the maps of all experts keep as it is in their target: one of them.
+fn kept_whole<'p, 's>(present: &'p [Present<'s>]) -> Option<&'p Present<'s>> {
+    let mut experts = present.iter().filter(|one| !one.input.is_base).peekable();
+    let first = *experts.peek()?;
+    experts.all(|one| one.input.view.kept_from(one.tensor.position) == Some(0)).then_some(first)
+}
+
+/// Of a tensor of which the maps of all experts keep rows: where, and which expert keeps the fewest.
+fn kept_rows(experts: &[&Present<'_>]) -> Option<(Leaf, usize)> {
+    let kept = |one: &&Present<'_>| one.input.view.kept_from(one.tensor.position);
+    let all: Option<Vec<u64>> = experts.iter().map(kept).collect();
+    let (fewest, _) = all?.into_iter().enumerate().max_by_key(|(_, from)| *from)?;
+    let one = experts[fewest];
+    Some((one.input.view.mask(one.tensor.position)?, fewest))
 }
 
 /// Whose tensor is kept where it is a buffer of numbers, which follows from the configuration and is not learned: the

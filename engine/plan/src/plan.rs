@@ -7,6 +7,8 @@ use mixdown_ops::matrix::{Exact, MatrixOp};
 use mixdown_ops::{Precision, Program};
 use mixdown_tensor::{DType, Shape};
 
+use crate::assembled::Assembled;
+
 /// What a merge will do.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
@@ -21,6 +23,8 @@ pub struct Plan {
     pub groups: Vec<Group>,
     /// Embeddings put together row by row.
     pub rows: Vec<Arc<Rows>>,
+    /// Tensors put together from parts of others.
+    pub assembled: Vec<Arc<Assembled>>,
     /// Why jobs do what they do; jobs refer to it by position.
     pub origins: Vec<Origin>,
     /// Input tensors that no job reads, each with its reason.
@@ -170,7 +174,7 @@ impl Factor {
 
 impl Merge {
     /// The tensors of files that it reads, those of its matrix ops among them.
-    pub fn tensors(&self, rows: &[Arc<Rows>]) -> Vec<TensorRef> {
+    pub fn tensors(&self, parts: &Parts<'_>) -> Vec<TensorRef> {
         let operands = self.matrices.iter().flat_map(|step| &step.operands);
         let merges = operands.map(|operand| &operand.merge).chain([self]);
         let terms = self.factor.iter().flat_map(|factor| &factor.terms).map(|(leaf, _)| leaf);
@@ -178,12 +182,31 @@ impl Merge {
         for leaf in merges.flat_map(|merge| &merge.leaves).chain(terms) {
             match leaf {
                 Leaf::Tensor(tensor) => found.push(*tensor),
-                Leaf::Rows(number) => found.extend(&rows[*number as usize].tensors),
+                Leaf::Rows(number) => found.extend(&parts.rows[*number as usize].tensors),
+                Leaf::Assembled(number, _) => {
+                    found.extend(parts.assembled[*number as usize].tensors());
+                }
                 Leaf::Product(product) => found.extend([product.left, product.right]),
                 Leaf::Matrix(_) | Leaf::Factor => {}
             }
         }
         found
+    }
+}
+
+/// What leaves are put together from.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'p> {
+    /// [`Plan::rows`].
+    pub rows: &'p [Arc<Rows>],
+    /// [`Plan::assembled`].
+    pub assembled: &'p [Arc<Assembled>],
+}
+
+impl Plan {
+    /// What its leaves are put together from.
+    pub fn parts(&self) -> Parts<'_> {
+        Parts { rows: &self.rows, assembled: &self.assembled }
     }
 }
 
@@ -241,6 +264,8 @@ pub enum Leaf {
     Tensor(TensorRef),
     /// An embedding put together from rows: position in [`Plan::rows`].
     Rows(u32),
+    /// A tensor put together from parts of others: position in [`Plan::assembled`], type.
+    Assembled(u32, DType),
     /// The update of an adapter, never multiplied out as a whole.
     Product(Product),
     /// The result of a matrix op: position in [`Merge::matrices`].

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use mixdown_checkpoint::adapter::Adapter;
 use mixdown_checkpoint::index::Index;
 use mixdown_diagnostics::{Diagnostic, Span, any_error, codes, suggest};
-use mixdown_recipe::recipe::{Attached, Body, Form, ModelId, Recipe, SourceModel};
+use mixdown_recipe::recipe::{Attached, Body, Form, Model, ModelId, Recipe, SourceModel};
 use mixdown_recipe::setting::{Settings, Spanned};
-use mixdown_recipe::{Architecture, Method, method::Per};
+use mixdown_recipe::{Architecture, ArchitectureMap, Method, method::Per};
 use mixdown_tensor::DType;
 use serde_json::Value;
 
+use crate::assembled::Assembled;
 use crate::library::Library;
+use crate::map::{self, MapSettings};
 use crate::pair::{Detail, Section, Wanted};
 use crate::plan::{LayerChange, Origin, Plan, Rows};
 use crate::report::Reporter;
@@ -46,6 +48,19 @@ pub struct AdapterInput<'a> {
     pub adapter: &'a Adapter,
 }
 
+/// A checkpoint seen through a map.
+#[derive(Clone, Debug)]
+pub struct MapInput<'a> {
+    /// The map.
+    pub map: &'a ArchitectureMap,
+    /// What the recipe states otherwise.
+    pub settings: MapSettings,
+    /// What is read: position in [`Request::checkpoints`].
+    pub source: u32,
+    /// Whose names and shapes result: position in [`Request::checkpoints`].
+    pub target: u32,
+}
+
 /// What a model of a recipe turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelSource {
@@ -53,6 +68,8 @@ pub enum ModelSource {
     Checkpoint(u32),
     /// An adapter on a checkpoint: position in [`Request::adapters`].
     Adapted(u32),
+    /// A checkpoint seen through a map: position in [`Request::mapped`].
+    Mapped(u32),
     /// The result of another recipe: position in [`Request::recipes`].
     Recipe(u32),
     /// The names and shapes of a checkpoint, with nothing but zeros: position in [`Request::checkpoints`].
@@ -74,6 +91,8 @@ pub struct Request<'a> {
     pub checkpoints: &'a [CheckpointInput<'a>],
     /// The adapters.
     pub adapters: &'a [AdapterInput<'a>],
+    /// The checkpoints seen through maps.
+    pub mapped: &'a [MapInput<'a>],
     /// An output tensor whose making is wanted in detail.
     pub explain: Option<&'a str>,
 }
@@ -187,6 +206,7 @@ pub fn compile(request: &Request<'_>) -> Outcome {
     let mut origins = Vec::new();
     let mut detail = None;
     let mut rows: Vec<Arc<Rows>> = Vec::new();
+    let mut assembled: Vec<Arc<Assembled>> = Vec::new();
     let results: Vec<OnceCell<Solved>> = request.recipes.iter().map(|_| OnceCell::new()).collect();
     let views: Vec<OnceCell<Vec<Option<View<'_>>>>> =
         request.recipes.iter().map(|_| OnceCell::new()).collect();
@@ -194,7 +214,7 @@ pub fn compile(request: &Request<'_>) -> Outcome {
     for number in order(request) {
         let recipe = &request.recipes[number];
         reporter.extend(recipe.warnings.iter().cloned());
-        let mut own = own_views(request, number, &results);
+        let mut own = own_views(request, number, &results, &mut assembled, &mut reporter);
         let tokenizer =
             vocabulary::bring_together(request, number, &mut own, &mut rows, &mut reporter);
         let own = views[number].get_or_init(|| own);
@@ -228,7 +248,7 @@ pub fn compile(request: &Request<'_>) -> Outcome {
         let _ = results[number].set(solved);
     }
     let plan = match results.first().and_then(OnceCell::get) {
-        Some(_) => finish::plan(request, &results, origins, rows, &mut reporter),
+        Some(_) => finish::plan(request, &results, origins, (rows, assembled), &mut reporter),
         None => None,
     };
     let mut diagnostics = reporter.finish();
@@ -271,9 +291,11 @@ fn own_views<'r>(
     request: &Request<'r>,
     number: usize,
     results: &'r [OnceCell<Solved>],
+    assembled: &mut Vec<Arc<Assembled>>,
+    reporter: &mut Reporter,
 ) -> Vec<Option<View<'r>>> {
     let recipe = &request.recipes[number];
-    let of = |(model, source): (&mixdown_recipe::recipe::Model, &ModelSource)| match source {
+    let mut of = |(model, source): (&mixdown_recipe::recipe::Model, &ModelSource)| match source {
         ModelSource::Failed => None,
         ModelSource::Checkpoint(position) => {
             let input = &request.checkpoints[*position as usize];
@@ -291,6 +313,10 @@ fn own_views<'r>(
             let adapter = (input.adapter, own);
             Some(View::adapted(&model.name, of_base, base.config, input.checkpoint, adapter))
         }
+        ModelSource::Mapped(position) => {
+            let input = &request.mapped[*position as usize];
+            mapped_view(request, recipe, model, input, assembled, reporter)
+        }
         ModelSource::Recipe(inner) => {
             let solved = results[*inner as usize].get()?;
             let mut view = View::recipe(&model.name, &solved.made, None);
@@ -298,7 +324,43 @@ fn own_views<'r>(
             Some(view)
         }
     };
-    recipe.models.iter().zip(&request.models[number]).map(of).collect()
+    recipe.models.iter().zip(&request.models[number]).map(&mut of).collect()
+}
+
+/// A model seen through a map; none if anything is wrong with that, which is reported.
+fn mapped_view<'r>(
+    request: &Request<'r>,
+    recipe: &Recipe,
+    model: &Model,
+    input: &MapInput<'r>,
+    assembled: &mut Vec<Arc<Assembled>>,
+    reporter: &mut Reporter,
+) -> Option<View<'r>> {
+    let side = |position: u32, name: &'r str| {
+        let checkpoint = &request.checkpoints[position as usize];
+        let CheckpointInput { index, config, .. } = *checkpoint;
+        map::Side { name, model: position, index, config }
+    };
+    let name = |position: u32| request.checkpoints[position as usize].name;
+    let target = side(input.target, name(input.target));
+    let source = side(input.source, name(input.source));
+    let applied = map::apply(input.map, &input.settings, target, source);
+    let is_sound = !any_error(&applied.diagnostics);
+    let Span { line, column, .. } = model.map.as_ref().map_or(model.span, |map| map.name.span);
+    let place = format!("{}:{line}:{column}", recipe.source.name());
+    for diagnostic in applied.diagnostics {
+        reporter.add(diagnostic.note(format!("`{}` is seen through it in {place}", model.name)));
+    }
+    if let Some(embedding) = &applied.report.tied {
+        let headline = format!(
+            "`{}` stores no output layer; its input embedding, which is tied to it, stands in",
+            model.name
+        );
+        let warning = Diagnostic::warning(codes::TIED_EMBEDDING, headline);
+        let warning = warning.fact("tensor", format!("`{embedding}`"));
+        reporter.add(warning.at(&recipe.source, model.span));
+    }
+    is_sound.then(|| View::mapped(&model.name, applied.mapped, target.config, assembled))
 }
 
 fn base_source(recipe: &Recipe) -> Option<SourceModel> {
@@ -319,6 +381,10 @@ fn classes(request: &Request<'_>, number: usize) -> BTreeSet<String> {
         ModelSource::Adapted(position) => {
             let base = request.adapters[*position as usize].base;
             request.checkpoints[base as usize].config
+        }
+        ModelSource::Mapped(position) => {
+            let target = request.mapped[*position as usize].target;
+            request.checkpoints[target as usize].config
         }
         _ => None,
     });

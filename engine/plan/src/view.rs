@@ -1,6 +1,7 @@
 //! A model as an input of a recipe: the tensors of a checkpoint, or those that another recipe makes.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use mixdown_checkpoint::adapter::Adapter;
 use mixdown_checkpoint::index::Index;
@@ -9,9 +10,11 @@ use mixdown_recipe::Architecture;
 use mixdown_tensor::{DType, Shape};
 use serde_json::Value;
 
+use crate::assembled::Assembled;
 use crate::graph::{Graph, NodeId};
 use crate::knowledge::{self, Architectures, Facts};
 use crate::layer;
+use crate::map::{MadeOf, Mapped, Piece};
 use crate::plan::{Leaf, Product, TensorRef};
 
 /// A tensor that a recipe makes.
@@ -72,6 +75,7 @@ enum Adapted {
 enum Tensors<'a> {
     Checkpoint { model: u32, index: &'a Index },
     Recipe { tensors: &'a [Made], by_name: HashMap<&'a str, u32> },
+    Mapped { mapped: Mapped, sums: HashMap<u32, Vec<(Leaf, f64)>>, masks: HashMap<u32, Leaf> },
 }
 
 /// A tensor of a model.
@@ -160,6 +164,68 @@ impl<'a> View<'a> {
         Self::new(name, Tensors::Recipe { tensors, by_name }, tied)
     }
 
+    /// A checkpoint seen through a map: it has the names and shapes of the map's target, whose config this
+    /// is. What it is put together from joins `assembled`.
+    pub fn mapped(
+        name: &str,
+        mapped: Mapped,
+        config: Option<&Value>,
+        assembled: &mut Vec<Arc<Assembled>>,
+    ) -> Self {
+        let mut leaf = |one: &Assembled| {
+            let known = assembled.iter().position(|known| **known == *one);
+            let number = known.unwrap_or_else(|| {
+                assembled.push(Arc::new(one.clone()));
+                assembled.len() - 1
+            });
+            Leaf::Assembled(number as u32, one.dtype)
+        };
+        let (mut sums, mut masks) = (HashMap::new(), HashMap::new());
+        for (position, tensor) in mapped.tensors.iter().enumerate() {
+            if let MadeOf::Sum(terms) = &tensor.made {
+                let terms = terms.iter().map(|(by, piece)| match piece {
+                    Piece::Whole(tensor) => (Leaf::Tensor(*tensor), *by),
+                    Piece::Assembled(one) => (leaf(one), *by),
+                });
+                sums.insert(position as u32, terms.collect());
+            }
+            if let Some(mask) = tensor.mask() {
+                masks.insert(position as u32, leaf(&mask));
+            }
+        }
+        let names: Vec<String> = mapped.tensors.iter().map(|tensor| tensor.name.clone()).collect();
+        let tied = config.and_then(tied_flag);
+        let mut view = Self::new(name, Tensors::Mapped { mapped, sums, masks }, tied);
+        let names = names.iter().map(String::as_str);
+        view.architecture = Architectures::built_in().recognize(names, config);
+        view
+    }
+
+    /// From which row on a tensor is that of the map's target, whatever a method does: 0 where all of it
+    /// is, none where no row is.
+    pub fn kept_from(&self, position: u32) -> Option<u64> {
+        match &self.tensors {
+            Tensors::Mapped { mapped, .. } => mapped.tensors[self.place(position)].kept_from,
+            Tensors::Checkpoint { .. } | Tensors::Recipe { .. } => None,
+        }
+    }
+
+    /// Ones where rows of a tensor are those of the map's target, and zeros above them.
+    pub fn mask(&self, position: u32) -> Option<Leaf> {
+        match &self.tensors {
+            Tensors::Mapped { masks, .. } => masks.get(&(self.place(position) as u32)).copied(),
+            Tensors::Checkpoint { .. } | Tensors::Recipe { .. } => None,
+        }
+    }
+
+    /// What a tensor is made of, where its name does not tell.
+    pub fn made_of(&self, position: u32) -> Option<&str> {
+        match &self.tensors {
+            Tensors::Mapped { mapped, .. } => Some(&mapped.tensors[self.place(position)].shown),
+            Tensors::Checkpoint { .. } | Tensors::Recipe { .. } => None,
+        }
+    }
+
     fn new(name: &str, tensors: Tensors<'a>, tied: Option<bool>) -> Self {
         let rows = HashMap::new();
         let (name, layers) = (name.to_owned(), BTreeMap::new());
@@ -197,6 +263,7 @@ impl<'a> View<'a> {
         match &self.tensors {
             Tensors::Checkpoint { index, .. } => index.len(),
             Tensors::Recipe { tensors, .. } => tensors.len(),
+            Tensors::Mapped { mapped, .. } => mapped.tensors.len(),
         }
     }
 
@@ -229,6 +296,10 @@ impl<'a> View<'a> {
                 let made = &tensors[place];
                 (made.name.as_str(), made.dtype, &made.shape)
             }
+            Tensors::Mapped { mapped, .. } => {
+                let tensor = &mapped.tensors[place];
+                (tensor.name.as_str(), tensor.dtype, &tensor.shape)
+            }
         };
         let shape = self.rows.get(&position).map_or(shape, |(_, shape)| shape);
         Tensor { position, name, dtype, shape }
@@ -244,6 +315,7 @@ impl<'a> View<'a> {
         let position = match &self.tensors {
             Tensors::Checkpoint { index, .. } => index.position(name)? as u32,
             Tensors::Recipe { by_name, .. } => *by_name.get(name)?,
+            Tensors::Mapped { mapped, .. } => *mapped.by_name.get(name)?,
         };
         Some(self.get(position))
     }
@@ -283,6 +355,10 @@ impl<'a> View<'a> {
                 How::Copy { from, .. } => Some(*from),
                 How::Graph { .. } => None,
             },
+            Tensors::Mapped { mapped, .. } => match mapped.tensors[position as usize].made {
+                MadeOf::Stored(tensor) => Some(tensor),
+                MadeOf::Zero | MadeOf::Sum(_) => None,
+            },
         }
     }
 
@@ -293,7 +369,7 @@ impl<'a> View<'a> {
                 How::Copy { equal_to, .. } => equal_to,
                 How::Graph { .. } => &[],
             },
-            Tensors::Checkpoint { .. } => &[],
+            Tensors::Checkpoint { .. } | Tensors::Mapped { .. } => &[],
         }
     }
 
@@ -317,6 +393,10 @@ impl<'a> View<'a> {
                 let update = graph.leaf(Leaf::Product(*product));
                 return (graph.map(MapOp::Add, &[base, update]), false);
             }
+            (Tensors::Mapped { sums, .. }, _) => {
+                let terms = sums.get(&(self.place(position) as u32)).map_or(&[][..], Vec::as_slice);
+                return (sum(graph, terms), false);
+            }
             (Tensors::Checkpoint { .. }, _) => unreachable!("a checkpoint's tensors are stored"),
         };
         let made = &tensors[position as usize];
@@ -332,8 +412,23 @@ impl<'a> View<'a> {
     }
 }
 
+/// The node of a linear combination; 0 of nothing.
+pub(crate) fn sum(graph: &mut Graph, terms: &[(Leaf, f64)]) -> NodeId {
+    let mut sum = None;
+    for (leaf, factor) in terms {
+        let leaf = graph.leaf(*leaf);
+        let factor = graph.constant(*factor);
+        let term = graph.map(MapOp::Multiply, &[factor, leaf]);
+        sum = Some(match sum {
+            None => term,
+            Some(before) => graph.map(MapOp::Add, &[before, term]),
+        });
+    }
+    sum.unwrap_or_else(|| graph.constant(0.0))
+}
+
 /// Names of the input embedding beside an `lm_head.weight` that is tied to it.
-const TIED: &[&str] = &[
+pub(crate) const TIED: &[&str] = &[
     "model.embed_tokens.weight",
     "embed_tokens.weight",
     "model.language_model.embed_tokens.weight",

@@ -81,6 +81,7 @@ fn plan_of(text: &str, models: &[Model]) -> Outcome {
         library: &library,
         checkpoints: &checkpoints,
         adapters: &[],
+        mapped: &[],
         explain: None,
     };
     compile(&request)
@@ -519,6 +520,7 @@ rules: [{method: ties}]
             library: &library,
             checkpoints: &checkpoints,
             adapters: &[],
+        mapped: &[],
             explain: None,
         };
         let outcome = compile(&request);
@@ -614,7 +616,7 @@ fn gram_matrices_are_read_for_linear_weights() {
     let shapes: Vec<_> = step.operands.iter().map(|one| (one.rows, one.columns)).collect();
     assert_eq!(shapes, [(8, 4), (8, 4), (4, 4), (4, 4)]);
     let model = |tensor: &mixdown_plan::TensorRef| models[tensor.model as usize].name;
-    let tensors = merge.tensors(&plan.rows);
+    let tensors = merge.tensors(&plan.parts());
     let read: Vec<&str> = tensors.iter().map(model).collect();
     assert_eq!(read, ["a", "b", "gram-a", "gram-b"]);
     let norm = inputs(&plan, &models, "model.norm.weight");

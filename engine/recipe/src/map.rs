@@ -179,6 +179,20 @@ impl ArchitectureMap {
 }
 
 impl MapExpression {
+    /// The key that says what it is; a name alone has none.
+    pub fn word(&self) -> Option<&'static str> {
+        Some(match &self.kind {
+            MapExpressionKind::Tensor(_) => return None,
+            MapExpressionKind::FirstOf(_) => "first_of",
+            MapExpressionKind::Concat(..) => "concat",
+            MapExpressionKind::Slice(..) => "slice",
+            MapExpressionKind::Transpose(_) => "transpose",
+            MapExpressionKind::Mean(_) => "mean",
+            MapExpressionKind::Stack(_) => "stack",
+            MapExpressionKind::Ungroup(..) => "ungroup_qkv",
+        })
+    }
+
     /// Calls with each tensor name in it.
     pub fn for_each_name<'e>(&'e self, call: &mut impl FnMut(&'e NameTemplate)) {
         match &self.kind {

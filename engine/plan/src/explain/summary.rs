@@ -62,7 +62,7 @@ fn reads<'p>(plan: &'p Plan, job: &'p Job) -> Vec<crate::plan::TensorRef> {
         Work::Copy { from, equal_to } => {
             std::iter::once(*from).chain(equal_to.iter().copied()).collect()
         }
-        Work::Merge(merge) => merge.tensors(&plan.rows),
+        Work::Merge(merge) => merge.tensors(&plan.parts()),
     }
 }
 

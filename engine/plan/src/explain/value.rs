@@ -5,6 +5,7 @@ use mixdown_ops::{Instruction, Operand, Pass, Precision, Program};
 use serde_json::{Value, json};
 
 use super::{reduction_name, verb};
+use crate::assembled::{Assembled, Patch, PatchSource};
 use crate::plan::{
     Job, Leaf, MatrixOperand, MatrixStep, Merge, Plan, RowSource, Rows, Side, TensorRef, Work,
 };
@@ -37,6 +38,7 @@ pub fn json(plan: &Plan) -> Value {
         "origins": origins,
         "groups": groups,
         "rows": plan.rows.iter().map(|rows| rows_value(rows)).collect::<Vec<_>>(),
+        "assembled": plan.assembled.iter().map(|one| assembled_value(one)).collect::<Vec<_>>(),
         "left_out": left_out,
         "output": {
             "files_from": output.files_from,
@@ -107,6 +109,7 @@ fn leaf_value(leaf: &Leaf) -> Value {
     match leaf {
         Leaf::Tensor(tensor) => reference(*tensor),
         Leaf::Rows(rows) => json!({"rows": rows}),
+        Leaf::Assembled(number, _) => json!({"assembled": number}),
         Leaf::Matrix(step) => json!({"matrix": step}),
         Leaf::Factor => json!("factor"),
         Leaf::Product(product) => json!({
@@ -117,6 +120,29 @@ fn leaf_value(leaf: &Leaf) -> Value {
             "transposed": product.transposed,
         }),
     }
+}
+
+fn assembled_value(assembled: &Assembled) -> Value {
+    let patch = |patch: &Patch| {
+        let from = match patch.from {
+            PatchSource::Fill(number) => json!(number),
+            PatchSource::Tensor { tensor, start, row_step, column_step } => json!({
+                "tensor": reference(tensor),
+                "start": start,
+                "steps": [row_step, column_step],
+            }),
+        };
+        json!({
+            "rows": [patch.rows.start, patch.rows.end],
+            "columns": [patch.columns.start, patch.columns.end],
+            "from": from,
+        })
+    };
+    json!({
+        "shape": [assembled.rows, assembled.columns],
+        "dtype": assembled.dtype.name(),
+        "patches": assembled.patches.iter().map(patch).collect::<Vec<_>>(),
+    })
 }
 
 fn matrix_value(step: &MatrixStep) -> Value {

@@ -60,6 +60,21 @@ pub(super) fn norm(
     lowering.map_one(MapOp::Sqrt, &[square], span)
 }
 
+/// `stored`: rounded to the type of the base as it is stored.
+pub(super) fn stored(
+    lowering: &mut Lowering<'_>,
+    items: &[Typed],
+    _: Span,
+) -> Result<Typed, Reported> {
+    let item = items[0];
+    Ok(match lowering.inputs.stored {
+        Some(dtype) if item.kind.is_tensor() => {
+            Typed { node: lowering.graph.add(Node::Round(dtype), &[item.node]), ..item }
+        }
+        _ => item,
+    })
+}
+
 /// `norm2`: Σ x².
 pub(super) fn norm2(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
     scoped(lowering, call, 1, |lowering, items, scope, span| {
