@@ -168,8 +168,8 @@ pub(crate) fn is_sound(
         }
         if let PatchSource::Tensor { .. } = patch.from {
             let Some((source, last)) = patch.last() else { return false };
-            let fits =
-                tensor(source).is_some_and(|(dtype, count)| dtype == assembled.dtype && last < count);
+            let fits = tensor(source)
+                .is_some_and(|(dtype, count)| dtype == assembled.dtype && last < count);
             if !fits {
                 return false;
             }
@@ -177,8 +177,9 @@ pub(crate) fn is_sound(
         covered = covered.saturating_add(patch.elements());
     }
     let pairs = assembled.patches.windows(2);
-    let mut in_order =
-        pairs.map(|pair| (pair[0].rows.start, pair[0].columns.start) < (pair[1].rows.start, pair[1].columns.start));
+    let mut in_order = pairs.map(|pair| {
+        (pair[0].rows.start, pair[0].columns.start) < (pair[1].rows.start, pair[1].columns.start)
+    });
     covered == elements && in_order.all(|ordered| ordered) && !overlaps(&assembled.patches)
 }
 

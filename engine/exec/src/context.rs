@@ -237,11 +237,9 @@ impl<'a> Context<'a> {
 pub(crate) fn tensor_of(leaf: &Leaf) -> Option<TensorRef> {
     match leaf {
         Leaf::Tensor(tensor) => Some(*tensor),
-        Leaf::Rows(_)
-        | Leaf::Assembled(..)
-        | Leaf::Product(_)
-        | Leaf::Matrix(_)
-        | Leaf::Factor => None,
+        Leaf::Rows(_) | Leaf::Assembled(..) | Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => {
+            None
+        }
     }
 }
 

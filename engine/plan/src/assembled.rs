@@ -107,7 +107,11 @@ impl Patch {
     /// The part of it that lies within these rows and columns, where it is.
     pub(crate) fn within(&self, rows: &Range<u64>, columns: &Range<u64>) -> Option<Self> {
         let cut = |own: &Range<u64>, to: &Range<u64>| own.start.max(to.start)..own.end.min(to.end);
-        let part = Self { rows: cut(&self.rows, rows), columns: cut(&self.columns, columns), ..self.clone() };
+        let part = Self {
+            rows: cut(&self.rows, rows),
+            columns: cut(&self.columns, columns),
+            ..self.clone()
+        };
         if part.is_empty() {
             return None;
         }
@@ -130,18 +134,19 @@ impl Patch {
         let shift = |range: &Range<u64>, by: i128| {
             (i128::from(range.start) + by) as u64..(i128::from(range.end) + by) as u64
         };
-        Self { rows: shift(&self.rows, down), columns: shift(&self.columns, right), from: self.from }
+        Self {
+            rows: shift(&self.rows, down),
+            columns: shift(&self.columns, right),
+            from: self.from,
+        }
     }
 
     /// The same with rows and columns exchanged.
     pub(crate) fn transposed(&self) -> Self {
         let from = match self.from {
-            PatchSource::Tensor { tensor, start, row_step, column_step } => PatchSource::Tensor {
-                tensor,
-                start,
-                row_step: column_step,
-                column_step: row_step,
-            },
+            PatchSource::Tensor { tensor, start, row_step, column_step } => {
+                PatchSource::Tensor { tensor, start, row_step: column_step, column_step: row_step }
+            }
             fill @ PatchSource::Fill(_) => fill,
         };
         Self { rows: self.columns.clone(), columns: self.rows.clone(), from }

@@ -71,7 +71,8 @@ pub(crate) fn plan(
     }
     output.adapter = adapter_files;
     let models = request.checkpoints.iter().map(|input| input.name.to_owned()).collect();
-    let mut left_out = left_out(request, solved, &assembly.jobs, &Parts { rows: &rows, assembled: &assembled });
+    let mut left_out =
+        left_out(request, solved, &assembly.jobs, &Parts { rows: &rows, assembled: &assembled });
     if output.adapter.is_some() {
         let made: HashSet<&str> = solved.made.iter().map(|made| made.name.as_str()).collect();
         for found in &mut left_out {

@@ -65,7 +65,9 @@ fn leaf_identity(
             let _ = write!(text, "assembled {} {} {dtype:?}", assembled.rows, assembled.columns);
             for Patch { rows, columns, from } in &assembled.patches {
                 let _ = match from {
-                    PatchSource::Fill(number) => write!(text, " {rows:?} {columns:?} fill {number}"),
+                    PatchSource::Fill(number) => {
+                        write!(text, " {rows:?} {columns:?} fill {number}")
+                    }
                     PatchSource::Tensor { tensor, start, row_step, column_step } => {
                         // Which of its tensors, and not where that stands in the plan.
                         let which = tensors.iter().position(|known| known == tensor);

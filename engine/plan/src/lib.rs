@@ -45,4 +45,6 @@ pub use plan::{
     AdapterFiles, Factor, Group, Job, LayerChange, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge,
     Origin, OutputFiles, Parts, Plan, Product, RowSource, Rows, Side, TensorRef, Work,
 };
-pub use resolve::{AdapterInput, CheckpointInput, MapInput, ModelSource, Outcome, Request, compile};
+pub use resolve::{
+    AdapterInput, CheckpointInput, MapInput, ModelSource, Outcome, Request, compile,
+};

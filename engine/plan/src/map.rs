@@ -255,7 +255,8 @@ impl<'a> Application<'a> {
         let all = wanted[0];
         let count = most.unwrap_or(u64::MAX).min(found[0]).min(all);
         let whole = Gathered::of(own, &entry.shape);
-        let value = if count == all { rows.slice(0, &(0..all)) } else { rows.rows_then(count, &whole) };
+        let value =
+            if count == all { rows.slice(0, &(0..all)) } else { rows.rows_then(count, &whole) };
         Ok((value, (count < all).then_some(count)))
     }
 
@@ -314,7 +315,7 @@ impl<'a> Application<'a> {
     /// A fault of a rule, with the first tensor that has it.
     fn of_rule(&self, rule: &MapRule, fault: Fault, tensor: &str, count: u64) -> Diagnostic {
         let mut diagnostic = Diagnostic::error(fault.code, fault.headline);
-        if !diagnostic.headline.contains(tensor) {
+        if !diagnostic.headline.contains(&format!("`{tensor}`")) {
             diagnostic = diagnostic.fact("for", format!("`{tensor}`"));
         }
         for (label, text) in fault.facts {
@@ -322,7 +323,8 @@ impl<'a> Application<'a> {
         }
         if count > 1 {
             let noun = if count == 2 { "tensor" } else { "tensors" };
-            diagnostic = diagnostic.note(format!("and so for {} more {noun} of this rule", count - 1));
+            diagnostic =
+                diagnostic.note(format!("and so for {} more {noun} of this rule", count - 1));
         }
         diagnostic.help = fault.help;
         self.at(diagnostic, rule.from_span)
@@ -356,7 +358,9 @@ impl<'a> Application<'a> {
                         diagnostic.note(format!("`{}` has no tensor of such a name", target.name));
                     match suggest::nearest(rule.to.text(), names()) {
                         Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
-                        None => diagnostic.help("`mixdown inspect MODEL --tensors` lists the names"),
+                        None => {
+                            diagnostic.help("`mixdown inspect MODEL --tensors` lists the names")
+                        }
                     }
                 }
             };

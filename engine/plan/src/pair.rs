@@ -159,7 +159,8 @@ impl<'a> Section<'a> {
             let out = self.out_dtype.or(self.dtype).unwrap_or(kept.tensor.dtype);
             return Some(made(out, self.take(kept, out)));
         }
-        let out = self.out_dtype.or(self.dtype).unwrap_or(promoted);
+        let own = own_dtype(&present).unwrap_or(promoted);
+        let out = self.out_dtype.or(self.dtype).unwrap_or(own);
         if present.len() < self.inputs.len() && present.len() == 1 {
             // The method's policy for missing tensors has let a single one through.
             self.note_detail(&present, Vec::new(), Vec::new(), wanted.t, detail);
@@ -423,7 +424,9 @@ impl<'a> Section<'a> {
             parameters: &values,
             elements: present[0].tensor.shape.elements(),
             shape: Some(present[0].tensor.shape.dimensions()),
-            stored: Some(present.iter().find(|one| one.input.is_base).unwrap_or(&present[0]).tensor.dtype),
+            stored: Some(
+                present.iter().find(|one| one.input.is_base).unwrap_or(&present[0]).tensor.dtype,
+            ),
             seed: self.seed,
             tensor: wanted.output,
             is_linear: knowledge::is_linear(
@@ -534,6 +537,16 @@ pub(crate) fn take(view: &View<'_>, tensor: Tensor<'_>, out: DType) -> How {
     let (output, inner) = view.node(tensor.position, &mut graph);
     let double = inner || (tensor.dtype == DType::F64 && out == DType::F64);
     How::Graph { graph: Box::new(graph), output, double }
+}
+
+/// The type that a result has where no recipe states one and inputs are seen through maps: as config and names it is
+/// the target's, so that of the base, or of the first model.
+fn own_dtype(present: &[Present<'_>]) -> Option<DType> {
+    if !present.iter().any(|one| one.input.view.is_mapped()) {
+        return None;
+    }
+    let base = present.iter().find(|one| one.input.is_base);
+    base.or(present.first()).map(|one| one.tensor.dtype)
 }
 
 /// Of a tensor that the maps of all experts keep as it is in their target: one of them.

@@ -201,6 +201,11 @@ impl<'a> View<'a> {
         view
     }
 
+    /// Whether it is seen through a map.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.tensors, Tensors::Mapped { .. })
+    }
+
     /// From which row on a tensor is that of the map's target, whatever a method does: 0 where all of it
     /// is, none where no row is.
     pub fn kept_from(&self, position: u32) -> Option<u64> {

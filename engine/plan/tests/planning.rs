@@ -520,7 +520,7 @@ rules: [{method: ties}]
             library: &library,
             checkpoints: &checkpoints,
             adapters: &[],
-        mapped: &[],
+            mapped: &[],
             explain: None,
         };
         let outcome = compile(&request);

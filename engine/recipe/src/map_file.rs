@@ -52,7 +52,8 @@ impl Decoder<'_> {
         if let Some(node) = fields.get("mixdown_map")
             && node.scalar().map(|scalar| scalar.value) != Some(ScalarValue::Integer(1))
         {
-            let headline = format!("this program reads maps of version 1, found {}", node.describe());
+            let headline =
+                format!("this program reads maps of version 1, found {}", node.describe());
             self.error(codes::WRONG_TYPE, node.span, headline);
         }
         let name = self.text_at(fields, "name");

@@ -35,7 +35,20 @@ impl Published {
     ///
     /// If the fixture is not there.
     pub fn read(fixture: &str) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../headers/published");
+        Self::read_in("published", fixture)
+    }
+
+    /// `tests/headers/FIXTURE.json`: a model of the same family, small enough to hold.
+    ///
+    /// # Panics
+    ///
+    /// If the fixture is not there.
+    pub fn small(fixture: &str) -> Self {
+        Self::read_in("", fixture)
+    }
+
+    fn read_in(folder: &str, fixture: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../headers").join(folder);
         let text = fs::read(folder.join(format!("{fixture}.json"))).expect("the fixture is there");
         let mut value: Value = serde_json::from_slice(&text).expect("the fixture is JSON");
         let tensors = written_out(value["tensors"].as_object().expect("the fixture has tensors"));

@@ -165,3 +165,51 @@ fn three_modalities_in_one_vicuna() {
     let plan = plan_in(&space, "modality/vicuna-omni.yaml", &[]);
     check_interference(&plan, &linear_layers("model.", 32), 291 + 3 * 2);
 }
+
+/// The tensors that the published merges of AdaMMS mix, from the pairs of the paper.
+#[test]
+fn adamms_of_every_pair() {
+    let qwen2_vl = ("Qwen/Qwen2-VL-7B-Instruct", "qwen2_vl_7b");
+    let onevision = ("lmms-lab/llava-onevision-qwen2-7b-ov", "llava_onevision_qwen2_7b");
+    let llava = ("liuhaotian/llava-v1.5-7b", "llava_v1_5_7b");
+    let cogvlm = ("THUDM/cogvlm-chat-hf", "cogvlm_chat");
+    let mplug_owl2 = ("MAGAer13/mplug-owl2-llama2-7b", "mplug_owl2_7b");
+    let yi_vl = ("01-ai/Yi-VL-34B", "yi_vl_34b");
+    let cambrian = ("nyu-visionx/cambrian-34b", "cambrian_34b");
+    let sharegpt4v = ("Lin-Chen/ShareGPT4V-7B", "sharegpt4v_7b");
+    // Per layer two norms and seven matrices; embeddings, the last norm and the output layer are three.
+    let body = |layers: usize| 9 * layers + 3;
+    for (recipe, target, source, mixed) in [
+        // With biases of query, key and value, and without embeddings and output layer.
+        ("llava-onevision-to-qwen2-vl", qwen2_vl, onevision, 12 * 28 + 1),
+        ("qwen2-vl-to-llava-onevision", onevision, qwen2_vl, 12 * 28 + 1),
+        // Two norms, and the fused matrix, the dense one and three of the MLP for each kind of token.
+        ("llava-to-cogvlm", cogvlm, llava, (2 + 2 * 5) * 32 + 3),
+        ("mplug-owl2-to-cogvlm", cogvlm, mplug_owl2, (2 + 2 * 5) * 32 + 3),
+        // Two ways of two norms, keys and values; query, output and three of the MLP.
+        ("llava-to-mplug-owl2", mplug_owl2, llava, (2 * 4 + 5) * 32 + 3),
+        ("cogvlm-to-mplug-owl2", mplug_owl2, cogvlm, (2 * 4 + 5) * 32 + 3),
+        ("mplug-owl2-to-llava", llava, mplug_owl2, body(32)),
+        ("yi-vl-to-cambrian", cambrian, yi_vl, body(60)),
+        ("sharegpt4v-to-llava", llava, sharegpt4v, body(32)),
+        ("llava-to-sharegpt4v", sharegpt4v, llava, body(32)),
+    ] {
+        let plan = plan(&format!("adamms/{recipe}.yaml"), &[target, source], &[]);
+        assert_eq!(plan.merged().len(), mixed, "{recipe}");
+        assert_eq!(plan.count(), Published::read(target.1).tensors.len(), "{recipe}");
+    }
+}
+
+/// The settings of the search fit each recipe: its grid is a declared value.
+#[test]
+fn the_search_of_adamms_sets_what_its_recipes_declare() {
+    let folder = repository().join("recipes/adamms");
+    let settings = std::fs::read_to_string(folder.join("search.yaml")).unwrap();
+    assert!(settings.contains("\n  alpha: {from:"), "{settings}");
+    let entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let recipes = entries.filter(|path| path.file_stem().is_none_or(|stem| stem != "search"));
+    for path in recipes {
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("\n  alpha: {type: fraction, default: 0.3"), "{}", path.display());
+    }
+}

@@ -222,12 +222,8 @@ fn report_text(map: &ArchitectureMap, report: &MapReport, families: [Option<&str
 }
 
 fn report_json(map: &ArchitectureMap, report: &MapReport) -> Value {
-    let rule = |rule: &map::RuleReport| {
-        json!({"to": rule.to, "line": rule.line, "made_by": rule.action, "tensors": rule.tensors})
-    };
-    let partly = |one: &map::PartlyUsed| {
-        json!({"tensor": one.name, "used": one.used, "elements": one.elements})
-    };
+    let rule = |rule: &map::RuleReport| json!({"to": rule.to, "line": rule.line, "made_by": rule.action, "tensors": rule.tensors});
+    let partly = |one: &map::PartlyUsed| json!({"tensor": one.name, "used": one.used, "elements": one.elements});
     json!({
         "map": map.name.value,
         "rules": report.rules.iter().map(rule).collect::<Vec<_>>(),

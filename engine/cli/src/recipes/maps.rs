@@ -1,5 +1,6 @@
 //! Models seen through architecture maps: which map, and whose names and shapes result.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::shown_path;
@@ -173,6 +174,11 @@ fn map_source(path: &Path) -> Result<Source, Vec<Diagnostic>> {
     let shown = shown_path(path);
     match read(path) {
         Ok(text) => Ok(Source::new(shown, text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let headline = format!("there is no map `{shown}`");
+            let diagnostic = Diagnostic::error(codes::UNKNOWN_MAP, headline);
+            Err(vec![diagnostic.help("paths of maps start from the folder of the recipe")])
+        }
         Err(error) => {
             let headline = format!("a map cannot be read: {error}");
             Err(vec![Diagnostic::error(codes::UNREADABLE, headline).in_file(shown)])

@@ -52,12 +52,14 @@ fn area(rectangles: &[Rectangle]) -> u64 {
     if let [[top, bottom, left, right]] = rectangles {
         return (bottom - top) * (right - left);
     }
-    let mut edges: Vec<u64> = rectangles.iter().flat_map(|[top, bottom, ..]| [*top, *bottom]).collect();
+    let mut edges: Vec<u64> =
+        rectangles.iter().flat_map(|[top, bottom, ..]| [*top, *bottom]).collect();
     edges.sort_unstable();
     edges.dedup();
     let mut total = 0;
     for band in edges.windows(2) {
-        let within = rectangles.iter().filter(|[top, bottom, ..]| *top <= band[0] && band[1] <= *bottom);
+        let within =
+            rectangles.iter().filter(|[top, bottom, ..]| *top <= band[0] && band[1] <= *bottom);
         let mut spans: Vec<(u64, u64)> = within.map(|[.., left, right]| (*left, *right)).collect();
         spans.sort_unstable();
         let (mut width, mut end) = (0, 0);

@@ -227,7 +227,8 @@ impl Evaluator<'_> {
         let known = MapSize::KNOWN.iter().find(|(known, _)| *known == name);
         let value = known.and_then(|(_, formula)| self.target.number(formula));
         value.ok_or_else(|| {
-            let headline = format!("the configuration of `{}` does not tell `{name}`", self.target.name);
+            let headline =
+                format!("the configuration of `{}` does not tell `{name}`", self.target.name);
             let fault = Fault::new(codes::MAP_SIZE, headline);
             let fault = match known {
                 Some((_, formula)) => fault.fact("size", (*formula).to_owned()),
@@ -238,7 +239,8 @@ impl Evaluator<'_> {
     }
 
     fn ungroup(&self, of: &Sum, part: Attention) -> Result<Sum, Fault> {
-        let heads = |formula: &str| self.target.number(formula).or_else(|| self.source.number(formula));
+        let heads =
+            |formula: &str| self.target.number(formula).or_else(|| self.source.number(formula));
         let queries = heads("num_attention_heads");
         let groups = heads("num_key_value_heads or num_attention_heads");
         let (Some(queries), Some(groups)) = (queries, groups) else {
@@ -251,7 +253,8 @@ impl Evaluator<'_> {
         };
         let rows = of.shape().first().copied().unwrap_or(0);
         let each = queries.checked_div(groups).filter(|each| each * groups == queries);
-        let units = each.and_then(|each| each.checked_add(2)).and_then(|each| each.checked_mul(groups));
+        let units =
+            each.and_then(|each| each.checked_add(2)).and_then(|each| each.checked_mul(groups));
         let head = units.filter(|&units| units > 0 && rows.is_multiple_of(units));
         let (Some(each), Some(units)) = (each, head) else {
             let headline = format!("{} is not made of groups of heads", shown(of.shape()));

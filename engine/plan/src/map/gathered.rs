@@ -147,7 +147,10 @@ impl Sum {
         let at = usize::from(axis);
         if first.is_empty() || (axis == 1 && first.len() != 2) {
             let wanted = if axis == 1 { "matrices" } else { "tensors that have axes" };
-            return Err(format!("along axis {axis} only {wanted} are put together, found {}", shown(first)));
+            return Err(format!(
+                "along axis {axis} only {wanted} are put together, found {}",
+                shown(first)
+            ));
         }
         for part in parts {
             let others = part.shape().iter().enumerate().zip(first);
@@ -172,7 +175,11 @@ impl Sum {
     pub fn stack(parts: &[Self]) -> Result<Self, Mismatch> {
         let first = parts[0].shape();
         if let Some(other) = parts.iter().find(|part| part.shape() != first) {
-            return Err(format!("{} and {} are not of one shape", shown(first), shown(other.shape())));
+            return Err(format!(
+                "{} and {} are not of one shape",
+                shown(first),
+                shown(other.shape())
+            ));
         }
         let mut shape = vec![parts.len() as u64];
         shape.extend(first);
@@ -238,7 +245,11 @@ impl Sum {
     pub fn mean(parts: Vec<Self>) -> Result<Self, Mismatch> {
         let first = parts[0].shape().to_vec();
         if let Some(other) = parts.iter().find(|part| part.shape() != first) {
-            return Err(format!("{} and {} are not of one shape", shown(&first), shown(other.shape())));
+            return Err(format!(
+                "{} and {} are not of one shape",
+                shown(&first),
+                shown(other.shape())
+            ));
         }
         let count = parts.len() as f64;
         let terms = parts.into_iter().flat_map(|part| part.terms);

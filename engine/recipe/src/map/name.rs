@@ -128,9 +128,14 @@ mod tests {
 
     #[test]
     fn mistakes_are_shown_where_they_are() {
-        for (text, start, end) in
-            [("", 0, 1), ("a.{i", 2, 4), ("a}", 1, 2), ("a.*", 2, 3), ("a.{**}", 2, 6), ("{}", 0, 2)]
-        {
+        for (text, start, end) in [
+            ("", 0, 1),
+            ("a.{i", 2, 4),
+            ("a}", 1, 2),
+            ("a.*", 2, 3),
+            ("a.{**}", 2, 6),
+            ("{}", 0, 2),
+        ] {
             let error = NameTemplate::new(text).unwrap_err();
             assert_eq!((error.start, error.end), (start, end), "{text}: {}", error.message);
         }

@@ -5,9 +5,7 @@ use mixdown_diagnostics::{Diagnostic, codes};
 
 use super::Scope;
 use crate::decode::reader::{Decoder, Fields};
-use crate::map::{
-    Attention, Cut, MapExpression, MapExpressionKind, MapSize, Origin, Slicing,
-};
+use crate::map::{Attention, Cut, MapExpression, MapExpressionKind, MapSize, Origin, Slicing};
 use crate::schema::Keys;
 use crate::schema::map::PadRowsKeys;
 use crate::setting::Spanned;
@@ -55,7 +53,8 @@ impl Decoder<'_> {
             None if node.items().is_some() => {
                 let headline = "a list says not what becomes of its items";
                 let error = Diagnostic::error(codes::WRONG_TYPE, headline);
-                let help = "write `{concat: […]}`, `{mean: […]}`, `{stack: […]}` or `{first_of: […]}`";
+                let help =
+                    "write `{concat: […]}`, `{mean: […]}`, `{stack: […]}` or `{first_of: […]}`";
                 self.report(node.span, error.help(help));
                 return None;
             }

@@ -93,8 +93,11 @@ fn a_map_is_called_like_its_file() {
     let text = "mixdown_map: 2\nname: other\ntarget: a\nsource: b\nrules: []\n";
     let found = read_map(&Source::new("test.yaml".to_owned(), text.to_owned())).unwrap_err();
     let headlines: Vec<&str> = found.iter().map(|one| one.headline.as_str()).collect();
-    assert_eq!(headlines, [
-        "this program reads maps of version 1, found the number 2",
-        "the file is called like its map, `other.yaml`",
-    ]);
+    assert_eq!(
+        headlines,
+        [
+            "this program reads maps of version 1, found the number 2",
+            "the file is called like its map, `other.yaml`",
+        ]
+    );
 }

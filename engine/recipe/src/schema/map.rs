@@ -25,8 +25,8 @@
 
 use std::collections::BTreeMap;
 
-use super::keys;
 use super::architecture::TextsKey;
+use super::keys;
 use super::strict::VersionKey;
 
 /// Whether a weight that the target has twice has its counterpart in the source.

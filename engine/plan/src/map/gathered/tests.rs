@@ -17,7 +17,8 @@ fn elements(sum: &Sum) -> Vec<f64> {
                 for column in patch.columns.clone() {
                     let at = (row * columns + column) as usize;
                     covered[at] += usize::from(number == 0);
-                    if let PatchSource::Tensor { tensor, start, row_step, column_step } = patch.from {
+                    if let PatchSource::Tensor { tensor, start, row_step, column_step } = patch.from
+                    {
                         let element = start
                             + (row - patch.rows.start) * row_step
                             + (column - patch.columns.start) * column_step;
@@ -61,7 +62,10 @@ fn parts_are_cut_out_and_turned() {
 #[test]
 fn parts_are_stacked() {
     let pair = Sum::stack(&[tensor(1, &[2]), tensor(2, &[2])]).unwrap();
-    assert_eq!((pair.shape(), elements(&pair)), (&[2, 2][..], vec![1000.0, 1001.0, 2000.0, 2001.0]));
+    assert_eq!(
+        (pair.shape(), elements(&pair)),
+        (&[2, 2][..], vec![1000.0, 1001.0, 2000.0, 2001.0])
+    );
     let cube = Sum::stack(&[tensor(1, &[1, 2]), tensor(2, &[1, 2])]).unwrap();
     assert_eq!((cube.shape(), elements(&cube)[2]), (&[2, 1, 2][..], 2000.0));
 }
@@ -79,9 +83,10 @@ fn rows_of_another_tensor_follow() {
     let shape = Shape::new(vec![3, 2]).unwrap();
     let own = Gathered::of(TensorRef { model: 2, tensor: 0 }, &shape);
     let rows = tensor(1, &[5, 2]).rows_then(2, &own);
-    assert_eq!((rows.shape(), elements(&rows)), (&[3, 2][..], vec![
-        1000.0, 1001.0, 1002.0, 1003.0, 2004.0, 2005.0
-    ]));
+    assert_eq!(
+        (rows.shape(), elements(&rows)),
+        (&[3, 2][..], vec![1000.0, 1001.0, 1002.0, 1003.0, 2004.0, 2005.0])
+    );
 }
 
 #[test]
@@ -90,7 +95,10 @@ fn a_whole_tensor_is_known_and_types_are_parted() {
     let a = tensor(1, &[2, 2]);
     let again = Sum::concat(&[a.slice(0, &(0..1)), a.slice(0, &(1..2))], 0).unwrap();
     assert!(matches!(&a.finish(&of)[..], [(by, Term::Whole(_))] if *by == 1.0));
-    assert!(matches!(&a.transpose().unwrap().transpose().unwrap().finish(&of)[..], [(_, Term::Whole(_))]));
+    assert!(matches!(
+        &a.transpose().unwrap().transpose().unwrap().finish(&of)[..],
+        [(_, Term::Whole(_))]
+    ));
     assert!(matches!(&again.finish(&of)[..], [(_, Term::Assembled(_))]));
     let mixed = Sum::concat(&[a, tensor(2, &[2, 2])], 0).unwrap().finish(&of);
     let dtypes: Vec<DType> = mixed
