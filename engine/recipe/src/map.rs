@@ -13,7 +13,7 @@ pub use name::{NameTemplate, Parts};
 /// A map.
 #[derive(Clone, Debug)]
 pub struct ArchitectureMap {
-    /// Its name; the file is called the same.
+    /// Its name; a file that is found by the name is called the same.
     pub name: Spanned<String>,
     /// What it is for, in one line.
     pub summary: Option<String>,

@@ -18,7 +18,7 @@ mod expression;
 
 /// Reads a map.
 ///
-/// **Errors.** Every mistake in the file, and a map whose name is not its file's.
+/// **Errors.** Every mistake in the file.
 pub fn read_map(source: &Source) -> Result<ArchitectureMap, Vec<Diagnostic>> {
     let tree = yaml::parse(source, Some(Dialect::Yaml12))?;
     let mut decoder = Decoder::new(source, Form::Strict);
@@ -72,14 +72,8 @@ impl Decoder<'_> {
             let items = node.items().unwrap_or(std::slice::from_ref(node));
             unused.extend(items.iter().filter_map(|item| self.map_pattern(item)));
         }
-        let (name, file) = (name?, self.source.clone());
-        let stem = file.name().rsplit('/').next().and_then(|last| last.split('.').next());
-        if stem != Some(name.value.as_str()) {
-            let headline = format!("the file is called like its map, `{}.yaml`", name.value);
-            self.error(codes::CONFLICTING_KEYS, name.span, headline);
-        }
         Some(ArchitectureMap {
-            name,
+            name: name?,
             summary,
             target: target?,
             source: source?,
@@ -87,7 +81,7 @@ impl Decoder<'_> {
             numbers,
             rules,
             unused,
-            file,
+            file: self.source.clone(),
         })
     }
 

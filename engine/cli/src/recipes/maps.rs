@@ -136,10 +136,13 @@ pub fn find(name: &str, recipe: &Path) -> Result<ArchitectureMap, Vec<Diagnostic
     let folder = recipe.parent().unwrap_or(Path::new(""));
     let is_path = name.contains('/') || name.ends_with(".yaml") || name.ends_with(".yml");
     let path = if is_path { folder.join(name) } else { folder.join(format!("maps/{name}.yaml")) };
-    if is_path || path.exists() {
-        return map_file(&path);
+    if is_path {
+        return mixdown_recipe::read_map(&map_source(&path)?);
     }
     let mut maps = Maps::built_in()?;
+    if path.exists() {
+        maps.add([map_source(&path)?])?;
+    }
     match maps.get(name) {
         Some(map) => Ok(map.clone()),
         None => {
@@ -164,10 +167,6 @@ pub fn beside(recipe: Option<&Path>) -> Result<Maps, Vec<Diagnostic>> {
         }
     }
     if faults.is_empty() { Ok(maps) } else { Err(faults) }
-}
-
-fn map_file(path: &Path) -> Result<ArchitectureMap, Vec<Diagnostic>> {
-    mixdown_recipe::read_map(&map_source(path)?)
 }
 
 fn map_source(path: &Path) -> Result<Source, Vec<Diagnostic>> {

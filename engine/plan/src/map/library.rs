@@ -35,12 +35,13 @@ impl Maps {
 
     /// Adds maps from files; one of the same name takes the place of the one before.
     ///
-    /// **Errors.** Every mistake in the files.
+    /// **Errors.** Every mistake in the files, and a map whose name is not its file's.
     pub fn add(&mut self, files: impl IntoIterator<Item = Source>) -> Result<(), Vec<Diagnostic>> {
         let mut diagnostics = Vec::new();
         for file in files {
             match mixdown_recipe::read_map(&file) {
                 Ok(map) => {
+                    diagnostics.extend(other_name(&map));
                     self.maps.insert(map.name.value.clone(), map);
                 }
                 Err(found) => diagnostics.extend(found),
@@ -69,6 +70,17 @@ impl Maps {
                 .help("a map of your own goes into `maps/` beside the recipe, or is named by its path"),
         }
     }
+}
+
+/// A map that is found by its name lies in a file of that name.
+fn other_name(map: &ArchitectureMap) -> Option<Diagnostic> {
+    let stem = map.file.name().rsplit('/').next().and_then(|last| last.split('.').next());
+    if stem == Some(map.name.value.as_str()) {
+        return None;
+    }
+    let headline = format!("a map's file is called like it, `{}.yaml`", map.name.value);
+    let diagnostic = Diagnostic::error(codes::CONFLICTING_KEYS, headline);
+    Some(diagnostic.at(&map.file, map.name.span))
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ keys! {
     pub struct MapKeys {
         /// The version of the language of maps.
         pub mixdown_map: VersionKey,
-        /// Its name; the file is called the same.
+        /// Its name; a file that is found by the name is called the same.
         pub name: String,
         /// What it is for, in one line.
         pub summary: Option<String>,
