@@ -262,4 +262,10 @@ fn what_validates_is_read() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         assert!(validates(2, &text), "{text}");
     }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/maps");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        assert!(validates(3, &text), "{text}");
+        assert!(!validates(3, &text.replacen("- to:", "- too:", 1).replacen("{to:", "{too:", 1)));
+    }
 }

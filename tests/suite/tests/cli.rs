@@ -6,7 +6,7 @@
 use mixdown_kit::{Outcome, Program, Space, mixdown, read_checkpoint};
 use mixdown_suite::{configuration, family, merge, repository, with_snapshots};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "merge",
     "check",
     "plan",
@@ -17,6 +17,7 @@ const COMMANDS: [&str; 12] = [
     "diff",
     "verify",
     "methods",
+    "map",
     "cache",
     "completions",
 ];
