@@ -1,6 +1,7 @@
 //! Checks what a plan promises, so that the flows can rely on it.
 
 use mixdown_diagnostics::Diagnostic;
+use mixdown_ops::matrix::MatrixOp;
 use mixdown_plan::{Job, Leaf, MatrixStep, Merge, Plan, Product, RowSource, Rows, TensorRef, Work};
 use mixdown_tensor::DType;
 
@@ -55,7 +56,8 @@ impl Checker<'_> {
         fits.then_some(())?;
         for (number, step) in merge.matrices.iter().enumerate() {
             let elements = step.rows.checked_mul(step.columns)?;
-            (elements == matrix_elements(job, merge)?).then_some(())?;
+            let is_of_weight = elements == matrix_elements(job, merge)?;
+            (is_of_weight || step.op == MatrixOp::Gram).then_some(())?;
             for operand in &step.operands {
                 let passes = &self.plan.programs.get(operand.merge.program as usize)?.passes;
                 (passes.len() == 1 && operand.merge.matrices.is_empty()).then_some(())?;

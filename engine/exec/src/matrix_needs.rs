@@ -75,9 +75,12 @@ fn shapes(step: &MatrixStep, before: &[Needs]) -> OperandShapes {
         let terms = operand.combination.as_ref()?;
         terms.iter().map(|(leaf, _)| of_leaf(leaf)).sum()
     };
+    let first = step.operands.first();
+    let (rows, columns) =
+        first.map_or((step.rows, step.columns), |operand| (operand.rows, operand.columns));
     OperandShapes {
-        rows: step.rows as usize,
-        columns: step.columns as usize,
+        rows: rows as usize,
+        columns: columns as usize,
         ranks: step.operands.iter().map(rank).collect(),
     }
 }

@@ -251,6 +251,7 @@ impl Assembly {
                 let (rows, columns) = operand_shape(&step.op, position, count, (rows, columns));
                 operands.push(MatrixOperand { merge, rows, columns, combination });
             }
+            let (rows, columns) = step.op.result_shape((rows, columns));
             steps.push(MatrixStep { op: step.op.clone(), rows, columns, operands });
         }
         steps

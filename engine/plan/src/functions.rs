@@ -105,6 +105,12 @@ pub static FUNCTIONS: &[Function] = &[
     map("exp", MapOp::Exp, "exp(x)", "e to the power of x."),
     map("floor", MapOp::Floor, "floor(x)", "The next whole number below."),
     Function {
+        name: "gram",
+        signature: "gram(x)",
+        summary: "The Gram matrix xᵀ·x of a matrix, [in, in], for `regression`: of a task vector it stands in for that of the layer's inputs.",
+        evaluate: Evaluate::Special(matrix::gram),
+    },
+    Function {
         name: "interference",
         signature: "interference(values, targets=\"whole\", rows=\"whole\", rank=\"1/n\", init=\"sum\", optimizer=\"adam\", …)",
         summary: "Minimizes Σ wᵢ‖(X − Aᵢ)·Bᵢᵀ‖² with wᵢ = 1/‖τᵢ‖², from X₀. targets (A) and rows (B): \"whole\", \"truncated\" to the rank, or truncated after being \"centered\". init: \"sum\", \"mean\", \"zero\". optimizer: \"adam\" or \"sgd\" with learning_rate, momentum, steps; or \"filter\" with filter (\"exponential\", \"none\", \"tikhonov\", \"landweber\", \"wiener\"), time, alpha, noise, and keep or rank_rule with level, min_rank, max_rank_ratio, rank_scale. solver: \"closed\" or \"literal\". snap=\"yes\" moves the cut to the nearest gap of the spectrum.",
@@ -220,6 +226,12 @@ pub static FUNCTIONS: &[Function] = &[
     },
     map("sign", MapOp::Sign, "sign(x)", "−1, 0 or 1."),
     map("sin", MapOp::Sin, "sin(x)", "Sine of x in radians."),
+    Function {
+        name: "singular_values",
+        signature: "singular_values(x)",
+        summary: "The singular values of a matrix on the diagonal of one of its shape, descending: `norm1` of it is the nuclear norm, `largest_magnitude` the spectral norm.",
+        evaluate: Evaluate::Special(matrix::singular_values),
+    },
     Function {
         name: "smallest",
         signature: "smallest(values)",

@@ -55,7 +55,7 @@ pub(crate) fn split(graph: &Graph, output: NodeId) -> Option<Split> {
     Some(Split { output: here[&output], graph: rest, steps })
 }
 
-/// Rows and columns of one of `count` operands, from those of the result.
+/// Rows and columns of one of `count` operands, from those of the weight.
 pub(crate) fn operand_shape(
     op: &MatrixOp,
     operand: usize,

@@ -122,14 +122,37 @@ impl Pattern {
         &self.names
     }
 
+    /// Whether the name begins and ends as the pattern does where that stands for itself. Tells most names
+    /// apart without looking at the rest.
+    fn may_match(&self, name: &str) -> bool {
+        fn literal(instruction: &Instruction) -> Option<char> {
+            match instruction {
+                Instruction::One(Set::Exactly(c)) => Some(*c),
+                _ => None,
+            }
+        }
+        let begin = self.code.iter().map_while(literal);
+        // The last instruction accepts. What stands right before it is reached on every way.
+        let end = self.code.iter().rev().skip(1).map_while(literal);
+        let (mut first, mut last) = (name.chars(), name.chars().rev());
+        begin.into_iter().all(|c| first.next() == Some(c))
+            && end.into_iter().all(|c| last.next() == Some(c))
+    }
+
     /// Whether it matches the whole name.
     pub fn matches(&self, name: &str) -> bool {
+        if !self.may_match(name) {
+            return false;
+        }
         let chars: Vec<char> = name.chars().collect();
         self.reachable(&chars)[0][0]
     }
 
     /// Its named parts, if it matches the whole name. Parts in an alternative not taken are left out.
     pub fn captures(&self, name: &str) -> Option<Vec<(&str, String)>> {
+        if !self.may_match(name) {
+            return None;
+        }
         let chars: Vec<char> = name.chars().collect();
         let accepts = self.reachable(&chars);
         if !accepts[0][0] {

@@ -21,6 +21,7 @@ mod product;
 mod regression;
 mod rows;
 mod shared_shift;
+mod spectrum;
 mod symmetric;
 mod task_singular_vectors;
 mod tridiagonal;
@@ -57,7 +58,8 @@ pub(crate) fn prepare(
     check::check(op, &shapes)?;
     check::same_shapes(op, operands)?;
     if shape.0 == 0 || shape.1 == 0 {
-        let zero = product::Product::zero(shape.0, shape.1, Report::default());
+        let shape = op.result_shape((shape.0 as u64, shape.1 as u64));
+        let zero = product::Product::zero(shape.0 as usize, shape.1 as usize, Report::default());
         return Ok(Box::new(zero));
     }
     if op.runs_on_cores(&shapes) {
@@ -86,6 +88,8 @@ fn on_dense(
         }
         MatrixOp::TruncatedSvd(rank) => Box::new(truncated_svd::prepare(*rank, operands, smaller)?),
         MatrixOp::Polar => Box::new(isotropic::polar(operands)?),
+        MatrixOp::SingularValues => Box::new(spectrum::singular_values(operands)?),
+        MatrixOp::Gram => Box::new(spectrum::gram(operands)?),
         MatrixOp::Isotropic(aware) => {
             let fills = match aware {
                 RankAware::Automatic => !are_cores && operands.rank(0).is_none(),

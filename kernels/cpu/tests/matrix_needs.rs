@@ -79,6 +79,7 @@ fn needs_are_upper_bounds() {
         let single = [
             MatrixOp::TruncatedSvd(Rank::Count(20)),
             MatrixOp::Polar,
+            MatrixOp::SingularValues,
             MatrixOp::Isotropic(RankAware::Automatic),
         ];
         single.iter().for_each(|op| check(op, &one, Precision::Single));

@@ -37,6 +37,12 @@ fn spectral() {
     is(&run(&MatrixOp::IsotropicCommon(0.8.into()), &experts()), &iso, PRINTED);
     let without = run(&MatrixOp::IsotropicCommon(0.0.into()), &experts());
     is(&without, &[0.559730, 0.007430, 0.132622, -0.015843, -0.566540, 0.098605], PRINTED);
+    let values = run(&MatrixOp::SingularValues, &sum());
+    is(&values, &[0.669616, 0.0, 0.0, 0.0, 0.217057, 0.0], PRINTED);
+    // Of the first task vector: 0.4² + 0.03², −0.4·0.21 + 0.03·0.31, and so on.
+    let gram = run(&MatrixOp::Gram, &experts()[..1]);
+    let exact = [0.1609, -0.0747, 0.0456, -0.0747, 0.1402, -0.05, 0.0456, -0.05, 0.0208];
+    is(&gram, &exact, 1e-15);
     let truncated = outcome(&MatrixOp::TruncatedSvd(Rank::Count(1)), &dense(&experts()[..1]));
     // σ of τ_1 are 0.496041868 and 0.275395107.
     assert!((norm(&truncated.result) - 0.496041868).abs() < 1e-8);

@@ -1,7 +1,7 @@
 //! Matrix ops: what needs a whole matrix at once, and what a backend must do to run it.
 //!
 //! A matrix op takes one or several matrices of one shape `m × n` (`[out, in]`, row-major) and gives
-//! one of the same shape. It runs in two steps. [`prepare`](crate::backend::Backend::prepare) reads the operands as often as it
+//! one of the same shape, but for Gram matrices, which are `n × n`. It runs in two steps. [`prepare`](crate::backend::Backend::prepare) reads the operands as often as it
 //! wants and keeps what all rows need; [`Prepared::rows`] then computes rows of the result, in any
 //! order and in parallel. Operands are never held as a whole unless the op says so in [`Needs`].
 
@@ -45,6 +45,10 @@ pub enum MatrixOp {
     TruncatedSvd(Rank),
     /// The nearest matrix with orthonormal rows or columns, of one matrix: U·Vᵀ of its SVD.
     Polar,
+    /// The singular values of one matrix on the diagonal of the result.
+    SingularValues,
+    /// The Gram matrix of one matrix `m × n`, `τᵀ·τ`: `n × n`.
+    Gram,
     /// All directions of one matrix with the mean of its singular values: Iso-C.
     Isotropic(RankAware),
     /// Common and task-specific directions with the mean singular value: Iso-CTS. The common share.
@@ -71,6 +75,8 @@ impl MatrixOp {
         match self {
             Self::TruncatedSvd(_) => "truncated_svd",
             Self::Polar => "polar",
+            Self::SingularValues => "singular_values",
+            Self::Gram => "gram",
             Self::Isotropic(_) => "isotropic",
             Self::IsotropicCommon(_) => "isotropic_common",
             Self::TaskSingularVectors(_) => "task_singular_vectors",
@@ -78,6 +84,14 @@ impl MatrixOp {
             Self::CommonBasis(_) => "common_basis",
             Self::SharedShift(_) => "shared_shift",
             Self::Regression { .. } => "regression",
+        }
+    }
+
+    /// Rows and columns of the result, from those of the first operand.
+    pub fn result_shape(&self, (rows, columns): (u64, u64)) -> (u64, u64) {
+        match self {
+            Self::Gram => (columns, columns),
+            _ => (rows, columns),
         }
     }
 
@@ -93,6 +107,8 @@ impl MatrixOp {
                 }
                 Self::CommonBasis(CommonBasis { merge, .. }) => *merge == BasisMerge::Sum,
                 Self::Polar
+                | Self::SingularValues
+                | Self::Gram
                 | Self::IsotropicCommon(_)
                 | Self::SharedShift(_)
                 | Self::Regression { .. } => false,
@@ -180,9 +196,9 @@ pub trait Operands {
 /// What is known of the operands before anything is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperandShapes {
-    /// Rows of the result.
+    /// Rows of the first operand.
     pub rows: usize,
-    /// Columns of the result.
+    /// Columns of the first operand.
     pub columns: usize,
     /// For each operand its rank, if it comes as factors.
     pub ranks: Vec<Option<usize>>,

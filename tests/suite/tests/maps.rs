@@ -421,6 +421,14 @@ fn every_expression_is_what_it_says() {
         ("q", vec![8, 3], matrix(8, 3, &|r, c| value("heads", queries(r), c))),
         ("k", vec![4, 3], matrix(4, 3, &|r, c| value("heads", keys(r), c))),
         ("v_bias", vec![4], matrix(4, 1, &|r, _| value("heads_bias", keys(r) + 2, 0))),
+        (
+            "pairs",
+            vec![3, 4, 3],
+            matrix(12, 3, &|r, c| {
+                let name = if r % 4 < 2 { ["e.0.w", "e.1.w", "e.2.w"][r / 4] } else { "e.0.w" };
+                value(name, r % 2, c)
+            }),
+        ),
         ("first", vec![3], matrix(3, 1, &|r, _| value("new.x", r, 0))),
         ("zero", vec![2], vec![0.0; 2]),
         (
@@ -470,6 +478,7 @@ rules:
   - {to: q, from: {ungroup_qkv: heads, part: q}}
   - {to: k, from: {ungroup_qkv: heads, part: k}}
   - {to: v_bias, from: {ungroup_qkv: heads_bias, part: v}}
+  - {to: pairs, from: {stack: [{concat: [\"e.{e}.w\", \"e.0.w\"]}]}}
   - {to: first, from: {first_of: [old.x, new.x]}}
   - {to: zero, from: zero}
   - {to: kept_rows, from: {pad_rows: {rows: a, take: most}}}

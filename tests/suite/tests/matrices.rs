@@ -364,3 +364,52 @@ fn settings_that_make_no_sense_are_refused() {
     }
     with_snapshots(|| insta::assert_snapshot!("matrix_settings_refused", told));
 }
+
+/// Formulas can look at singular values, and make Gram matrices of what they have.
+#[test]
+fn spectra_and_gram_matrices_are_values_of_formulas() {
+    let space = family();
+    let models = "mixdown: 1\nmodels: {base: base, a: a, b: b}\nbase: base\ndtype: float64\n";
+    let read = |name: &str| read_checkpoint(space.path(name));
+    // Σσ² is Σx²: what is added is nothing but rounding.
+    let recipe = format!(
+        "{models}steps:\n  delta: experts[0] - base\n  squares: where(is_linear(), norm2(singular_values(delta)), norm2(delta))\n\
+         output: base + squares / norm2(delta)\n"
+    );
+    merge(&space, &recipe, &["--force"]).success();
+    let (found, base) = (read("merged"), read("base"));
+    for name in ["model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight"] {
+        for (found, base) in found.values(name).iter().zip(base.values(name)) {
+            assert!((found - base - 1.0).abs() < 1e-12, "{name}: {found}, {base}");
+        }
+    }
+    // Without what is off the diagonals each column is a mean, weighted by its squared lengths.
+    let models = "mixdown: 1\nmodels: {a: a, b: b}\ndtype: float64\n";
+    let recipe = format!(
+        "{models}output: where(is_linear(), regression(experts, gram(experts), off_diagonal=0), mean(experts))\n"
+    );
+    merge(&space, &recipe, &["--force"]).success();
+    let (found, a, b) = (read("merged"), read("a"), read("b"));
+    for name in ["model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight"] {
+        let columns = a.tensor(name).shape[1] as usize;
+        let (a, b, found) = (a.values(name), b.values(name), found.values(name));
+        let square = |values: &[f64], column: usize| -> f64 {
+            values.iter().skip(column).step_by(columns).map(|value| value * value).sum()
+        };
+        for column in 0..columns {
+            let (left, right) = (square(&a, column), square(&b, column));
+            for at in (column..a.len()).step_by(columns) {
+                let exact = (left * a[at] + right * b[at]) / (left + right);
+                assert!(
+                    (found[at] - exact).abs() < 1e-12,
+                    "{name}, element {at}: {} {exact}",
+                    found[at]
+                );
+            }
+        }
+    }
+    // A Gram matrix has another shape than the weight.
+    let recipe = format!("{models}output: experts[0] + gram(experts[0])\n");
+    let talk = merge(&space, &recipe, &["--force"]).exits(2).talk();
+    assert!(talk.contains("a Gram matrix has another shape than weights"), "{talk}");
+}

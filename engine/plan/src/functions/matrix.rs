@@ -33,6 +33,23 @@ pub(super) fn polar(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Valu
     Ok(with_kind(polar, Kind::Number))
 }
 
+/// `singular_values`.
+pub(super) fn singular_values(
+    lowering: &mut Lowering<'_>,
+    call: &Call<'_>,
+) -> Result<Value, Reported> {
+    let (operand, _) = one(lowering, call, &[])?;
+    let values = apply(lowering, MatrixOp::SingularValues, &[operand], call.span)?;
+    Ok(with_kind(values, Kind::Number))
+}
+
+/// `gram`.
+pub(super) fn gram(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
+    let (operand, _) = one(lowering, call, &[])?;
+    let gram = apply(lowering, MatrixOp::Gram, &[operand], call.span)?;
+    Ok(with_kind(gram, Kind::Gram))
+}
+
 /// `isotropic`.
 pub(super) fn isotropic(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
     let (operand, mut settings) = one(lowering, call, &["rank_aware"])?;

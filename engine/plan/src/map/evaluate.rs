@@ -159,10 +159,12 @@ impl Evaluator<'_> {
     /// For each `{e}` from 0 on that the source has: the value of an expression.
     fn counted(&self, item: &MapExpression, parts: &Parts<'_>) -> Result<Vec<Sum>, Fault> {
         let mut names: Vec<&NameTemplate> = Vec::new();
-        item.for_each_name(&mut |name| names.push(name));
-        if !names.iter().any(|name| name.parts().any(|part| part == "e"))
-            || parts.iter().any(|(part, _)| *part == "e")
-        {
+        item.for_each_name(&mut |name| {
+            if name.parts().any(|part| part == "e") {
+                names.push(name);
+            }
+        });
+        if names.is_empty() || parts.iter().any(|(part, _)| *part == "e") {
             return Ok(vec![self.value(item, parts)?]);
         }
         let mut found = Vec::new();

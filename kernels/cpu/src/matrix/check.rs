@@ -33,14 +33,22 @@ pub(crate) fn check(op: &MatrixOp, operands: &OperandShapes) -> Result<(), Stop>
             }
             step(doge.learning_rate.get())
         }
-        MatrixOp::Polar | MatrixOp::Isotropic(_) => Ok(()),
+        MatrixOp::Polar | MatrixOp::SingularValues | MatrixOp::Gram | MatrixOp::Isotropic(_) => {
+            Ok(())
+        }
     }
 }
 
 fn count(op: &MatrixOp, found: usize) -> Result<(), Stop> {
     let name = op.name();
     match op {
-        MatrixOp::TruncatedSvd(_) | MatrixOp::Polar | MatrixOp::Isotropic(_) if found != 1 => {
+        MatrixOp::TruncatedSvd(_)
+        | MatrixOp::Polar
+        | MatrixOp::SingularValues
+        | MatrixOp::Gram
+        | MatrixOp::Isotropic(_)
+            if found != 1 =>
+        {
             refuse(
                 format!("`{name}` takes 1 matrix, found {found}"),
                 "apply it to each matrix, or to their sum",

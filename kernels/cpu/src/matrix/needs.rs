@@ -111,6 +111,18 @@ pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) 
             Counts { held: counts.held + kept(*rank, &sizes) * n, ..counts }
         }
         MatrixOp::Polar => sizes.stack(sizes.p, 1.0),
+        MatrixOp::SingularValues => Counts {
+            preparing: sizes.panels() + EIGEN * sizes.p * sizes.p,
+            held: sizes.p,
+            row: n,
+            flops: m * n * sizes.p + 9.0 * sizes.p * sizes.p * sizes.p,
+        },
+        MatrixOp::Gram => Counts {
+            preparing: 3.0 * (PANEL as f64).min(m) * n,
+            held: n * n,
+            row: n,
+            flops: m * n * n,
+        },
         MatrixOp::Isotropic(aware) => {
             let mut counts = sizes.stack(sizes.p, 1.0);
             if *aware != RankAware::Yes {
