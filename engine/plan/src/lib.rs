@@ -20,6 +20,7 @@ mod layer;
 mod library;
 mod lower;
 pub mod map;
+mod mapped;
 mod matrices;
 mod module_names;
 mod modules;

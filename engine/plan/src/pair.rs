@@ -11,6 +11,7 @@ use crate::beside::{Companions, Named};
 use crate::graph::{Graph, Node, NodeId};
 use crate::knowledge;
 use crate::lower::{self, lower};
+use crate::mapped::{kept_rows, kept_whole, own_dtype};
 use crate::parameters::{self, At, Levels, Resolved, Unset};
 use crate::plan::{Leaf, TensorRef};
 use crate::report::Reporter;
@@ -537,32 +538,6 @@ pub(crate) fn take(view: &View<'_>, tensor: Tensor<'_>, out: DType) -> How {
     let (output, inner) = view.node(tensor.position, &mut graph);
     let double = inner || (tensor.dtype == DType::F64 && out == DType::F64);
     How::Graph { graph: Box::new(graph), output, double }
-}
-
-/// The type that a result has where no recipe states one and inputs are seen through maps: as config and names it is
-/// the target's, so that of the base, or of the first model.
-fn own_dtype(present: &[Present<'_>]) -> Option<DType> {
-    if !present.iter().any(|one| one.input.view.is_mapped()) {
-        return None;
-    }
-    let base = present.iter().find(|one| one.input.is_base);
-    base.or(present.first()).map(|one| one.tensor.dtype)
-}
-
-/// Of a tensor that the maps of all experts keep as it is in their target: one of them.
-fn kept_whole<'p, 's>(present: &'p [Present<'s>]) -> Option<&'p Present<'s>> {
-    let mut experts = present.iter().filter(|one| !one.input.is_base).peekable();
-    let first = *experts.peek()?;
-    experts.all(|one| one.input.view.kept_from(one.tensor.position) == Some(0)).then_some(first)
-}
-
-/// Of a tensor of which the maps of all experts keep rows: where, and which expert keeps the fewest.
-fn kept_rows(experts: &[&Present<'_>]) -> Option<(Leaf, usize)> {
-    let kept = |one: &&Present<'_>| one.input.view.kept_from(one.tensor.position);
-    let all: Option<Vec<u64>> = experts.iter().map(kept).collect();
-    let (fewest, _) = all?.into_iter().enumerate().max_by_key(|(_, from)| *from)?;
-    let one = experts[fewest];
-    Some((one.input.view.mask(one.tensor.position)?, fewest))
 }
 
 /// Whose tensor is kept where it is a buffer of numbers, which follows from the configuration and is not learned: the

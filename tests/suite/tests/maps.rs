@@ -396,6 +396,7 @@ fn every_expression_is_what_it_says() {
             vec![4, 12],
             matrix(4, 12, &|r, c| if c < 6 { value("a", c, r) } else { value("b", c - 6, r) }),
         ),
+        ("lying", vec![1, 6], matrix(1, 6, &|_, c| value("a", c, 1))),
         ("mean", vec![6, 4], matrix(6, 4, &|r, c| (value("a", r, c) + value("b", r, c)) / 2.0)),
         (
             "mean_below",
@@ -471,6 +472,7 @@ rules:
   - {to: turned_part, from: {transpose: {slice: a, dim: 1, part: 1, parts: 2}}}
   - {to: turned_below, from: {concat: [{transpose: a}, {transpose: b}]}}
   - {to: turned_beside, from: {transpose: {concat: [a, b]}}}
+  - {to: lying, from: {transpose: {slice: a, dim: 1, part: 1, parts: 4}}}
   - {to: mean, from: {mean: [a, b]}}
   - {to: mean_below, from: {concat: [{mean: [a, b]}, h]}}
   - {to: stack, from: {stack: [\"e.{e}.w\"]}}
