@@ -1,0 +1,122 @@
+//! Settings that are read, and those that are refused.
+
+use mixdown_diagnostics::render::{Color, render_all};
+
+use super::*;
+use crate::score::Goal;
+
+fn settings(text: &str) -> Result<Settings, String> {
+    read(&Source::new("search.yaml", text), Path::new("/data"))
+        .map_err(|found| render_all(&found, Color::Plain))
+}
+
+#[track_caller]
+fn refused(text: &str, words: &[&str]) {
+    let told = settings(text).unwrap_err();
+    for word in words {
+        assert!(told.contains(word), "`{word}` is missing:\n{told}");
+    }
+}
+
+const FULL: &str = "\
+search: 1
+grid:
+  parameters.t: {from: 0.0, to: 0.6, step: 0.1}
+prompts: prompts.jsonl
+sample: {count: 50, seed: 2}
+generator:
+  command:
+    argv: [sh, gen.sh, '{model_dir}', '{prompts}', '{out}']
+    timeout: 1.5
+    retries: 2
+objective: {diff: union, normalize: [lower, strip], extract: '([A-D])', max_errors: 3, ties: middle}
+chunk: 10
+verify: 5
+";
+
+#[test]
+fn a_whole_file_is_read() {
+    let found = settings(FULL).unwrap();
+    assert_eq!(found.axes[0].values, ["0.0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6"]);
+    assert_eq!(found.ties, Ties::Middle);
+    let Objective::Neighbors(neighbors) = found.objective else { panic!() };
+    assert_eq!(neighbors.prompts, Some("/data/prompts.jsonl".into()));
+    assert_eq!((neighbors.sample, neighbors.diff), (Sample::Count(50, 2), Diff::Union));
+    assert_eq!((neighbors.chunk, neighbors.verify, neighbors.max_errors), (Some(10), 5, 3));
+    assert_eq!(neighbors.normalize.apply("I take (B) "), "b");
+    let Answering::Command(command) = neighbors.generator else { panic!() };
+    assert_eq!((command.timeout, command.retries), (Some(Duration::from_millis(1500)), 2));
+}
+
+#[test]
+fn a_path_alone_has_the_values_of_the_paper() {
+    let text = FULL.replace("\n  parameters.t: {from: 0.0, to: 0.6, step: 0.1}", " parameters.t");
+    let found = settings(&text).unwrap();
+    assert_eq!(found.axes, settings(FULL).unwrap().axes);
+}
+
+#[test]
+fn values_keep_their_text() {
+    let text = "search: 1\ngrid: {strength: [0.10, 0.2], method: [ties, linear]}\n\
+                objective: {command: [score, '{model_dir}'], goal: minimize}\n";
+    let found = settings(text).unwrap();
+    assert_eq!(found.axes[0].values, ["0.10", "0.2"]);
+    assert_eq!(found.axes[1].values, ["ties", "linear"]);
+    assert!(matches!(found.objective, Objective::Score(Score { goal: Goal::Minimize, .. })));
+}
+
+#[test]
+fn all_mistakes_come_together_with_places() {
+    refused(
+        &FULL.replace("prompts:", "promts:").replace("retries", "retrys").replace("union", "unoin"),
+        &[
+            "did you mean `prompts`?",
+            "did you mean `retries`?",
+            "did you mean `union`?",
+            "search.yaml:10:5",
+        ],
+    );
+    refused("search: 2\n", &["version 1", "no `grid`", "no `generator`"]);
+    refused(
+        &FULL.replace("'{out}'", "'{outt}'"),
+        &["`{outt}` is not a placeholder", "did you mean `{out}`?"],
+    );
+    refused(&FULL.replace(", '{out}'", ""), &["`argv` has no `{out}`"]);
+    refused(&FULL.replace("[lower, strip]", "[nfc]"), &["`nfc` is not supported"]);
+    refused(&FULL.replace("[A-D])", "[A-D)"), &["not a regular expression"]);
+    refused(&FULL.replace("step: 0.1", "step: 0"), &["no values, or too many"]);
+    refused(&FULL.replace("timeout: 1.5", "timeout: 0"), &["seconds above 0"]);
+    refused(&FULL.replace("diff: union", "diff: embedding"), &["needs `embed`"]);
+    refused(&FULL.replace("chunk: 10", "chunk: 0"), &["from 1"]);
+    refused(&FULL.replace("max_errors: 3", "smooth: 1"), &["beside `smooth`"]);
+    refused(
+        "search: 1\ngrid: {t: [1, 2]}\nchunk: 2\nobjective: {command: [x], diff: sum}\n",
+        &["`chunk` has no meaning", "`diff` has no meaning"],
+    );
+}
+
+#[test]
+fn neighbors_need_one_rising_parameter() {
+    let with = |values: &str| FULL.replace("{from: 0.0, to: 0.6, step: 0.1}", values);
+    refused(&with("[0.1]"), &["too few values", "3 at least"]);
+    refused(&with("[0.1, 0.3, 0.2]"), &["must rise"]);
+    refused(&with("[a, b, c]"), &["must be decimal numbers"]);
+    refused(&with("[0.1, 0.10, 0.2]"), &["0.10 twice"]);
+    refused(&with("[0, 1, 2]\n  other: [0, 1]"), &["a grid of several parameters has none"]);
+    let prev = with("[0, 1]").replace("union", "prev");
+    assert!(settings(&prev).is_ok(), "with `prev` the last can be chosen");
+}
+
+#[test]
+fn exactly_one_generator() {
+    let with = |text: &str| format!("search: 1\ngrid: {{t: [0, 1, 2]}}\ngenerator: {text}\n");
+    assert!(settings(&with("{replay: {folder: logs, format: lmms-eval}}")).is_ok());
+    assert!(settings(&with("{embedded: {max_new_tokens: 8}}\nprompts: p")).is_ok());
+    refused(&with("{embedded: {max_new_tokens: 0}}\nprompts: p"), &["from 1"]);
+    refused(&with("{}"), &["none of command, embedded, http, replay"]);
+    refused(&with("{replay: {folder: a}, http: {base_url: 'http://x'}}"), &["http and replay"]);
+    refused(&with("{http: {}}"), &["no `serve` and no `base_url`", "no `prompts`"]);
+    refused(&with("{http: {base_url: x}}"), &["must begin with"]);
+    refused(&with("{comand: {argv: [x]}}"), &["did you mean `command`?"]);
+    refused(&with("{command: {argv: sh run.sh}}"), &["must be a list"]);
+}
