@@ -76,6 +76,16 @@ pub enum GoalKey {
     Minimize,
 }
 
+/// What makes vectors of answers.
+#[derive(schemars::JsonSchema)]
+#[schemars(untagged)]
+pub enum EmbedKey {
+    /// A program and its arguments; `{texts}` and `{out}` are filled in.
+    Command(Vec<String>),
+    /// A server.
+    Http(EmbedHttpKeys),
+}
+
 /// What the files of a replay are.
 #[derive(schemars::JsonSchema)]
 #[schemars(rename_all = "kebab-case")]
@@ -167,15 +177,24 @@ mixdown_recipe::keys! {
 
     /// A server.
     pub struct HttpKeys {
-        /// The command that starts it; `{model_dir}` and `{port}` are filled in.
+        /// The command that starts it; `{model_dir}` and `{port}` are filled in. Without `reload` it is
+        /// started for each candidate and stopped after it.
         pub serve: Option<Vec<String>>,
+        /// A command that has the running server load another model; `{model_dir}` and `{port}` are filled
+        /// in. It ends when the model is loaded, or the server's list of models tells. With `serve`, that
+        /// starts the server once, for the first candidate.
+        pub reload: Option<Vec<String>>,
         /// Its address without `/v1`. With `serve`, `http://127.0.0.1:{port}` if left out.
         pub base_url: Option<String>,
         /// The model's name there; `{model_dir}` if left out.
         pub model: Option<String>,
+        /// The variable of the environment that holds its key. The key is sent to the server alone, and
+        /// kept nowhere; an address with `https://` keeps it secret on the way.
+        #[schemars(regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
+        pub api_key_env: Option<String>,
         /// Your name for this version of it.
         pub version: Option<String>,
-        /// Seconds that its start may take; 600 if left out.
+        /// Seconds that its start or a reload may take; 600 if left out.
         pub startup: Option<f64>,
         /// Seconds that one request may take; 600 if left out.
         pub timeout: Option<f64>,
@@ -191,6 +210,19 @@ mixdown_recipe::keys! {
         pub format: Option<FormatKey>,
     }
 
+    /// A server that makes vectors, over `/v1/embeddings`. It runs already.
+    pub struct EmbedHttpKeys {
+        /// Its address without `/v1`.
+        pub base_url: String,
+        /// The model's name there.
+        pub model: String,
+        /// The variable of the environment that holds its key.
+        #[schemars(regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
+        pub api_key_env: Option<String>,
+        /// Seconds that one request may take; 60 if left out.
+        pub timeout: Option<f64>,
+    }
+
     /// What makes a candidate good: answers that differ little from its neighbors', or a score.
     pub struct ObjectiveKeys {
         /// How differences are counted; `sum` if left out.
@@ -199,8 +231,8 @@ mixdown_recipe::keys! {
         pub normalize: Option<Vec<NormalizeKey>>,
         /// A regular expression; its first group, or all of it, is what counts of an answer.
         pub extract: Option<String>,
-        /// For `embedding`: a program that makes vectors; `{texts}` and `{out}` are filled in.
-        pub embed: Option<Vec<String>>,
+        /// For `embedding`: what makes vectors of answers.
+        pub embed: Option<EmbedKey>,
         /// Differences are means over so many neighbors each side; 0 if left out.
         pub smooth: Option<u64>,
         /// Answers of a candidate that may be missing; 0 if left out.

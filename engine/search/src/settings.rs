@@ -7,7 +7,6 @@ mod score;
 mod values;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use mixdown_diagnostics::{Diagnostic, Source, any_error, codes, sort};
 use mixdown_recipe::recipe::Form;
@@ -15,6 +14,7 @@ use mixdown_recipe::schema::Keys;
 use mixdown_recipe::tree::{Dialect, Node, ScalarValue};
 use mixdown_recipe::{Decoder, yaml};
 
+use crate::embed::Embed;
 use crate::generate::{
     CommandGenerator, EmbeddedGenerator, Generator, HttpGenerator, ReplayGenerator,
 };
@@ -57,10 +57,8 @@ pub struct Neighbors {
     pub diff: Diff,
     /// What is done to answers before that.
     pub normalize: Normalize,
-    /// The program that makes vectors of answers.
-    pub embed: Option<Vec<String>>,
-    /// What it may take for one candidate.
-    pub embed_timeout: Option<Duration>,
+    /// What makes vectors of answers.
+    pub embed: Option<Embed>,
     /// Differences are means over so many neighbors each side.
     pub smooth: usize,
     /// Answers of a candidate that may be missing.
@@ -93,23 +91,31 @@ pub enum Answering {
     Replay(ReplayGenerator),
 }
 
+impl Neighbors {
+    /// Makes sure that what answers and what makes vectors is there, before anything is merged.
+    /// mixdown's own programs are looked for in these folders.
+    pub fn prepare(&mut self, folders: &[PathBuf]) -> Result<(), Box<Diagnostic>> {
+        self.generator.prepare(folders)?;
+        self.embed.as_ref().map_or(Ok(()), Embed::prepare)
+    }
+}
+
 impl Answering {
-    /// What answers.
-    pub fn generator(&self) -> &dyn Generator {
+    /// What answers, as long as a search goes on.
+    pub fn generator(&self) -> Box<dyn Generator> {
         match self {
-            Self::Command(generator) => generator,
-            Self::Embedded(generator) => generator,
-            Self::Http(generator) => generator,
-            Self::Replay(generator) => generator,
+            Self::Command(generator) => Box::new(generator.clone()),
+            Self::Embedded(generator) => Box::new(generator.clone()),
+            Self::Http(generator) => Box::new(generator.server()),
+            Self::Replay(generator) => Box::new(generator.clone()),
         }
     }
 
-    /// Makes sure that it can answer, before anything is merged. mixdown's own programs are looked for
-    /// in these folders.
-    pub fn prepare(&mut self, folders: &[PathBuf]) -> Result<(), Box<Diagnostic>> {
+    fn prepare(&mut self, folders: &[PathBuf]) -> Result<(), Box<Diagnostic>> {
         match self {
             Self::Embedded(generator) => generator.find(folders),
-            Self::Command(_) | Self::Http(_) | Self::Replay(_) => Ok(()),
+            Self::Http(generator) => generator.prepare(),
+            Self::Command(_) | Self::Replay(_) => Ok(()),
         }
     }
 }

@@ -95,7 +95,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     let begun = Instant::now();
     let mut settings = read_settings(&arguments)?;
     if let Objective::Neighbors(neighbors) = &mut settings.objective {
-        neighbors.generator.prepare(&folders_of_programs())?;
+        neighbors.prepare(&folders_of_programs())?;
     }
     let candidates = candidates(&settings.axes);
     let mut merges = Merges::new(&arguments, &candidates, talk)?;

@@ -5,6 +5,8 @@ use mixdown_diagnostics::render::{Color, render_all};
 use tempfile::TempDir;
 
 use super::*;
+use crate::objective::Diff;
+use crate::report::CandidateReport;
 use crate::settings;
 
 struct FakeHost {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::time::Duration;
 
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_recipe::schema::Keys;
@@ -9,12 +10,13 @@ use mixdown_recipe::tree::Node;
 use mixdown_recipe::{Decoder, Fields};
 
 use super::generator::generator;
-use super::values::{argv, positive, refuse, seconds};
+use super::values::{address, argv, positive, refuse, seconds, variable};
 use super::{Answering, Neighbors, Sample};
+use crate::embed::{self, Embed, EmbedCommand, EmbedHttp};
 use crate::generate::ReplayGenerator;
 use crate::normalize::{self, Extract, Normalize};
 use crate::objective::{self, Diff};
-use crate::schema::SampleKeys;
+use crate::schema::{EmbedHttpKeys, SampleKeys};
 
 pub(super) fn neighbors(
     decoder: &mut Decoder<'_>,
@@ -54,7 +56,6 @@ pub(super) fn neighbors(
         diff: Diff::default(),
         normalize: Normalize::default(),
         embed: None,
-        embed_timeout: None,
         smooth: 0,
         max_errors: 0,
         chunk,
@@ -99,19 +100,41 @@ fn compared(decoder: &mut Decoder<'_>, fields: Fields<'_>, neighbors: &mut Neigh
     if let Some(node) = fields.get("max_errors") {
         neighbors.max_errors = decoder.count(node, "`max_errors`").unwrap_or(0);
     }
-    neighbors.embed = argv(decoder, fields, "embed", &crate::run::EMBED_PLACEHOLDERS);
-    neighbors.embed_timeout = seconds(decoder, fields, "timeout");
+    let is_server = fields.get("embed").is_some_and(|node| node.entries().is_some());
+    neighbors.embed = embed(decoder, fields);
     match (neighbors.diff, fields.entry("embed"), fields.entry("diff")) {
         (Diff::Embedding, None, Some(entry)) => {
             let error = Diagnostic::error(codes::MISSING_KEY, "`diff: embedding` needs `embed`");
-            let help = "add `embed:` with a program that makes vectors of answers";
+            let help = "add `embed:` with a program or a server that makes vectors of answers";
             decoder.report(entry.value.span, error.help(help));
         }
         (_, None, _) => {
-            refuse(decoder, fields, &["timeout"], "it belongs to `embed` and `command`")
+            refuse(decoder, fields, &["timeout"], "it belongs to `embed` and `command`");
         }
+        _ if is_server => refuse(decoder, fields, &["timeout"], "a server has its own"),
         _ => {}
     }
+}
+
+/// A program, or a server.
+fn embed(decoder: &mut Decoder<'_>, fields: Fields<'_>) -> Option<Embed> {
+    let node = fields.get("embed")?;
+    if node.entries().is_none() {
+        let argv = argv(decoder, fields, "embed", &embed::PLACEHOLDERS);
+        let timeout = seconds(decoder, fields, "timeout");
+        return Some(Embed::Command(EmbedCommand { argv: argv?, timeout }));
+    }
+    let fields = decoder.fields(node, EmbedHttpKeys::KEYS, "`embed`")?;
+    for key in ["base_url", "model"] {
+        if !fields.mentions(key) {
+            decoder.missing_key(node, key, "a server of vectors");
+        }
+    }
+    let base_url = address(decoder, fields, "base_url").map(|text| text.value);
+    let model = decoder.text_at(fields, "model").map(|text| text.value);
+    let api_key_env = variable(decoder, fields, "api_key_env");
+    let timeout = seconds(decoder, fields, "timeout").unwrap_or(Duration::from_secs(60));
+    Some(Embed::Http(EmbedHttp { base_url: base_url?, model: model?, api_key_env, timeout }))
 }
 
 fn steps_of(decoder: &mut Decoder<'_>, node: &Node) -> Vec<normalize::Step> {

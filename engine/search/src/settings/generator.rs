@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use mixdown_diagnostics::{Code, Diagnostic, codes};
-use mixdown_recipe::Decoder;
 use mixdown_recipe::schema::Keys;
 use mixdown_recipe::tree::Node;
+use mixdown_recipe::{Decoder, Fields};
 
 use super::Answering;
-use super::values::{argv, positive, seconds, unknown_placeholder};
+use super::values::{address, argv, positive, seconds, unknown_placeholder, variable};
 use crate::generate::{
     CommandGenerator, EmbeddedGenerator, HttpGenerator, ReplayGenerator, command, http, replay,
 };
@@ -79,33 +79,45 @@ fn http(decoder: &mut Decoder<'_>, node: &Node) -> Option<HttpGenerator> {
     let fields = decoder.fields(node, HttpKeys::KEYS, "`http`")?;
     let mut http = HttpGenerator::default();
     http.serve = argv(decoder, fields, "serve", &http::PLACEHOLDERS);
+    http.reload = argv(decoder, fields, "reload", &http::PLACEHOLDERS);
+    http.api_key_env = variable(decoder, fields, "api_key_env");
     if !fields.mentions("serve") && !fields.mentions("base_url") {
         let error =
             Diagnostic::error(codes::CONFLICTING_KEYS, "`http` has no `serve` and no `base_url`");
         decoder.report(node.span, error.help("start a server, or say where one runs"));
     }
-    let mut fill = |key: &str, value: &mut String| {
-        let Some(text) = decoder.text_at(fields, key) else { return };
+    let base_url = address(decoder, fields, "base_url");
+    let model = decoder.text_at(fields, "model");
+    for (text, value) in [(base_url, &mut http.base_url), (model, &mut http.model)] {
+        let Some(text) = text else { continue };
         for unknown in unknown_placeholders(&text.value, &http::PLACEHOLDERS) {
             unknown_placeholder(decoder, text.span, unknown, &http::PLACEHOLDERS);
         }
         *value = text.value;
-    };
-    fill("base_url", &mut http.base_url);
-    fill("model", &mut http.model);
-    if let Some(text) = decoder.text_at(fields, "base_url")
-        && !text.value.starts_with("http://")
-        && !text.value.starts_with("https://")
-    {
-        let headline =
-            format!("`base_url` must begin with `http://` or `https://`, found `{}`", text.value);
-        decoder.error(codes::WRONG_TYPE, text.span, headline);
+    }
+    if !fields.mentions("serve") {
+        refuse_port(decoder, fields);
     }
     http.version = decoder.text_at(fields, "version").map(|text| text.value).unwrap_or_default();
     http.startup = seconds(decoder, fields, "startup").unwrap_or(http.startup);
     http.timeout = seconds(decoder, fields, "timeout").unwrap_or(http.timeout);
     http.concurrency = positive(decoder, fields, "concurrency").unwrap_or(1).min(256);
     Some(http)
+}
+
+/// A port is chosen for a server that is started; one that runs has its own.
+fn refuse_port(decoder: &mut Decoder<'_>, fields: Fields<'_>) {
+    for key in ["base_url", "model", "reload"] {
+        let Some(node) = fields.get(key) else { continue };
+        for item in node.items().unwrap_or(std::slice::from_ref(node)) {
+            if item.scalar().is_some_and(|scalar| scalar.text.contains("{port}")) {
+                let headline = "`{port}` has no meaning here: no server is started";
+                let error = Diagnostic::error(codes::CONFLICTING_KEYS, headline);
+                let help = "add `serve`, or write the port of the server that runs";
+                decoder.report(item.span, error.help(help));
+            }
+        }
+    }
 }
 
 fn replay(decoder: &mut Decoder<'_>, node: &Node, folder: &Path) -> Option<ReplayGenerator> {

@@ -2,6 +2,8 @@
 
 use mixdown_diagnostics::render::{Color, render_all};
 
+use std::time::Duration;
+
 use super::*;
 use crate::score::Goal;
 
@@ -117,6 +119,57 @@ fn exactly_one_generator() {
     refused(&with("{replay: {folder: a}, http: {base_url: 'http://x'}}"), &["http and replay"]);
     refused(&with("{http: {}}"), &["no `serve` and no `base_url`", "no `prompts`"]);
     refused(&with("{http: {base_url: x}}"), &["must begin with"]);
+    refused(
+        &with("{http: {base_url: 'http://x:{port}'}}"),
+        &["`{port}` has no meaning", "`serve`"],
+    );
+    refused(
+        &with("{http: {base_url: 'http://x', reload: [load, '{port}', '{modle_dir}']}}"),
+        &["`{port}` has no meaning", "did you mean `{model_dir}`?"],
+    );
     refused(&with("{comand: {argv: [x]}}"), &["did you mean `command`?"]);
     refused(&with("{command: {argv: sh run.sh}}"), &["must be a list"]);
+}
+
+#[test]
+fn a_server_is_kept_and_has_a_key() {
+    let with = |more: &str| {
+        FULL.replace("  command:\n", &format!("  http: {{base_url: 'http://x', {more}}}\n")).replace(
+            "    argv: [sh, gen.sh, '{model_dir}', '{prompts}', '{out}']\n    timeout: 1.5\n    retries: 2\n",
+            "",
+        )
+    };
+    let found = settings(&with("reload: [load, '{model_dir}'], api_key_env: MY_KEY_2")).unwrap();
+    let Objective::Neighbors(neighbors) = found.objective else { panic!() };
+    let Answering::Http(http) = &neighbors.generator else { panic!() };
+    assert_eq!(http.reload.as_deref().map(<[String]>::len), Some(2));
+    assert_eq!(http.api_key_env.as_deref(), Some("MY_KEY_2"));
+    let id = neighbors.generator.generator().id();
+    assert!(id.contains("load") && !id.contains("MY_KEY_2"), "{id}");
+    let told = settings(&with("api_key_env: sk-12345")).unwrap_err();
+    assert!(told.contains("`api_key_env` must name a variable") && told.contains(":7:"), "{told}");
+    assert!(!told.contains("sk-12345"), "a key in the wrong place is not repeated:\n{told}");
+    refused(&with("api_key_env: 1KEY"), &["must name a variable"]);
+    refused(&with("api_key_env: ''"), &["must name a variable"]);
+}
+
+#[test]
+fn vectors_come_from_a_program_or_a_server() {
+    let with = |more: &str| FULL.replace("diff: union", &format!("diff: embedding, {more}"));
+    let embed = |more: &str| {
+        let Objective::Neighbors(neighbors) = settings(&with(more)).unwrap().objective else {
+            panic!()
+        };
+        neighbors.embed
+    };
+    let program = embed("embed: [vectors, '{texts}', '{out}'], timeout: 2");
+    let timeout = Some(Duration::from_secs(2));
+    assert!(matches!(program, Some(Embed::Command(command)) if command.timeout == timeout));
+    let server = embed("embed: {base_url: 'http://x', model: m, timeout: 3}");
+    let Some(Embed::Http(server)) = server else { panic!() };
+    assert_eq!((server.model.as_str(), server.timeout), ("m", Duration::from_secs(3)));
+    refused(&with("embed: {modle: m}"), &["did you mean `model`?", "no `base_url`"]);
+    refused(&with("embed: {base_url: x, model: m}"), &["must begin with"]);
+    let late = with("embed: {base_url: 'http://x', model: m}, timeout: 3");
+    refused(&late, &["`timeout` has no meaning here: a server has its own"]);
 }

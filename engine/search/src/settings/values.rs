@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mixdown_diagnostics::{Diagnostic, Span, codes, suggest};
+use mixdown_recipe::setting::Spanned;
 use mixdown_recipe::tree::ScalarValue;
 use mixdown_recipe::{Decoder, Fields};
 
@@ -98,4 +99,39 @@ pub(super) fn refuse(decoder: &mut Decoder<'_>, fields: Fields<'_>, keys: &[&str
             decoder.report(entry.key.span, error.help("remove this key"));
         }
     }
+}
+
+/// The name of a variable of the environment. A key itself in its place would be kept with the file.
+pub(super) fn variable(decoder: &mut Decoder<'_>, fields: Fields<'_>, key: &str) -> Option<String> {
+    let name = decoder.text_at(fields, key)?;
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let starts_well = name.value.bytes().next().is_some_and(|byte| !byte.is_ascii_digit());
+    if starts_well && name.value.bytes().all(is_name) {
+        return Some(name.value);
+    }
+    // What was written may be the key itself: its line is not shown.
+    let headline = format!("`{key}` must name a variable of the environment");
+    let place = format!("{}:{}:{}", decoder.source.name(), name.span.line, name.span.column);
+    let error = Diagnostic::error(codes::WRONG_TYPE, headline)
+        .in_file(place)
+        .note("letters, digits and `_`; the key itself does not belong into this file")
+        .help(format!("write `{key}: MY_KEY`, and set `MY_KEY` before the search"));
+    decoder.diagnostics.push(error);
+    None
+}
+
+/// The address of a server.
+pub(super) fn address(
+    decoder: &mut Decoder<'_>,
+    fields: Fields<'_>,
+    key: &str,
+) -> Option<Spanned<String>> {
+    let text = decoder.text_at(fields, key)?;
+    if text.value.starts_with("http://") || text.value.starts_with("https://") {
+        return Some(text);
+    }
+    let headline =
+        format!("`{key}` must begin with `http://` or `https://`, found `{}`", text.value);
+    decoder.error(codes::WRONG_TYPE, text.span, headline);
+    None
 }
