@@ -5,6 +5,8 @@
 //! `cache`, `prompts`, `score`, `embed` and `http`. Nothing here knows how a candidate is merged.
 
 pub mod cache;
+pub mod cma;
+pub mod decimal;
 pub mod early_exit;
 pub mod embed;
 pub mod generate;
@@ -12,6 +14,7 @@ pub mod grid;
 pub mod http;
 pub mod normalize;
 pub mod objective;
+pub mod optimizer;
 pub mod process;
 pub mod prompts;
 pub mod report;

@@ -4,8 +4,10 @@ mod page;
 
 use serde_json::{Map, Value, json};
 
-use crate::grid::{Candidate, Decimal};
+use crate::decimal::Decimal;
+use crate::grid::Candidate;
 use crate::objective::Diff;
+use crate::optimizer::Stop;
 use crate::settings::{Objective, Settings};
 
 /// What a search found.
@@ -25,6 +27,21 @@ pub struct Report {
     pub sample: Vec<String>,
     /// What came of asking twice.
     pub verify: Option<Verify>,
+    /// What an optimizer did.
+    pub optimized: Option<Optimized>,
+}
+
+/// What an optimizer did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Optimized {
+    /// Whole generations that it learned from.
+    pub generations: u64,
+    /// Candidates of a generation.
+    pub population: usize,
+    /// The seed of its sequence.
+    pub seed: u64,
+    /// Why it stopped.
+    pub stop: Stop,
 }
 
 /// What came of asking twice.
@@ -63,6 +80,8 @@ pub struct CandidateReport {
     pub stopped_after: Option<usize>,
     /// What its generator told.
     pub notes: Vec<String>,
+    /// The generation of an optimizer that it belongs to, from 1.
+    pub generation: Option<u64>,
 }
 
 impl CandidateReport {
@@ -81,6 +100,7 @@ impl CandidateReport {
             seconds: 0.0,
             stopped_after: None,
             notes: Vec::new(),
+            generation: None,
         }
     }
 
@@ -109,6 +129,9 @@ impl CandidateReport {
         if let Some(smoothed) = self.smoothed {
             out["smoothed"] = number(Some(smoothed));
         }
+        if let Some(generation) = self.generation {
+            out["generation"] = generation.into();
+        }
         if !self.notes.is_empty() {
             out["notes"] = self.notes.clone().into();
         }
@@ -132,13 +155,14 @@ impl Report {
             Objective::Score(_) => "score",
         };
         Self {
-            parameters: settings.axes.iter().map(|axis| axis.path.clone()).collect(),
+            parameters: settings.tried.paths().into_iter().map(str::to_owned).collect(),
             objective: objective.to_owned(),
             candidates: candidates.iter().map(CandidateReport::new).collect(),
             minima: Vec::new(),
             chosen: None,
             sample: Vec::new(),
             verify: None,
+            optimized: None,
         }
     }
 
@@ -160,6 +184,15 @@ impl Report {
         });
         if let Some(verify) = &self.verify {
             out["verify"] = json!({"asked": verify.asked, "mismatches": verify.mismatches});
+        }
+        if let Some(optimized) = &self.optimized {
+            out["optimizer"] = json!({
+                "name": "cma_es",
+                "generations": optimized.generations,
+                "population": optimized.population,
+                "seed": optimized.seed,
+                "stopped": optimized.stop.word(),
+            });
         }
         format!("{out:#}\n")
     }
@@ -230,6 +263,7 @@ mod tests {
             chosen: Some(1),
             sample: vec!["<a&b>".into()],
             verify: Some(Verify { asked: 2, mismatches: vec!["x".into()] }),
+            optimized: None,
         }
     }
 

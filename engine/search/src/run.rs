@@ -10,12 +10,12 @@ use mixdown_diagnostics::{Diagnostic, codes};
 
 use crate::cache::Cache;
 use crate::generate::Failure;
-use crate::grid::{Candidate, candidates};
+use crate::grid::Candidate;
 use crate::objective::choose;
 use crate::prompts::{self, Prompt};
 use crate::report::Report;
 use crate::responses::shown_ids;
-use crate::settings::{Answering, Neighbors, Objective, Sample, Settings};
+use crate::settings::{Answering, Neighbors, Objective, Sample, Settings, Tried};
 use crate::subset;
 use answers::Search;
 
@@ -30,10 +30,15 @@ pub struct Merged {
 
 /// What the search leaves to others: merging, and telling a person.
 pub trait Host {
+    /// Takes candidates that come after those that there are. What is wrong with them is found before
+    /// anything of them is merged.
+    fn add(&mut self, candidates: &[Candidate]) -> Result<(), Failure>;
     /// The key of a candidate that was merged before, even if its folder is gone.
     fn known_key(&mut self, position: usize) -> Option<String>;
     /// The candidate, merged now if it is not there.
     fn merged(&mut self, position: usize) -> Result<Merged, Failure>;
+    /// Another candidate is better than this one: its merge need not be kept.
+    fn discard(&mut self, position: usize) -> Result<(), Failure>;
     /// A line for the person.
     fn say(&mut self, text: &str);
 }
@@ -89,32 +94,35 @@ pub fn choose_prompts(
     Ok(Chosen { prompts: chosen })
 }
 
-/// Searches. The report says which candidate is chosen, unless none is for a tie.
+/// Searches. The report says which candidate is chosen, unless none is for a tie. The host has the
+/// candidates that are known before; an optimizer adds others.
 pub fn search(
     settings: &Settings,
     chosen: &Chosen,
     place: Place<'_>,
     host: &mut dyn Host,
 ) -> Result<Report, Failure> {
-    let candidates = candidates(&settings.axes);
+    let candidates = settings.tried.candidates();
     let mut report = Report::new(settings, &candidates);
-    match &settings.objective {
-        Objective::Neighbors(neighbors) => {
+    match (&settings.objective, &settings.tried) {
+        (Objective::Neighbors(neighbors), _) => {
             let mut search = Search::new(neighbors, &candidates, &chosen.prompts, place);
             search.run(host)?;
             search.fill(&mut report)?;
         }
-        Objective::Score(score) => {
+        (Objective::Score(score), Tried::Grid(_)) => {
             scores::score_all(score, &candidates, place, host, &mut report)?;
+        }
+        (Objective::Score(score), Tried::Optimizer(optimizer)) => {
+            scores::optimize(optimizer, score, place, host, &mut report)?;
         }
     }
     report.chosen = choose(&report.minima, settings.ties);
     Ok(report)
 }
 
-fn told(candidates: &[Candidate], position: usize) -> String {
-    let label = &candidates[position].label;
-    format!("candidate {label} ({} of {})", position + 1, candidates.len())
+fn told(candidate: &Candidate, position: usize, count: &str) -> String {
+    format!("candidate {} ({} of {count})", candidate.label, position + 1)
 }
 
 fn work_folder(work: &Path, candidate: &Candidate) -> Result<PathBuf, Box<Diagnostic>> {

@@ -106,8 +106,12 @@ mixdown_recipe::keys! {
     pub struct SearchKeys {
         /// The version of this form: 1.
         pub search: u64,
-        /// Paths of parameters of the recipe, as for `--set`, each with its values.
+        /// Paths of parameters of the recipe, as for `--set`, each with its values; with `optimizer`, each
+        /// with the range of its values.
         pub grid: GridKey,
+        /// Tries only some of the values, each generation by the scores of those before. For
+        /// objectives with a `command` that scores. Left out: all values are tried.
+        pub optimizer: Option<OptimizerKeys>,
         /// The file of prompts, relative to this one.
         pub prompts: Option<String>,
         /// How many prompts are asked, and which.
@@ -129,8 +133,31 @@ mixdown_recipe::keys! {
         pub from: f64,
         /// The last, if the steps meet it.
         pub to: f64,
-        /// From one to the next.
-        pub step: f64,
+        /// From one to the next. Can be left out with an optimizer: it then is a power of ten, of which
+        /// the range has more than ten thousand.
+        pub step: Option<f64>,
+    }
+
+    /// How values are chosen: exactly one of them.
+    pub struct OptimizerKeys {
+        /// By samples of a normal distribution that follows the best of them.
+        pub cma_es: Option<CmaEsKeys>,
+    }
+
+    /// CMA-ES, with the defaults of Hansen's tutorial (arXiv:1604.00772). The first generation lies
+    /// around the middle of all ranges; samples beyond a range are reflected at its ends.
+    pub struct CmaEsKeys {
+        /// Candidates that are merged and scored, at most. Of n parameters that are smooth, a hundred
+        /// times n are plenty.
+        #[schemars(range(min = 2))]
+        pub budget: u64,
+        /// Candidates of a generation; 4 + 3 ln n if left out. More of them see through noisy scores.
+        #[schemars(range(min = 2))]
+        pub population: Option<u64>,
+        /// One standard deviation of the first generation, as a fraction of each range; 0.3 if left out.
+        pub sigma: Option<f64>,
+        /// Another seed, another sequence of candidates; 0 if left out.
+        pub seed: Option<u64>,
     }
 
     /// Which prompts are asked.

@@ -3,6 +3,7 @@
 mod answers;
 mod generator;
 mod grid;
+mod optimizer;
 mod score;
 mod values;
 
@@ -18,21 +19,59 @@ use crate::embed::Embed;
 use crate::generate::{
     CommandGenerator, EmbeddedGenerator, Generator, HttpGenerator, ReplayGenerator,
 };
-use crate::grid::Axis;
+use crate::grid::{Axis, Candidate, candidates};
 use crate::normalize::Normalize;
 use crate::objective::{self, Diff, Ties};
+use crate::optimizer::Optimizer;
 use crate::schema::{ObjectiveKeys, SearchKeys};
 use crate::score::Score;
 
 /// What is searched and how.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The parameters and their values.
-    pub axes: Vec<Axis>,
+    /// Which candidates are tried.
+    pub tried: Tried,
     /// What makes a candidate good.
     pub objective: Objective,
     /// Which of equally good candidates is chosen.
     pub ties: Ties,
+}
+
+/// Which candidates are tried.
+#[derive(Clone, Debug)]
+pub enum Tried {
+    /// All values of these parameters.
+    Grid(Vec<Axis>),
+    /// Some, each generation by the scores of those before.
+    Optimizer(Optimizer),
+}
+
+impl Tried {
+    /// Paths of the parameters.
+    pub fn paths(&self) -> Vec<&str> {
+        match self {
+            Self::Grid(axes) => axes.iter().map(|axis| axis.path.as_str()).collect(),
+            Self::Optimizer(optimizer) => {
+                optimizer.ranges.iter().map(|range| range.path.as_str()).collect()
+            }
+        }
+    }
+
+    /// How many candidates there are, in words.
+    pub fn count(&self) -> String {
+        match self {
+            Self::Grid(axes) => candidates(axes).len().to_string(),
+            Self::Optimizer(optimizer) => format!("at most {}", optimizer.budget),
+        }
+    }
+
+    /// The candidates that are known before anything is scored.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        match self {
+            Self::Grid(axes) => candidates(axes),
+            Self::Optimizer(_) => Vec::new(),
+        }
+    }
 }
 
 /// What makes a candidate good.
@@ -147,7 +186,11 @@ fn search(decoder: &mut Decoder<'_>, root: &Node, folder: &Path) -> Option<Setti
             decoder.report(node.span, error.help("write `search: 1`"));
         }
     }
-    let axes = grid::grid(decoder, fields, root);
+    let is_optimized = fields.mentions("optimizer");
+    let tried = match is_optimized {
+        true => optimizer::optimizer(decoder, fields, root).map(Tried::Optimizer),
+        false => Some(Tried::Grid(grid::grid(decoder, fields, root))),
+    };
     let objective = fields.get("objective");
     let objective_fields =
         objective.and_then(|node| decoder.fields(node, ObjectiveKeys::KEYS, "`objective`"));
@@ -159,11 +202,20 @@ fn search(decoder: &mut Decoder<'_>, root: &Node, folder: &Path) -> Option<Setti
     let objective = if is_scored {
         Objective::Score(score::scored(decoder, fields, objective_fields?)?)
     } else {
+        if let (true, Some(entry)) = (is_optimized, fields.entry("optimizer")) {
+            let headline =
+                "`optimizer` has no meaning here: it goes by scores, and answers have none";
+            let error = Diagnostic::error(codes::CONFLICTING_KEYS, headline);
+            let help = "remove it, or give `objective` a `command` that scores";
+            decoder.report(entry.key.span, error.help(help));
+        }
         let neighbors = answers::neighbors(decoder, fields, objective_fields, root, folder);
-        grid::check_curve(decoder, fields, &axes, neighbors.as_ref().map(|n| n.diff));
+        if let Some(Tried::Grid(axes)) = &tried {
+            grid::check_curve(decoder, fields, axes, neighbors.as_ref().map(|n| n.diff));
+        }
         Objective::Neighbors(Box::new(neighbors?))
     };
-    Some(Settings { axes, objective, ties })
+    Some(Settings { tried: tried?, objective, ties })
 }
 
 #[cfg(test)]

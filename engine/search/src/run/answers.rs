@@ -82,6 +82,10 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
+    fn told(&self, position: usize) -> String {
+        told(&self.candidates[position], position, &self.candidates.len().to_string())
+    }
+
     fn sums(&self) -> Vec<Option<f64>> {
         match self.neighbors.diff {
             Diff::Embedding => vector_curve(&self.vectors),
@@ -111,7 +115,7 @@ impl<'a> Search<'a> {
         self.own[position].cache_hits += known.len();
         let open: Vec<&Prompt> =
             chunk.iter().filter(|prompt| !known.contains_key(prompt.id.as_str())).collect();
-        let what = told(self.candidates, position);
+        let what = self.told(position);
         let is_verified = position == 0 && asked == 0 && self.neighbors.verify > 0 && is_kept;
         if open.is_empty() {
             host.say(&format!("{what}: all {} answers are known", chunk.len()));
@@ -239,7 +243,7 @@ impl<'a> Search<'a> {
         if responses.len() < chunk.len() {
             let ids: Vec<&str> = chunk.iter().map(|prompt| prompt.id.as_str()).collect();
             let found: Vec<Response> = responses.into_iter().cloned().collect();
-            let headline = format!("{} left prompts unanswered", told(self.candidates, position));
+            let headline = format!("{} left prompts unanswered", self.told(position));
             return Err(Diagnostic::error(codes::ANSWERS_WRONG, headline)
                 .fact("missing", shown_ids(&missing(&ids, &found)))
                 .into());
@@ -257,7 +261,7 @@ impl<'a> Search<'a> {
         own.prompts += chunk.len();
         if own.errors > self.neighbors.max_errors {
             let ids: Vec<&str> = failed.iter().map(|response| response.id.as_str()).collect();
-            let what = told(self.candidates, position);
+            let what = self.told(position);
             let headline = format!("{what} has too many answers that failed");
             let mut error = Diagnostic::error(codes::GENERATOR_FAILED, headline)
                 .fact("failed", shown_ids(&ids))

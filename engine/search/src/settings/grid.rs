@@ -5,7 +5,8 @@ use mixdown_recipe::schema::Keys;
 use mixdown_recipe::tree::Node;
 use mixdown_recipe::{Decoder, Fields};
 
-use crate::grid::{Axis, Decimal, range};
+use crate::decimal::{Decimal, Steps};
+use crate::grid::Axis;
 use crate::objective::Diff;
 use crate::schema::RangeKeys;
 
@@ -73,10 +74,31 @@ fn values(decoder: &mut Decoder<'_>, node: &Node, path: &str) -> Option<Vec<Stri
 }
 
 fn steps(decoder: &mut Decoder<'_>, node: &Node) -> Option<Vec<String>> {
+    let steps = range(decoder, node, Step::Required)?;
+    if steps.count > MOST_CANDIDATES as u64 {
+        let error = Diagnostic::error(codes::OUT_OF_RANGE, "the range has too many values");
+        let error = error.fact("limit", MOST_CANDIDATES.to_string());
+        decoder.report(node.span, error.note("each value is merged"));
+        return None;
+    }
+    Some(steps.values())
+}
+
+/// Whether a range must have a step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Each of its values is tried.
+    Required,
+    /// Values are chosen between its ends.
+    Optional,
+}
+
+/// From and to, with or without a step.
+pub(super) fn range(decoder: &mut Decoder<'_>, node: &Node, needs: Step) -> Option<Steps> {
     let fields = decoder.fields(node, RangeKeys::KEYS, "a range")?;
-    let mut number = |key: &str| {
+    let mut number = |key: &str, is_needed: bool| {
         let Some(node_at) = fields.get(key) else {
-            if !fields.mentions(key) {
+            if !fields.mentions(key) && is_needed {
                 decoder.missing_key(node, key, "a range");
             }
             return None;
@@ -88,15 +110,23 @@ fn steps(decoder: &mut Decoder<'_>, node: &Node) -> Option<Vec<String>> {
         }
         number
     };
-    let (from, to, step) = (number("from"), number("to"), number("step"));
-    let (from, to, step) = (from?, to?, step?);
-    let values = range(from, to, step);
-    if values.is_none() {
+    let (from, to) = (number("from", true), number("to", true));
+    let step = number("step", needs == Step::Required);
+    let (from, to) = (from?, to?);
+    let (steps, help) = match step {
+        Some(step) => {
+            (Steps::new(from, to, step), "`step` must lie above 0, and `from` not above `to`")
+        }
+        None if fields.mentions("step") || needs == Step::Required => return None,
+        None => {
+            (Steps::fine(from, to), "`from` must lie below `to`; `step` says how fine values are")
+        }
+    };
+    if steps.is_none() {
         let error = Diagnostic::error(codes::OUT_OF_RANGE, "the range has no values, or too many");
-        let help = "`step` must lie above 0, and `from` not above `to`";
         decoder.report(node.span, error.help(help));
     }
-    values
+    steps
 }
 
 /// Neighbors are only those of one parameter, and only of numbers in order.

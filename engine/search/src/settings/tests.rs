@@ -7,6 +7,11 @@ use std::time::Duration;
 use super::*;
 use crate::score::Goal;
 
+fn axes(found: &Settings) -> &[Axis] {
+    let Tried::Grid(axes) = &found.tried else { panic!("{found:?}") };
+    axes
+}
+
 fn settings(text: &str) -> Result<Settings, String> {
     read(&Source::new("search.yaml", text), Path::new("/data"))
         .map_err(|found| render_all(&found, Color::Plain))
@@ -39,7 +44,7 @@ verify: 5
 #[test]
 fn a_whole_file_is_read() {
     let found = settings(FULL).unwrap();
-    assert_eq!(found.axes[0].values, ["0.0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6"]);
+    assert_eq!(axes(&found)[0].values, ["0.0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6"]);
     assert_eq!(found.ties, Ties::Middle);
     let Objective::Neighbors(neighbors) = found.objective else { panic!() };
     assert_eq!(neighbors.prompts, Some("/data/prompts.jsonl".into()));
@@ -54,7 +59,7 @@ fn a_whole_file_is_read() {
 fn a_path_alone_has_the_values_of_the_paper() {
     let text = FULL.replace("\n  parameters.t: {from: 0.0, to: 0.6, step: 0.1}", " parameters.t");
     let found = settings(&text).unwrap();
-    assert_eq!(found.axes, settings(FULL).unwrap().axes);
+    assert_eq!(axes(&found), axes(&settings(FULL).unwrap()));
 }
 
 #[test]
@@ -62,8 +67,8 @@ fn values_keep_their_text() {
     let text = "search: 1\ngrid: {strength: [0.10, 0.2], method: [ties, linear]}\n\
                 objective: {command: [score, '{model_dir}'], goal: minimize}\n";
     let found = settings(text).unwrap();
-    assert_eq!(found.axes[0].values, ["0.10", "0.2"]);
-    assert_eq!(found.axes[1].values, ["ties", "linear"]);
+    assert_eq!(axes(&found)[0].values, ["0.10", "0.2"]);
+    assert_eq!(axes(&found)[1].values, ["ties", "linear"]);
     assert!(matches!(found.objective, Objective::Score(Score { goal: Goal::Minimize, .. })));
 }
 
@@ -87,6 +92,8 @@ fn all_mistakes_come_together_with_places() {
     refused(&FULL.replace("[lower, strip]", "[nfc]"), &["`nfc` is not supported"]);
     refused(&FULL.replace("[A-D])", "[A-D)"), &["not a regular expression"]);
     refused(&FULL.replace("step: 0.1", "step: 0"), &["no values, or too many"]);
+    refused(&FULL.replace("step: 0.1", "step: 0.0001"), &["too many values", "1000"]);
+    refused(&FULL.replace(", step: 0.1", ""), &["no `step`"]);
     refused(&FULL.replace("timeout: 1.5", "timeout: 0"), &["seconds above 0"]);
     refused(&FULL.replace("diff: union", "diff: embedding"), &["needs `embed`"]);
     refused(&FULL.replace("chunk: 10", "chunk: 0"), &["from 1"]);
@@ -172,4 +179,35 @@ fn vectors_come_from_a_program_or_a_server() {
     refused(&with("embed: {base_url: x, model: m}"), &["must begin with"]);
     let late = with("embed: {base_url: 'http://x', model: m}, timeout: 3");
     refused(&late, &["`timeout` has no meaning here: a server has its own"]);
+}
+
+#[test]
+fn an_optimizer_searches_ranges() {
+    let with = |grid: &str, optimizer: &str| {
+        format!(
+            "search: 1\ngrid: {grid}\noptimizer: {optimizer}\nobjective: {{command: [score]}}\n"
+        )
+    };
+    let ranges = "{a: {from: 0, to: 1}, b: {from: -1, to: 2, step: 0.5}}";
+    let found = settings(&with(ranges, "{cma_es: {budget: 60, sigma: 0.2, seed: 7}}")).unwrap();
+    assert_eq!(found.tried.paths(), ["a", "b"]);
+    assert_eq!(found.tried.count(), "at most 60");
+    let Tried::Optimizer(found) = found.tried else { panic!() };
+    // 4 + ⌊3 ln 2⌋ = 6.
+    assert_eq!((found.population, found.sigma, found.seed), (6, 0.2, 7));
+    assert_eq!(found.ranges[1].steps.values(), ["-1.0", "-0.5", "0.0", "0.5", "1.0", "1.5", "2.0"]);
+    let plain = "{cma_es: {budget: 60}}";
+    refused(&with("{a: [0, 1]}", plain), &["`a` must be a range", "remove `optimizer`"]);
+    refused(&with("a", plain), &["must give a range of each parameter"]);
+    refused(&with("{}", plain), &["names 0 parameters"]);
+    refused(&with("{a: {from: 1, to: 0}}", plain), &["`from` must lie below `to`"]);
+    refused(&with("{a: {from: 1, to: 1, step: 1}}", plain), &["has one value"]);
+    refused(&with(ranges, "{cmaes: {budget: 60}}"), &["did you mean `cma_es`?"]);
+    refused(&with(ranges, "{}"), &["no `cma_es`"]);
+    refused(&with(ranges, "{cma_es: {}}"), &["no `budget`"]);
+    refused(&with(ranges, "{cma_es: {budget: 5}}"), &["before one generation", "population: 6"]);
+    refused(&with(ranges, "{cma_es: {budget: 9, population: 1}}"), &["two candidates at least"]);
+    refused(&with(ranges, "{cma_es: {budget: 9, sigma: 0}}"), &["above 0 and up to 1"]);
+    let answers = format!("{FULL}optimizer: {plain}\n");
+    refused(&answers, &["`optimizer` has no meaning here", "a `command` that scores"]);
 }
