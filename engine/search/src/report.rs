@@ -8,6 +8,7 @@ use crate::decimal::Decimal;
 use crate::grid::Candidate;
 use crate::objective::Diff;
 use crate::optimizer::Stop;
+use crate::score::{GOALS, Goal};
 use crate::settings::{Objective, Settings};
 
 /// What a search found.
@@ -17,6 +18,8 @@ pub struct Report {
     pub parameters: Vec<String>,
     /// What was decided by: `sum`, `union`, `prev`, `embedding` or `score`.
     pub objective: String,
+    /// Which scores are good, where it was decided by a score.
+    pub goal: Option<Goal>,
     /// The candidates, in order.
     pub candidates: Vec<CandidateReport>,
     /// Positions of all equally good candidates.
@@ -150,13 +153,14 @@ fn number(value: Option<f64>) -> Value {
 impl Report {
     /// Nothing is known yet.
     pub fn new(settings: &Settings, candidates: &[Candidate]) -> Self {
-        let objective = match &settings.objective {
-            Objective::Neighbors(neighbors) => neighbors.diff.word(),
-            Objective::Score(_) => "score",
+        let (objective, goal) = match &settings.objective {
+            Objective::Neighbors(neighbors) => (neighbors.diff.word(), None),
+            Objective::Score(score) => ("score", Some(score.goal)),
         };
         Self {
             parameters: settings.tried.paths().into_iter().map(str::to_owned).collect(),
             objective: objective.to_owned(),
+            goal,
             candidates: candidates.iter().map(CandidateReport::new).collect(),
             minima: Vec::new(),
             chosen: None,
@@ -182,6 +186,10 @@ impl Report {
             "candidates": self.candidates.iter().map(CandidateReport::to_json).collect::<Vec<_>>(),
             "sample": self.sample,
         });
+        if let Some(goal) = self.goal {
+            out["goal"] =
+                GOALS.iter().find(|(_, known)| *known == goal).map_or("", |(word, _)| *word).into();
+        }
         if let Some(verify) = &self.verify {
             out["verify"] = json!({"asked": verify.asked, "mismatches": verify.mismatches});
         }
@@ -202,42 +210,48 @@ impl Report {
         page::page(self)
     }
 
-    /// Lines to draw: what each shows, and its points as position and value.
-    fn curves(&self) -> Vec<(String, Vec<(usize, f64)>)> {
-        let mut curves: Vec<(String, Vec<(usize, f64)>)> = Vec::new();
+    /// The value that a candidate was judged by.
+    fn decisive(&self, position: usize) -> Option<f64> {
+        let own = &self.candidates[position];
+        let difference = own.differences.iter().find(|(diff, _)| diff.word() == self.objective);
+        own.score.or(difference.and_then(|(_, value)| *value))
+    }
+
+    /// Lines to draw.
+    fn curves(&self) -> Vec<Curve> {
+        let mut curves: Vec<Curve> = Vec::new();
         for (position, candidate) in self.candidates.iter().enumerate() {
             let differences =
                 candidate.differences.iter().map(|(diff, value)| (diff.word(), *value));
             let score = candidate.score.map(|score| ("score", Some(score)));
             for (name, value) in differences.chain(score) {
                 let Some(value) = value else { continue };
-                match curves.iter_mut().find(|(known, _)| known == name) {
-                    Some((_, points)) => points.push((position, value)),
-                    None => curves.push((name.to_owned(), vec![(position, value)])),
+                match curves.iter_mut().find(|curve| curve.name == name) {
+                    Some(curve) => curve.points.push((position, value)),
+                    None => {
+                        curves
+                            .push(Curve { name: name.to_owned(), points: vec![(position, value)] });
+                    }
                 }
             }
         }
         curves
     }
 
-    /// Where each candidate stands between 0 and 1, by its number if it has one, else in order.
-    fn places(&self) -> Vec<f64> {
-        let count = self.candidates.len();
-        let numbers: Option<Vec<f64>> = self
-            .candidates
-            .iter()
-            .map(|candidate| Decimal::parse(&candidate.label).map(Decimal::to_f64))
-            .collect();
-        let least = numbers.iter().flatten().copied().fold(f64::INFINITY, f64::min);
-        let most = numbers.iter().flatten().copied().fold(f64::NEG_INFINITY, f64::max);
-        let in_order = |k: usize| if count > 1 { k as f64 / (count - 1) as f64 } else { 0.5 };
-        match numbers {
-            Some(numbers) if most > least => {
-                numbers.iter().map(|number| (number - least) / (most - least)).collect()
-            }
-            _ => (0..count).map(in_order).collect(),
-        }
+    /// The values of a parameter, if all are numbers.
+    fn numbers(&self, parameter: usize) -> Option<Vec<f64>> {
+        let number = |own: &CandidateReport| {
+            own.set.get(parameter).and_then(|(_, value)| Decimal::parse(value)).map(Decimal::to_f64)
+        };
+        self.candidates.iter().map(number).collect()
     }
+}
+
+/// What one way of judging says of the candidates: position and value.
+#[derive(Clone, Debug)]
+struct Curve {
+    name: String,
+    points: Vec<(usize, f64)>,
 }
 
 #[cfg(test)]
@@ -258,6 +272,7 @@ mod tests {
         Report {
             parameters: vec!["parameters.t".into()],
             objective: "sum".into(),
+            goal: None,
             candidates,
             minima: vec![1],
             chosen: Some(1),
@@ -276,17 +291,5 @@ mod tests {
         assert_eq!(value["candidates"][3]["differences"]["sum"], Value::Null);
         assert_eq!(value["candidates"][2]["stopped_early"], true);
         assert_eq!(value["verify"]["mismatches"], json!(["x"]));
-    }
-
-    #[test]
-    fn candidates_stand_where_their_numbers_do() {
-        let mut report = report();
-        report.candidates[1].label = "0.15".into();
-        let places = report.places();
-        assert!((places[1] - 0.5).abs() < 1e-12 && places[0] == 0.0 && places[3] == 1.0);
-        report.candidates[1].label = "ties".into();
-        assert!((report.places()[1] - 1.0 / 3.0).abs() < 1e-12);
-        report.candidates.truncate(1);
-        assert_eq!(report.places(), [0.5]);
     }
 }
