@@ -194,7 +194,8 @@ mixdown_recipe::keys! {
         pub retries: Option<u64>,
     }
 
-    /// mixdown's own program, beside `mixdown` or on the path: llama and qwen2, on the processor.
+    /// mixdown's own program, beside `mixdown` or on the path: gpt2, llama, mistral and qwen2, on the
+    /// processor.
     pub struct EmbeddedKeys {
         /// The most tokens of answers whose prompt says nothing of it; 256 if left out.
         pub max_new_tokens: Option<u64>,
