@@ -140,7 +140,7 @@ impl Connection {
                 }
             };
             if attempt + 1 < TRIES {
-                let length = wanted.map_or(pause, |wanted| wanted.clamp(pause, LONGEST_PAUSE));
+                let length = longer(pause, wanted);
                 let begun = Instant::now();
                 while begun.elapsed() < length && !stop.load(Ordering::SeqCst) {
                     if is_gone() {
@@ -191,6 +191,11 @@ impl Connection {
     }
 }
 
+/// A pause, or the longer one that the server wants, within limits.
+fn longer(pause: Duration, wanted: Option<Duration>) -> Duration {
+    wanted.map_or(pause, |wanted| wanted.min(LONGEST_PAUSE).max(pause))
+}
+
 /// Whether an address is of this machine, where a proxy would only be in the way.
 fn is_local(url: &str) -> bool {
     let host = url.split_once("://").map_or(url, |(_, rest)| rest);
@@ -205,6 +210,15 @@ mod tests {
     fn addresses_of_this_machine_need_no_proxy() {
         assert!(is_local("http://127.0.0.1:80") && is_local("http://localhost/"));
         assert!(!is_local("http://example.com") && !is_local("http://10.0.0.1"));
+    }
+
+    #[test]
+    fn a_server_gets_the_pause_that_it_wants() {
+        let seconds = Duration::from_secs;
+        assert_eq!(longer(seconds(2), None), seconds(2));
+        assert_eq!(longer(seconds(2), Some(seconds(1))), seconds(2));
+        assert_eq!(longer(seconds(2), Some(seconds(5))), seconds(5));
+        assert_eq!(longer(seconds(2), Some(seconds(u64::MAX))), LONGEST_PAUSE);
     }
 
     #[test]

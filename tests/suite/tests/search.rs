@@ -5,7 +5,7 @@
 
 use mixdown_kit::Program;
 use mixdown_suite::search::{ANSWERS, curve, report, search, space, told};
-use mixdown_suite::{configuration, family};
+use mixdown_suite::{configuration, family, with_snapshots};
 use serde_json::{Value, json};
 
 /// By hand, lower case: 0.0, 0.1 and 0.2 answer alike; 0.3 differs in p1 alone; 0.4 and 0.5 differ from
@@ -94,31 +94,28 @@ fn what_was_answered_before_a_failure_is_kept() {
 
 #[test]
 fn programs_that_do_not_keep_to_the_form_are_told() {
-    for (script, extra, words) in [
+    for (name, script, extra) in [
         (
+            "answers_too_few",
             ANSWERS.replace(
                 "while read -r line; do",
                 "while read -r line; do test \"${line#*p3}\" = \"$line\" || continue",
             ),
             "",
-            vec!["1 of 4 prompts unanswered at 0.0", "`p3`"],
         ),
+        ("answers_twice", format!("{ANSWERS}cp \"$2\" x; cat x >> \"$2\"\n"), ""),
+        ("answers_other", "echo '{\"id\":\"other\",\"text\":\"x\"}' > \"$2\"".to_owned(), ""),
+        ("answers_not_json", "echo 'Yes' > \"$2\"".to_owned(), ""),
         (
-            format!("{ANSWERS}cp \"$2\" x; cat x >> \"$2\"\n"),
-            "",
-            vec!["E0510", "`p0` is answered twice", "responses.jsonl:5:1", "first on line 1"],
+            "answers_and_dies",
+            format!("{ANSWERS}head -n 1 \"$2\" > x; cp x \"$2\"; echo no memory >&2; kill -9 $$\n"),
+            "    retries: 1\n",
         ),
-        (
-            "echo '{\"id\":\"other\",\"text\":\"x\"}' > \"$2\"".to_owned(),
-            "",
-            vec!["`other` was not asked"],
-        ),
-        ("echo 'Yes' > \"$2\"".to_owned(), "", vec!["not JSON", "responses.jsonl:1:"]),
-        ("sleep 60".to_owned(), "    timeout: 0.2\n", vec!["killed after its `timeout`"]),
+        ("answers_never", "sleep 60".to_owned(), "    timeout: 0.2\n"),
     ] {
         let space = space(&script, extra);
-        let outcome = search(&space, &[]).exits(1);
-        told(&outcome, &words);
+        let outcome = search(&space, &["--quiet"]).exits(1);
+        with_snapshots(|| insta::assert_snapshot!(name, outcome.talk()));
         assert_eq!(outcome.stdout, "");
         assert!(!space.exists("found/merged"));
     }
@@ -134,14 +131,12 @@ fn mistakes_are_found_before_anything_is_merged() {
         let outcome = search(&space, arguments).exits(status);
         told(&outcome, words);
         assert!(!space.exists("found/candidates"));
+        outcome.talk()
     };
     let replay = "generator: {replay: {folder: .}}\n";
-    check(
-        &format!("search: 1\ngrid: {{parameters.t: [0.1]}}\n{replay}"),
-        &[],
-        2,
-        &["too few values"],
-    );
+    let one = format!("search: 1\ngrid: {{parameters.t: [0.1]}}\n{replay}");
+    let talk = check(&one, &[], 2, &["too few values"]);
+    with_snapshots(|| insta::assert_snapshot!("grid_of_one", talk));
     check(
         &format!("search: 1\ngrid: {{parametres.t: [0, 0.5, 1]}}\n{replay}"),
         &[],

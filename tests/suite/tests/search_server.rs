@@ -179,6 +179,11 @@ fn serve_when_asked_to() {
     };
     let answers = variable("SUITE_ANSWERS").and_then(|count| count.parse().ok());
     let answer = |_: &Request, number: usize| {
+        if variable("SUITE_WAITS").is_some() {
+            std::fs::write("asked", "").expect("the folder can be written");
+            // Until the process is ended.
+            std::thread::park();
+        }
         if Some(number) == answers {
             eprintln!("the device is gone");
             std::process::exit(6);
@@ -236,6 +241,20 @@ fn a_server_that_dies_while_it_is_asked_is_told() {
     // The next server, of the same candidate, is asked for the rest alone.
     let outcome = search(&space, &[]).exits(1);
     told(&outcome, &["candidate 0.0 (1 of 6): 2 prompts", "candidate 0.1 (2 of 6): 4 prompts"]);
+}
+
+#[test]
+fn an_interrupted_search_ends_its_server() {
+    let space = space(ANSWERS, "");
+    http(&space, &format!("{{serve: {}}}", serve("SUITE_WAITS=1")));
+    let arguments = ["search", "recipe.yaml", "--with", "in/search.yaml", "--out", "found"];
+    let mut running = Program::new(&space).args(arguments).start();
+    while !space.exists("asked") {
+        assert!(!running.has_ended(), "{}", running.wait().stderr);
+        std::thread::yield_now();
+    }
+    told(&running.interrupt().exits(130), &["run the same command again to continue"]);
+    assert_eq!(servers(&space), 1);
 }
 
 /// It reads the model's name from a file that the reload writes.

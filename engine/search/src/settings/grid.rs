@@ -176,7 +176,8 @@ pub(super) fn check_curve(
         let error = Diagnostic::error(codes::OUT_OF_RANGE, headline)
             .fact("expected", format!("{wanted} at least"))
             .fact("found", count.to_string())
-            .note("end points are only neighbors and cannot be chosen");
+            .note("end points are only neighbors and cannot be chosen")
+            .help("add values before and after those that may be chosen");
         decoder.report(place, error);
     }
 }
