@@ -89,7 +89,10 @@ fn a_key_is_sent_and_kept_nowhere() {
         ),
         _ => chat_reply(&request.body["model"], "Yes"),
     }));
-    http(&space, &format!("{{base_url: '{}', api_key_env: SUITE_KEY}}", server.base_url()));
+    http(
+        &space,
+        &format!("{{base_url: '{}', api_key_env: SUITE_KEY, concurrency: 3}}", server.base_url()),
+    );
     let run = |key: Option<&str>| {
         let program = Program::new(&space).args(["search", "recipe.yaml", "--out", "found"]);
         let program = program.args(["--with", "in/search.yaml", "--json"]);

@@ -145,3 +145,27 @@ const TABLE: [f64; 7] = [
 
 /// 0.5 + 0.3·z, by a program of its own from BLAKE3 and Box and Muller's formula.
 const FIRST: [&str; 2] = ["0.952274707", "0.242293955"];
+
+/// Eight generations towards a far point, where the path of the covariance waits in some of them. The
+/// numbers are those of a program of its own, written from the tutorial's equations.
+#[test]
+fn a_few_generations_are_those_of_the_equations() {
+    let mut cma = Cma::new(&[0.0; 3], 0.5, 7, 3);
+    for _ in 0..8 {
+        let value = |x: &Vec<f64>| {
+            let part = |(i, x): (usize, &f64)| [1.0, 100.0, 10_000.0][i] * (x - 40.0) * (x - 40.0);
+            x.iter().enumerate().map(part).sum()
+        };
+        cma.tell(&cma.ask().iter().map(value).collect::<Vec<f64>>());
+    }
+    let near =
+        |found: f64, expected: f64| assert!((found - expected).abs() < 1e-8, "{found} {expected}");
+    for (found, expected) in cma.mean.iter().zip([-0.665121091, -1.992779944, 5.644028664]) {
+        near(*found, expected);
+    }
+    near(cma.step, 1.795672827);
+    let lower = [1.030510200, -0.026404371, 0.462999898, -0.245010033, -0.274766530, 0.911730787];
+    for (at, expected) in [0, 3, 4, 6, 7, 8].into_iter().zip(lower) {
+        near(cma.covariance[at], expected);
+    }
+}
