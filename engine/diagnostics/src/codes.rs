@@ -110,6 +110,7 @@ codes! {
     ANSWERS_WRONG = "E0510", "answers do not agree with the prompts";
     GENERATOR_FAILED = "E0511", "a program that answers or scores failed";
     UNDECIDED = "E0512", "a search has no result";
+    ENVIRONMENT = "E0513", "a variable of the environment that a search names is missing or cannot be used";
     GENERATOR_MISSING = "E0520", "the program of the embedded generator is not found";
     GENERATOR_FAMILY = "E0521", "the embedded generator does not run models of this kind";
     GENERATOR_TENSOR = "E0522", "a model lacks a tensor that its config promises, or it is another one";

@@ -61,6 +61,16 @@ pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
     x.iter().zip(weight).map(|(x, weight)| weight * (x * scale)).collect()
 }
 
+/// A row less its mean, over its standard deviation, times a weight for each element, plus a bias.
+pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
+    let count = x.len() as f32;
+    let mean = dot(x, &vec![1.0; x.len()]) / count;
+    let centered: Vec<f32> = x.iter().map(|x| x - mean).collect();
+    let scale = 1.0 / (dot(&centered, &centered) / count + epsilon).sqrt();
+    let normed = centered.iter().map(|x| x * scale);
+    normed.zip(weight).zip(bias).map(|((x, weight), bias)| x * weight + bias).collect()
+}
+
 /// Makes scores to weights that add up to 1.
 pub fn softmax(scores: &mut [f32]) {
     let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -77,6 +87,41 @@ pub fn softmax(scores: &mut [f32]) {
 /// `x · sigmoid(x)`.
 pub fn silu(x: f32) -> f32 {
     x / (1.0 + libm::expf(-x))
+}
+
+/// Functions between the two layers of a plain feed-forward part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · Φ(x)`, with the normal distribution's Φ.
+    Gelu,
+    /// The same by a hyperbolic tangent: Hendrycks and Gimpel 2016, arXiv:1606.08415.
+    GeluTanh,
+    /// The larger of x and 0.
+    Relu,
+}
+
+/// The words for these in configs.
+pub const ACTIVATIONS: [(&str, Activation); 5] = [
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("gelu", Activation::Gelu),
+    ("relu", Activation::Relu),
+];
+
+impl Activation {
+    /// Its value.
+    pub fn apply(self, x: f32) -> f32 {
+        match self {
+            Self::Gelu => 0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2)),
+            Self::GeluTanh => {
+                // √(2/π)
+                let inner = 0.797_884_6 * (x + 0.044_715 * x * x * x);
+                0.5 * x * (1.0 + libm::tanhf(inner))
+            }
+            Self::Relu => x.max(0.0),
+        }
+    }
 }
 
 /// The position of the largest number, the first of several; none if one is NaN or there are none.
@@ -136,5 +181,34 @@ mod tests {
         softmax(&mut scores);
         assert_eq!(scores[..3], [0.5, 0.5, 0.0]);
         assert!(silu(-100.0).abs() < 1e-30 && silu(100.0) == 100.0 && silu(0.0) == 0.0);
+    }
+
+    /// By hand: (1, 3, 5, 7) has the mean 4 and the variance 5.
+    #[test]
+    fn rows_are_centered_and_scaled() {
+        let found =
+            layer_norm(&[1.0, 3.0, 5.0, 7.0], &[1.0, 1.0, 2.0, 1.0], &[0.0, 0.0, 0.0, 9.0], 0.0);
+        let unit = 1.0 / 5.0_f32.sqrt();
+        for (found, expected) in
+            found.iter().zip([-3.0 * unit, -unit, 2.0 * unit, 9.0 + 3.0 * unit])
+        {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        }
+    }
+
+    /// Φ(1) = 0.841345 from tables; the tangent's value there is 0.841192.
+    #[test]
+    fn activations_have_their_values() {
+        let near = |activation: Activation, x: f32, expected: f32| {
+            let found = activation.apply(x);
+            assert!((found - expected).abs() < 1e-6, "{activation:?} {x}: {found}");
+        };
+        near(Activation::Gelu, 1.0, 0.841_344_7);
+        near(Activation::Gelu, -1.0, -0.158_655_3);
+        near(Activation::GeluTanh, 1.0, 0.841_192);
+        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+            assert_eq!((activation.apply(0.0), activation.apply(9.0)), (0.0, 9.0));
+            near(activation, -9.0, 0.0);
+        }
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod answer;
 pub mod arithmetic;
+pub mod attention;
 pub mod config;
 pub mod input;
 pub mod model;

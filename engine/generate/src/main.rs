@@ -16,8 +16,8 @@ use mixdown_search::prompts;
 
 /// Answer prompts with a small text model, greedily and the same on every machine
 ///
-/// Runs models of the families llama and qwen2 on the processor. Each line of the file of prompts is
-/// answered by one line of the other file, which is written as answers come.
+/// Runs models of the families gpt2, llama, mistral and qwen2 on the processor. Each line of the file of
+/// prompts is answered by one line of the other file, which is written as answers come.
 #[derive(Debug, Parser)]
 #[command(name = "mixdown-generate", version = VERSION, after_long_help = "\
 Prompts, one JSON object per line; `input_ids` can stand for `messages`:

@@ -1,55 +1,39 @@
-//! The forward pass of Llama-like models, with the keys and values of earlier positions kept.
+//! The forward pass, with the keys and values of earlier positions kept.
+
+mod gpt2;
+mod llama;
 
 use std::path::Path;
 
 use mixdown_checkpoint::{Checkpoint, open};
 use mixdown_diagnostics::{Diagnostic, codes};
-use rayon::prelude::*;
 use serde_json::Value;
 
-use crate::arithmetic::{dot, rms_norm, silu, softmax};
-use crate::config::Config;
-use crate::rope::turn;
+use crate::attention::Kept;
+use crate::config::{Config, Form};
 use crate::weights::{Loader, Matrix};
-
-/// What stands before the names of a language model's tensors, alone or within a larger model.
-const PREFIXES: [(&str, &str); 4] = [
-    ("model.", ""),
-    ("language_model.model.", "language_model."),
-    ("model.language_model.", ""),
-    ("language_model.", ""),
-];
+use gpt2::Gpt2;
+use llama::Llama;
 
 /// A model in memory.
 #[derive(Debug)]
 pub struct Model {
     /// Its numbers.
     pub config: Config,
-    embedding: Matrix,
-    layers: Vec<Layer>,
-    norm: Vec<f32>,
-    /// None where it is the embedding.
-    output: Option<Matrix>,
+    tensors: Tensors,
 }
 
 #[derive(Debug)]
-struct Layer {
-    attention_norm: Vec<f32>,
-    query: Matrix,
-    key: Matrix,
-    value: Matrix,
-    attention_output: Matrix,
-    feed_forward_norm: Vec<f32>,
-    gate: Matrix,
-    up: Matrix,
-    down: Matrix,
+enum Tensors {
+    Llama(Llama),
+    Gpt2(Gpt2),
 }
 
 /// Keys and values of the positions that were computed.
 #[derive(Clone, Debug)]
 pub struct Past {
     positions: usize,
-    layers: Vec<(Vec<f32>, Vec<f32>)>,
+    layers: Vec<Kept>,
 }
 
 impl Past {
@@ -75,145 +59,53 @@ impl Model {
 
     fn load(config: Config, checkpoint: &Checkpoint) -> Result<Self, Vec<Diagnostic>> {
         let mut loader = Loader::new(checkpoint);
-        let known = |prefix: &str| loader.has(&format!("{prefix}embed_tokens.weight"));
-        let (prefix, output_prefix) =
-            PREFIXES.into_iter().find(|(prefix, _)| known(prefix)).unwrap_or(PREFIXES[0]);
-        let Config { hidden, vocabulary, .. } = config;
-        let embedding = loader.linear(&format!("{prefix}embed_tokens"), vocabulary, hidden);
-        let layers: Vec<Option<Layer>> = (0..config.layers)
-            .map(|layer| Layer::load(&mut loader, &format!("{prefix}layers.{layer}."), &config))
-            .collect();
-        let norm = loader.vector(&format!("{prefix}norm.weight"), hidden);
-        let output = match config.tied {
-            true => Some(None),
-            false => {
-                loader.linear(&format!("{output_prefix}lm_head"), vocabulary, hidden).map(Some)
-            }
+        let tensors = match &config.form {
+            Form::Llama(_) => Llama::load(&config, &mut loader).map(Tensors::Llama),
+            Form::Gpt2(_) => Gpt2::load(&config, &mut loader).map(Tensors::Gpt2),
         };
-        let layers: Option<Vec<Layer>> = layers.into_iter().collect();
-        match (embedding, layers, norm, output) {
-            (Some(embedding), Some(layers), Some(norm), Some(output)) => {
-                Ok(Self { config, embedding, layers, norm, output })
-            }
-            _ => Err(loader.found),
+        match tensors {
+            Some(tensors) => Ok(Self { config, tensors }),
+            None => Err(loader.found),
         }
     }
 
     /// No positions yet.
     pub fn past(&self) -> Past {
-        Past { positions: 0, layers: vec![Default::default(); self.layers.len()] }
+        Past { positions: 0, layers: vec![Kept::default(); self.config.layers.len()] }
+    }
+
+    fn embedding(&self) -> &Matrix {
+        match &self.tensors {
+            Tensors::Llama(llama) => &llama.embedding,
+            Tensors::Gpt2(gpt2) => &gpt2.embedding,
+        }
     }
 
     /// The embedding of a token; none if there is no such token.
     pub fn embed(&self, id: u32) -> Option<Vec<f32>> {
-        let row = id as usize;
-        (row < self.embedding.rows()).then(|| self.embedding.row(row))
+        let (row, embedding) = (id as usize, self.embedding());
+        (row < embedding.rows()).then(|| embedding.row(row))
     }
 
     /// Computes the positions that follow those of the past, from their embeddings; the scores of all
-    /// tokens after the last.
+    /// tokens after the last. There are no more positions than the config allows.
     ///
     /// **Shapes.** `x: [n, hidden]` with `n` at least 1; the result is `[vocabulary]`.
-    /// **Numerics.** In f32. The same bytes however positions are divided among calls.
-    pub fn forward(&self, mut x: Vec<f32>, past: &mut Past) -> Vec<f32> {
-        let Config { hidden, epsilon, .. } = self.config;
-        let count = x.len() / hidden;
-        let angles: Vec<Vec<(f32, f32)>> =
-            (0..count).map(|n| self.config.rope.at(past.positions + n)).collect();
-        for (layer, kept) in self.layers.iter().zip(&mut past.layers) {
-            let normed = normed(&x, &layer.attention_norm, epsilon);
-            let attended = layer.attend(&self.config, &normed, &angles, past.positions, kept);
-            add(&mut x, &layer.attention_output.apply(&attended));
-            let normed = self::normed(&x, &layer.feed_forward_norm, epsilon);
-            add(&mut x, &layer.feed_forward(&normed));
-        }
-        past.positions += count;
-        let last = &x[(count - 1) * hidden..];
-        self.output.as_ref().unwrap_or(&self.embedding).apply(&rms_norm(last, &self.norm, epsilon))
-    }
-}
-
-impl Layer {
-    fn load(loader: &mut Loader<'_>, prefix: &str, config: &Config) -> Option<Self> {
-        let Config { hidden, intermediate, heads, kv_heads, head, .. } = *config;
-        let (queries, keys) = (heads * head, kv_heads * head);
-        let mut linear = |name: &str, rows: usize, columns: usize| {
-            loader.linear(&format!("{prefix}{name}"), rows, columns)
-        };
-        let query = linear("self_attn.q_proj", queries, hidden);
-        let key = linear("self_attn.k_proj", keys, hidden);
-        let value = linear("self_attn.v_proj", keys, hidden);
-        let attention_output = linear("self_attn.o_proj", hidden, queries);
-        let gate = linear("mlp.gate_proj", intermediate, hidden);
-        let up = linear("mlp.up_proj", intermediate, hidden);
-        let down = linear("mlp.down_proj", hidden, intermediate);
-        let attention_norm = loader.vector(&format!("{prefix}input_layernorm.weight"), hidden);
-        let feed_forward_norm =
-            loader.vector(&format!("{prefix}post_attention_layernorm.weight"), hidden);
-        Some(Self {
-            attention_norm: attention_norm?,
-            query: query?,
-            key: key?,
-            value: value?,
-            attention_output: attention_output?,
-            feed_forward_norm: feed_forward_norm?,
-            gate: gate?,
-            up: up?,
-            down: down?,
-        })
-    }
-
-    /// What each head of each new position gathers from all positions up to its own.
-    fn attend(
-        &self,
-        config: &Config,
-        x: &[f32],
-        angles: &[Vec<(f32, f32)>],
-        before: usize,
-        (keys, values): &mut (Vec<f32>, Vec<f32>),
-    ) -> Vec<f32> {
-        let Config { heads, kv_heads, head, .. } = *config;
-        let turned = |mut rows: Vec<f32>, heads: usize| {
-            for (row, angles) in rows.chunks_mut(heads * head).zip(angles) {
-                row.chunks_mut(head).for_each(|head| turn(head, angles));
+    /// **Numerics.** In f32. The same bytes however positions are divided among calls; with dynamic
+    /// angles, as far as the training's length.
+    pub fn forward(&self, x: Vec<f32>, past: &mut Past) -> Vec<f32> {
+        let (config, before) = (&self.config, past.positions);
+        past.positions += x.len() / config.hidden;
+        match (&self.tensors, &config.form) {
+            (Tensors::Llama(llama), Form::Llama(rope)) => {
+                llama.forward(config, rope, x, before, &mut past.layers)
             }
-            rows
-        };
-        let queries = turned(self.query.apply(x), heads);
-        keys.extend(turned(self.key.apply(x), kv_heads));
-        values.extend(self.value.apply(x));
-        let (keys, values) = (&keys[..], &values[..]);
-        let width = kv_heads * head;
-        let scale = 1.0 / (head as f32).sqrt();
-        let mut out = vec![0.0; queries.len()];
-        out.par_chunks_mut(head).enumerate().for_each(|(number, out)| {
-            let (position, own) = (before + number / heads, number % heads);
-            let query = &queries[number * head..(number + 1) * head];
-            let shared = own / (heads / kv_heads) * head;
-            let at = |position: usize| position * width + shared..position * width + shared + head;
-            let mut weights: Vec<f32> =
-                (0..=position).map(|p| dot(query, &keys[at(p)]) * scale).collect();
-            softmax(&mut weights);
-            for (p, weight) in weights.iter().enumerate() {
-                for (out, value) in out.iter_mut().zip(&values[at(p)]) {
-                    *out += weight * value;
-                }
+            (Tensors::Gpt2(gpt2), Form::Gpt2(activation)) => {
+                gpt2.forward(config, *activation, x, before, &mut past.layers)
             }
-        });
-        out
-    }
-
-    fn feed_forward(&self, x: &[f32]) -> Vec<f32> {
-        let mut gate = self.gate.apply(x);
-        for (gate, up) in gate.iter_mut().zip(self.up.apply(x)) {
-            *gate = silu(*gate) * up;
+            _ => unreachable!("a model's tensors were read by its form"),
         }
-        self.down.apply(&gate)
     }
-}
-
-fn normed(x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
-    x.chunks_exact(weight.len()).flat_map(|row| rms_norm(row, weight, epsilon)).collect()
 }
 
 fn add(x: &mut [f32], change: &[f32]) {

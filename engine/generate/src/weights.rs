@@ -124,6 +124,17 @@ impl<'a> Loader<'a> {
         Some(Matrix { rows, columns, numbers: numbers?, bias })
     }
 
+    /// The same for a layer that is stored turned, its columns as rows.
+    pub fn turned_linear(&mut self, name: &str, rows: usize, columns: usize) -> Option<Matrix> {
+        let turned = self.numbers(&format!("{name}.weight"), &[columns, rows]);
+        let bias = self.vector(&format!("{name}.bias"), rows);
+        let numbers = match turned? {
+            Numbers::F32(numbers) => Numbers::F32(turn(&numbers, columns, rows)),
+            Numbers::Bf16(numbers) => Numbers::Bf16(turn(&numbers, columns, rows)),
+        };
+        Some(Matrix { rows, columns, numbers, bias: Some(bias?) })
+    }
+
     /// A vector of this length.
     pub fn vector(&mut self, name: &str, length: usize) -> Option<Vec<f32>> {
         self.numbers(name, &[length]).map(into_f32)
@@ -188,6 +199,11 @@ impl<'a> Loader<'a> {
     }
 }
 
+/// Columns as rows.
+fn turn<E: Element>(numbers: &[E], rows: usize, columns: usize) -> Vec<E> {
+    (0..columns).flat_map(|j| (0..rows).map(move |i| numbers[i * columns + j])).collect()
+}
+
 fn into_f32(numbers: Numbers) -> Vec<f32> {
     match numbers {
         Numbers::F32(numbers) => numbers,
@@ -208,5 +224,10 @@ mod tests {
         let both = matrix.apply(&[1.0, 10.0, 2.0, 20.0]);
         assert_eq!(both, [21.0, 143.0, 65.0, 42.0, 186.0, 130.0]);
         assert_eq!(matrix.row(1), [3.0, 4.0]);
+    }
+
+    #[test]
+    fn columns_become_rows() {
+        assert_eq!(turn(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, 3), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
     }
 }

@@ -170,7 +170,11 @@ fn models_that_are_not_run_are_named() {
     };
     check(
         &|_, config| config["model_type"] = "mamba".into(),
-        &["E0521", "llama, qwen2", "config.json"],
+        &["E0521", "gpt2, llama, mistral, qwen2", "config.json"],
+    );
+    check(
+        &|_, config| config["rope_parameters"] = json!({"rope_type": "longrope"}),
+        &["E0521", "rope_type: longrope", "default, linear, dynamic, yarn or llama3"],
     );
     check(
         &|_, config| config["intermediate_size"] = 50.into(),
@@ -203,4 +207,35 @@ fn the_language_model_of_a_larger_model_is_found() {
     space.write("whole/config.json", case["config"].to_string());
     let prompt = [json!({"id": "a", "input_ids": [3, 17, 5], "gen": {"max_new_tokens": 3}})];
     assert_eq!(answers(&space, "whole", &prompt, &[])[0]["text"], "27 3 3");
+}
+
+/// Files of gpt2 without an output have names without a part before them, and some hold masks.
+#[test]
+fn gpt2_has_two_kinds_of_names_and_as_many_positions_as_rows() {
+    let case = cases().into_iter().find(|case| case["name"] == "gpt2").unwrap();
+    let space = Space::new();
+    write_model(&space, "model", &case, 0);
+    let stored = mixdown_kit::read_checkpoint(space.path("model"));
+    let mut renamed: Vec<Tensor> = case["tensors"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(|name| stored.tensor(name).clone().named(name.strip_prefix("transformer.").unwrap()))
+        .collect();
+    renamed.push(Tensor::new("h.0.attn.bias", DType::F32, &[1, 1, 2, 2], &[1.0, 0.0, 1.0, 1.0]));
+    space.write("bare/model.safetensors", safetensors_bytes(&renamed.iter().collect::<Vec<_>>()));
+    space.write("bare/config.json", case["config"].to_string());
+    let long = |id: &str, count: usize| json!({"id": id, "input_ids": vec![7; count]});
+    let prompts = [json!({"id": "a", "input_ids": [3, 17, 5]}), long("b", 60), long("c", 65)];
+    let most = ["--max-new-tokens", "8"];
+    let found = answers(&space, "model", &prompts, &most);
+    assert_eq!(answers(&space, "bare", &prompts, &most), found);
+    assert_eq!((&found[1]["tokens"], &found[1]["finish_reason"]), (&json!(5), &json!("length")));
+    assert_eq!(found[2]["error"], "the prompt has 65 tokens, and the model takes 64");
+    let mut config = case["config"].clone();
+    config["n_positions"] = 63.into();
+    space.write("bare/config.json", config.to_string());
+    let output = generate(&space, "bare", &prompts, &[]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("`wpe.weight` has another shape"), "{told}");
 }

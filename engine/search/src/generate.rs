@@ -88,5 +88,5 @@ pub trait Generator {
     }
 
     /// Answers prompts.
-    fn answer(&self, task: &Task<'_>) -> Answers;
+    fn answer(&mut self, task: &Task<'_>) -> Answers;
 }

@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 /// Mistakes of one file that are told.
 pub const MOST_MESSAGES: usize = 20;
 
+const HELP: &str = "write one JSON object on each line, as `{\"id\": \"a\", …}`";
+
 /// A line that holds an object.
 #[derive(Debug)]
 pub struct Line {
@@ -61,7 +63,10 @@ impl Lines {
             }
             match serde_json::from_str(text) {
                 Ok(Value::Object(object)) => lines.push(Line { number, object }),
-                Ok(_) => self.report(number, "the line is not a JSON object"),
+                Ok(_) => {
+                    let error = Diagnostic::error(self.code, "the line is not a JSON object");
+                    self.explain(number, error.help(HELP));
+                }
                 Err(error) => {
                     let before = text.get(..error.column().saturating_sub(1)).unwrap_or(text);
                     let column = before.chars().count() as u32 + 1;
@@ -70,7 +75,8 @@ impl Lines {
                     let words = words.split(" at line ").next().unwrap_or_default();
                     let headline = format!("the line is not JSON: {words}");
                     let span = Span { line: number, column, length: 1 };
-                    self.keep(Diagnostic::error(self.code, headline).at(&self.source, span));
+                    let error = Diagnostic::error(self.code, headline).help(HELP);
+                    self.keep(error.at(&self.source, span));
                 }
             }
         }

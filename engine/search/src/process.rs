@@ -1,6 +1,7 @@
 //! Running programs that a search names: no shell, a group of their own, an end in any case.
 
 use std::fs::{File, OpenOptions};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 const GRACE: Duration = Duration::from_secs(2);
 /// Of what a program said on stderr, the last lines are shown.
 const SHOWN_LINES: usize = 12;
+/// The beginning of a line before what a program says: a log can hold several, one after the other.
+const BEGUN: &str = "=== mixdown started ";
 
 /// Puts values into the placeholders of a command: `{model_dir}`.
 pub fn fill(argv: &[String], values: &[(&str, &str)]) -> Vec<String> {
@@ -103,7 +106,8 @@ impl Program<'_> {
             }
         };
         let log = OpenOptions::new().create(true).append(true).open(self.log);
-        let log = log.map_err(unwritable(self.log))?;
+        let mut log = log.map_err(unwritable(self.log))?;
+        writeln!(log, "{BEGUN}{name}").map_err(unwritable(self.log))?;
         let stdout = match self.stdout {
             Some(path) => File::create(path).map_err(unwritable(path))?,
             None => log.try_clone().map_err(unwritable(self.log))?,
@@ -213,7 +217,9 @@ pub fn failure(headline: String, ended: Ended, log: &Path) -> Diagnostic {
 fn last_lines(log: &Path) -> Vec<String> {
     let bytes = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let own = text.rfind(BEGUN).map_or(&*text, |start| &text[start..]);
+    let is_said = |line: &&str| !line.trim().is_empty() && !line.starts_with(BEGUN);
+    let lines: Vec<&str> = own.lines().filter(is_said).collect();
     let cut = |line: &&str| {
         line.chars().filter(|letter| !letter.is_control()).take(200).collect::<String>()
     };
@@ -258,6 +264,11 @@ mod tests {
         let told = failure("it failed".into(), ended, &folder.path().join("log"));
         assert_eq!(told.notes, ["stderr: one", "stderr: two"]);
         assert!(told.facts[0].1.contains('3'));
+        let ended = sh("exit 4", folder.path(), None, false);
+        let told = failure("it failed".into(), ended, &folder.path().join("log"));
+        assert!(told.notes.is_empty(), "an earlier program said this: {:?}", told.notes);
+        let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+        assert_eq!(log, "=== mixdown started sh\none\ntwo\n=== mixdown started sh\n");
     }
 
     /// The child of the shell would write its file if it outlived the group.

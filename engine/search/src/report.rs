@@ -4,8 +4,11 @@ mod page;
 
 use serde_json::{Map, Value, json};
 
-use crate::grid::{Candidate, Decimal};
+use crate::decimal::Decimal;
+use crate::grid::Candidate;
 use crate::objective::Diff;
+use crate::optimizer::Stop;
+use crate::score::{GOALS, Goal};
 use crate::settings::{Objective, Settings};
 
 /// What a search found.
@@ -15,6 +18,8 @@ pub struct Report {
     pub parameters: Vec<String>,
     /// What was decided by: `sum`, `union`, `prev`, `embedding` or `score`.
     pub objective: String,
+    /// Which scores are good, where it was decided by a score.
+    pub goal: Option<Goal>,
     /// The candidates, in order.
     pub candidates: Vec<CandidateReport>,
     /// Positions of all equally good candidates.
@@ -25,6 +30,21 @@ pub struct Report {
     pub sample: Vec<String>,
     /// What came of asking twice.
     pub verify: Option<Verify>,
+    /// What an optimizer did.
+    pub optimized: Option<Optimized>,
+}
+
+/// What an optimizer did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Optimized {
+    /// Whole generations that it learned from.
+    pub generations: u64,
+    /// Candidates of a generation.
+    pub population: usize,
+    /// The seed of its sequence.
+    pub seed: u64,
+    /// Why it stopped.
+    pub stop: Stop,
 }
 
 /// What came of asking twice.
@@ -63,6 +83,8 @@ pub struct CandidateReport {
     pub stopped_after: Option<usize>,
     /// What its generator told.
     pub notes: Vec<String>,
+    /// The generation of an optimizer that it belongs to, from 1.
+    pub generation: Option<u64>,
 }
 
 impl CandidateReport {
@@ -81,6 +103,7 @@ impl CandidateReport {
             seconds: 0.0,
             stopped_after: None,
             notes: Vec::new(),
+            generation: None,
         }
     }
 
@@ -109,6 +132,9 @@ impl CandidateReport {
         if let Some(smoothed) = self.smoothed {
             out["smoothed"] = number(Some(smoothed));
         }
+        if let Some(generation) = self.generation {
+            out["generation"] = generation.into();
+        }
         if !self.notes.is_empty() {
             out["notes"] = self.notes.clone().into();
         }
@@ -127,18 +153,20 @@ fn number(value: Option<f64>) -> Value {
 impl Report {
     /// Nothing is known yet.
     pub fn new(settings: &Settings, candidates: &[Candidate]) -> Self {
-        let objective = match &settings.objective {
-            Objective::Neighbors(neighbors) => neighbors.diff.word(),
-            Objective::Score(_) => "score",
+        let (objective, goal) = match &settings.objective {
+            Objective::Neighbors(neighbors) => (neighbors.diff.word(), None),
+            Objective::Score(score) => ("score", Some(score.goal)),
         };
         Self {
-            parameters: settings.axes.iter().map(|axis| axis.path.clone()).collect(),
+            parameters: settings.tried.paths().into_iter().map(str::to_owned).collect(),
             objective: objective.to_owned(),
+            goal,
             candidates: candidates.iter().map(CandidateReport::new).collect(),
             minima: Vec::new(),
             chosen: None,
             sample: Vec::new(),
             verify: None,
+            optimized: None,
         }
     }
 
@@ -158,8 +186,21 @@ impl Report {
             "candidates": self.candidates.iter().map(CandidateReport::to_json).collect::<Vec<_>>(),
             "sample": self.sample,
         });
+        if let Some(goal) = self.goal {
+            out["goal"] =
+                GOALS.iter().find(|(_, known)| *known == goal).map_or("", |(word, _)| *word).into();
+        }
         if let Some(verify) = &self.verify {
             out["verify"] = json!({"asked": verify.asked, "mismatches": verify.mismatches});
+        }
+        if let Some(optimized) = &self.optimized {
+            out["optimizer"] = json!({
+                "name": "cma_es",
+                "generations": optimized.generations,
+                "population": optimized.population,
+                "seed": optimized.seed,
+                "stopped": optimized.stop.word(),
+            });
         }
         format!("{out:#}\n")
     }
@@ -169,42 +210,48 @@ impl Report {
         page::page(self)
     }
 
-    /// Lines to draw: what each shows, and its points as position and value.
-    fn curves(&self) -> Vec<(String, Vec<(usize, f64)>)> {
-        let mut curves: Vec<(String, Vec<(usize, f64)>)> = Vec::new();
+    /// The value that a candidate was judged by.
+    fn decisive(&self, position: usize) -> Option<f64> {
+        let own = &self.candidates[position];
+        let difference = own.differences.iter().find(|(diff, _)| diff.word() == self.objective);
+        own.score.or(difference.and_then(|(_, value)| *value))
+    }
+
+    /// Lines to draw.
+    fn curves(&self) -> Vec<Curve> {
+        let mut curves: Vec<Curve> = Vec::new();
         for (position, candidate) in self.candidates.iter().enumerate() {
             let differences =
                 candidate.differences.iter().map(|(diff, value)| (diff.word(), *value));
             let score = candidate.score.map(|score| ("score", Some(score)));
             for (name, value) in differences.chain(score) {
                 let Some(value) = value else { continue };
-                match curves.iter_mut().find(|(known, _)| known == name) {
-                    Some((_, points)) => points.push((position, value)),
-                    None => curves.push((name.to_owned(), vec![(position, value)])),
+                match curves.iter_mut().find(|curve| curve.name == name) {
+                    Some(curve) => curve.points.push((position, value)),
+                    None => {
+                        curves
+                            .push(Curve { name: name.to_owned(), points: vec![(position, value)] });
+                    }
                 }
             }
         }
         curves
     }
 
-    /// Where each candidate stands between 0 and 1, by its number if it has one, else in order.
-    fn places(&self) -> Vec<f64> {
-        let count = self.candidates.len();
-        let numbers: Option<Vec<f64>> = self
-            .candidates
-            .iter()
-            .map(|candidate| Decimal::parse(&candidate.label).map(Decimal::to_f64))
-            .collect();
-        let least = numbers.iter().flatten().copied().fold(f64::INFINITY, f64::min);
-        let most = numbers.iter().flatten().copied().fold(f64::NEG_INFINITY, f64::max);
-        let in_order = |k: usize| if count > 1 { k as f64 / (count - 1) as f64 } else { 0.5 };
-        match numbers {
-            Some(numbers) if most > least => {
-                numbers.iter().map(|number| (number - least) / (most - least)).collect()
-            }
-            _ => (0..count).map(in_order).collect(),
-        }
+    /// The values of a parameter, if all are numbers.
+    fn numbers(&self, parameter: usize) -> Option<Vec<f64>> {
+        let number = |own: &CandidateReport| {
+            own.set.get(parameter).and_then(|(_, value)| Decimal::parse(value)).map(Decimal::to_f64)
+        };
+        self.candidates.iter().map(number).collect()
     }
+}
+
+/// What one way of judging says of the candidates: position and value.
+#[derive(Clone, Debug)]
+struct Curve {
+    name: String,
+    points: Vec<(usize, f64)>,
 }
 
 #[cfg(test)]
@@ -225,11 +272,13 @@ mod tests {
         Report {
             parameters: vec!["parameters.t".into()],
             objective: "sum".into(),
+            goal: None,
             candidates,
             minima: vec![1],
             chosen: Some(1),
             sample: vec!["<a&b>".into()],
             verify: Some(Verify { asked: 2, mismatches: vec!["x".into()] }),
+            optimized: None,
         }
     }
 
@@ -242,17 +291,5 @@ mod tests {
         assert_eq!(value["candidates"][3]["differences"]["sum"], Value::Null);
         assert_eq!(value["candidates"][2]["stopped_early"], true);
         assert_eq!(value["verify"]["mismatches"], json!(["x"]));
-    }
-
-    #[test]
-    fn candidates_stand_where_their_numbers_do() {
-        let mut report = report();
-        report.candidates[1].label = "0.15".into();
-        let places = report.places();
-        assert!((places[1] - 0.5).abs() < 1e-12 && places[0] == 0.0 && places[3] == 1.0);
-        report.candidates[1].label = "ties".into();
-        assert!((report.places()[1] - 1.0 / 3.0).abs() < 1e-12);
-        report.candidates.truncate(1);
-        assert_eq!(report.places(), [0.5]);
     }
 }

@@ -76,6 +76,16 @@ pub enum GoalKey {
     Minimize,
 }
 
+/// What makes vectors of answers.
+#[derive(schemars::JsonSchema)]
+#[schemars(untagged)]
+pub enum EmbedKey {
+    /// A program and its arguments; `{texts}` and `{out}` are filled in.
+    Command(Vec<String>),
+    /// A server.
+    Http(EmbedHttpKeys),
+}
+
 /// What the files of a replay are.
 #[derive(schemars::JsonSchema)]
 #[schemars(rename_all = "kebab-case")]
@@ -96,8 +106,12 @@ mixdown_recipe::keys! {
     pub struct SearchKeys {
         /// The version of this form: 1.
         pub search: u64,
-        /// Paths of parameters of the recipe, as for `--set`, each with its values.
+        /// Paths of parameters of the recipe, as for `--set`, each with its values; with `optimizer`, each
+        /// with the range of its values.
         pub grid: GridKey,
+        /// Tries only some of the values, each generation by the scores of those before. For
+        /// objectives with a `command` that scores. Left out: all values are tried.
+        pub optimizer: Option<OptimizerKeys>,
         /// The file of prompts, relative to this one.
         pub prompts: Option<String>,
         /// How many prompts are asked, and which.
@@ -119,8 +133,31 @@ mixdown_recipe::keys! {
         pub from: f64,
         /// The last, if the steps meet it.
         pub to: f64,
-        /// From one to the next.
-        pub step: f64,
+        /// From one to the next. Can be left out with an optimizer: it then is a power of ten, of which
+        /// the range has more than ten thousand.
+        pub step: Option<f64>,
+    }
+
+    /// How values are chosen: exactly one of them.
+    pub struct OptimizerKeys {
+        /// By samples of a normal distribution that follows the best of them.
+        pub cma_es: Option<CmaEsKeys>,
+    }
+
+    /// CMA-ES, with the defaults of Hansen's tutorial (arXiv:1604.00772). The first generation lies
+    /// around the middle of all ranges; samples beyond a range are reflected at its ends.
+    pub struct CmaEsKeys {
+        /// Candidates that are merged and scored, at most. Of n parameters that are smooth, a hundred
+        /// times n are plenty.
+        #[schemars(range(min = 2))]
+        pub budget: u64,
+        /// Candidates of a generation; 4 + 3 ln n if left out. More of them see through noisy scores.
+        #[schemars(range(min = 2))]
+        pub population: Option<u64>,
+        /// One standard deviation of the first generation, as a fraction of each range; 0.3 if left out.
+        pub sigma: Option<f64>,
+        /// Another seed, another sequence of candidates; 0 if left out.
+        pub seed: Option<u64>,
     }
 
     /// Which prompts are asked.
@@ -157,7 +194,8 @@ mixdown_recipe::keys! {
         pub retries: Option<u64>,
     }
 
-    /// mixdown's own program, beside `mixdown` or on the path: llama and qwen2, on the processor.
+    /// mixdown's own program, beside `mixdown` or on the path: gpt2, llama, mistral and qwen2, on the
+    /// processor.
     pub struct EmbeddedKeys {
         /// The most tokens of answers whose prompt says nothing of it; 256 if left out.
         pub max_new_tokens: Option<u64>,
@@ -167,15 +205,24 @@ mixdown_recipe::keys! {
 
     /// A server.
     pub struct HttpKeys {
-        /// The command that starts it; `{model_dir}` and `{port}` are filled in.
+        /// The command that starts it; `{model_dir}` and `{port}` are filled in. Without `reload` it is
+        /// started for each candidate and stopped after it.
         pub serve: Option<Vec<String>>,
+        /// A command that has the running server load another model; `{model_dir}` and `{port}` are filled
+        /// in. It ends when the model is loaded, or the server's list of models tells. With `serve`, that
+        /// starts the server once, for the first candidate.
+        pub reload: Option<Vec<String>>,
         /// Its address without `/v1`. With `serve`, `http://127.0.0.1:{port}` if left out.
         pub base_url: Option<String>,
         /// The model's name there; `{model_dir}` if left out.
         pub model: Option<String>,
+        /// The variable of the environment that holds its key. The key is sent to the server alone, and
+        /// kept nowhere; an address with `https://` keeps it secret on the way.
+        #[schemars(regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
+        pub api_key_env: Option<String>,
         /// Your name for this version of it.
         pub version: Option<String>,
-        /// Seconds that its start may take; 600 if left out.
+        /// Seconds that its start or a reload may take; 600 if left out.
         pub startup: Option<f64>,
         /// Seconds that one request may take; 600 if left out.
         pub timeout: Option<f64>,
@@ -191,6 +238,19 @@ mixdown_recipe::keys! {
         pub format: Option<FormatKey>,
     }
 
+    /// A server that makes vectors, over `/v1/embeddings`. It runs already.
+    pub struct EmbedHttpKeys {
+        /// Its address without `/v1`.
+        pub base_url: String,
+        /// The model's name there.
+        pub model: String,
+        /// The variable of the environment that holds its key.
+        #[schemars(regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
+        pub api_key_env: Option<String>,
+        /// Seconds that one request may take; 60 if left out.
+        pub timeout: Option<f64>,
+    }
+
     /// What makes a candidate good: answers that differ little from its neighbors', or a score.
     pub struct ObjectiveKeys {
         /// How differences are counted; `sum` if left out.
@@ -199,8 +259,8 @@ mixdown_recipe::keys! {
         pub normalize: Option<Vec<NormalizeKey>>,
         /// A regular expression; its first group, or all of it, is what counts of an answer.
         pub extract: Option<String>,
-        /// For `embedding`: a program that makes vectors; `{texts}` and `{out}` are filled in.
-        pub embed: Option<Vec<String>>,
+        /// For `embedding`: what makes vectors of answers.
+        pub embed: Option<EmbedKey>,
         /// Differences are means over so many neighbors each side; 0 if left out.
         pub smooth: Option<u64>,
         /// Answers of a candidate that may be missing; 0 if left out.

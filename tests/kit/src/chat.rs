@@ -8,16 +8,33 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 
-/// What comes back for a request: a status such as `200 OK`, and a body.
-pub type Reply = (&'static str, Value);
+/// What was asked.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Such as `POST /v1/chat/completions`.
+    pub target: String,
+    /// The header of that name.
+    pub authorization: Option<String>,
+    /// The body.
+    pub body: Value,
+}
 
-/// Answers the body of a request; the number counts requests from 0.
-pub type Answer<'a> = dyn Fn(&Value, usize) -> Reply + Send + Sync + 'a;
+/// What comes back for a request.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// A status such as `200 OK`, and a body.
+    Json(&'static str, Value),
+    /// These bytes and no others, before the connection is closed.
+    Raw(String),
+}
+
+/// Answers a request; the number counts requests from 0.
+pub type Answer<'a> = dyn Fn(&Request, usize) -> Reply + Send + Sync + 'a;
 
 /// The server; it ends when dropped.
 pub struct ChatServer {
     address: SocketAddr,
-    requests: Arc<Mutex<Vec<Value>>>,
+    requests: Arc<Mutex<Vec<Request>>>,
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -30,11 +47,11 @@ pub fn chat_reply(model: &Value, text: &str) -> Reply {
         "model": model, "system_fingerprint": "kit", "choices": [choice],
         "usage": {"completion_tokens": 1},
     });
-    ("200 OK", body)
+    Reply::Json("200 OK", body)
 }
 
 impl ChatServer {
-    /// Answers chat requests with `answer`.
+    /// Answers requests with `answer`.
     pub fn start(answer: Box<Answer<'static>>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a local port is free");
         let address = listener.local_addr().expect("a listener has an address");
@@ -47,7 +64,7 @@ impl ChatServer {
                     break;
                 }
                 // A client that hangs up early is its own affair.
-                let _ = stream.and_then(|stream| serve(stream, &*answer, None, &seen));
+                let _ = stream.and_then(|stream| serve(stream, &*answer, &|| None, &seen));
             }
         });
         Self { address, requests, stopping, thread: Some(thread) }
@@ -58,8 +75,8 @@ impl ChatServer {
         format!("http://{}", self.address)
     }
 
-    /// The bodies of all chat requests so far.
-    pub fn requests(&self) -> Vec<Value> {
+    /// All requests so far.
+    pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().expect("no request panics").clone()
     }
 }
@@ -75,59 +92,66 @@ impl Drop for ChatServer {
     }
 }
 
-/// Serves one model at this port until the process ends, answering everything with this text.
-pub fn serve_model(port: u16, model: &str, text: &str) -> io::Result<()> {
+/// Serves at this port until the process ends, and lists the model that `model` says.
+pub fn serve_at(port: u16, model: &dyn Fn() -> String, answer: &Answer<'_>) -> io::Result<()> {
     let seen = Mutex::new(Vec::new());
     for stream in TcpListener::bind(("127.0.0.1", port))?.incoming() {
-        let _ = stream.and_then(|stream| {
-            serve(stream, &|_, _| chat_reply(&json!(model), text), Some(model), &seen)
-        });
+        let _ = stream.and_then(|stream| serve(stream, answer, &|| Some(model()), &seen));
     }
     Ok(())
 }
 
 fn serve(
-    stream: TcpStream,
+    mut stream: TcpStream,
     answer: &Answer<'_>,
-    model: Option<&str>,
-    seen: &Mutex<Vec<Value>>,
+    model: &dyn Fn() -> Option<String>,
+    seen: &Mutex<Vec<Request>>,
 ) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut first = String::new();
     reader.read_line(&mut first)?;
-    let mut length = 0;
+    let (mut length, mut authorization) = (0, None);
     loop {
         let mut header = String::new();
         if reader.read_line(&mut header)? == 0 || header.trim().is_empty() {
             break;
         }
-        if let Some((name, value)) = header.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
-            length = value.trim().parse().unwrap_or(0);
+        match header.split_once(':') {
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.trim().parse().unwrap_or(0);
+            }
+            Some((name, value)) if name.eq_ignore_ascii_case("authorization") => {
+                authorization = Some(value.trim().to_owned());
+            }
+            _ => {}
         }
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    let is_chat = first.starts_with("POST /v1/chat/completions ");
-    let is_list = first.starts_with("GET /v1/models ");
-    let (status, reply) = match serde_json::from_slice::<Value>(&body) {
-        Ok(body) if is_chat => {
+    let target = first.rsplit_once(' ').map_or("", |(target, _)| target).to_owned();
+    let list = model().filter(|_| target == "GET /v1/models");
+    let reply = match (serde_json::from_slice::<Value>(&body), list) {
+        (_, Some(model)) => Reply::Json("200 OK", json!({"data": [{"id": model}]})),
+        (Ok(body), None) => {
+            let request = Request { target, authorization, body };
             let mut seen = seen.lock().expect("no request panics");
             let number = seen.len();
-            seen.push(body.clone());
+            seen.push(request.clone());
             drop(seen);
-            answer(&body, number)
+            answer(&request, number)
         }
-        _ if is_list && model.is_some() => ("200 OK", json!({"data": [{"id": model}]})),
-        _ => ("404 Not Found", json!({"error": first.trim()})),
+        _ => Reply::Json("404 Not Found", json!({"error": first.trim()})),
     };
-    let reply = reply.to_string();
-    let mut stream = stream;
-    write!(
-        stream,
-        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n{reply}",
-        reply.len()
-    )
+    match reply {
+        Reply::Raw(text) => stream.write_all(text.as_bytes()),
+        Reply::Json(status, body) => {
+            let body = body.to_string();
+            write!(
+                stream,
+                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+                 Connection: close\r\n\r\n{body}",
+                body.len()
+            )
+        }
+    }
 }

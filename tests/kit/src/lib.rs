@@ -21,7 +21,7 @@ pub mod values;
 pub mod yaml;
 
 pub use adapter::{AdapterBuilder, adapter};
-pub use chat::{ChatServer, chat_reply};
+pub use chat::{ChatServer, Reply, chat_reply};
 pub use checkpoint::{CheckpointBuilder, Layout, checkpoint};
 pub use compare::{Tolerance, assert_same_tensors, compare_tensors};
 pub use mixdown_tensor::DType;

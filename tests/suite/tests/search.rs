@@ -1,70 +1,12 @@
-//! Searches with real merges, real programs that answer, and a real server.
+//! Searches with real merges and real programs that answer and score.
 //!
 //! Catches a chosen merge that is not the one of its value, answers that are lost or made twice,
 //! programs that outlive their search, and failures that leave nothing to go on from.
 
-use mixdown_kit::{ChatServer, Outcome, Program, Space, chat_reply};
-use mixdown_suite::{configuration, family};
+use mixdown_kit::Program;
+use mixdown_suite::search::{ANSWERS, curve, report, search, space, told};
+use mixdown_suite::{configuration, family, with_snapshots};
 use serde_json::{Value, json};
-
-/// Answers each prompt by the value: at 0.0 and 0.1 all alike, then more and more different. Counts
-/// its runs in `runs`.
-const ANSWERS: &str = r#"
-echo "$MIXDOWN_ALPHA $(wc -l < "$1")" >> runs
-test -f "$3/config.json" || exit 9
-while read -r line; do
-    id=$(echo "$line" | sed 's/{"id":"\([^"]*\)".*/\1/')
-    case "$MIXDOWN_ALPHA $id" in
-        0.0*|0.1*|0.2*) text=Yes ;;
-        "0.3 p1") text=NO ;;
-        0.3*) text=yes ;;
-        *) text="$MIXDOWN_ALPHA" ;;
-    esac
-    echo "{\"id\":\"$id\",\"text\":\"$text\",\"finish_reason\":\"stop\"}"
-done < "$1" > "$2"
-"#;
-
-const GRID: &str = "grid: {parameters.t: {from: 0.0, to: 0.5, step: 0.1}}\n";
-
-fn space(script: &str, extra: &str) -> Space {
-    let space = family();
-    space.write("recipe.yaml", configuration("slerp", Some("base"), &[("a", "")], "t: 0.5"));
-    space.write("answer.sh", script);
-    let prompts: String = (0..4)
-        .map(|n| json!({"id": format!("p{n}"), "messages": [{"role": "user", "content": format!("{n}?")}]}))
-        .map(|prompt| format!("{prompt}\n"))
-        .collect();
-    space.write("in/prompts.jsonl", prompts);
-    space.write(
-        "in/search.yaml",
-        format!(
-            "search: 1\n{GRID}prompts: prompts.jsonl\n\
-             generator:\n  command:\n    argv: [sh, answer.sh, '{{prompts}}', '{{out}}', '{{model_dir}}']\n{extra}"
-        ),
-    );
-    space
-}
-
-fn search(space: &Space, arguments: &[&str]) -> Outcome {
-    let program = Program::new(space).args(["search", "recipe.yaml", "--with", "in/search.yaml"]);
-    program.args(["--out", "found"]).args(arguments).run()
-}
-
-fn report(space: &Space) -> Value {
-    serde_json::from_str(&space.read_text("found/report.json")).expect("the report is JSON")
-}
-
-fn curve(report: &Value, mode: &str) -> Vec<Value> {
-    let candidates = report["candidates"].as_array().expect("there are candidates");
-    candidates.iter().map(|candidate| candidate["differences"][mode].clone()).collect()
-}
-
-#[track_caller]
-fn told(outcome: &Outcome, words: &[&str]) {
-    for word in words {
-        assert!(outcome.stderr.contains(word), "`{word}` is missing:\n{}", outcome.stderr);
-    }
-}
 
 /// By hand, lower case: 0.0, 0.1 and 0.2 answer alike; 0.3 differs in p1 alone; 0.4 and 0.5 differ from
 /// all in all four. sum: 0.1 has 0+0, 0.2 has 0+1, 0.3 has 1+4, 0.4 has 4+4.
@@ -152,31 +94,28 @@ fn what_was_answered_before_a_failure_is_kept() {
 
 #[test]
 fn programs_that_do_not_keep_to_the_form_are_told() {
-    for (script, extra, words) in [
+    for (name, script, extra) in [
         (
+            "answers_too_few",
             ANSWERS.replace(
                 "while read -r line; do",
                 "while read -r line; do test \"${line#*p3}\" = \"$line\" || continue",
             ),
             "",
-            vec!["1 of 4 prompts unanswered at 0.0", "`p3`"],
         ),
+        ("answers_twice", format!("{ANSWERS}cp \"$2\" x; cat x >> \"$2\"\n"), ""),
+        ("answers_other", "echo '{\"id\":\"other\",\"text\":\"x\"}' > \"$2\"".to_owned(), ""),
+        ("answers_not_json", "echo 'Yes' > \"$2\"".to_owned(), ""),
         (
-            format!("{ANSWERS}cp \"$2\" x; cat x >> \"$2\"\n"),
-            "",
-            vec!["E0510", "`p0` is answered twice", "responses.jsonl:5:1", "first on line 1"],
+            "answers_and_dies",
+            format!("{ANSWERS}head -n 1 \"$2\" > x; cp x \"$2\"; echo no memory >&2; kill -9 $$\n"),
+            "    retries: 1\n",
         ),
-        (
-            "echo '{\"id\":\"other\",\"text\":\"x\"}' > \"$2\"".to_owned(),
-            "",
-            vec!["`other` was not asked"],
-        ),
-        ("echo 'Yes' > \"$2\"".to_owned(), "", vec!["not JSON", "responses.jsonl:1:"]),
-        ("sleep 60".to_owned(), "    timeout: 0.2\n", vec!["killed after its `timeout`"]),
+        ("answers_never", "sleep 60".to_owned(), "    timeout: 0.2\n"),
     ] {
         let space = space(&script, extra);
-        let outcome = search(&space, &[]).exits(1);
-        told(&outcome, &words);
+        let outcome = search(&space, &["--quiet"]).exits(1);
+        with_snapshots(|| insta::assert_snapshot!(name, outcome.talk()));
         assert_eq!(outcome.stdout, "");
         assert!(!space.exists("found/merged"));
     }
@@ -192,14 +131,12 @@ fn mistakes_are_found_before_anything_is_merged() {
         let outcome = search(&space, arguments).exits(status);
         told(&outcome, words);
         assert!(!space.exists("found/candidates"));
+        outcome.talk()
     };
     let replay = "generator: {replay: {folder: .}}\n";
-    check(
-        &format!("search: 1\ngrid: {{parameters.t: [0.1]}}\n{replay}"),
-        &[],
-        2,
-        &["too few values"],
-    );
+    let one = format!("search: 1\ngrid: {{parameters.t: [0.1]}}\n{replay}");
+    let talk = check(&one, &[], 2, &["too few values"]);
+    with_snapshots(|| insta::assert_snapshot!("grid_of_one", talk));
     check(
         &format!("search: 1\ngrid: {{parametres.t: [0, 0.5, 1]}}\n{replay}"),
         &[],
@@ -213,91 +150,9 @@ fn mistakes_are_found_before_anything_is_merged() {
     let space = space(ANSWERS, "");
     space.write("in/prompts.jsonl", "{\"id\":\"a\"}\n{]\n");
     told(&search(&space, &[]).exits(1), &["E0509", "prompts.jsonl:1:1", "prompts.jsonl:2:2"]);
-    let space = crate::space(ANSWERS, "");
+    let space = mixdown_suite::search::space(ANSWERS, "");
     space.write("found/mine.txt", "");
     told(&search(&space, &[]).exits(1), &["E0502", "the folder holds something else"]);
-}
-
-fn http(space: &Space, http: &str) {
-    let text = format!("search: 1\n{GRID}prompts: prompts.jsonl\ngenerator: {{http: {http}}}\n");
-    space.write("in/search.yaml", text);
-}
-
-#[test]
-fn a_server_answers() {
-    let space = space(ANSWERS, "");
-    // Busy at first; later the text depends on the model's folder: 0.2 and above answer otherwise.
-    let server = ChatServer::start(Box::new(|body, number| {
-        let model = body["model"].as_str().unwrap_or_default();
-        match (number, model.ends_with("0.0") || model.ends_with("0.1") || model.ends_with("0.2")) {
-            (0, _) => ("503 Service Unavailable", json!({})),
-            (1, _) => ("429 Too Many Requests", json!({})),
-            (_, true) => chat_reply(&body["model"], "Yes"),
-            (_, false) => chat_reply(&body["model"], &body.to_string()),
-        }
-    }));
-    http(&space, &format!("{{base_url: '{}'}}", server.base_url()));
-    told(&search(&space, &[]).success(), &["chosen: 0.1"]);
-    let requests = server.requests();
-    assert_eq!(
-        requests.len(),
-        6 * 4 + 2,
-        "what failed for a moment is asked again, and nothing else"
-    );
-    let last = requests.last().unwrap();
-    assert_eq!(
-        (&last["temperature"], &last["n"], &last["seed"]),
-        (&json!(0), &json!(1), &json!(0))
-    );
-    assert!(last["model"].as_str().unwrap().starts_with('/'), "the folder is named in full");
-    assert_eq!(report(&space)["candidates"][0]["notes"], json!(["system_fingerprint kit"]));
-}
-
-#[test]
-fn a_server_that_is_wrong_is_told() {
-    let other = ChatServer::start(Box::new(|_, _| chat_reply(&json!("other"), "Yes")));
-    let space = space(ANSWERS, "");
-    http(&space, &format!("{{base_url: '{}'}}", other.base_url()));
-    told(&search(&space, &[]).exits(1), &["another model answered `p0`", "other"]);
-    let refusing =
-        ChatServer::start(Box::new(|_, _| ("400 Bad Request", json!({"e": "too long"}))));
-    http(&space, &format!("{{base_url: '{}'}}", refusing.base_url()));
-    told(&search(&space, &[]).exits(1), &["answers that failed", "too long", "`max_errors` 0"]);
-    assert_eq!(refusing.requests().len(), 4, "what is refused is not asked again");
-    http(&space, "{serve: [sleep, '60'], startup: 0.3}");
-    told(&search(&space, &[]).exits(1), &["the server did not come up in time"]);
-    http(&space, "{serve: [sh, -c, 'echo no device >&2; exit 4']}");
-    told(
-        &search(&space, &[]).exits(1),
-        &["the server ended before", "exit status: 4", "no device"],
-    );
-}
-
-/// Not a test, unless a search started this program as a server: it then serves until it is ended.
-#[test]
-fn serve_when_asked_to() {
-    let variable = |name: &str| std::env::var(name).ok();
-    let Some(port) = variable("SUITE_PORT").and_then(|port| port.parse().ok()) else { return };
-    let model = variable("SUITE_MODEL").unwrap_or_default();
-    mixdown_kit::chat::serve_model(port, &model, "Yes").expect("the port is free");
-}
-
-#[test]
-fn a_server_is_started_for_each_candidate_and_stopped() {
-    let space = space(ANSWERS, "");
-    let program = std::env::current_exe().unwrap();
-    let start =
-        "echo $$ >> pids; SUITE_PORT=$1 SUITE_MODEL=$2 exec \"$0\" --exact serve_when_asked_to";
-    let argv = json!(["sh", "-c", start, program, "{port}", "{model_dir}"]);
-    http(&space, &format!("{{serve: {argv}}}"));
-    let outcome = search(&space, &[]).success();
-    told(&outcome, &["chosen: 0.1; equally good: 0.2, 0.3, 0.4"]);
-    let pids = space.read_text("pids");
-    assert_eq!(pids.lines().count(), 6);
-    for pid in pids.lines() {
-        let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
-        assert!(rustix::process::test_kill_process(pid).is_err(), "{pid:?} still runs");
-    }
 }
 
 #[test]

@@ -10,10 +10,10 @@ use mixdown_checkpoint::shown_path;
 use mixdown_diagnostics::{Diagnostic, Source, codes};
 use mixdown_search::cache::{Cache, write_whole};
 use mixdown_search::generate::Failure;
-use mixdown_search::grid::{Candidate, candidates};
+use mixdown_search::grid::Candidate;
 use mixdown_search::report::Report;
 use mixdown_search::run::{self, Chosen, Host, Merged, Place};
-use mixdown_search::settings::{self, Objective, Settings};
+use mixdown_search::settings::{self, Objective, Settings, Tried};
 
 use crate::commands::merge;
 use crate::commands::{Outcome, Trouble};
@@ -50,6 +50,17 @@ A file for --with, where gen.py reads prompts and writes answers, one JSON objec
     command:
       argv: [python, gen.py, --model, '{model_dir}', --prompts, '{prompts}', --out, '{out}']
   objective: {diff: sum}
+
+Instead of `command`, a server can answer (`http`), small models in mixdown itself (`embedded`), or
+files of earlier runs (`replay`). schemas/search.schema.json describes all keys, for editors too.
+
+With scores an optimizer can choose values of several parameters, of which it tries only some:
+  search: 1
+  grid:
+    parameters.lambda: {from: 0, to: 2}
+    parameters.density: {from: 0.1, to: 1}
+  optimizer: {cma_es: {budget: 80}}
+  objective: {command: [python, score.py, '{model_dir}']}
 
 The folder gets merged/, the chosen merge, and report.html and report.json; state/ holds what a
 search goes on from. Prints the chosen merge's folder to stdout, or with --json the report.
@@ -95,10 +106,14 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     let begun = Instant::now();
     let mut settings = read_settings(&arguments)?;
     if let Objective::Neighbors(neighbors) = &mut settings.objective {
-        neighbors.generator.prepare(&folders_of_programs())?;
+        neighbors.prepare(&folders_of_programs())?;
     }
-    let candidates = candidates(&settings.axes);
-    let mut merges = Merges::new(&arguments, &candidates, talk)?;
+    let mut merges = Merges::new(&arguments, settings.tried.count(), talk);
+    let candidates = settings.tried.candidates();
+    merges.plan(&candidates)?;
+    if let Tried::Optimizer(optimizer) = &settings.tried {
+        merges.check(&optimizer.corners())?;
+    }
     let chosen = match &settings.objective {
         Objective::Neighbors(neighbors) => run::choose_prompts(neighbors, &candidates)?,
         Objective::Score(_) => Chosen::default(),
@@ -110,7 +125,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     let report = run::search(&settings, &chosen, place, &mut merges).map_err(trouble)?;
     write(&arguments, &report)?;
     let Some(position) = report.chosen else { return Err(undecided(&arguments, &report)) };
-    merges.place(position, arguments.keep_candidates)?;
+    merges.place(position)?;
     tell(&arguments, talk, &report, position, begun);
     Ok(Exit::Done)
 }
@@ -130,6 +145,13 @@ fn trouble(failure: Failure) -> Trouble {
     }
 }
 
+fn failure(trouble: Trouble) -> Failure {
+    match trouble {
+        Trouble::Found(found) | Trouble::Usage(found) => Failure::Found(found),
+        Trouble::Interrupted(_) => Failure::Interrupted,
+    }
+}
+
 fn read_settings(arguments: &Arguments) -> Result<Settings, Trouble> {
     let path = &arguments.with;
     let text = recipes::read(path).map_err(|error| {
@@ -141,13 +163,13 @@ fn read_settings(arguments: &Arguments) -> Result<Settings, Trouble> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let source = Source::new(shown_path(path), text);
     let settings = settings::read(&source, folder).map_err(Trouble::Usage)?;
-    let set_twice = settings.axes.iter().find(|axis| arguments.recipe.sets(&axis.path));
+    let set_twice = settings.tried.paths().into_iter().find(|path| arguments.recipe.sets(path));
     match set_twice {
         None => Ok(settings),
-        Some(axis) => {
-            let headline = format!("`{}` is both searched and set", axis.path);
+        Some(path) => {
+            let headline = format!("`{path}` is both searched and set");
             let error = Diagnostic::error(codes::BAD_SET, headline);
-            let help = format!("remove `--set {}=…`", axis.path);
+            let help = format!("remove `--set {path}=…`");
             Err(Trouble::Usage(vec![error.help(help)]))
         }
     }
@@ -155,7 +177,10 @@ fn read_settings(arguments: &Arguments) -> Result<Settings, Trouble> {
 
 /// The merges of the candidates.
 struct Merges<'a> {
-    candidates: &'a [Candidate],
+    arguments: &'a Arguments,
+    /// How many candidates there are, in words.
+    count: String,
+    candidates: Vec<Candidate>,
     merges: Vec<merge::Arguments>,
     identities: Vec<String>,
     state: State,
@@ -165,31 +190,51 @@ struct Merges<'a> {
 }
 
 impl<'a> Merges<'a> {
-    /// Plans all merges, so that their mistakes are found before the first.
-    fn new(
-        arguments: &Arguments,
-        candidates: &'a [Candidate],
-        talk: Talk,
-    ) -> Result<Self, Trouble> {
-        let state = State::new(&arguments.out);
-        let of_candidate = |candidate: &Candidate| {
-            merge::Arguments::of_candidate(
-                arguments.recipe.with(&candidate.set),
-                state.candidate(&candidate.folder),
-                arguments.machine,
-                arguments.shard_size,
-                arguments.allow_nonfinite,
-            )
-        };
-        let merges: Vec<merge::Arguments> = candidates.iter().map(of_candidate).collect();
-        let (identities, shown) = (Vec::new(), Vec::new());
-        let mut planned = Self { candidates, merges, identities, state, talk, shown };
-        for position in 0..planned.merges.len() {
-            let (identity, warnings) = merge::identity(&planned.merges[position])?;
-            planned.identities.push(identity);
-            planned.warn(&warnings);
+    /// No candidate is known yet.
+    fn new(arguments: &'a Arguments, count: String, talk: Talk) -> Self {
+        Self {
+            arguments,
+            count,
+            candidates: Vec::new(),
+            merges: Vec::new(),
+            identities: Vec::new(),
+            state: State::new(&arguments.out),
+            talk,
+            shown: Vec::new(),
         }
-        Ok(planned)
+    }
+
+    fn merge_of(&self, candidate: &Candidate) -> merge::Arguments {
+        merge::Arguments::of_candidate(
+            self.arguments.recipe.with(&candidate.set),
+            self.state.candidate(&candidate.folder),
+            self.arguments.machine,
+            self.arguments.shard_size,
+            self.arguments.allow_nonfinite,
+        )
+    }
+
+    /// Plans the merges of further candidates, so that their mistakes are found before the first of
+    /// them is merged.
+    fn plan(&mut self, candidates: &[Candidate]) -> Result<(), Trouble> {
+        for candidate in candidates {
+            let merge = self.merge_of(candidate);
+            let (identity, warnings) = merge::identity(&merge)?;
+            self.candidates.push(candidate.clone());
+            self.merges.push(merge);
+            self.identities.push(identity);
+            self.warn(&warnings);
+        }
+        Ok(())
+    }
+
+    /// Plans merges that need not come to be.
+    fn check(&mut self, candidates: &[Candidate]) -> Result<(), Trouble> {
+        for candidate in candidates {
+            let (_, warnings) = merge::identity(&self.merge_of(candidate))?;
+            self.warn(&warnings);
+        }
+        Ok(())
     }
 
     fn warn(&mut self, warnings: &[Diagnostic]) {
@@ -208,8 +253,7 @@ impl<'a> Merges<'a> {
         let (identity, folder) = (&self.identities[position], &self.candidates[position].folder);
         let merged = self.state.candidate(folder);
         if !self.state.has_candidate(folder, identity) {
-            let count = self.candidates.len();
-            let label = &self.candidates[position].label;
+            let (label, count) = (&self.candidates[position].label, &self.count);
             self.talk.say(&format!("candidate {label} ({} of {count}): merging", position + 1));
             self.state.clear_candidate(folder, identity)?;
             // Warnings are shown here, once for all candidates.
@@ -225,7 +269,8 @@ impl<'a> Merges<'a> {
     }
 
     /// Puts the chosen merge where it belongs, and removes what is not wanted.
-    fn place(&mut self, position: usize, keep_candidates: bool) -> Result<(), Trouble> {
+    fn place(&mut self, position: usize) -> Result<(), Trouble> {
+        let keep_candidates = self.arguments.keep_candidates;
         let identity = self.identities[position].clone();
         if !self.state.has_merged(&identity) {
             self.merge(position)?;
@@ -240,15 +285,23 @@ impl<'a> Merges<'a> {
 }
 
 impl Host for Merges<'_> {
+    fn add(&mut self, candidates: &[Candidate]) -> Result<(), Failure> {
+        self.plan(candidates).map_err(failure)
+    }
+
     fn known_key(&mut self, position: usize) -> Option<String> {
         self.state.known_key(&self.identities[position])
     }
 
     fn merged(&mut self, position: usize) -> Result<Merged, Failure> {
-        self.merge(position).map_err(|trouble| match trouble {
-            Trouble::Found(found) | Trouble::Usage(found) => Failure::Found(found),
-            Trouble::Interrupted(_) => Failure::Interrupted,
-        })
+        self.merge(position).map_err(failure)
+    }
+
+    fn discard(&mut self, position: usize) -> Result<(), Failure> {
+        if !self.arguments.keep_candidates {
+            self.state.remove_candidate(&self.candidates[position].folder)?;
+        }
+        Ok(())
     }
 
     fn say(&mut self, text: &str) {

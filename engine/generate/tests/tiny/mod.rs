@@ -44,12 +44,27 @@ pub fn write_model(space: &Space, name: &str, case: &Value, seed: u64) -> PathBu
 
 fn tensor(name: &str, shape: &Value, dtype: DType, seed: u64) -> Tensor {
     let shape: Vec<u64> = serde_json::from_value(shape.clone()).expect("a shape is a list");
-    let mean = if name.contains("norm") { 1.0 } else { 0.0 };
+    let is_norm = name.contains("norm") || (name.contains("ln_") && name.ends_with("weight"));
+    let mean = if is_norm { 1.0 } else { 0.0 };
     let scale = if shape.len() == 2 { 0.25 } else { 0.1 };
     let mut values = Values::new(seed, name);
     let count: u64 = shape.iter().product();
-    let numbers: Vec<f64> = (0..count).map(|_| mean + scale * values.normal()).collect();
+    let mut number = || mean + scale * values.normal();
+    let numbers: Vec<f64> = match dtype {
+        DType::Bf16 => (0..count).map(|_| nearest_bf16(number())).collect(),
+        _ => (0..count).map(|_| number()).collect(),
+    };
     Tensor::new(name, dtype, &shape, &numbers)
+}
+
+/// The nearest number with the eight digits of bf16, of two equally near ones the even, as torch rounds.
+/// The kit's storage looks at 20 of the 52 bits only, and takes what lies just above a middle for one.
+fn nearest_bf16(number: f64) -> f64 {
+    const LOST: u32 = 52 - 7;
+    let bits = number.to_bits();
+    let (kept, rest, half) = (bits >> LOST, bits & ((1 << LOST) - 1), 1 << (LOST - 1));
+    let is_up = rest > half || (rest == half && kept & 1 == 1);
+    f64::from_bits((kept + u64::from(is_up)) << LOST)
 }
 
 /// The program's path.

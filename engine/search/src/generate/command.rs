@@ -31,7 +31,7 @@ impl Generator for CommandGenerator {
         format!("command {:?} {:?}", self.version, self.argv)
     }
 
-    fn answer(&self, task: &Task<'_>) -> Answers {
+    fn answer(&mut self, task: &Task<'_>) -> Answers {
         let mut answers = Answers::default();
         for attempt in 0..=self.retries {
             let ids: Vec<&str> = task.prompts.iter().map(|prompt| prompt.id.as_str()).collect();
@@ -180,7 +180,7 @@ mod tests {
             let axis = grid::Axis { path: "t".into(), values: vec!["0.1".into()] };
             let candidate = &grid::candidates(&[axis])[0];
             let argv = ["sh", "-c", self.script, "sh", "{prompts}", "{out}", "{model_dir}"];
-            let generator = CommandGenerator {
+            let mut generator = CommandGenerator {
                 argv: argv.map(str::to_owned).to_vec(),
                 retries: self.retries,
                 timeout: self.timeout,

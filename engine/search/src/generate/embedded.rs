@@ -68,7 +68,7 @@ impl Generator for EmbeddedGenerator {
         format!("embedded {version:?} {:?}", self.max_new_tokens)
     }
 
-    fn answer(&self, task: &Task<'_>) -> Answers {
+    fn answer(&mut self, task: &Task<'_>) -> Answers {
         match &self.found {
             Some((program, _)) => self.command(program).answer(task),
             None => {

@@ -49,7 +49,7 @@ impl Generator for ReplayGenerator {
         false
     }
 
-    fn answer(&self, task: &Task<'_>) -> Answers {
+    fn answer(&mut self, task: &Task<'_>) -> Answers {
         let asked: Vec<&str> = task.prompts.iter().map(|prompt| prompt.id.as_str()).collect();
         let read = self.file(&task.candidate.folder).and_then(|path| {
             let all = self.read(&path)?;

@@ -1,30 +1,46 @@
 //! The page of a report: a table and a curve, readable in light and in dark, with nothing from elsewhere.
 
+mod axis;
+mod curve;
+mod map;
+
 use std::fmt::Write;
 
 use super::{CandidateReport, Report};
 
 const STYLE: &str = "\
-:root { color-scheme: light dark; --ink: #1d1d1f; --paper: #fdfdfc; --faint: #6a6a70; --line: #d4d4d8;
-  --c0: #0b5fb0; --c1: #a83c00; --c2: #16714f; --c3: #7b3fa0; --chosen: #e9f1fa; }
+:root { color-scheme: light dark; --ink: #1d1d1f; --paper: #fdfdfc; --faint: #626268; --line: #d9d9dd;
+  --c0: #0b5fb0; --c1: #a83c00; --c2: #16714f; --c3: #7b3fa0; --chosen: #e6f0fa; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #ececee; --paper: #17181b; --faint: #a2a2aa; --line: #3c3d43;
-    --c0: #77b7f5; --c1: #f2a36b; --c2: #6fcfa6; --c3: #cda2ea; --chosen: #22303f; } }
+  :root { --ink: #ececee; --paper: #17181b; --faint: #a6a6ae; --line: #35363c;
+    --c0: #77b7f5; --c1: #f2a36b; --c2: #6fcfa6; --c3: #cda2ea; --chosen: #20303f; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-.wide { overflow-x: auto; } svg { width: 100%; height: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-tr.chosen { background: var(--chosen); font-weight: 600; }
-.faint, figcaption { color: var(--faint); font-size: .9rem; } figure { margin: 0; }
-.axis { stroke: var(--faint); } .grid { stroke: var(--line); } svg text { fill: var(--ink); font-size: 13px; }
-.mark { stroke: var(--faint); stroke-dasharray: 2 3; } code { font-size: .9em; overflow-wrap: anywhere; }
+  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin-top: 2.5rem; }
+code { font-size: .9em; overflow-wrap: anywhere; }
+.verdict { border-left: 4px solid var(--c0); background: var(--chosen); padding: .6rem 1rem;
+  border-radius: 0 .3rem .3rem 0; } .verdict p { margin: .2rem 0; } .verdict strong { font-size: 1.15em; }
+figure { margin: 1rem 0 2rem; overflow-x: auto; } svg { width: 100%; min-width: 34rem; height: auto; }
+.faint, figcaption { color: var(--faint); font-size: .9rem; }
+svg text { fill: var(--ink); font-size: 13px; } svg .end { text-anchor: end; }
+svg .middle { text-anchor: middle; } svg text.title { fill: var(--faint); }
+svg text.chosen { fill: var(--c0); font-weight: 600; }
+.axis { stroke: var(--faint); } .grid { stroke: var(--line); }
+.own { stroke-width: 2.5; } .other { stroke-width: 1.5; } polyline { fill: none; }
+circle.own, circle.other { fill: var(--c); stroke: var(--c); stroke-width: 1; }
+circle.edge { fill: var(--paper); stroke-dasharray: 2 2; }
+.best { fill: none; stroke: var(--c1); stroke-width: 1.5; }
+.ring { fill: none; stroke: var(--faint); stroke-width: 1.5; } .ring.chosen { stroke: var(--c1); stroke-width: 2.5; }
+.mark { stroke: var(--faint); stroke-dasharray: 2 3; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
+  font-weight: normal; vertical-align: top; }
+thead th { font-weight: 600; vertical-align: bottom; white-space: normal; border-bottom: 2px solid var(--faint); }
+th.words, td.words { text-align: left; white-space: normal; } td.words { min-width: 7rem; }
+tr.chosen { background: var(--chosen); } tr.chosen th { font-weight: 700; }
+tbody tr:hover { background: var(--chosen); }
+@media print { body { max-width: none; margin: 0; } }
 ";
-
-/// Lines are told apart by their dashes too, not by color alone.
-const DASHES: [&str; 4] = ["none", "7 4", "2 4", "10 3 2 3"];
 
 /// The page.
 pub fn page(report: &Report) -> String {
@@ -37,9 +53,8 @@ pub fn page(report: &Report) -> String {
         escape(&parameters)
     );
     out.push_str(&verdict(report));
-    if !report.curves().is_empty() {
-        out.push_str(&figure(report));
-    }
+    let figures = [curve::figure(report), map::figure(report)];
+    figures.into_iter().flatten().for_each(|figure| out.push_str(&figure));
     out.push_str(&table(report));
     if let Some(verify) = &report.verify {
         let words = match verify.mismatches.len() {
@@ -69,198 +84,126 @@ pub fn page(report: &Report) -> String {
 }
 
 fn verdict(report: &Report) -> String {
-    let best = report.best().join(", ");
+    let mut out = "<div class=\"verdict\">\n".to_owned();
     let by = match report.objective.as_str() {
         "score" => "by score".to_owned(),
         diff => format!("by difference <code>{diff}</code>"),
     };
-    let mut text = match report.chosen {
+    match report.chosen {
         Some(k) => {
-            let label = escape(&report.candidates[k].label);
-            format!("<p>Chosen {by}: <strong>{label}</strong>.")
-        }
-        None => format!("<p>Nothing is chosen {by}."),
-    };
-    if report.minima.len() > 1 {
-        let _ = write!(text, " Equally good: {}.", escape(&best));
-    }
-    text + "</p>\n"
-}
-
-/// Size of the drawing, and the part of it that the curve takes.
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 384.0;
-const LEFT: f64 = 60.0;
-const RIGHT: f64 = 700.0;
-const TOP: f64 = 20.0;
-const BOTTOM: f64 = 300.0;
-
-fn figure(report: &Report) -> String {
-    let curves = report.curves();
-    let places = report.places();
-    let values = || curves.iter().flat_map(|(_, points)| points.iter().map(|point| point.1));
-    let is_score = report.objective == "score";
-    let least = values().fold(f64::INFINITY, f64::min);
-    let least = if is_score { least } else { least.min(0.0) };
-    let most = values().fold(f64::NEG_INFINITY, f64::max);
-    let most = if most > least { most } else { least + 1.0 };
-    let x = |k: usize| LEFT + 15.0 + places[k] * (RIGHT - LEFT - 30.0);
-    let y = |value: f64| BOTTOM - (value - least) / (most - least) * (BOTTOM - TOP);
-    let what = if is_score { "Score" } else { "Difference from neighbors" };
-    let parameters = escape(&report.parameters.join(", "));
-    let mut out = format!(
-        "<h2>Curve</h2>\n<figure>\n<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
-         aria-labelledby=\"curve-title curve-words\">\n\
-         <title id=\"curve-title\">{what} against {parameters}</title>\n\
-         <desc id=\"curve-words\">{}</desc>\n",
-        escape(&words(report))
-    );
-    for step in 0..=4 {
-        let value = least + (most - least) * f64::from(step) / 4.0;
-        let at = y(value);
-        let _ = writeln!(
-            out,
-            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{RIGHT}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            LEFT - 8.0,
-            at + 4.0,
-            shown(value)
-        );
-    }
-    // Labels that would lie on each other are left out.
-    let mut free = f64::NEG_INFINITY;
-    for (k, candidate) in report.candidates.iter().enumerate() {
-        let half = candidate.label.chars().count().min(24) as f64 * 3.8;
-        if x(k) - half < free {
-            continue;
-        }
-        free = x(k) + half + 6.0;
-        let label: String = candidate.label.chars().take(24).collect();
-        let _ = writeln!(
-            out,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-            x(k),
-            BOTTOM + 20.0,
-            escape(&label)
-        );
-    }
-    let _ = writeln!(
-        out,
-        "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{RIGHT}\" y1=\"{BOTTOM}\" y2=\"{BOTTOM}\"/>\
-         <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{parameters}</text>",
-        (LEFT + RIGHT) / 2.0,
-        BOTTOM + 44.0
-    );
-    if let Some(chosen) = report.chosen {
-        let at = x(chosen);
-        let _ = writeln!(
-            out,
-            "<line class=\"mark\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{BOTTOM}\"/>"
-        );
-    }
-    for (number, (name, points)) in curves.iter().enumerate() {
-        let line: Vec<String> =
-            points.iter().map(|&(k, value)| format!("{:.1},{:.1}", x(k), y(value))).collect();
-        let (color, dash) = (number % 4, DASHES[number % 4]);
-        let _ = writeln!(
-            out,
-            "<polyline fill=\"none\" stroke=\"var(--c{color})\" stroke-width=\"2\" \
-             stroke-dasharray=\"{dash}\" points=\"{}\"/>",
-            line.join(" ")
-        );
-        for &(k, value) in points {
+            let chosen = &report.candidates[k];
+            let what = if report.goal.is_some() { "score" } else { "difference" };
+            let value = report
+                .decisive(k)
+                .map_or(String::new(), |value| format!(" with a {what} of {}", shown(value)));
             let _ = writeln!(
                 out,
-                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"var(--c{color})\">\
-                 <title>{} at {}: {}</title></circle>",
-                x(k),
-                y(value),
-                escape(name),
-                escape(&report.candidates[k].label),
-                shown(value)
+                "<p>Chosen {by}: <strong>{}</strong>{value}</p>",
+                escape(&chosen.label)
             );
         }
-        let at = LEFT + 150.0 * number as f64;
+        None => {
+            let _ = writeln!(out, "<p>Nothing is chosen {by}: several are equally good.</p>");
+        }
+    }
+    if report.minima.len() > 1 {
+        let _ = writeln!(out, "<p>Equally good: {}</p>", escape(&report.best().join("; ")));
+    }
+    if let Some(optimized) = &report.optimized {
         let _ = writeln!(
             out,
-            "<line x1=\"{at}\" x2=\"{:.1}\" y1=\"{:.1}\" y2=\"{:.1}\" stroke=\"var(--c{color})\" \
-             stroke-width=\"2\" stroke-dasharray=\"{dash}\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-            at + 34.0,
-            HEIGHT - 8.0,
-            HEIGHT - 8.0,
-            at + 40.0,
-            HEIGHT - 4.0,
-            escape(name)
+            "<p>CMA-ES tried {} candidates in generations of {}, {} of them whole, and stopped: {}.</p>",
+            report.candidates.len(),
+            optimized.population,
+            optimized.generations,
+            optimized.stop.meaning()
         );
     }
-    out.push_str(
-        "</svg>\n<figcaption>The numbers are in the table below.</figcaption>\n</figure>\n",
-    );
-    out
+    out + "</div>\n"
 }
 
-/// The curve that was decided by, in words.
-fn words(report: &Report) -> String {
-    let curves = report.curves();
-    let decisive = curves.iter().find(|(name, _)| *name == report.objective);
-    let points = decisive.map(|(_, points)| points.as_slice()).unwrap_or_default();
-    let points: Vec<String> = points
-        .iter()
-        .map(|&(k, value)| format!("{} at {}", shown(value), report.candidates[k].label))
-        .collect();
-    format!("{}: {}", report.objective, points.join(", "))
+/// A column of the table: its name, whether it holds words, and what it shows of a candidate.
+type Column<'a> = (String, bool, Cell<'a>);
+
+type Cell<'a> = Box<dyn Fn(usize, &CandidateReport) -> String + 'a>;
+
+fn columns(report: &Report) -> Vec<Column<'_>> {
+    let optional = |value: Option<f64>| value.map_or("–".to_owned(), shown);
+    let mut columns: Vec<Column<'_>> = Vec::new();
+    let mut add = |name: &str, cell: Cell<'static>| columns.push((name.to_owned(), false, cell));
+    let has = |test: fn(&CandidateReport) -> bool| report.candidates.iter().any(test);
+    if has(|own| own.generation.is_some()) {
+        let cell =
+            |_, own: &CandidateReport| own.generation.map_or(String::new(), |n| n.to_string());
+        add("generation", Box::new(cell));
+    }
+    if report.goal.is_some() {
+        add("score", Box::new(move |_, own| optional(own.score)));
+    } else {
+        let longest = report.candidates.iter().max_by_key(|own| own.differences.len());
+        for (mode, _) in longest.map(|own| own.differences.as_slice()).unwrap_or_default() {
+            let mode = *mode;
+            let cell = move |_, own: &CandidateReport| {
+                let found = own.differences.iter().find(|(diff, _)| *diff == mode);
+                optional(found.and_then(|(_, value)| *value))
+            };
+            add(mode.word(), Box::new(cell));
+        }
+        if has(|own| own.smoothed.is_some()) {
+            add("smoothed", Box::new(move |_, own| optional(own.smoothed)));
+        }
+        add("prompts", Box::new(|_, own| own.prompts.to_string()));
+        add("errors", Box::new(|_, own| own.errors.to_string()));
+    }
+    add("known before", Box::new(|_, own| own.cache_hits.to_string()));
+    add("seconds", Box::new(|_, own| format!("{:.2}", own.seconds)));
+    let key = |_, own: &CandidateReport| {
+        let key: String = own.model_key.iter().flat_map(|key| key.chars()).take(12).collect();
+        if key.is_empty() { "–".to_owned() } else { format!("<code>{}</code>", escape(&key)) }
+    };
+    add("model", Box::new(key));
+    columns.push((
+        "remarks".to_owned(),
+        true,
+        Box::new(|position, own| escape(&remarks(report, position, own))),
+    ));
+    columns
 }
 
 fn table(report: &Report) -> String {
-    let is_score = report.objective == "score";
-    let modes: Vec<String> = match report.candidates.iter().max_by_key(|c| c.differences.len()) {
-        Some(candidate) if !is_score => {
-            candidate.differences.iter().map(|(diff, _)| diff.word().to_owned()).collect()
-        }
-        _ => vec!["score".to_owned()],
-    };
-    let is_smoothed = report.candidates.iter().any(|candidate| candidate.smoothed.is_some());
-    let mut out = String::from(
-        "<h2>Candidates</h2>\n<div class=\"wide\">\n<table>\n<thead><tr><th scope=\"col\">candidate</th>",
-    );
-    for mode in &modes {
-        let _ = write!(out, "<th scope=\"col\">{}</th>", escape(mode));
+    let columns = columns(report);
+    let is_numbered = report.parameters.len() > 1;
+    let mut out = String::from("<h2>Candidates</h2>\n<div class=\"wide\">\n<table>\n<thead><tr>");
+    if is_numbered {
+        out.push_str("<th scope=\"col\">number</th>");
     }
-    if is_smoothed {
-        out.push_str("<th scope=\"col\">smoothed</th>");
-    }
-    for name in ["prompts", "errors", "known answers", "seconds", "remarks", "model"] {
+    for parameter in &report.parameters {
+        // A path may go on in the next line after a dot, and nowhere else.
+        let name = escape(parameter).replace('.', ".<wbr>");
         let _ = write!(out, "<th scope=\"col\">{name}</th>");
+    }
+    for (name, words, _) in &columns {
+        let class = if *words { " class=\"words\"" } else { "" };
+        let _ = write!(out, "<th scope=\"col\"{class}>{}</th>", escape(name));
     }
     out.push_str("</tr></thead>\n<tbody>\n");
     for (position, candidate) in report.candidates.iter().enumerate() {
         let is_chosen = report.chosen == Some(position);
-        let class = if is_chosen { " class=\"chosen\"" } else { "" };
-        let _ = write!(out, "<tr{class}><th scope=\"row\">{}</th>", escape(&candidate.label));
-        for mode in &modes {
-            let found = candidate.differences.iter().find(|(diff, _)| diff.word() == mode);
-            let value = found.and_then(|(_, value)| *value).or(candidate.score);
-            let _ = write!(out, "<td>{}</td>", value.map_or("–".to_owned(), shown));
+        let _ = write!(out, "<tr{}>", if is_chosen { " class=\"chosen\"" } else { "" });
+        if is_numbered {
+            let _ = write!(out, "<td>{}</td>", position + 1);
         }
-        if is_smoothed {
-            let _ = write!(out, "<td>{}</td>", candidate.smoothed.map_or("–".to_owned(), shown));
+        for (_, value) in &candidate.set {
+            let _ = write!(out, "<th scope=\"row\">{}</th>", escape(value));
         }
-        let key = candidate.model_key.as_deref().unwrap_or("–");
-        let key: String = key.chars().take(12).collect();
-        let _ = writeln!(
-            out,
-            "<td>{}</td><td>{}</td><td>{}</td><td>{:.2}</td><td>{}</td><td><code>{}</code></td></tr>",
-            candidate.prompts,
-            candidate.errors,
-            candidate.cache_hits,
-            candidate.seconds,
-            escape(&remarks(report, position, candidate)),
-            escape(&key)
-        );
+        for (_, words, cell) in &columns {
+            let class = if *words { " class=\"words\"" } else { "" };
+            let _ = write!(out, "<td{class}>{}</td>", cell(position, candidate));
+        }
+        out.push_str("</tr>\n");
     }
     out.push_str("</tbody>\n</table>\n</div>\n");
-    if !is_score {
+    if report.goal.is_none() {
         out.push_str(
             "<p class=\"faint\">A dash: end points are only neighbors and cannot be chosen.</p>\n",
         );
@@ -282,10 +225,15 @@ fn remarks(report: &Report, position: usize, candidate: &CandidateReport) -> Str
     remarks.join("; ")
 }
 
-/// Up to four places, and none where there are none.
+/// Up to five digits that count, and none that do not.
 fn shown(value: f64) -> String {
-    let text = format!("{value:.4}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    let before = if value == 0.0 { 0.0 } else { value.abs().log10().floor() };
+    let places = (4.0 - before).clamp(0.0, 12.0) as usize;
+    let text = format!("{value:.places$}");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
 }
 
 fn escape(text: &str) -> String {
@@ -306,6 +254,10 @@ fn escape(text: &str) -> String {
 mod tests {
     use super::super::tests::report;
     use super::*;
+    use crate::grid::Candidate;
+    use crate::optimizer::Stop;
+    use crate::report::Optimized;
+    use crate::score::Goal;
 
     #[test]
     fn the_page_needs_nothing_else() {
@@ -333,9 +285,84 @@ mod tests {
         let mut report = report();
         report.candidates.truncate(1);
         (report.minima, report.chosen) = (vec![0], Some(0));
-        report.objective = "score".into();
+        (report.objective, report.goal) = ("score".into(), Some(Goal::Maximize));
         report.candidates[0].score = Some(-0.5);
         let page = page(&report);
         assert!(page.contains("-0.5") && !page.contains("NaN") && !page.contains("inf"));
+        assert!(page.contains("<strong>0.0</strong> with a score of -0.5"), "{page}");
+    }
+
+    #[test]
+    fn the_best_have_rings_and_the_chosen_one_is_told() {
+        let mut report = report();
+        (report.minima, report.chosen) = (vec![1, 2], Some(1));
+        let found = page(&report);
+        assert_eq!(found.matches("<circle class=\"ring\"").count(), 1);
+        assert_eq!(found.matches("<circle class=\"ring chosen\"").count(), 1);
+        assert!(found.contains(">chosen: 0.1, 2<") && found.contains("Equally good: 0.1; 0.2"));
+        report.chosen = None;
+        let undecided = page(&report);
+        assert_eq!(undecided.matches("<circle class=\"ring\"").count(), 2);
+        assert!(undecided.contains("Nothing is chosen"));
+    }
+
+    /// Eight candidates of two parameters; the first two are far worse than the others.
+    #[test]
+    fn scores_over_two_parameters_have_a_map() {
+        let own = |k: u32| {
+            let set = [("a", k), ("b", 7 - k)];
+            let set = set.map(|(path, value)| (path.to_owned(), value.to_string()));
+            let mut own = CandidateReport::new(&Candidate::new(set.to_vec()));
+            own.score = Some(if k < 2 { 1000.0 } else { f64::from(8 - k) });
+            own.generation = Some(1);
+            own
+        };
+        let report = Report {
+            parameters: vec!["a".into(), "b".into()],
+            objective: "score".into(),
+            goal: Some(Goal::Minimize),
+            candidates: (0..8).map(own).collect(),
+            minima: vec![7],
+            chosen: Some(7),
+            sample: Vec::new(),
+            verify: None,
+            optimized: Some(Optimized {
+                generations: 1,
+                population: 8,
+                seed: 0,
+                stop: Stop::Budget,
+            }),
+        };
+        let found = page(&report);
+        assert_eq!(found.matches("<svg").count(), 2);
+        assert_eq!(found.matches("<circle class=\"own edge\"").count(), 2, "{found}");
+        for part in [
+            "Empty points at the edge are worse",
+            "Low scores are good. The line is the best score so far.",
+            ">chosen: number 8, 1<",
+            "CMA-ES tried 8 candidates in generations of 8, 1 of them whole",
+            "the budget is used up",
+            "fill-opacity: 1.00\"><title>a=7, b=0: 1<",
+            "<th scope=\"row\">7</th><th scope=\"row\">0</th><td>1</td>",
+        ] {
+            assert!(found.contains(part), "{part} is missing:\n{found}");
+        }
+        assert!(!found.contains("<polyline"), "candidates in no order make no line");
+    }
+
+    #[test]
+    fn numbers_have_the_digits_that_count() {
+        for (value, expected) in [
+            (0.0, "0"),
+            (3.0, "3"),
+            (-0.5, "-0.5"),
+            (0.5123456, "0.51235"),
+            (1234.5678, "1234.6"),
+            (123_456.7, "123457"),
+            (-0.0000123456, "-0.000012346"),
+            (1e-300, "0"),
+        ] {
+            assert_eq!(shown(value), expected);
+        }
     }
 }

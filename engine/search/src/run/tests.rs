@@ -5,15 +5,27 @@ use mixdown_diagnostics::render::{Color, render_all};
 use tempfile::TempDir;
 
 use super::*;
+use crate::objective::Diff;
+use crate::report::CandidateReport;
 use crate::settings;
 
 struct FakeHost {
     folder: PathBuf,
     merged: Vec<usize>,
+    discarded: Vec<usize>,
     knows: bool,
 }
 
 impl Host for FakeHost {
+    fn add(&mut self, _: &[Candidate]) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn discard(&mut self, position: usize) -> Result<(), Failure> {
+        self.discarded.push(position);
+        Ok(())
+    }
+
     fn known_key(&mut self, position: usize) -> Option<String> {
         self.knows.then(|| format!("key {position}"))
     }
@@ -58,7 +70,7 @@ fn run(folder: &TempDir, text: &str, host: &mut FakeHost) -> Result<Report, Stri
     let show = |found: &[Diagnostic]| render_all(found, Color::Plain);
     let source = Source::new("search.yaml", text);
     let settings = settings::read(&source, folder.path()).map_err(|found| show(&found))?;
-    let candidates = candidates(&settings.axes);
+    let candidates = settings.tried.candidates();
     let chosen = match &settings.objective {
         Objective::Neighbors(neighbors) => {
             choose_prompts(neighbors, &candidates).map_err(|found| show(&found))?
@@ -74,7 +86,12 @@ fn run(folder: &TempDir, text: &str, host: &mut FakeHost) -> Result<Report, Stri
 }
 
 fn host(folder: &TempDir) -> FakeHost {
-    FakeHost { folder: folder.path().to_owned(), merged: Vec::new(), knows: false }
+    FakeHost {
+        folder: folder.path().to_owned(),
+        merged: Vec::new(),
+        discarded: Vec::new(),
+        knows: false,
+    }
 }
 
 const ROWS: [(&str, &str); 4] = [("0.0", "abc"), ("0.1", "abd"), ("0.2", "aBd"), ("0.3", "xbd")];
@@ -228,4 +245,28 @@ fn scores_choose_in_any_grid() {
     let bad = "search: 1\ngrid: {a: [1]}\nobjective: {command: [echo, good]}\n";
     let told = run(&folder, bad, &mut host).unwrap_err();
     assert!(told.contains("the score of 1 is no number") && told.contains("good"), "{told}");
+}
+
+/// Of all merges the best is kept; each other one goes as soon as a better one is there.
+#[test]
+fn an_optimizer_keeps_the_best_merge() {
+    let folder = folder(&ROWS);
+    let mut host = host(&folder);
+    let script = "echo \"$MIXDOWN_ALPHA\" | awk '{ print ($1 - 0.25) ^ 2 }'";
+    let text = format!(
+        "search: 1\ngrid: {{t: {{from: 0, to: 1, step: 0.01}}}}\n\
+         optimizer: {{cma_es: {{budget: 14}}}}\n\
+         objective: {{command: [sh, -c, \"{}\"], goal: minimize}}\n",
+        script.replace('\\', "\\\\").replace('"', "\\\"")
+    );
+    let report = run(&folder, &text, &mut host).unwrap();
+    let count = report.candidates.len();
+    assert_eq!(host.merged, (0..count).collect::<Vec<_>>());
+    let chosen = report.chosen.unwrap();
+    let scores: Vec<f64> = report.candidates.iter().map(|own| own.score.unwrap()).collect();
+    assert!(scores.iter().all(|score| *score >= scores[chosen]));
+    host.discarded.sort_unstable();
+    let others: Vec<usize> = (0..count).filter(|&position| position != chosen).collect();
+    assert_eq!(host.discarded, others);
+    assert!(report.candidates[chosen].generation.is_some() && report.optimized.is_some());
 }

@@ -144,6 +144,12 @@ impl State {
         write(&self.merged_mark(), identity)
     }
 
+    /// Removes the merge of a candidate.
+    pub fn remove_candidate(&self, folder: &str) -> Result<()> {
+        remove(&self.candidate(folder))?;
+        remove_file(&self.mark(folder))
+    }
+
     /// Removes all candidates.
     pub fn remove_candidates(&self) -> Result<()> {
         remove(&self.root.join("candidates"))?;
