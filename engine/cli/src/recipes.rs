@@ -257,7 +257,7 @@ impl Loader {
                     }
                 }
                 (ModelReference::Checkpoint { adapter: Some((path, revision)), .. }, None) => self
-                    .named(source, model, SeenAs::default())
+                    .base_of(&loaded.recipe, model)
                     .and_then(|base| {
                         self.adapter(&loaded.recipe, model, base, path, revision.as_deref())
                     })
@@ -272,10 +272,22 @@ impl Loader {
         let mut reading = model.reading.clone();
         // What the numbers count for changes nothing in the files.
         reading.is_zero = false;
-        let Some(like) = reading.like.take() else { return Some((reading, None)) };
+        reading.like = None;
+        Some((reading, self.like(recipe, model)?))
+    }
+
+    /// The checkpoint that an adapter is on. What names are seen is said of the adapter's own tensors, but
+    /// whose names the parts of a model get is said of the whole.
+    fn base_of(&mut self, recipe: &Recipe, model: &Named) -> Option<u32> {
+        let like = self.like(recipe, model)?;
+        self.named(&recipe.source, model, (Reading::default(), like))
+    }
+
+    /// The model whose names another one gets, if there is one; none if it has failed.
+    fn like(&mut self, recipe: &Recipe, model: &Named) -> Option<Option<u32>> {
+        let Some(like) = model.reading.like else { return Some(None) };
         let other = &recipe.models[like.0 as usize];
-        let other = self.named(&recipe.source, other, SeenAs::default())?;
-        Some((reading, Some(other)))
+        self.named(&recipe.source, other, SeenAs::default()).map(Some)
     }
 
     /// The checkpoint that a model's reference names, without an adapter on it.
@@ -296,7 +308,13 @@ impl Loader {
         let (source, model) = (&recipe.source, &recipe.models[position]);
         let base = recipe.base.as_ref().map(|base| base.value.0 as usize);
         let base = match base.filter(|&base| base != position).map(|base| &recipe.models[base]) {
-            Some(base) => self.named(source, base, SeenAs::default())?,
+            Some(base) => {
+                // Names that are said of the adapter are those of its base, unless that has them.
+                let of_base = recipe.base.as_ref().map(|base| base.value);
+                let is_other = model.reading.like.is_some() && model.reading.like != of_base;
+                let like = self.like(recipe, if is_other { model } else { base })?;
+                self.named(source, base, (Reading::default(), like))?
+            }
             None => {
                 let files = self.or_note(open_adapter(Path::new(path)), source, model)?;
                 let Some(made_on) = files.config.base_model else {
@@ -308,7 +326,8 @@ impl Loader {
                     return None;
                 };
                 let reference = Reference { path: made_on, revision: None, prefix: None };
-                self.checkpoint(source, model, reference, None, SeenAs::default())?
+                let like = self.like(recipe, model)?;
+                self.checkpoint(source, model, reference, None, (Reading::default(), like))?
             }
         };
         self.adapter(recipe, model, base, path, None)
@@ -410,7 +429,8 @@ impl Loader {
         let shown = key.0.shown();
         let opened = Model::find(&key.0, &shown, self.style).and_then(|mut opened| {
             let (reading, like) = &key.2;
-            let like = like.map(|other| &self.models[other as usize].model.checkpoint.index);
+            let like = like.map(|other| &self.models[other as usize]);
+            let like = like.map(|other| (other.name.as_str(), &other.model.checkpoint.index));
             let index = &opened.checkpoint.index;
             opened.checkpoint.index = reading::index(index, reading, like, &shown)?;
             Ok(opened)

@@ -440,6 +440,9 @@ fn files_from(
     let own = results[number].get().map(|solved| solved.layers.clone()).unwrap_or_default();
     let chosen = recipe.files_from.as_ref().or(recipe.base.as_ref()).map(|model| model.value);
     let chosen = chosen.or(recipe.merged().first().copied()).unwrap_or(ModelId(0));
+    // Files that are stated count; else they are those of the model whose names the tensors have.
+    let like = recipe.models.get(chosen.0 as usize).and_then(|model| model.reading.like);
+    let chosen = like.filter(|_| recipe.files_from.is_none()).unwrap_or(chosen);
     match request.models[number].get(chosen.0 as usize) {
         Some(ModelSource::Checkpoint(model)) => (Some(*model), own),
         Some(ModelSource::Adapted(adapter)) => {

@@ -17,6 +17,7 @@ mod kind;
 pub mod knowledge;
 mod layer;
 mod library;
+mod like;
 mod lower;
 mod matrices;
 mod module_names;

@@ -289,10 +289,17 @@ impl<'a> Section<'a> {
             diagnostic = diagnostic.fact(label, text);
         }
         let (a, b) = (first.tensor.shape.dimensions(), other.tensor.shape.dimensions());
+        let names_of = present.iter().find_map(|one| one.input.view.names_of.as_ref());
         if is_vocabulary && a.len() == b.len() && a.get(1..) == b.get(1..) {
-            diagnostic = diagnostic
-                .note("the vocabularies differ in size")
-                .help("bring them together with `tokenizer: {source: base}` or `{source: union}`");
+            diagnostic = diagnostic.note("the vocabularies differ in size");
+            diagnostic = match names_of {
+                Some((name, _)) => diagnostic.help(format!(
+                    "keep it in a rule above this one: `keep: {name}`; or state beside `like` how many first rows mean the same: `shared_rows: …`"
+                )),
+                None => diagnostic.help(
+                    "bring them together with `tokenizer: {source: base}` or `{source: union}`",
+                ),
+            };
         } else {
             diagnostic =
                 diagnostic.help("only models of one architecture can be merged tensor by tensor");

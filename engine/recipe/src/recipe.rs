@@ -148,13 +148,17 @@ pub struct Model {
     pub reading: Reading,
     /// What its adapter is, where that has no configuration of its own.
     pub factors: Option<Factors>,
+    /// How many first rows of embeddings and output layers mean the same as in the model of
+    /// [`Reading::like`], whose other rows are taken.
+    pub shared_rows: Option<Spanned<u64>>,
 }
 
 impl Model {
     /// A model with nothing beside it, whose names are those of its files.
     pub fn plain(name: String, reference: ModelReference, span: Span) -> Self {
         let (attached, reading) = (Attached::default(), Reading::default());
-        Self { name, reference, span, attached, attached_as: None, reading, factors: None }
+        let (attached_as, factors, shared_rows) = (None, None, None);
+        Self { name, reference, span, attached, attached_as, reading, factors, shared_rows }
     }
 }
 

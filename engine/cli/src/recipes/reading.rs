@@ -1,5 +1,7 @@
 //! The tensors of a model under the names that a recipe gives them.
 
+use std::cell::Cell;
+
 use mixdown_checkpoint::adapter::{FactorsFile, FactorsSpec, name_in, open_factors_as};
 use mixdown_checkpoint::{Index, shown};
 use mixdown_diagnostics::{Diagnostic, Source, codes};
@@ -14,16 +16,19 @@ use crate::quantity;
 pub fn index(
     stored: &Index,
     reading: &Reading,
-    like: Option<&Index>,
+    like: Option<(&str, &Index)>,
     name: &str,
 ) -> Result<Index, Vec<Diagnostic>> {
     if reading.is_plain() && like.is_none() {
         return Ok(stored.clone());
     }
     let namer = reading.namer();
+    let counterparts = Cell::new(0usize);
     let seen = stored.renamed(&|name| {
         let name = namer(name)?;
-        Some(like.and_then(|like| name_in(like, &name)).unwrap_or(name))
+        let other = like.and_then(|(_, like)| name_in(like, &name));
+        counterparts.set(counterparts.get() + usize::from(other.is_some()));
+        Some(other.unwrap_or(name))
     });
     let seen = seen.map_err(|error| {
         let fault = Diagnostic::error(codes::DUPLICATE_TENSOR, error.to_string()).in_file(name);
@@ -31,6 +36,9 @@ pub fn index(
     })?;
     if seen.is_empty() && !stored.is_empty() {
         return Err(vec![nothing(stored, reading, name)]);
+    }
+    if let (Some(like), 0) = (like, counterparts.get()) {
+        return Err(vec![no_counterpart(&seen, like, name)]);
     }
     Ok(seen)
 }
@@ -67,10 +75,18 @@ pub fn left(file: &FactorsFile, source: &Source, model: &Model) -> Option<Diagno
     Some(warning.help("`mode: damc` keeps them").at(source, model.span))
 }
 
+/// None of the tensors is a part that the model has whose names they should get.
+fn no_counterpart(seen: &Index, (other, like): (&str, &Index), name: &str) -> Diagnostic {
+    let headline = format!("no tensor is a part of `{other}` under any name that is known");
+    Diagnostic::error(codes::TENSOR_MISSING, headline)
+        .in_file(name)
+        .fact("names begin with", beginnings(seen))
+        .fact(format!("those of `{other}`"), beginnings(like))
+        .help("`prefix: …` takes off what names begin with before they are compared")
+}
+
 /// None of the tensors is what the recipe asks for.
 fn nothing(stored: &Index, reading: &Reading, name: &str) -> Diagnostic {
-    /// Beginnings of names in a message.
-    const SHOWN: usize = 12;
     let wanted: Vec<&str> = match reading.prefixes.as_slice() {
         [] => reading.only.iter().map(String::as_str).collect(),
         prefixes => prefixes.iter().map(|prefix| prefix.from.as_str()).collect(),
@@ -79,8 +95,17 @@ fn nothing(stored: &Index, reading: &Reading, name: &str) -> Diagnostic {
         true => format!("no tensor has a name like `{}`", shown(&wanted.join("`, `"))),
         false => format!("no tensor has a name that begins with `{}`", shown(&wanted.join("`, `"))),
     };
+    Diagnostic::error(codes::NO_WEIGHTS, headline)
+        .in_file(name)
+        .fact("names begin with", beginnings(stored))
+}
+
+/// What the names of a model begin with, as a text.
+fn beginnings(index: &Index) -> String {
+    /// Beginnings of names in a message.
+    const SHOWN: usize = 12;
     let mut starts: Vec<String> = Vec::new();
-    for tensor in stored.tensors() {
+    for tensor in index.tensors() {
         // Three parts of a name tell a connector from layers.
         let parts: Vec<&str> = tensor.name.splitn(4, '.').take(3).collect();
         let start = shown(&parts.join(".")).into_owned();
@@ -90,7 +115,5 @@ fn nothing(stored: &Index, reading: &Reading, name: &str) -> Diagnostic {
     }
     let more = if starts.len() > SHOWN { ", …" } else { "" };
     starts.truncate(SHOWN);
-    Diagnostic::error(codes::NO_WEIGHTS, headline)
-        .in_file(name)
-        .fact("names begin with", format!("{}{more}", starts.join(", ")))
+    format!("{}{more}", starts.join(", "))
 }

@@ -175,7 +175,8 @@ impl Decoder<'_> {
                     self.model(&node, "an expert")
                 };
                 // After the model, so that it is not the first of the recipe.
-                let attached = fields.map(|fields| self.attached(fields)).unwrap_or_default();
+                let like = model.as_ref().and_then(|model| self.models.like(model.value));
+                let attached = fields.map(|fields| self.attached(fields, like)).unwrap_or_default();
                 let settings = settings.unwrap_or_default();
                 experts.extend(model.map(|model| self.expert(model, settings, attached)));
             }

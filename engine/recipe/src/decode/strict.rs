@@ -53,6 +53,7 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
     let settings = decoder.settings_at(fields, "parameters");
     let adapter = form.and_then(|node| decoder.output_form(&node));
     let tokenizer = decoder.tokenizer(fields);
+    decoder.check_like(base.as_ref(), tokenizer.is_some(), adapter.as_ref());
     Some(Recipe {
         source: tree.source.clone(),
         form: Form::Strict,

@@ -23,6 +23,8 @@
 //! - A parameter of an expert in a rule comes before one beside the model, then the rule's, then the top's.
 //! - `importance` and `gram` beside a model are checkpoints that go with it; an expert in a rule can have
 //!   others. They are read by methods that need them and never merged, nor is a `reference`.
+//! - `like` beside a model is the one whose names its tensors get: rules then speak of one set of names, and
+//!   a language model meets the one within a model of several modalities.
 //! - `output` as a map says what is written: `{as: adapter, rank: 16}` is a LoRA on the base. A formula
 //!   beside it stands in a rule, or in a method file.
 //! - `$name` is the declared value, wherever a single value stands; `$$name` is the text `$name`. Formulas
@@ -180,6 +182,10 @@ keys! {
         pub adapter: Option<PathKey>,
         /// Replaces `architectures` of its config.
         pub override_architecture: Option<String>,
+        /// Another model of the recipe, whose names the tensors of this one get where both have the same part under different names: a language model alone and one within a model that sees or hears. Tensors without a counterpart keep their names.
+        pub like: Option<String>,
+        /// With `like`: how many of the first rows of embeddings and output layers stand for the same tokens in both models. The other rows are those of the model of `like`.
+        pub shared_rows: Option<CountKey>,
         /// Another recipe, relative to this one's folder. Its result is used and not written.
         pub recipe: Option<String>,
         /// Parameters of this model wherever it is merged.
