@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mixdown_diagnostics::{Diagnostic, codes, suggest};
 use mixdown_recipe::method::{BaseUse, Method};
 use mixdown_recipe::pattern::Pattern;
-use mixdown_recipe::recipe::{Action, ModelId, Rule, SourceModel};
+use mixdown_recipe::recipe::{Action, Model, ModelId, Rule, SourceModel};
 use mixdown_recipe::setting::{Settings, Spanned};
 
 use crate::beside::{Companions, check_unused};
@@ -240,8 +240,8 @@ impl<'r> Prepared<'r> {
                 let all = recipe.merged().into_iter();
                 for model in all.filter(|model| !skipped.contains(&Some(*model))) {
                     let view = context.view(model)?;
-                    let (span, settings) = (self.rule.span, &NO_SETTINGS);
-                    let attached = &recipe.models[model.0 as usize].attached;
+                    let Model { settings, attached, .. } = &recipe.models[model.0 as usize];
+                    let span = self.rule.span;
                     let companions = context.companions(method, attached)?;
                     inputs.push(Input { view, settings, span, is_base: false, companions });
                 }
@@ -285,7 +285,7 @@ impl<'r> Prepared<'r> {
     }
 }
 
-/// Parameters at the top serve all rules; one that no rule's method has is a mistake.
+/// Parameters at the top and beside models serve all rules; one that no rule's method has is a mistake.
 fn check_top_settings(context: &mut RecipeContext<'_>, prepared: &[Prepared<'_>]) {
     let methods: Vec<&Method> = prepared.iter().filter_map(|rule| rule.method).collect();
     if methods.is_empty() {
@@ -295,6 +295,10 @@ fn check_top_settings(context: &mut RecipeContext<'_>, prepared: &[Prepared<'_>]
     let mut diagnostics = Vec::new();
     let (form, source) = (recipe.form, &recipe.source);
     parameters::check(&recipe.settings, &methods, false, form, source, &mut diagnostics);
+    // Beside a model they serve the rules that name no experts of their own.
+    for model in &recipe.models {
+        parameters::check(&model.settings, &methods, true, form, source, &mut diagnostics);
+    }
     context.reporter.extend(diagnostics);
 }
 

@@ -140,6 +140,8 @@ pub struct Model {
     pub reference: ModelReference,
     /// Place of the reference.
     pub span: Span,
+    /// Its parameters wherever it is merged (strict form).
+    pub settings: Settings,
     /// What goes with it wherever it is merged (strict form).
     pub attached: Attached,
     /// What it is itself, if it only goes with another model: then it is never merged.
@@ -156,9 +158,19 @@ pub struct Model {
 impl Model {
     /// A model with nothing beside it, whose names are those of its files.
     pub fn plain(name: String, reference: ModelReference, span: Span) -> Self {
-        let (attached, reading) = (Attached::default(), Reading::default());
+        let (settings, attached, reading) = Default::default();
         let (attached_as, factors, shared_rows) = (None, None, None);
-        Self { name, reference, span, attached, attached_as, reading, factors, shared_rows }
+        Self {
+            name,
+            reference,
+            span,
+            settings,
+            attached,
+            attached_as,
+            reading,
+            factors,
+            shared_rows,
+        }
     }
 }
 

@@ -18,8 +18,6 @@ use crate::tree::Node;
 #[derive(Default)]
 pub(crate) struct Models {
     pub list: Vec<Model>,
-    /// Parameters written beside a named model.
-    pub settings: Vec<Settings>,
     /// Whether models are referred to by the names of the recipe alone.
     pub named: bool,
     by_reference: HashMap<(ModelReference, Option<Attachment>, Option<ModelId>), ModelId>,
@@ -32,8 +30,7 @@ impl Models {
         if model.attached_as.is_none() {
             self.by_name.entry(model.name.clone()).or_insert(id);
         }
-        self.list.push(model);
-        self.settings.push(settings);
+        self.list.push(Model { settings, ..model });
         id
     }
 

@@ -207,7 +207,7 @@ impl Decoder<'_> {
         attached: Attached,
     ) -> SourceModel {
         let position = model.value.0 as usize;
-        add_missing(&mut settings, self.models.settings[position].clone());
+        add_missing(&mut settings, self.models.list[position].settings.clone());
         let attached = attached.or(&self.models.list[position].attached);
         SourceModel { model, layers: None, settings, attached }
     }
