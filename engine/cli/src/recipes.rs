@@ -379,7 +379,8 @@ impl Loader {
             let found = reading::factors(reference, factors, &model.reading, self.style);
             let (file, revision) = self.or_note(found, source, model)?;
             let index = &self.models[base as usize].model.checkpoint.index;
-            let adapter = self.or_note(file.resolve(index), source, model)?;
+            let resolved = file.resolve(index).map_err(unclaimed);
+            let adapter = self.or_note(resolved, source, model)?;
             let are_copied =
                 recipe.modality.as_ref().is_some_and(|modality| modality.mode == Mode::Damc);
             if !are_copied {
@@ -503,6 +504,17 @@ impl Loader {
             }
         }
     }
+}
+
+/// Says what to do about tensors of a modality's file that the base knows nothing of.
+fn unclaimed(faults: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let with_help = |fault: Diagnostic| {
+        match fault.code == codes::ADAPTER_UNMATCHED {
+        true => fault.help("what is the modality's own is named in its input: `connector: {prefix: …}`, `encoder: …`, or `drop: PATTERN`"),
+        false => fault,
+    }
+    };
+    faults.into_iter().map(with_help).collect()
 }
 
 /// Adds to a message about a model where it is named. A model that is not there is a mistake there.

@@ -37,6 +37,8 @@ pub(crate) struct Section<'a> {
     /// Type of the output's tensors.
     pub out_dtype: Option<DType>,
     pub seed: u64,
+    /// Whether it follows from a part of the recipe that is no rule.
+    pub is_implied: bool,
     /// Position among the origins of the plan.
     pub origin: u32,
 }
@@ -253,6 +255,9 @@ impl<'a> Section<'a> {
             );
         }
         let help = match self.form {
+            Form::Strict if self.is_implied => {
+                "a body has all tensors of its base that are merged: narrow `include`, or name another body"
+            }
             Form::Strict => {
                 "say what becomes of it in a rule above this one: `keep: NAME` or `drop: true`"
             }

@@ -264,6 +264,7 @@ impl<'r> Prepared<'r> {
             dtype: context.dtype,
             out_dtype: own_dtype.or(context.out_dtype),
             seed: recipe.seed,
+            is_implied: self.rule.implied.is_some(),
             origin: context.origin(origin),
         })
     }

@@ -2,6 +2,8 @@
 //!
 //! The suites themselves are in `tests/`, one program each; all of them run the real `mixdown`.
 
+pub mod modalities;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 

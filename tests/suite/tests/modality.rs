@@ -5,82 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use mixdown_kit::torch::torch_bytes;
-use mixdown_kit::values::Values;
 use mixdown_kit::{
     DType, Space, Tensor, Tolerance, assert_same_tensors, checkpoint, read_checkpoint,
     read_safetensors,
 };
+use mixdown_suite::modalities::{
+    MODULES, RANK, SCALE, SUM, config, drawn, parts, recipe, space, write,
+};
 use mixdown_suite::{merge, merged, refusal};
 use serde_json::{Value, json};
-
-const RANK: u64 = 2;
-const SCALE: f64 = 2.0;
-const MODULES: [(&str, [u64; 2]); 2] =
-    [("model.layers.0.self_attn.q_proj", [16, 16]), ("model.layers.1.mlp.up_proj", [24, 16])];
-
-fn drawn(seed: u64, name: &str, shape: &[u64]) -> Tensor {
-    let mut values = Values::new(seed, name);
-    let count = shape.iter().product::<u64>();
-    let numbers: Vec<f64> = (0..count).map(|_| 0.1 * values.normal()).collect();
-    Tensor::new(name, DType::F32, shape, &numbers)
-}
-
-/// The tensors of a file as ModelCompose stores it; `own` adds the modality's own adapter and tokens.
-fn parts(seed: u64, modality: &str, own: bool) -> Vec<Tensor> {
-    let mut all = Vec::new();
-    let adapters = if own { vec!["default", modality] } else { vec!["default"] };
-    for adapter in &adapters {
-        for (module, [rows, columns]) in MODULES {
-            let name = |side: &str| format!("{module}.lora_{side}.{adapter}.weight");
-            all.push(drawn(seed, &name("A"), &[RANK, columns]));
-            all.push(drawn(seed, &name("B"), &[rows, RANK]));
-        }
-    }
-    if own {
-        all.push(drawn(seed, &format!("prefix_tokens.{modality}"), &[1, 2, 16]));
-    }
-    let connector = format!("model.modal_projectors.{modality}");
-    all.push(drawn(seed, &format!("{connector}.0.weight"), &[16, 8]).cast(DType::Bf16));
-    all.push(drawn(seed, &format!("{connector}.0.bias"), &[16]));
-    all
-}
-
-fn write(space: &Space, folder: &str, tensors: &[Tensor], config: &Value) {
-    let tensors: Vec<&Tensor> = tensors.iter().collect();
-    space.write(format!("{folder}/adapter_model.bin"), torch_bytes(&tensors));
-    space.write(format!("{folder}/config.json"), config.to_string());
-}
-
-fn config(modality: &str) -> Value {
-    let mut config = json!({"lora_r": RANK, "lora_alpha": SCALE * RANK as f64});
-    config[format!("mm_{modality}_encoder")] = format!("encoder of {modality}").into();
-    config
-}
-
-/// `base`, and the modalities `vision` and `audio`.
-fn space() -> Space {
-    let space = Space::new();
-    checkpoint("base").dtype(DType::F32).write(&space);
-    for (seed, modality) in [(1, "vision"), (2, "audio")] {
-        write(&space, modality, &parts(seed, modality, false), &config(modality));
-    }
-    space.write("clip/weights.bin", "an encoder");
-    space
-}
-
-fn input(modality: &str) -> String {
-    format!(
-        "  {modality}:\n    body: {{adapter: {modality}}}\n    connector: {{prefix: model.modal_projectors.{modality}}}\n"
-    )
-}
-
-fn recipe(inputs: &[&str], rest: &str) -> String {
-    let inputs: String = inputs.iter().map(|modality| input(modality)).collect();
-    format!("mixdown: 1\nkind: modality\nbase: base\ninputs:\n{inputs}{rest}")
-}
-
-const SUM: &str = "body: {method: task_arithmetic, params: {weight: 1}, include: \"model.layers.{i}.{**}_proj.weight\"}\n";
 
 /// The base with, for each modality, its coefficient times s·B·A.
 fn expected(space: &Space, parts_of: &[(Vec<Tensor>, f64)]) -> BTreeMap<String, Tensor> {

@@ -1,10 +1,11 @@
 //! The tensors of a model under the names that a recipe gives them.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use mixdown_checkpoint::adapter::{FactorsFile, FactorsSpec, name_in, open_factors_as};
 use mixdown_checkpoint::{Index, shown};
 use mixdown_diagnostics::{Diagnostic, Source, codes};
+use mixdown_recipe::Pattern;
 use mixdown_recipe::modality::{Factors, Reading};
 use mixdown_recipe::recipe::Model;
 
@@ -21,6 +22,10 @@ pub fn index(
 ) -> Result<Index, Vec<Diagnostic>> {
     if reading.is_plain() && like.is_none() {
         return Ok(stored.clone());
+    }
+    let unused = unused_drops(reading, stored.tensors().iter().map(|tensor| tensor.name.as_str()));
+    if let Some(pattern) = unused.first() {
+        return Err(vec![dead_drop(pattern, name)]);
     }
     let namer = reading.namer();
     let counterparts = Cell::new(0usize);
@@ -52,14 +57,41 @@ pub fn factors(
 ) -> Result<(FactorsFile, Option<String>), Vec<Diagnostic>> {
     let path = models::located(reference, style)?;
     let namer = reading.namer();
+    let names = RefCell::new(Vec::new());
     let spec = FactorsSpec {
         adapter: &factors.adapter.value,
         rank: factors.rank.as_ref().map(|rank| rank.value),
         alpha: factors.alpha.as_ref().map(|alpha| alpha.value),
-        is_elsewhere: &|name| namer(name).is_none(),
+        is_elsewhere: &|name| {
+            names.borrow_mut().push(name.to_owned());
+            namer(name).is_none()
+        },
     };
     let file = open_factors_as(&reference.shown(), &path, &spec)?;
+    if let Some(pattern) = unused_drops(reading, names.borrow().iter().map(String::as_str)).first()
+    {
+        return Err(vec![dead_drop(pattern, &file.files.name)]);
+    }
     Ok((file, reference.commit_at(&path)))
+}
+
+/// The patterns of what is left out that are of no tensor.
+fn unused_drops<'r, 'n>(
+    reading: &'r Reading,
+    names: impl Iterator<Item = &'n str> + Clone,
+) -> Vec<&'r str> {
+    let is_unused = |text: &&String| {
+        // The decoder has refused what is no pattern.
+        let pattern = Pattern::new(text).ok();
+        pattern.is_none_or(|pattern| !names.clone().any(|name| pattern.matches(name)))
+    };
+    reading.drop.iter().filter(is_unused).map(String::as_str).collect()
+}
+
+fn dead_drop(pattern: &str, name: &str) -> Diagnostic {
+    let headline = format!("`drop` leaves out nothing: no tensor has a name like `{pattern}`");
+    let fault = Diagnostic::error(codes::DEAD_RULE, headline).in_file(name);
+    fault.help("`mixdown inspect PATH --tensors` lists the names")
 }
 
 /// Tells what of a file of factors no part of the recipe is about.

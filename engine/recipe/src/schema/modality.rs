@@ -146,7 +146,7 @@ keys! {
         pub connector: Option<ConnectorKeys>,
         /// What turns its data into features.
         pub encoder: Option<EncoderKeys>,
-        /// Tensors of the modality's checkpoint that are left out.
+        /// Tensors of the modality's checkpoint that are left out, by the names that they have there.
         pub drop: Option<PatternsKey>,
         /// Parameters of the method for this modality.
         pub params: Option<SettingsKey>,

@@ -42,7 +42,10 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree, written: Written) -
     if mode == Mode::Damc {
         lowering.own_adapters(&inputs);
     }
-    for input in written.inputs.iter().filter(|input| !input.drop.is_empty()) {
+    // An adapter's own names are none of the output's; what of them is left out is said where it is read.
+    let is_whole = |input: &&Input| matches!(input.body.kind, BodyKind::Full(_));
+    let dropping = written.inputs.iter().filter(is_whole).filter(|input| !input.drop.is_empty());
+    for input in dropping {
         let title = format!("inputs.{}.drop", input.name.value);
         lowering.rule(title, input.drop.clone(), Action::Drop, input.drop[0].span, false);
     }
@@ -231,6 +234,7 @@ impl Lowering<'_, '_> {
                 self.add(name, path, *span, reading)
             }
             BodyKind::Adapter(_) | BodyKind::Peft => {
+                reading.drop = input.drop.iter().map(|pattern| pattern.value.clone()).collect();
                 let (base, revision) = self.written.base_path.clone();
                 let reference = ModelReference::Checkpoint {
                     path: base,
@@ -258,19 +262,22 @@ impl Lowering<'_, '_> {
         name: String,
         path: Option<&(String, Option<String>)>,
         input: &Input,
-        from: &str,
+        (from, span): (&str, Span),
         to: Spanned<String>,
     ) -> Part {
         let prefixes = vec![Renaming { from: from.to_owned(), to: to.value.clone() }];
         let only_prefixes = path.is_none();
         let reading = Reading { prefixes, only_prefixes, ..Reading::default() };
         let path = path.unwrap_or(&input.body.path);
-        Part { model: self.add(name, path, to.span, reading), prefix: to }
+        Part { model: self.add(name, path, span, reading), prefix: to }
     }
 
     fn connector(&mut self, input: &Input, found: &Connector) -> Part {
         let name = format!("{}.connector", input.name.value);
-        self.part(name, found.path.as_ref(), input, &found.prefix.value, found.to.clone())
+        // A part of the body's checkpoint is not there because of its prefix.
+        let span = found.path.as_ref().map_or(found.prefix.span, |_| found.span);
+        let from = (found.prefix.value.as_str(), span);
+        self.part(name, found.path.as_ref(), input, from, found.to.clone())
     }
 
     fn encoder(&mut self, input: &Input, found: &Encoder) -> Option<modality::Encoder> {
@@ -285,9 +292,7 @@ impl Lowering<'_, '_> {
         let name = format!("{}.encoder", input.name.value);
         let from = found.prefix.as_ref().map_or("", |prefix| prefix.value.as_str());
         let copied = found.to.clone();
-        let copied = copied.map(|to| {
-            self.part(name, of.as_ref(), input, from, Spanned { span: found.span, ..to })
-        });
+        let copied = copied.map(|to| self.part(name, of.as_ref(), input, (from, found.span), to));
         Some(modality::Encoder { path, revision, copied, span: found.span })
     }
 
