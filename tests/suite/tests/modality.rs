@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use mixdown_kit::torch_read::read_torch;
 use mixdown_kit::{
-    DType, Space, Tensor, Tolerance, assert_same_tensors, checkpoint, read_checkpoint,
-    read_safetensors,
+    DType, Space, Tensor, Tolerance, assert_same_tensors, checkpoint, mixdown, read_checkpoint,
 };
 use mixdown_suite::modalities::{
     MODULES, RANK, SCALE, SUM, config, drawn, parts, recipe, space, write,
@@ -108,7 +108,7 @@ fn factors_are_merged_each_by_itself() {
     let rest =
         SUM.replace("method:", "space: factors, method:") + "output: {layout: modelcompose}\n";
     merge(&space, &recipe(&["vision", "audio"], &rest), &[]).success();
-    let found = read_safetensors(space.path("merged/adapter_model.safetensors"));
+    let found = read_torch(space.path("merged/adapter_model.bin"));
     let (one, other) = (parts(1, "vision", false), parts(2, "audio", false));
     assert_eq!(found.len(), 4 + 4);
     for (one, other) in one.iter().zip(&other).filter(|(one, _)| one.name.contains("lora_")) {
@@ -119,6 +119,7 @@ fn factors_are_merged_each_by_itself() {
     }
     let config: Value = serde_json::from_slice(&space.read("merged/config.json")).unwrap();
     assert_eq!((&config["lora_r"], &config["lora_alpha"]), (&json!(2), &json!(4)));
+    mixdown(&space, ["verify", "merged"]).success();
 }
 
 #[test]
@@ -126,7 +127,7 @@ fn adapters_stay_side_by_side() {
     let space = space();
     let online = "mode: online\noutput: {layout: modelcompose}\n";
     merge(&space, &recipe(&["vision", "audio"], online), &[]).success();
-    let found = read_safetensors(space.path("merged/adapter_model.safetensors"));
+    let found = read_torch(space.path("merged/adapter_model.bin"));
     let own = &parts(2, "audio", false)[0];
     let name = own.name.replace(".default.", ".default-audio.");
     assert_eq!(found[&name].data, own.data);

@@ -79,7 +79,7 @@ pub enum IncludeKey {
 pub enum LayoutKey {
     /// The whole model.
     Omni,
-    /// The trained parts alone, under the names of ModelCompose, in `adapter_model.safetensors`.
+    /// The trained parts alone, under the names of ModelCompose, in `adapter_model.bin`.
     Modelcompose,
 }
 
