@@ -184,7 +184,10 @@ impl<'a> Models<'a> {
         if let Some(dropout) = of_inputs("lora_dropout") {
             config.insert("lora_dropout".to_owned(), dropout);
         }
-        let Some((rank, alpha)) = self.one_scale(modality, found) else { return };
+        // Merged weights are factored anew, with all of their size in the factors.
+        let anew = self.recipe.adapter.as_ref().and_then(|adapter| adapter.rank.as_ref());
+        let anew = anew.map(|rank| (u64::from(rank.value), f64::from(rank.value)));
+        let Some((rank, alpha)) = anew.or_else(|| self.one_scale(modality, found)) else { return };
         config.insert("lora_r".to_owned(), json!(rank));
         config.insert("lora_alpha".to_owned(), whole(alpha));
         if modality.mode == Mode::Online && !is_omni {

@@ -1,6 +1,8 @@
 //! A result that is written as an adapter on the base: which tensors change, and how each becomes two
 //! factors or a whole tensor.
 
+mod names;
+
 use std::collections::HashSet;
 
 use mixdown_checkpoint::adapter::{OutputAdapter, OutputUpdate};
@@ -18,6 +20,7 @@ use crate::plan::{Leaf, TensorRef};
 use crate::report::Reporter;
 use crate::resolve::{ModelSource, Request, Solved};
 use crate::view::{How, Made};
+pub(crate) use names::{Form, Names};
 
 /// The adapter that a recipe asks for.
 pub(crate) struct Adapting<'r> {
@@ -28,6 +31,7 @@ pub(crate) struct Adapting<'r> {
     wanted: &'r AdapterOutput,
     /// Type of the factors.
     pub dtype: DType,
+    pub form: Form,
 }
 
 /// What becomes of a tensor of the base.
@@ -62,6 +66,8 @@ pub(crate) struct Changes {
     pub replacements: Vec<u32>,
     /// Of these the ones that no recipe's tensor stands for, or that do not change: the base's own.
     pub copied: Vec<u32>,
+    /// Made tensors that stand beside the base's: positions among all that are made.
+    pub beside: Vec<usize>,
 }
 
 /// A coefficient this near to 1 is 1 but for the rounding of constants.
@@ -140,7 +146,11 @@ impl<'r> Adapting<'r> {
             Ok(base) => {
                 let index = request.checkpoints[base as usize].index;
                 let dtype = solved.declared.unwrap_or(DType::F32);
-                let adapting = Self { base, index, recipe, wanted, dtype };
+                let form = match recipe.modality {
+                    Some(_) => Form::ModelCompose,
+                    None => Form::Peft,
+                };
+                let adapting = Self { base, index, recipe, wanted, dtype, form };
                 adapting.warn(reporter);
                 adapting.check(reporter).then_some(adapting)
             }
@@ -205,7 +215,12 @@ impl<'r> Adapting<'r> {
     /// What becomes of all tensors.
     pub fn changes(&self, solved: &Solved, reporter: &mut Reporter) -> Changes {
         let mut all = Vec::with_capacity(solved.made.len());
-        for made in &solved.made {
+        let mut beside = Vec::new();
+        for (number, made) in solved.made.iter().enumerate() {
+            if self.form == Form::ModelCompose && self.index.position(&made.name).is_none() {
+                beside.push(number);
+                continue;
+            }
             let Some(position) = self.position(made, reporter) else { continue };
             all.push((position, self.change(made, position, reporter)));
         }
@@ -217,10 +232,12 @@ impl<'r> Adapting<'r> {
             .filter(|(_, change)| matches!(change, Change::Whole))
             .map(|(position, _)| module(*position))
             .collect();
-        let mut found =
-            Changes { all, updates: Vec::new(), replacements: Vec::new(), copied: Vec::new() };
+        let (updates, replacements, copied) = Default::default();
+        let mut found = Changes { all, updates, replacements, copied, beside };
+        let is_peft = self.form == Form::Peft;
         for (position, change) in &mut found.all {
-            if matches!(change, Change::Update(_)) && whole.contains(&module(*position)) {
+            let is_in_whole = is_peft && whole.contains(&module(*position));
+            if matches!(change, Change::Update(_)) && is_in_whole {
                 *change = Change::Whole;
             }
             match change {
@@ -233,8 +250,10 @@ impl<'r> Adapting<'r> {
                 }),
             }
         }
-        found.copied =
-            OutputAdapter::new(self.index, &[], &found.replacements).missing_replacements();
+        if is_peft {
+            found.copied =
+                OutputAdapter::new(self.index, &[], &found.replacements).missing_replacements();
+        }
         found.replacements.extend(&found.copied);
         found
     }
@@ -298,10 +317,25 @@ impl<'r> Adapting<'r> {
         let bounded: Option<usize> = terms.as_ref().and_then(|terms| {
             terms.iter().map(|(leaf, _)| bounded_rank(&split, leaf, sides)).sum()
         });
-        let stated = self.wanted.rank.as_ref().map(|rank| rank.value.min(smaller));
+        let stated = self.wanted.rank.as_ref().map(|rank| rank.value);
+        // One number in config.json is for all updates, so that each has exactly so many directions.
+        let is_fixed = self.form == Form::ModelCompose;
+        if is_fixed && stated.is_some_and(|rank| rank > smaller) {
+            let headline = format!("`{}` has fewer directions than `rank`", made.name);
+            let diagnostic = Diagnostic::error(codes::OUT_OF_RANGE, headline)
+                .fact("shape", made.shape.to_string())
+                .help(format!("write a rank of at most {smaller}"));
+            self.refuse(diagnostic, reporter);
+            return Change::None;
+        }
+        let stated = stated.map(|rank| rank.min(smaller));
+        let is_exact = |total: usize| match is_fixed {
+            true => Some(total as u32) == stated,
+            false => total <= stated.unwrap_or(smaller) as usize,
+        };
         let rank = match (bounded, stated) {
             (Some(0), _) => return Change::None,
-            (Some(total), stated) if total <= stated.unwrap_or(smaller) as usize => {
+            (Some(total), _) if is_exact(total) => {
                 let (terms, rank) = (terms.unwrap_or_default(), total as u32);
                 return Change::Update(Box::new(Update {
                     split,

@@ -4,14 +4,13 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use mixdown_checkpoint::adapter::OutputAdapter;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::program::Scope;
 use mixdown_ops::{Pass, Precision, Program};
 use mixdown_recipe::recipe::ModelId;
 use mixdown_tensor::{DType, Shape};
 
-use crate::adapter::{self, Adapting, Change, Update};
+use crate::adapter::{self, Adapting, Change, Names, Update};
 use crate::compile::compile;
 use crate::graph::{Graph, GroupKey};
 use crate::layer;
@@ -127,7 +126,8 @@ impl Assembly {
         reporter: &mut Reporter,
     ) -> AdapterFiles {
         let changes = adapting.changes(solved, reporter);
-        let names = OutputAdapter::new(adapting.index, &changes.updates, &changes.replacements);
+        let (form, index) = (adapting.form, adapting.index);
+        let names = Names::new(form, index, &changes.updates, &changes.replacements);
         let made = |position: u32| {
             let name = &adapting.index.tensors()[position as usize].name;
             solved.made.iter().find(|made| made.name == *name)
@@ -136,10 +136,10 @@ impl Assembly {
             let Some(made) = made(*position) else { continue };
             match change {
                 Change::None => {}
-                Change::Whole => self.whole(made, names.replacement_name(*position), reporter),
+                Change::Whole => self.whole(made, names.replacement(*position), reporter),
                 Change::Update(update) => {
                     let found = changes.updates.iter().find(|one| one.base_tensor == *position);
-                    let Some(pair) = found.and_then(|found| names.factor_names(found)) else {
+                    let Some(pair) = found.and_then(|found| names.factors(found)) else {
                         continue;
                     };
                     self.factors(made, update, pair, adapting.dtype, reporter);
@@ -150,12 +150,15 @@ impl Assembly {
             let entry = &adapting.index.tensors()[position as usize];
             let from = TensorRef { model: adapting.base, tensor: position };
             self.jobs.push(Job {
-                name: names.replacement_name(position),
+                name: names.replacement(position),
                 shape: entry.shape.clone(),
                 dtype: entry.dtype,
                 work: Work::Copy { from, equal_to: Vec::new() },
                 origin: made(position).or(solved.made.first()).map_or(0, |made| made.origin),
             });
+        }
+        for made in changes.beside.iter().map(|&number| &solved.made[number]) {
+            self.whole(made, made.name.clone(), reporter);
         }
         let (updates, replacements) = (changes.updates, changes.replacements);
         AdapterFiles { base: adapting.base, updates, replacements }

@@ -132,6 +132,9 @@ fn a_body_that_changes_what_is_kept() {
 fn forms_that_do_not_go_together() {
     let space = space();
     check("merged_weights_are_no_factors", &space, &both("output: {layout: modelcompose}\n"));
+    check("rank_of_a_whole_model", &space, &both("output: {rank: 8}\n"));
+    let damc = "mode: damc\noutput: {layout: modelcompose, rank: 8}\n";
+    check("rank_of_kept_factors", &space, &both(damc));
     let online = recipe(&["vision", "audio"], "mode: online\nbody: {method: ties}\n");
     check("online_has_no_method", &space, &online);
     check("no_method", &space, &both("").replace("method: task_arithmetic, ", ""));

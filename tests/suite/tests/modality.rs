@@ -122,6 +122,54 @@ fn factors_are_merged_each_by_itself() {
     mixdown(&space, ["verify", "merged"]).success();
 }
 
+/// The number at a row and a column of a matrix of zeros.
+fn one_number(name: &str, [rows, columns]: [u64; 2], at: [u64; 2], number: f64) -> Tensor {
+    let mut values = vec![0.0; (rows * columns) as usize];
+    values[(at[0] * columns + at[1]) as usize] = number;
+    Tensor::new(name, DType::F32, &[rows, columns], &values)
+}
+
+/// Updates of known singular values: vision has 2·3 in one direction, audio 2·1 in another.
+#[test]
+fn merged_weights_are_factored_anew() {
+    let space = space();
+    let (module, [rows, columns]) = MODULES[1];
+    for (modality, direction, size) in [("vision", 3, 3.0), ("audio", 5, 1.0)] {
+        let name = |side: &str| format!("{module}.lora_{side}.default.weight");
+        let a = one_number(&name("A"), [RANK, columns], [0, direction], size);
+        let b = one_number(&name("B"), [rows, RANK], [direction + 1, 0], 1.0);
+        let connector = drawn(7, &format!("model.modal_projectors.{modality}.0.bias"), &[16]);
+        write(&space, modality, &[a, b, connector], &config(modality));
+    }
+    let rest =
+        |rank: u64| SUM.to_owned() + &format!("output: {{layout: modelcompose, rank: {rank}}}\n");
+    for (rank, kept) in
+        [(4, vec![(3, 6.0), (5, 2.0)]), (2, vec![(3, 6.0), (5, 2.0)]), (1, vec![(3, 6.0)])]
+    {
+        merge(&space, &recipe(&["vision", "audio"], &rest(rank)), &["--force"]).success();
+        let found = read_torch(space.path("merged/adapter_model.bin"));
+        assert_eq!(found.len(), 2 + 2, "{:?}", found.keys());
+        let a = &found[&format!("{module}.lora_A.default.weight")];
+        let b = &found[&format!("{module}.lora_B.default.weight")];
+        assert_eq!((&a.shape[..], &b.shape[..]), (&[rank, columns][..], &[rows, rank][..]));
+        let (a, b) = (a.values(), b.values());
+        for row in 0..rows {
+            for column in 0..columns {
+                let of = |k: u64| b[(row * rank + k) as usize] * a[(k * columns + column) as usize];
+                let value: f64 = (0..rank).map(of).sum();
+                let expected = kept.iter().find(|(at, _)| (at + 1, *at) == (row, column));
+                let expected = expected.map_or(0.0, |(_, size)| *size);
+                assert!((value - expected).abs() < 1e-5, "rank {rank}, [{row}, {column}]: {value}");
+            }
+        }
+        let config: Value = serde_json::from_slice(&space.read("merged/config.json")).unwrap();
+        assert_eq!((&config["lora_r"], &config["lora_alpha"]), (&json!(rank), &json!(rank)));
+        assert_eq!(config["lora_strategy"], "same");
+    }
+    let talk = refusal(&space, &recipe(&["vision", "audio"], &rest(17)), &["--force"], 2);
+    assert!(talk.contains("E0214") && talk.contains("at most 16"), "{talk}");
+}
+
 #[test]
 fn adapters_stay_side_by_side() {
     let space = space();

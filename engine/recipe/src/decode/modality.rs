@@ -69,6 +69,7 @@ enum Rest {
 /// `output:`.
 struct Output {
     layout: OutputLayout,
+    rank: Option<Spanned<u32>>,
     prefer: Vec<(Spanned<String>, Preferred)>,
     span: Span,
 }
@@ -237,7 +238,8 @@ impl Decoder<'_> {
     }
 
     fn modality_output(&mut self, fields: Fields<'_>, inputs: &[String], start: Span) -> Output {
-        let mut output = Output { layout: OutputLayout::Omni, prefer: Vec::new(), span: start };
+        let (layout, rank, prefer) = (OutputLayout::Omni, None, Vec::new());
+        let mut output = Output { layout, rank, prefer, span: start };
         let Some(entry) = fields.entry("output") else { return output };
         output.span = entry.key.span;
         let Some(fields) = self.fields(&entry.value, ModalityOutputKeys::KEYS, "`output`") else {
@@ -249,6 +251,7 @@ impl Decoder<'_> {
         {
             output.layout = layout;
         }
+        output.rank = fields.get("rank").and_then(|node| self.rank(node));
         let Some(config) = fields.get("config") else { return output };
         let Some(fields) = self.fields(config, ComposedConfigKeys::KEYS, "`config`") else {
             return output;

@@ -210,8 +210,10 @@ keys! {
 
     /// What is written.
     pub struct ModalityOutputKeys {
-        /// `omni` if left out; `modelcompose` needs `space: factors` or `mode: online`.
+        /// `omni` if left out; `modelcompose` needs `space: factors`, `mode: online` or a `rank`.
         pub layout: Option<LayoutKey>,
+        /// With `layout: modelcompose` and merged weights, how many directions each update keeps: the leading ones of what the merge adds to the base.
+        pub rank: Option<CountKey>,
         /// How config.json is put together.
         pub config: Option<ComposedConfigKeys>,
     }

@@ -10,8 +10,8 @@ use crate::modality::{
     self, Factors, Modality, ModalityInput, Mode, OutputLayout, Part, Reading, Renaming,
 };
 use crate::recipe::{
-    self, Action, Attached, Form, Implied, Model, ModelId, ModelReference, Recipe, Rule,
-    SourceModel,
+    self, Action, AdapterOutput, Attached, Form, Implied, Model, ModelId, ModelReference, Recipe,
+    Rule, SourceModel,
 };
 use crate::setting::{NamedSetting, Scalar, Setting, Settings, Spanned};
 use crate::tree::Tree;
@@ -81,7 +81,10 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree, written: Written) -
         seed: 0,
         files_from: None,
         shard_size: None,
-        adapter: None,
+        adapter: output.rank.clone().map(|rank| {
+            let span = rank.span;
+            AdapterOutput { rank: Some(rank), span }
+        }),
         modality: Some(modality),
         warnings: Vec::new(),
     })
@@ -113,9 +116,28 @@ fn check(decoder: &mut Decoder<'_>, written: &Written) -> Option<()> {
             "write `rest: base`, which leaves updates out that are not merged",
         );
     }
-    if is_modelcompose && !is_factors && *mode != Mode::Online {
-        let headline = "merged weights are no factors, which `layout: modelcompose` holds";
-        refuse(output.span, headline.into(), "write `space: factors`, or `layout: omni`");
+    let has_weights = !is_factors && *mode == Mode::Static;
+    match &output.rank {
+        Some(rank) if !is_modelcompose => {
+            let headline = "`rank` is about factors, and `layout: omni` holds none";
+            refuse(rank.span, headline.into(), "remove `rank`, or write `layout: modelcompose`");
+        }
+        Some(rank) if !has_weights => {
+            let headline = "factors that stay what they are keep their rank";
+            let help = "remove `rank`: it is about merged weights, `space: dense` without `mode`";
+            refuse(rank.span, headline.into(), help);
+        }
+        None if is_modelcompose && !is_factors && *mode != Mode::Online => {
+            let headline = "merged weights are no factors, which `layout: modelcompose` holds";
+            let help = match mode {
+                Mode::Static => {
+                    "write `space: factors`, `layout: omni`, or how many directions each update keeps: `rank: 128`"
+                }
+                _ => "write `space: factors`, or `layout: omni`",
+            };
+            refuse(output.span, headline.into(), help);
+        }
+        _ => {}
     }
     for Input { name, body, .. } in inputs {
         let is_adapter = matches!(body.kind, BodyKind::Adapter(_));
