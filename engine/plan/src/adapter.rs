@@ -2,6 +2,7 @@
 //! factors or a whole tensor.
 
 mod names;
+mod terms;
 
 use std::collections::HashSet;
 
@@ -9,18 +10,19 @@ use mixdown_checkpoint::adapter::{OutputAdapter, OutputUpdate};
 use mixdown_checkpoint::index::Index;
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 use mixdown_ops::MapOp;
-use mixdown_ops::matrix::{MatrixOp, OperandShapes, Rank};
+use mixdown_ops::matrix::{MatrixOp, Rank};
 use mixdown_recipe::recipe::{AdapterOutput, Body, ModuleContent, Recipe};
 use mixdown_tensor::DType;
 
 use crate::compile::compile;
-use crate::graph::{Graph, Node, NodeId};
+use crate::graph::Graph;
 use crate::matrices::{Split, SplitStep, split};
 use crate::plan::{Leaf, TensorRef};
 use crate::report::Reporter;
 use crate::resolve::{ModelSource, Request, Solved};
 use crate::view::{How, Made};
 pub(crate) use names::{Form, Names};
+use terms::{bounded_rank, linear, sum, without_base};
 
 /// The adapter that a recipe asks for.
 pub(crate) struct Adapting<'r> {
@@ -69,9 +71,6 @@ pub(crate) struct Changes {
     /// Made tensors that stand beside the base's: positions among all that are made.
     pub beside: Vec<usize>,
 }
-
-/// A coefficient this near to 1 is 1 but for the rounding of constants.
-const ROUNDING: f64 = 1e-12;
 
 /// A recipe that is an input is not written: what it says about that has no effect.
 pub(crate) fn warn_of_inner(request: &Request<'_>, reporter: &mut Reporter) {
@@ -390,96 +389,9 @@ fn is_embedding(name: &str) -> bool {
     name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next()).is_some_and(is_part)
 }
 
-/// The leaves that a node is a linear combination of, with their factors; none where it is no such
-/// combination. Leaves whose factors cancel are not among them.
-fn linear(graph: &Graph, id: NodeId) -> Option<Vec<(Leaf, f64)>> {
-    let mut terms = Vec::new();
-    collect(graph, id, 1.0, &mut terms)?;
-    terms.retain(|(_, factor)| *factor != 0.0);
-    Some(terms)
-}
-
-fn collect(graph: &Graph, id: NodeId, factor: f64, terms: &mut Vec<(Leaf, f64)>) -> Option<()> {
-    let operands = graph.operands(id);
-    let value = |position: usize| graph.value(operands[position]);
-    match &graph.nodes[id] {
-        Node::Leaf(position) => {
-            let leaf = graph.leaves[usize::from(*position)];
-            match terms.iter_mut().find(|(known, _)| *known == leaf) {
-                Some((_, known)) => *known += factor,
-                None => terms.push((leaf, factor)),
-            }
-            Some(())
-        }
-        Node::Constant(_) => (graph.value(id) == Some(0.0)).then_some(()),
-        Node::Map(MapOp::Negate) => collect(graph, operands[0], -factor, terms),
-        Node::Map(MapOp::Add) => {
-            collect(graph, operands[0], factor, terms)?;
-            collect(graph, operands[1], factor, terms)
-        }
-        Node::Map(MapOp::Subtract) => {
-            collect(graph, operands[0], factor, terms)?;
-            collect(graph, operands[1], -factor, terms)
-        }
-        Node::Map(MapOp::Multiply) => match (value(0), value(1)) {
-            (Some(by), None) => collect(graph, operands[1], factor * by, terms),
-            (None, Some(by)) => collect(graph, operands[0], factor * by, terms),
-            _ => None,
-        },
-        Node::Map(MapOp::Divide) => {
-            let by = value(1).filter(|&by| by != 0.0)?;
-            collect(graph, operands[0], factor / by, terms)
-        }
-        _ => None,
-    }
-}
-
-/// What is added to the base; none where the base has another factor than 1.
-fn without_base(mut terms: Vec<(Leaf, f64)>, base: Leaf) -> Option<Vec<(Leaf, f64)>> {
-    let position = terms.iter().position(|(leaf, _)| *leaf == base)?;
-    let (_, factor) = terms.remove(position);
-    ((factor - 1.0).abs() < ROUNDING).then_some(terms)
-}
-
-/// The most directions of a leaf, where they are bounded.
-fn bounded_rank(split: &Split, leaf: &Leaf, sides: (usize, usize)) -> Option<usize> {
-    match leaf {
-        Leaf::Product(product) => Some(product.rank as usize),
-        Leaf::Matrix(step) => {
-            let SplitStep { op, operands } = &split.steps[usize::from(*step)];
-            let of_operand = |&operand: &NodeId| {
-                let terms = split.combination(operand)?;
-                terms.iter().map(|(leaf, _)| bounded_rank(split, leaf, sides)).sum()
-            };
-            let ranks = operands.iter().map(of_operand).collect();
-            op.result_rank(&OperandShapes { rows: sides.0, columns: sides.1, ranks })
-        }
-        Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Factor => None,
-    }
-}
-
-/// The node of a linear combination.
-fn sum(graph: &mut Graph, terms: &[(Leaf, f64)]) -> NodeId {
-    let mut sum = None;
-    for (leaf, factor) in terms {
-        let leaf = graph.leaf(*leaf);
-        let factor = graph.constant(*factor);
-        let term = graph.map(MapOp::Multiply, &[factor, leaf]);
-        sum = Some(match sum {
-            None => term,
-            Some(before) => graph.map(MapOp::Add, &[before, term]),
-        });
-    }
-    sum.unwrap_or_else(|| graph.constant(0.0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn tensor(model: u32) -> Leaf {
-        Leaf::Tensor(TensorRef { model, tensor: 0 })
-    }
 
     #[test]
     fn embeddings_are_known_by_their_module() {
@@ -489,23 +401,5 @@ mod tests {
         for name in ["lm_head.weight", "embed_out.weight", "embedder.layers.0.up_proj.weight"] {
             assert!(!is_embedding(name), "{name}");
         }
-    }
-
-    #[test]
-    fn what_is_added_to_the_base_is_found_through_sums_and_factors() {
-        let mut graph = Graph::default();
-        let (base, a) = (graph.leaf(tensor(0)), graph.leaf(tensor(1)));
-        let delta = graph.map(MapOp::Subtract, &[a, base]);
-        let factor = graph.constant(0.25);
-        let scaled = graph.map(MapOp::Multiply, &[factor, delta]);
-        let kept = graph.map(MapOp::Multiply, &[factor, base]);
-        let merged = graph.map(MapOp::Add, &[scaled, kept]);
-        assert_eq!(linear(&graph, merged), Some(vec![(tensor(1), 0.25)]));
-        let output = graph.map(MapOp::Add, &[base, scaled]);
-        let terms = linear(&graph, output).unwrap();
-        assert_eq!(without_base(terms, tensor(0)), None, "the base's factor is 0.75");
-        let nothing = graph.map(MapOp::Subtract, &[base, base]);
-        let same = graph.map(MapOp::Add, &[base, nothing]);
-        assert_eq!(without_base(linear(&graph, same).unwrap(), tensor(0)), Some(Vec::new()));
     }
 }

@@ -1,7 +1,9 @@
 //! `kind: modality`: what such a recipe says, as the models and rules of any other recipe.
 //!
-//! Decoding comes first, in `inputs.rs` for what concerns one modality; `lower.rs` then makes the rules.
+//! Decoding comes first, in `inputs.rs` for what concerns one modality; `check.rs` says what does not go
+//! together, and `lower.rs` then makes the rules.
 
+mod check;
 mod inputs;
 mod lower;
 
