@@ -337,7 +337,9 @@ impl Loader {
             let like = like.map(|other| &self.models[other as usize]);
             let like = like.map(|other| (other.name.as_str(), &other.model.checkpoint.index));
             let index = &opened.checkpoint.index;
-            opened.checkpoint.index = reading::index(index, reading, like, &shown)?;
+            let seen = reading::index(index, reading, like, &shown)?;
+            opened.checkpoint.warnings.extend(reading::rest(index, reading, source, model));
+            opened.checkpoint.index = seen;
             Ok(opened)
         });
         let position = match opened {

@@ -107,6 +107,8 @@ pub struct Reading {
     pub prefixes: Vec<Renaming>,
     /// Whether only tensors are seen whose names begin with one of `prefixes`; else others keep their names.
     pub only_prefixes: bool,
+    /// Whether nobody else sees what this leaves out, so that the user is told of it.
+    pub leaves_rest: bool,
     /// Within names of factors, the name of the adapter.
     pub adapter: Option<Renaming>,
     /// The model whose names the parts of this one get.

@@ -1,6 +1,7 @@
 //! The tensors of a model under the names that a recipe gives them.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 
 use mixdown_checkpoint::adapter::{FactorsFile, FactorsSpec, name_in, open_factors_as};
 use mixdown_checkpoint::{Index, shown};
@@ -46,6 +47,34 @@ pub fn index(
         return Err(vec![no_counterpart(&seen, like, name)]);
     }
     Ok(seen)
+}
+
+/// Tells what of a checkpoint of which a part is taken no one takes.
+pub fn rest(
+    stored: &Index,
+    reading: &Reading,
+    source: &Source,
+    model: &Model,
+) -> Option<Diagnostic> {
+    if !reading.leaves_rest {
+        return None;
+    }
+    let namer = reading.namer();
+    let mut left: BTreeMap<&str, usize> = BTreeMap::new();
+    for tensor in stored.tensors().iter().filter(|tensor| namer(&tensor.name).is_none()) {
+        let start = tensor.name.split('.').next().unwrap_or_default();
+        *left.entry(start).or_default() += 1;
+    }
+    if left.is_empty() {
+        return None;
+    }
+    let headline = format!("parts of the checkpoint of `{}` are not in the output", model.name);
+    let mut warning = Diagnostic::warning(codes::LEFT_IN_FILE, headline);
+    for (start, count) in left {
+        warning = warning.fact(shown(start).into_owned(), quantity::count(count, "tensor"));
+    }
+    let help = "only what begins with its `prefix` is taken";
+    Some(warning.help(help).at(source, model.span))
 }
 
 /// Opens a file of factors, and tells the commit that it is from.
@@ -127,7 +156,7 @@ fn nothing(stored: &Index, reading: &Reading, name: &str) -> Diagnostic {
         true => format!("no tensor has a name like `{}`", shown(&wanted.join("`, `"))),
         false => format!("no tensor has a name that begins with `{}`", shown(&wanted.join("`, `"))),
     };
-    Diagnostic::error(codes::NO_WEIGHTS, headline)
+    Diagnostic::error(codes::TENSOR_MISSING, headline)
         .in_file(name)
         .fact("names begin with", beginnings(stored))
 }

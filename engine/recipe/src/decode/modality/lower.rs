@@ -174,8 +174,10 @@ impl Lowering<'_, '_> {
         to: Spanned<String>,
     ) -> Part {
         let prefixes = vec![Renaming { from: from.to_owned(), to: to.value.clone() }];
-        let only_prefixes = path.is_none();
-        let reading = Reading { prefixes, only_prefixes, ..Reading::default() };
+        // A folder of its own is the part, unless a prefix says which of its tensors are.
+        let leaves_rest = path.is_some() && !from.is_empty();
+        let only_prefixes = path.is_none() || leaves_rest;
+        let reading = Reading { prefixes, only_prefixes, leaves_rest, ..Reading::default() };
         let path = path.unwrap_or(&input.body.path);
         Part { model: self.add(name, path, span, reading), prefix: to }
     }
