@@ -105,7 +105,9 @@ impl Assembly {
     /// A tensor that is written as it was made, under this name.
     fn whole(&mut self, made: &Made, name: String, reporter: &mut Reporter) {
         let work = match &made.how {
-            How::Copy { from, equal_to } => Work::Copy { from: *from, equal_to: equal_to.clone() },
+            How::Copy { from, equal_to, within } => {
+                Work::Copy { from: *from, equal_to: equal_to.clone(), within: *within }
+            }
             How::Graph { graph, output, double } => {
                 let precision = if *double { Precision::Double } else { Precision::Single };
                 match split(graph, *output) {
@@ -153,7 +155,7 @@ impl Assembly {
                 name: names.replacement(position),
                 shape: entry.shape.clone(),
                 dtype: entry.dtype,
-                work: Work::Copy { from, equal_to: Vec::new() },
+                work: Work::Copy { from, equal_to: Vec::new(), within: None },
                 origin: made(position).or(solved.made.first()).map_or(0, |made| made.origin),
             });
         }
@@ -371,7 +373,7 @@ fn left_out(
     let mut read: HashSet<TensorRef> = HashSet::new();
     for job in jobs {
         match &job.work {
-            Work::Copy { from, equal_to } => {
+            Work::Copy { from, equal_to, .. } => {
                 read.insert(*from);
                 read.extend(equal_to);
             }

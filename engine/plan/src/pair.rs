@@ -171,7 +171,7 @@ impl<'a> Section<'a> {
                 one.input.view.stored(one.tensor.position) == Some(from) && one.tensor.dtype == out
             })
         {
-            return Some(made(out, How::Copy { from, equal_to: Vec::new() }));
+            return Some(made(out, How::Copy { from, equal_to: Vec::new(), within: None }));
         }
         Some(made(out, How::Graph { graph: Box::new(graph), output, double }))
     }
@@ -335,7 +335,7 @@ impl<'a> Section<'a> {
         refs.retain(|&other| other != from);
         refs.sort_unstable();
         refs.dedup();
-        How::Copy { from, equal_to: refs }
+        How::Copy { from, equal_to: refs, within: None }
     }
 
     /// One tensor as it is, or converted.
@@ -527,7 +527,8 @@ pub(crate) fn take(view: &View<'_>, tensor: Tensor<'_>, out: DType) -> How {
     if let Some(from) = view.stored(tensor.position)
         && (tensor.dtype == out || !tensor.dtype.is_float())
     {
-        return How::Copy { from, equal_to: view.equal_to(tensor.position).to_vec() };
+        let equal_to = view.equal_to(tensor.position).to_vec();
+        return How::Copy { from, equal_to, within: None };
     }
     let mut graph = Graph::default();
     let (output, inner) = view.node(tensor.position, &mut graph);

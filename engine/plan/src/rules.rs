@@ -389,11 +389,12 @@ fn keep(
     if let Some(implied) = &prepared.rule.implied {
         for other in &implied.same_in {
             let Some(found) = same_in(context, prepared, view, name, other) else { continue };
-            if let How::Copy { from, equal_to } = &mut how
+            if let How::Copy { from, equal_to, within } = &mut how
                 && found != *from
                 && !equal_to.contains(&found)
             {
                 equal_to.push(found);
+                *within = Some(implied.within);
             }
         }
     }
@@ -427,7 +428,11 @@ fn same_in(
         );
         return refuse(context, diagnostic);
     };
-    if found.shape != kept.shape || found.dtype != kept.dtype {
+    // Within a distance, numbers of another type can be as good as the same.
+    let is_near = prepared.rule.implied.as_ref().is_some_and(|implied| implied.within > 0.0)
+        && found.dtype.is_float()
+        && kept.dtype.is_float();
+    if found.shape != kept.shape || (found.dtype != kept.dtype && !is_near) {
         let headline =
             format!("`{name}` is another tensor in `{}` than in `{}`", theirs.name, view.name);
         let diagnostic = Diagnostic::error(codes::SHAPE_MISMATCH, headline)

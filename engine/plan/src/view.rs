@@ -29,7 +29,7 @@ pub(crate) struct Made {
 #[derive(Clone, Debug)]
 pub(crate) enum How {
     /// The bytes of an input.
-    Copy { from: TensorRef, equal_to: Vec<TensorRef> },
+    Copy { from: TensorRef, equal_to: Vec<TensorRef>, within: Option<f64> },
     /// A node of a graph, rounded to the tensor's type when it is stored.
     Graph { graph: Box<Graph>, output: NodeId, double: bool },
 }

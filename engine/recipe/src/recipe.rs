@@ -330,6 +330,8 @@ pub struct Implied {
     pub may_be_idle: bool,
     /// Models in which the tensors that it keeps must be the same.
     pub same_in: Vec<Spanned<ModelId>>,
+    /// How far their elements may be from those that are kept.
+    pub within: f64,
 }
 
 /// What becomes of the tensors that a rule matches.

@@ -157,3 +157,34 @@ fn what_is_not_merged_is_what_rest_says() {
     let talk = merge(&space, &with("base"), &[]).exits(1).talk();
     assert!(talk.contains("E0403") && talk.contains("do not agree"), "{talk}");
 }
+
+/// Bodies that were saved in 16 bits are near the base's norms and embeddings, and not the same.
+#[test]
+fn what_is_kept_may_be_near_the_bases() {
+    let space = space();
+    let body = checkpoint("body").dtype(DType::Bf16).dtype_where("_proj.", DType::F32);
+    body.set("model.norm.weight", 5, 1.25).write(&space);
+    checkpoint("base").dtype(DType::F32).set("model.norm.weight", 5, 1.2421875).write(&space);
+    let with = |tolerance: &str| {
+        let body = format!("rest: base{tolerance}, include:");
+        recipe(&[("vision", "{full: body}")], &SUM.replace("include:", &body))
+    };
+    let found = merged(&space, &with(", tolerance: 0.01"));
+    // What is kept is the base's, not something between.
+    let base = read_checkpoint(space.path("base"));
+    for name in ["model.norm.weight", "model.embed_tokens.weight", "lm_head.weight"] {
+        assert_eq!(found.tensor(name), base.tensor(name), "{name}");
+    }
+    std::fs::remove_dir_all(space.path("merged")).unwrap();
+    let talk = merge(&space, &with(", tolerance: 0.005"), &[]).exits(1).talk();
+    for said in ["E0403", "`model.norm.weight`", "element 5", "1.2421875", "1.25", "0.005"] {
+        assert!(talk.contains(said), "{said}: {talk}");
+    }
+    // Without a distance another type is another tensor.
+    let talk = refusal(&space, &with(""), &[], 2);
+    assert!(talk.contains("E0307") && talk.contains("bf16"), "{talk}");
+    let talk = refusal(&space, &with(", tolerance: -1"), &[], 2);
+    assert!(talk.contains("E0214"), "{talk}");
+    let talk = refusal(&space, &with(", tolerance: 1").replace("rest: base", "rest: mean"), &[], 2);
+    assert!(talk.contains("E0206"), "{talk}");
+}

@@ -49,6 +49,8 @@ struct MergedBody {
     space: Space,
     include: Vec<Spanned<String>>,
     rest: Rest,
+    /// How far what is kept as in the base may be from it in the bodies.
+    tolerance: f64,
     span: Span,
     rest_span: Span,
 }
@@ -196,6 +198,7 @@ impl Decoder<'_> {
             space: Space::Dense,
             include: Vec::new(),
             rest: Rest::Base,
+            tolerance: 0.0,
             span: start,
             rest_span: start,
         };
@@ -220,6 +223,22 @@ impl Decoder<'_> {
             let words = [("base", Rest::Base), ("mean", Rest::Mean), ("first", Rest::First)];
             body.rest = self.word(node, "`rest`", &words)?;
             body.rest_span = node.span;
+        }
+        if let Some(entry) = fields.entry("tolerance") {
+            let tolerance = self.number(&entry.value, "`tolerance`")?;
+            if tolerance.value < 0.0 {
+                let headline = "`tolerance` must be a distance from 0";
+                self.error(codes::OUT_OF_RANGE, tolerance.span, headline);
+                return None;
+            }
+            if body.rest != Rest::Base || body.space == Space::Factors {
+                let headline = "`tolerance` is about what is kept as in the base";
+                let error = Diagnostic::error(codes::CONFLICTING_KEYS, headline);
+                let help = "remove it, or write `rest: base` with `space: dense`";
+                self.report(entry.key.span, error.help(help));
+                return None;
+            }
+            body.tolerance = tolerance.value;
         }
         Some(body)
     }

@@ -206,6 +206,8 @@ keys! {
         pub include: Option<PatternsKey>,
         /// What becomes of the others; `base` if left out.
         pub rest: Option<RestKey>,
+        /// With `rest: base`, how far each element of a body may be from the base's; 0, the same bytes, if left out.
+        pub tolerance: Option<ScalarKey>,
     }
 
     /// What is written.

@@ -214,7 +214,7 @@ impl Lowering<'_, '_> {
         span: Span,
         may_be_idle: bool,
     ) -> &mut Rule {
-        let implied = Some(Implied { title, may_be_idle, same_in: Vec::new() });
+        let implied = Some(Implied { title, may_be_idle, same_in: Vec::new(), within: 0.0 });
         let (layers, modules, roles) = (None, Vec::new(), Vec::new());
         self.rules.push(Rule { tensors, layers, modules, roles, action, implied, span });
         self.rules.last_mut().expect("a rule was just added")
@@ -309,10 +309,10 @@ impl Lowering<'_, '_> {
         match body.rest {
             Rest::Base => {
                 let keep = Action::Keep(Spanned { value: self.written.base.value, span });
-                let same_in = bodies.collect();
+                let (same_in, within) = (bodies.collect(), body.tolerance);
                 let rule = self.rule(title, Vec::new(), keep, span, true);
                 if let Some(implied) = &mut rule.implied {
-                    implied.same_in = same_in;
+                    (implied.same_in, implied.within) = (same_in, within);
                 }
             }
             Rest::First => {
