@@ -298,6 +298,9 @@ impl<'a> Section<'a> {
         if is_vocabulary && a.len() == b.len() && a.get(1..) == b.get(1..) {
             diagnostic = diagnostic.note("the vocabularies differ in size");
             diagnostic = match names_of {
+                _ if self.is_implied => diagnostic.help(
+                    "a body has the tokens of its base and no others: name a base with as many rows",
+                ),
                 Some((name, _)) => diagnostic.help(format!(
                     "keep it in a rule above this one: `keep: {name}`; or state beside `like` how many first rows mean the same: `shared_rows: …`"
                 )),

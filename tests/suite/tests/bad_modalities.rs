@@ -63,6 +63,8 @@ fn bodies_of_other_shapes() {
         Some(drawn(1, &tensor.name, &[rows, 16]))
     });
     check("body_of_other_tokens", &space, &of_whole(SUM));
+    let all = SUM.replace(", include: \"model.layers.{i}.{**}_proj.weight\"", "");
+    check("body_of_other_tokens_merged", &space, &of_whole(&all));
 }
 
 #[test]

@@ -162,7 +162,7 @@ keys! {
         pub chat_template: Option<String>,
         /// The seed of all random draws; 0 if it is left out.
         pub seed: Option<CountKey>,
-        /// The model that gives config.json and the other files; the base or the first model if it is left out.
+        /// The model that gives config.json and the other files; if it is left out the base or the first model, or the one whose names that model has.
         pub files_from: Option<ModelKey>,
         /// The size of the output's files: `5GB`, or a number of bytes.
         pub shard_size: Option<SizeKey>,
