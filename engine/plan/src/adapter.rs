@@ -150,7 +150,9 @@ impl<'r> Adapting<'r> {
                     None => Form::Peft,
                 };
                 let adapting = Self { base, index, recipe, wanted, dtype, form };
-                adapting.warn(reporter);
+                if form == Form::Peft {
+                    adapting.warn(reporter);
+                }
                 adapting.check(reporter).then_some(adapting)
             }
         }

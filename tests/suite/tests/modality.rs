@@ -174,7 +174,11 @@ fn merged_weights_are_factored_anew() {
 fn adapters_stay_side_by_side() {
     let space = space();
     let online = "mode: online\noutput: {layout: modelcompose}\n";
-    merge(&space, &recipe(&["vision", "audio"], online), &[]).success();
+    let text = recipe(&["vision", "audio"], online);
+    let sized = format!("{text}shard_size: 1MB\n");
+    let talk = merge(&space, &sized, &["--shard-size", "1MB"]).success().talk();
+    assert_eq!(talk.matches("W0601").count(), 2, "{talk}");
+    assert_eq!(talk.matches("one file of weights").count(), 2, "{talk}");
     let found = read_torch(space.path("merged/adapter_model.bin"));
     let own = &parts(2, "audio", false)[0];
     let name = own.name.replace(".default.", ".default-audio.");

@@ -107,6 +107,12 @@ pub(super) fn recipe(
     let seed = fields.get("seed").and_then(|node| decoder.count(node, "`seed`")).unwrap_or(0);
     let shard_size = fields.get("shard_size").and_then(|node| strict::size(decoder, node));
     let written = decoder.written(fields, root)?;
+    let is_one_file = written.output.layout == OutputLayout::ModelCompose;
+    if let (Some(size), true) = (shard_size.as_ref().map(|size| size.span), is_one_file) {
+        let headline = "`shard_size` has no effect: `layout: modelcompose` is one file of weights";
+        let warning = Diagnostic::warning(codes::IGNORED_KEY, headline);
+        decoder.report(size, warning.help("remove the key"));
+    }
     let mut recipe = lower::recipe(decoder, tree, written)?;
     (recipe.seed, recipe.shard_size) = (seed, shard_size);
     recipe.declared.clone_from(&declared.names);
