@@ -8,6 +8,8 @@ use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_tensor::{DType, Shape};
 use serde_json::{Map, Value, json};
 
+use crate::torch_file::TorchFile;
+
 /// Name of the index beside several shards.
 pub const INDEX_NAME: &str = "model.safetensors.index.json";
 
@@ -47,6 +49,9 @@ pub struct Shard {
     pub file_bytes: u64,
     /// Its tensors in the order of their bytes, as positions in [`Layout::tensors`].
     pub tensors: Vec<usize>,
+    /// What stands between and after the tensors, if it is a file of torch. `header` is then all before the
+    /// first of them.
+    pub torch: Option<TorchFile>,
 }
 
 /// All shards of an output.
@@ -80,6 +85,25 @@ impl Layout {
         let mut layout = Self::new(tensors, 0)?;
         for shard in &mut layout.shards {
             name.clone_into(&mut shard.name);
+        }
+        Ok(layout)
+    }
+
+    /// Lays out these tensors in one file of this name, as `torch.save` writes a dictionary of them.
+    ///
+    /// **Errors.** Those of [`new`](Self::new), and of [`TorchFile::new`].
+    pub fn in_torch_file(tensors: Vec<OutputTensor>, name: &str) -> Result<Self, Box<Diagnostic>> {
+        let mut layout = Self::in_one_file(tensors, name)?;
+        let file = TorchFile::new(&layout.tensors, name)?;
+        for (number, place) in layout.places.iter_mut().enumerate() {
+            place.offset = file.offset(number);
+        }
+        for shard in &mut layout.shards {
+            shard.tensors = (0..layout.tensors.len()).collect();
+            shard.header =
+                file.parts(None).into_iter().next().map_or(Vec::new(), |(_, first)| first);
+            shard.file_bytes = file.bytes();
+            shard.torch = Some(file.clone());
         }
         Ok(layout)
     }
@@ -129,7 +153,8 @@ impl Layout {
                 places[index] = TensorPlace { shard: position, offset, bytes };
                 offset += bytes;
             }
-            shards.push(Shard { name, header, file_bytes: offset, tensors: members });
+            let (tensors, torch) = (members, None);
+            shards.push(Shard { name, header, file_bytes: offset, tensors, torch });
         }
         Ok(Self { tensors, places, shards, total_bytes })
     }

@@ -21,6 +21,7 @@ pub mod shown;
 pub mod side_files;
 pub mod source;
 pub mod tensor_digest;
+pub mod torch_file;
 pub mod verify;
 
 pub use adapter::{Adapter, AdapterConfig, AdapterFiles, open_adapter, open_adapter_as};

@@ -10,6 +10,7 @@ use mixdown_diagnostics::{Diagnostic, codes};
 use sha2::{Digest, Sha256};
 
 use crate::format::safetensors::Safetensors;
+use crate::format::torch::Torch;
 use crate::format::{Format, Header};
 use crate::index::TensorEntry;
 use crate::manifest::{FileRecord, MANIFEST_NAME, Manifest, TensorRecord, hex};
@@ -206,7 +207,11 @@ fn read_header(path: &Path) -> Result<Header, Vec<Diagnostic>> {
         vec![failed(headline).in_file(&told)]
     })?;
     let source = ShardSource { file, bytes: found.len(), shown: told.clone() };
-    Safetensors.read_header(&source, &told)
+    // Which format it must be follows from the name that was written, not from what stands there now.
+    match path.extension().is_some_and(|ending| ending == "bin") {
+        true => Torch.read_header(&source, &told),
+        false => Safetensors.read_header(&source, &told),
+    }
 }
 
 /// A shard that is read once, from its start.

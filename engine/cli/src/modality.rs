@@ -4,6 +4,7 @@ mod encoder;
 
 use mixdown_checkpoint::AdapterConfig;
 use mixdown_checkpoint::config::{Conflict, Part, compose};
+use mixdown_diagnostics::suggest::nearest;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_plan::ModelSource;
 use mixdown_recipe::Recipe;
@@ -36,6 +37,10 @@ impl Composition {
         let models = Models { loaded, recipe };
         let mut found = Vec::new();
         let mut config = models.compose(modality, &mut found);
+        if loaded.is_partial {
+            // What `prefer` says may be among what was left out.
+            found.retain(|fault| fault.code != codes::CONFIG_CONFLICT);
+        }
         models.set_adapters(modality, &mut config, &mut found);
         let mut modalities = Vec::new();
         for input in &modality.inputs {
@@ -116,15 +121,27 @@ impl<'a> Models<'a> {
             .collect();
         let composed = compose(&Part { name: "base", config: base }, &parts, &prefer);
         let source = &self.recipe.source;
+        let mut conflicts = composed.conflicts;
         for position in composed.unknown {
             let key = &modality.prefer[position].0;
             let headline = format!("`prefer` names `{}`, which no configuration has", key.value);
             let diagnostic = Diagnostic::error(codes::UNKNOWN_KEY, headline);
-            found.push(diagnostic.help("remove the key").at(source, key.span));
+            let keys = conflicts.iter().map(|conflict| conflict.key.as_str());
+            let near = nearest(&key.value, keys).map(str::to_owned);
+            let help = match &near {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "remove the key".to_owned(),
+            };
+            conflicts.retain(|conflict| Some(&conflict.key) != near.as_ref());
+            found.push(diagnostic.help(help).at(source, key.span));
         }
-        let place = modality.span;
-        found
-            .extend(composed.conflicts.iter().map(|conflict| disagree(conflict).at(source, place)));
+        for conflict in &conflicts {
+            // The last one that says something is a modality: the base is the first.
+            let named = conflict.values.last().map(|(name, _)| name);
+            let input = modality.inputs.iter().find(|input| Some(&input.name.value) == named);
+            let place = input.map(|input| self.recipe.models[input.body.0 as usize].span);
+            found.push(disagree(conflict).at(source, place.unwrap_or(modality.span)));
+        }
         let Value::Object(mut config) = composed.config else { return Map::new() };
         // The class of the base, with what ModelCompose puts in front.
         let class = base.and_then(|base| base.get("architectures")?.get(0)?.as_str());
@@ -167,7 +184,10 @@ impl<'a> Models<'a> {
         if let Some(dropout) = of_inputs("lora_dropout") {
             config.insert("lora_dropout".to_owned(), dropout);
         }
-        let Some((rank, alpha)) = self.one_scale(modality, found) else { return };
+        // Merged weights are factored anew, with all of their size in the factors.
+        let anew = self.recipe.adapter.as_ref().and_then(|adapter| adapter.rank.as_ref());
+        let anew = anew.map(|rank| (u64::from(rank.value), f64::from(rank.value)));
+        let Some((rank, alpha)) = anew.or_else(|| self.one_scale(modality, found)) else { return };
         config.insert("lora_r".to_owned(), json!(rank));
         config.insert("lora_alpha".to_owned(), whole(alpha));
         if modality.mode == Mode::Online && !is_omni {

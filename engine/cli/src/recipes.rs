@@ -1,6 +1,7 @@
 //! Reads a recipe, those it names, and the method files beside it; then the models of all of them.
 //! What is wrong is collected, so that all of it can be told at once.
 
+mod adapters;
 pub mod maps;
 mod reading;
 
@@ -11,12 +12,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::adapter::is_adapter;
-use mixdown_checkpoint::{Adapter, Checkpoint, Form, open_adapter, shown_path};
+use mixdown_checkpoint::{Adapter, Form, shown_path};
 use mixdown_diagnostics::{Code, Diagnostic, Source, codes};
 use mixdown_plan::{
     AdapterInput, CheckpointInput, Library, MapInput, ModelSource, Outcome, Request,
 };
-use mixdown_recipe::modality::{Mode, Reading};
+use mixdown_recipe::modality::Reading;
 use mixdown_recipe::recipe::{Model as Named, ModelId, ModelReference};
 use mixdown_recipe::{LoadedRecipe, Recipe};
 use serde_json::Value;
@@ -276,7 +277,7 @@ impl Loader {
                     }
                 }
                 (ModelReference::Checkpoint { adapter: Some((path, revision)), .. }, None) => self
-                    .named(source, model, SeenAs::default())
+                    .base_of(&loaded.recipe, model)
                     .and_then(|base| {
                         self.adapter(&loaded.recipe, model, base, path, revision.as_deref())
                     })
@@ -295,10 +296,22 @@ impl Loader {
         let mut reading = model.reading.clone();
         // What the numbers count for changes nothing in the files.
         reading.is_zero = false;
-        let Some(like) = reading.like.take() else { return Some((reading, None)) };
+        reading.like = None;
+        Some((reading, self.like(recipe, model)?))
+    }
+
+    /// The checkpoint that an adapter is on. What names are seen is said of the adapter's own tensors, but
+    /// whose names the parts of a model get is said of the whole.
+    fn base_of(&mut self, recipe: &Recipe, model: &Named) -> Option<u32> {
+        let like = self.like(recipe, model)?;
+        self.named(&recipe.source, model, (Reading::default(), like))
+    }
+
+    /// The model whose names another one gets, if there is one; none if it has failed.
+    fn like(&mut self, recipe: &Recipe, model: &Named) -> Option<Option<u32>> {
+        let Some(like) = model.reading.like else { return Some(None) };
         let other = &recipe.models[like.0 as usize];
-        let other = self.named(&recipe.source, other, SeenAs::default())?;
-        Some((reading, Some(other)))
+        self.named(&recipe.source, other, SeenAs::default()).map(Some)
     }
 
     /// The checkpoint that a model's reference names, without an adapter on it.
@@ -311,95 +324,6 @@ impl Loader {
         let (path, revision, prefix) = (path.clone(), revision.clone(), prefix.clone());
         let reference = Reference { path, revision, prefix };
         self.checkpoint(source, model, reference, override_architecture.clone(), seen)
-    }
-
-    /// An adapter that is named without a base: it is on the recipe's base, or on the one that it was
-    /// made on.
-    fn alone(&mut self, recipe: &Recipe, position: usize, path: &str) -> Option<u32> {
-        let (source, model) = (&recipe.source, &recipe.models[position]);
-        let base = recipe.base.as_ref().map(|base| base.value.0 as usize);
-        let base = match base.filter(|&base| base != position).map(|base| &recipe.models[base]) {
-            Some(base) => self.named(source, base, SeenAs::default())?,
-            None => {
-                let files = self.or_note(open_adapter(Path::new(path)), source, model)?;
-                let Some(made_on) = files.config.base_model else {
-                    let headline =
-                        format!("`{}` is an adapter, and nothing says on what", model.name);
-                    let diagnostic = Diagnostic::error(codes::BAD_REFERENCE, headline)
-                        .help("name its base: `BASE+ADAPTER`, or `base` of the recipe");
-                    self.diagnostics.push(diagnostic.at(source, model.span));
-                    return None;
-                };
-                let reference = Reference { path: made_on, revision: None, prefix: None };
-                self.checkpoint(source, model, reference, None, SeenAs::default())?
-            }
-        };
-        self.adapter(recipe, model, base, path, None)
-    }
-
-    /// Opens an adapter and brings it together with its base, or finds that it is there already.
-    fn adapter(
-        &mut self,
-        recipe: &Recipe,
-        model: &Named,
-        base: u32,
-        path: &str,
-        revision: Option<&str>,
-    ) -> Option<u32> {
-        let revision = revision.map(str::to_owned);
-        let reference = Reference { path: path.to_owned(), revision, prefix: None };
-        let key = (base, reference, model.reading.clone());
-        if let Some(known) = self.known_adapters.get(&key) {
-            return *known;
-        }
-        let found = self.resolved(&key.1, recipe, model, base);
-        let position = found.map(|(mut adapter, checkpoint, revision)| {
-            self.diagnostics.append(&mut adapter.warnings);
-            self.models.push(Input {
-                name: model.name.clone(),
-                reference: key.1.shown(),
-                model: Model { checkpoint, revision },
-                tokenizer: None,
-                tokenizer_config: None,
-            });
-            let own = (self.models.len() - 1) as u32;
-            self.adapters.push(OnBase { base, own, adapter });
-            (self.adapters.len() - 1) as u32
-        });
-        self.known_adapters.insert(key, position);
-        position
-    }
-
-    /// An adapter against its base, its own tensors, and the commit that it is from.
-    fn resolved(
-        &mut self,
-        reference: &Reference,
-        recipe: &Recipe,
-        model: &Named,
-        base: u32,
-    ) -> Option<(Adapter, Checkpoint, Option<String>)> {
-        let source = &recipe.source;
-        if let Some(factors) = &model.factors {
-            let found = reading::factors(reference, factors, &model.reading, self.style);
-            let (file, revision) = self.or_note(found, source, model)?;
-            let index = &self.models[base as usize].model.checkpoint.index;
-            let adapter = self.or_note(file.resolve(index), source, model)?;
-            let are_copied =
-                recipe.modality.as_ref().is_some_and(|modality| modality.mode == Mode::Damc);
-            if !are_copied {
-                self.diagnostics.extend(reading::left(&file, source, model));
-            }
-            let checkpoint = Checkpoint { config: file.config, ..file.files.checkpoint() };
-            return Some((adapter, checkpoint, revision));
-        }
-        let found = Model::find_adapter(reference, self.style);
-        let (mut files, revision) = self.or_note(found, source, model)?;
-        let seen = reading::index(&files.index, &model.reading, None, &files.name);
-        files.index = self.or_note(seen, source, model)?;
-        let index = &self.models[base as usize].model.checkpoint.index;
-        let resolved = Adapter::resolve(&files.index, files.config.clone(), index);
-        let adapter = self.or_note(resolved, source, model)?;
-        Some((adapter, files.checkpoint(), revision))
     }
 
     /// What was found, or nothing once the faults are noted where the recipe names the model.
@@ -433,9 +357,12 @@ impl Loader {
         let shown = key.0.shown();
         let opened = Model::find(&key.0, &shown, self.style).and_then(|mut opened| {
             let (reading, like) = &key.2;
-            let like = like.map(|other| &self.models[other as usize].model.checkpoint.index);
+            let like = like.map(|other| &self.models[other as usize]);
+            let like = like.map(|other| (other.name.as_str(), &other.model.checkpoint.index));
             let index = &opened.checkpoint.index;
-            opened.checkpoint.index = reading::index(index, reading, like, &shown)?;
+            let seen = reading::index(index, reading, like, &shown)?;
+            opened.checkpoint.warnings.extend(reading::rest(index, reading, source, model));
+            opened.checkpoint.index = seen;
             Ok(opened)
         });
         let position = match opened {

@@ -17,7 +17,7 @@ pub(crate) fn check(plan: &Plan, indexes: Indexes<'_>) -> Result<(), Box<Diagnos
     }
     for job in &plan.jobs {
         let fits = match &job.work {
-            Work::Copy { from, equal_to } => checker.copy(job, *from, equal_to),
+            Work::Copy { from, equal_to, within } => checker.copy(job, *from, equal_to, *within),
             Work::Merge(merge) => checker.merge(job, merge),
         };
         fits.ok_or_else(|| internal(format!("the inputs of `{}` do not fit it", job.name)))?;
@@ -37,10 +37,19 @@ impl Checker<'_> {
         Some((entry.dtype, entry.shape.elements()))
     }
 
-    fn copy(&self, job: &Job, from: TensorRef, equal_to: &[TensorRef]) -> Option<()> {
+    fn copy(
+        &self,
+        job: &Job,
+        from: TensorRef,
+        equal_to: &[TensorRef],
+        within: Option<f64>,
+    ) -> Option<()> {
         let wanted = (job.dtype, job.shape.elements());
-        for &tensor in [&from].into_iter().chain(equal_to) {
-            (self.tensor(tensor)? == wanted).then_some(())?;
+        (self.tensor(from)? == wanted).then_some(())?;
+        for &tensor in equal_to {
+            let (dtype, elements) = self.tensor(tensor)?;
+            let is_near = within.is_some() && dtype.is_float() && job.dtype.is_float();
+            ((dtype == job.dtype || is_near) && elements == wanted.1).then_some(())?;
         }
         Some(())
     }

@@ -174,7 +174,7 @@ impl<'a> Context<'a> {
     /// Asks for the start of what a job reads.
     pub(crate) fn expect_job(&self, job: u32) {
         match &self.job(job).work {
-            Work::Copy { from, equal_to } => {
+            Work::Copy { from, equal_to, .. } => {
                 for &tensor in [from].into_iter().chain(equal_to) {
                     self.inputs.expect_start(tensor);
                 }

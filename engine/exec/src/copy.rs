@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use mixdown_checkpoint::tensor_digest::TensorHasher;
 use mixdown_ops::program::PIECE;
 use mixdown_plan::{Job, TensorRef};
+use mixdown_tensor::DType;
 
 use crate::context::{Context, PieceWriter, lock};
 use crate::hands::Hands;
@@ -20,6 +21,8 @@ pub(crate) struct CopyFlow<'a> {
     job: &'a Job,
     from: TensorRef,
     equal_to: &'a [TensorRef],
+    /// How far their elements may be; none where bytes are compared.
+    within: Option<f64>,
     state: Mutex<State>,
 }
 
@@ -36,31 +39,71 @@ impl<'a> CopyFlow<'a> {
         number: u32,
         from: TensorRef,
         equal_to: &'a [TensorRef],
+        within: Option<f64>,
     ) -> Self {
         let job = context.job(number);
-        Self { context, number, job, from, equal_to, state: Mutex::default() }
+        Self { context, number, job, from, equal_to, within, state: Mutex::default() }
     }
 
-    fn compare(&self, first: u64, bytes: &[u8], other_bytes: &mut [u8]) -> Result<(), Failure> {
-        let width = self.job.dtype.bytes();
+    fn compare(&self, first: u64, bytes: &[u8], buffer: &mut [u8]) -> Result<(), Failure> {
+        let dtype = self.job.dtype;
+        let count = bytes.len() / dtype.bytes();
         for &other in self.equal_to {
+            let other_dtype = self.context.inputs.entry(other).dtype;
+            let other_bytes = &mut buffer[..count * other_dtype.bytes()];
             self.context.inputs.read(other, first, other_bytes)?;
-            if bytes == other_bytes {
+            if dtype == other_dtype && bytes == other_bytes {
                 continue;
             }
-            let mut pairs = bytes.chunks(width).zip(other_bytes.chunks(width));
-            if let Some(at) = pairs.position(|(one, other)| one != other) {
-                let element = at * width..(at + 1) * width;
+            let sides = [(bytes, dtype), (&*other_bytes, other_dtype)];
+            if let Some(at) = first_apart(sides, self.within) {
+                let of = |(bytes, dtype): (&[u8], DType)| -> Vec<u8> {
+                    bytes[at * dtype.bytes()..(at + 1) * dtype.bytes()].to_vec()
+                };
                 return Err(messages::copies_differ(
                     &self.context.inputs,
                     [self.from, other],
                     first + at as u64,
-                    [&bytes[element.clone()], &other_bytes[element]],
+                    [&of(sides[0]), &of(sides[1])],
+                    self.within,
                 ));
             }
         }
         Ok(())
     }
+}
+
+/// The first element that two tensors do not have in common: other bytes, or with a distance numbers that
+/// are further apart.
+fn first_apart(
+    [(one, one_dtype), (other, other_dtype)]: [(&[u8], DType); 2],
+    within: Option<f64>,
+) -> Option<usize> {
+    /// Elements that are widened at once.
+    const CHUNK: usize = 256;
+    let (one_width, other_width) = (one_dtype.bytes(), other_dtype.bytes());
+    let Some(within) = within.filter(|_| one_dtype.is_float() && other_dtype.is_float()) else {
+        let mut pairs = one.chunks(one_width).zip(other.chunks(other_width));
+        return pairs.position(|(one, other)| one != other);
+    };
+    let chunks = one.chunks(CHUNK * one_width).zip(other.chunks(CHUNK * other_width));
+    let mut values = [[0.0; CHUNK]; 2];
+    for (number, (one, other)) in chunks.enumerate() {
+        let count = one.len() / one_width;
+        let [ours, theirs] = &mut values;
+        widen::to_f64_into(one, one_dtype, &mut ours[..count]);
+        widen::to_f64_into(other, other_dtype, &mut theirs[..count]);
+        let is_apart = |(one, other): (&f64, &f64)| {
+            let is_near = (one - other).abs() <= within;
+            // What is no number is near its own bits alone.
+            !is_near && one.to_bits() != other.to_bits()
+        };
+        let found = ours[..count].iter().zip(&theirs[..count]).position(is_apart);
+        if let Some(at) = found {
+            return Some(number * CHUNK + at);
+        }
+    }
+    None
 }
 
 impl Flow<Hands> for CopyFlow<'_> {
@@ -88,7 +131,9 @@ impl Flow<Hands> for CopyFlow<'_> {
         while at < end {
             let count = (end - at).min(context.stripe as u64) as usize;
             let size = count * dtype.bytes();
-            let other_size = if self.equal_to.is_empty() { 0 } else { size };
+            let widths =
+                self.equal_to.iter().map(|&other| context.inputs.entry(other).dtype.bytes());
+            let other_size = count * widths.max().unwrap_or(0);
             let [bytes, other] = hands.arena.split([size, other_size]);
             context.inputs.read(self.from, at, bytes)?;
             if context.check_finite

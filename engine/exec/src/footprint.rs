@@ -114,7 +114,7 @@ fn reads(plan: &Plan, indexes: Indexes<'_>, item: &Item) -> Vec<(Option<usize>, 
     };
     match item {
         Item::Copy(job) => match &plan.jobs[*job as usize].work {
-            Work::Copy { from, equal_to } => {
+            Work::Copy { from, equal_to, .. } => {
                 let equal: u64 = equal_to.iter().map(|&other| tensor(other)).sum();
                 vec![(Some(0), tensor(*from) + equal)]
             }

@@ -49,6 +49,7 @@ pub(crate) fn copies_differ(
     [one, other]: [TensorRef; 2],
     element: u64,
     [left, right]: [&[u8]; 2],
+    within: Option<f64>,
 ) -> Failure {
     let entry = inputs.entry(one);
     let side = |tensor: TensorRef, bytes| {
@@ -58,7 +59,10 @@ pub(crate) fn copies_differ(
             true => String::new(),
             false => format!(", `{}`", shown(other_name)),
         };
-        (label, format!("{}{name}, {}", value(bytes, entry.dtype), inputs.file(tensor)))
+        (
+            label,
+            format!("{}{name}, {}", value(bytes, inputs.entry(tensor).dtype), inputs.file(tensor)),
+        )
     };
     let ((one_label, one_text), (other_label, other_text)) = (side(one, left), side(other, right));
     let diagnostic = Diagnostic::error(
@@ -67,8 +71,17 @@ pub(crate) fn copies_differ(
     )
     .fact("first difference", format!("element {}", place(element, &entry.shape)))
     .fact(one_label, one_text)
-    .fact(other_label, other_text)
-    .help("say which one to keep with a rule: `keep: MODEL`");
+    .fact(other_label, other_text);
+    let diagnostic = match within {
+        None => diagnostic.help("say which one to keep with a rule: `keep: MODEL`"),
+        Some(within) => {
+            let far = match within > 0.0 {
+                true => diagnostic.fact("tolerance", within.to_string()),
+                false => diagnostic,
+            };
+            far.help("merge it too, with a pattern under `include`; write `rest: mean`; or say how far bodies may be from the base: `tolerance: …`")
+        }
+    };
     Failure::Input(Box::new(diagnostic))
 }
 

@@ -136,8 +136,9 @@ impl Needs {
         for job in &plan.jobs {
             match &job.work {
                 Work::Copy { equal_to, .. } => {
-                    let buffers = if equal_to.is_empty() { 1 } else { 2 };
-                    needs.per_element = needs.per_element.max(buffers * job.dtype.bytes() as u64);
+                    let others = equal_to.iter().map(|&other| indexes.entry(other).dtype.bytes());
+                    let all = job.dtype.bytes() + others.max().unwrap_or(0);
+                    needs.per_element = needs.per_element.max(all as u64);
                 }
                 Work::Merge(merge) => {
                     for operand in merge.matrices.iter().flat_map(|step| &step.operands) {

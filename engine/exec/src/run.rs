@@ -230,8 +230,8 @@ impl Queue<Hands> for ItemQueue<'_> {
             Item::Gathering(gathering) => Arc::new(MergeFlow::of_gathering(context, gathering)?),
             Item::RowMeans(rows) => Arc::new(RowMeansFlow::new(context, *rows)),
             Item::Copy(job) => match &context.job(*job).work {
-                Work::Copy { from, equal_to } => {
-                    Arc::new(CopyFlow::new(context, *job, *from, equal_to))
+                Work::Copy { from, equal_to, within } => {
+                    Arc::new(CopyFlow::new(context, *job, *from, equal_to, *within))
                 }
                 Work::Merge(_) => return Err(Failure::Fatal(internal("a merge is no copy"))),
             },

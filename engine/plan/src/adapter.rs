@@ -1,23 +1,28 @@
 //! A result that is written as an adapter on the base: which tensors change, and how each becomes two
 //! factors or a whole tensor.
 
+mod names;
+mod terms;
+
 use std::collections::HashSet;
 
 use mixdown_checkpoint::adapter::{OutputAdapter, OutputUpdate};
 use mixdown_checkpoint::index::Index;
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 use mixdown_ops::MapOp;
-use mixdown_ops::matrix::{MatrixOp, OperandShapes, Rank};
+use mixdown_ops::matrix::{MatrixOp, Rank};
 use mixdown_recipe::recipe::{AdapterOutput, Body, ModuleContent, Recipe};
 use mixdown_tensor::DType;
 
 use crate::compile::compile;
-use crate::graph::{Graph, Node, NodeId};
+use crate::graph::Graph;
 use crate::matrices::{Split, SplitStep, split};
 use crate::plan::{Leaf, TensorRef};
 use crate::report::Reporter;
 use crate::resolve::{ModelSource, Request, Solved};
 use crate::view::{How, Made, sum};
+pub(crate) use names::{Form, Names};
+use terms::{bounded_rank, linear, without_base};
 
 /// The adapter that a recipe asks for.
 pub(crate) struct Adapting<'r> {
@@ -28,6 +33,7 @@ pub(crate) struct Adapting<'r> {
     wanted: &'r AdapterOutput,
     /// Type of the factors.
     pub dtype: DType,
+    pub form: Form,
 }
 
 /// What becomes of a tensor of the base.
@@ -62,10 +68,9 @@ pub(crate) struct Changes {
     pub replacements: Vec<u32>,
     /// Of these the ones that no recipe's tensor stands for, or that do not change: the base's own.
     pub copied: Vec<u32>,
+    /// Made tensors that stand beside the base's: positions among all that are made.
+    pub beside: Vec<usize>,
 }
-
-/// A coefficient this near to 1 is 1 but for the rounding of constants.
-const ROUNDING: f64 = 1e-12;
 
 /// A recipe that is an input is not written: what it says about that has no effect.
 pub(crate) fn warn_of_inner(request: &Request<'_>, reporter: &mut Reporter) {
@@ -145,8 +150,14 @@ impl<'r> Adapting<'r> {
             Ok(base) => {
                 let index = request.checkpoints[base as usize].index;
                 let dtype = solved.declared.unwrap_or(DType::F32);
-                let adapting = Self { base, index, recipe, wanted, dtype };
-                adapting.warn(reporter);
+                let form = match recipe.modality {
+                    Some(_) => Form::ModelCompose,
+                    None => Form::Peft,
+                };
+                let adapting = Self { base, index, recipe, wanted, dtype, form };
+                if form == Form::Peft {
+                    adapting.warn(reporter);
+                }
                 adapting.check(reporter).then_some(adapting)
             }
         }
@@ -210,7 +221,12 @@ impl<'r> Adapting<'r> {
     /// What becomes of all tensors.
     pub fn changes(&self, solved: &Solved, reporter: &mut Reporter) -> Changes {
         let mut all = Vec::with_capacity(solved.made.len());
-        for made in &solved.made {
+        let mut beside = Vec::new();
+        for (number, made) in solved.made.iter().enumerate() {
+            if self.form == Form::ModelCompose && self.index.position(&made.name).is_none() {
+                beside.push(number);
+                continue;
+            }
             let Some(position) = self.position(made, reporter) else { continue };
             all.push((position, self.change(made, position, reporter)));
         }
@@ -222,10 +238,12 @@ impl<'r> Adapting<'r> {
             .filter(|(_, change)| matches!(change, Change::Whole))
             .map(|(position, _)| module(*position))
             .collect();
-        let mut found =
-            Changes { all, updates: Vec::new(), replacements: Vec::new(), copied: Vec::new() };
+        let (updates, replacements, copied) = Default::default();
+        let mut found = Changes { all, updates, replacements, copied, beside };
+        let is_peft = self.form == Form::Peft;
         for (position, change) in &mut found.all {
-            if matches!(change, Change::Update(_)) && whole.contains(&module(*position)) {
+            let is_in_whole = is_peft && whole.contains(&module(*position));
+            if matches!(change, Change::Update(_)) && is_in_whole {
                 *change = Change::Whole;
             }
             match change {
@@ -238,8 +256,10 @@ impl<'r> Adapting<'r> {
                 }),
             }
         }
-        found.copied =
-            OutputAdapter::new(self.index, &[], &found.replacements).missing_replacements();
+        if is_peft {
+            found.copied =
+                OutputAdapter::new(self.index, &[], &found.replacements).missing_replacements();
+        }
         found.replacements.extend(&found.copied);
         found
     }
@@ -303,10 +323,25 @@ impl<'r> Adapting<'r> {
         let bounded: Option<usize> = terms.as_ref().and_then(|terms| {
             terms.iter().map(|(leaf, _)| bounded_rank(&split, leaf, sides)).sum()
         });
-        let stated = self.wanted.rank.as_ref().map(|rank| rank.value.min(smaller));
+        let stated = self.wanted.rank.as_ref().map(|rank| rank.value);
+        // One number in config.json is for all updates, so that each has exactly so many directions.
+        let is_fixed = self.form == Form::ModelCompose;
+        if is_fixed && stated.is_some_and(|rank| rank > smaller) {
+            let headline = format!("`{}` has fewer directions than `rank`", made.name);
+            let diagnostic = Diagnostic::error(codes::OUT_OF_RANGE, headline)
+                .fact("shape", made.shape.to_string())
+                .help(format!("write a rank of at most {smaller}"));
+            self.refuse(diagnostic, reporter);
+            return Change::None;
+        }
+        let stated = stated.map(|rank| rank.min(smaller));
+        let is_exact = |total: usize| match is_fixed {
+            true => Some(total as u32) == stated,
+            false => total <= stated.unwrap_or(smaller) as usize,
+        };
         let rank = match (bounded, stated) {
             (Some(0), _) => return Change::None,
-            (Some(total), stated) if total <= stated.unwrap_or(smaller) as usize => {
+            (Some(total), _) if is_exact(total) => {
                 let (terms, rank) = (terms.unwrap_or_default(), total as u32);
                 return Change::Update(Box::new(Update {
                     split,
@@ -361,81 +396,9 @@ fn is_embedding(name: &str) -> bool {
     name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next()).is_some_and(is_part)
 }
 
-/// The leaves that a node is a linear combination of, with their factors; none where it is no such
-/// combination. Leaves whose factors cancel are not among them.
-fn linear(graph: &Graph, id: NodeId) -> Option<Vec<(Leaf, f64)>> {
-    let mut terms = Vec::new();
-    collect(graph, id, 1.0, &mut terms)?;
-    terms.retain(|(_, factor)| *factor != 0.0);
-    Some(terms)
-}
-
-fn collect(graph: &Graph, id: NodeId, factor: f64, terms: &mut Vec<(Leaf, f64)>) -> Option<()> {
-    let operands = graph.operands(id);
-    let value = |position: usize| graph.value(operands[position]);
-    match &graph.nodes[id] {
-        Node::Leaf(position) => {
-            let leaf = graph.leaves[usize::from(*position)];
-            match terms.iter_mut().find(|(known, _)| *known == leaf) {
-                Some((_, known)) => *known += factor,
-                None => terms.push((leaf, factor)),
-            }
-            Some(())
-        }
-        Node::Constant(_) => (graph.value(id) == Some(0.0)).then_some(()),
-        Node::Map(MapOp::Negate) => collect(graph, operands[0], -factor, terms),
-        Node::Map(MapOp::Add) => {
-            collect(graph, operands[0], factor, terms)?;
-            collect(graph, operands[1], factor, terms)
-        }
-        Node::Map(MapOp::Subtract) => {
-            collect(graph, operands[0], factor, terms)?;
-            collect(graph, operands[1], -factor, terms)
-        }
-        Node::Map(MapOp::Multiply) => match (value(0), value(1)) {
-            (Some(by), None) => collect(graph, operands[1], factor * by, terms),
-            (None, Some(by)) => collect(graph, operands[0], factor * by, terms),
-            _ => None,
-        },
-        Node::Map(MapOp::Divide) => {
-            let by = value(1).filter(|&by| by != 0.0)?;
-            collect(graph, operands[0], factor / by, terms)
-        }
-        _ => None,
-    }
-}
-
-/// What is added to the base; none where the base has another factor than 1.
-fn without_base(mut terms: Vec<(Leaf, f64)>, base: Leaf) -> Option<Vec<(Leaf, f64)>> {
-    let position = terms.iter().position(|(leaf, _)| *leaf == base)?;
-    let (_, factor) = terms.remove(position);
-    ((factor - 1.0).abs() < ROUNDING).then_some(terms)
-}
-
-/// The most directions of a leaf, where they are bounded.
-fn bounded_rank(split: &Split, leaf: &Leaf, sides: (usize, usize)) -> Option<usize> {
-    match leaf {
-        Leaf::Product(product) => Some(product.rank as usize),
-        Leaf::Matrix(step) => {
-            let SplitStep { op, operands } = &split.steps[usize::from(*step)];
-            let of_operand = |&operand: &NodeId| {
-                let terms = split.combination(operand)?;
-                terms.iter().map(|(leaf, _)| bounded_rank(split, leaf, sides)).sum()
-            };
-            let ranks = operands.iter().map(of_operand).collect();
-            op.result_rank(&OperandShapes { rows: sides.0, columns: sides.1, ranks })
-        }
-        Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Assembled(..) | Leaf::Factor => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn tensor(model: u32) -> Leaf {
-        Leaf::Tensor(TensorRef { model, tensor: 0 })
-    }
 
     #[test]
     fn embeddings_are_known_by_their_module() {
@@ -445,23 +408,5 @@ mod tests {
         for name in ["lm_head.weight", "embed_out.weight", "embedder.layers.0.up_proj.weight"] {
             assert!(!is_embedding(name), "{name}");
         }
-    }
-
-    #[test]
-    fn what_is_added_to_the_base_is_found_through_sums_and_factors() {
-        let mut graph = Graph::default();
-        let (base, a) = (graph.leaf(tensor(0)), graph.leaf(tensor(1)));
-        let delta = graph.map(MapOp::Subtract, &[a, base]);
-        let factor = graph.constant(0.25);
-        let scaled = graph.map(MapOp::Multiply, &[factor, delta]);
-        let kept = graph.map(MapOp::Multiply, &[factor, base]);
-        let merged = graph.map(MapOp::Add, &[scaled, kept]);
-        assert_eq!(linear(&graph, merged), Some(vec![(tensor(1), 0.25)]));
-        let output = graph.map(MapOp::Add, &[base, scaled]);
-        let terms = linear(&graph, output).unwrap();
-        assert_eq!(without_base(terms, tensor(0)), None, "the base's factor is 0.75");
-        let nothing = graph.map(MapOp::Subtract, &[base, base]);
-        let same = graph.map(MapOp::Add, &[base, nothing]);
-        assert_eq!(without_base(linear(&graph, same).unwrap(), tensor(0)), Some(Vec::new()));
     }
 }

@@ -4,14 +4,13 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use mixdown_checkpoint::adapter::OutputAdapter;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::program::Scope;
 use mixdown_ops::{Pass, Precision, Program};
 use mixdown_recipe::recipe::ModelId;
 use mixdown_tensor::{DType, Shape};
 
-use crate::adapter::{self, Adapting, Change, Update};
+use crate::adapter::{self, Adapting, Change, Names, Update};
 use crate::assembled::Assembled;
 use crate::compile::compile;
 use crate::graph::{Graph, GroupKey};
@@ -108,7 +107,9 @@ impl Assembly {
     /// A tensor that is written as it was made, under this name.
     fn whole(&mut self, made: &Made, name: String, reporter: &mut Reporter) {
         let work = match &made.how {
-            How::Copy { from, equal_to } => Work::Copy { from: *from, equal_to: equal_to.clone() },
+            How::Copy { from, equal_to, within } => {
+                Work::Copy { from: *from, equal_to: equal_to.clone(), within: *within }
+            }
             How::Graph { graph, output, double } => {
                 let precision = if *double { Precision::Double } else { Precision::Single };
                 match split(graph, *output) {
@@ -129,7 +130,8 @@ impl Assembly {
         reporter: &mut Reporter,
     ) -> AdapterFiles {
         let changes = adapting.changes(solved, reporter);
-        let names = OutputAdapter::new(adapting.index, &changes.updates, &changes.replacements);
+        let (form, index) = (adapting.form, adapting.index);
+        let names = Names::new(form, index, &changes.updates, &changes.replacements);
         let made = |position: u32| {
             let name = &adapting.index.tensors()[position as usize].name;
             solved.made.iter().find(|made| made.name == *name)
@@ -138,10 +140,10 @@ impl Assembly {
             let Some(made) = made(*position) else { continue };
             match change {
                 Change::None => {}
-                Change::Whole => self.whole(made, names.replacement_name(*position), reporter),
+                Change::Whole => self.whole(made, names.replacement(*position), reporter),
                 Change::Update(update) => {
                     let found = changes.updates.iter().find(|one| one.base_tensor == *position);
-                    let Some(pair) = found.and_then(|found| names.factor_names(found)) else {
+                    let Some(pair) = found.and_then(|found| names.factors(found)) else {
                         continue;
                     };
                     self.factors(made, update, pair, adapting.dtype, reporter);
@@ -152,12 +154,15 @@ impl Assembly {
             let entry = &adapting.index.tensors()[position as usize];
             let from = TensorRef { model: adapting.base, tensor: position };
             self.jobs.push(Job {
-                name: names.replacement_name(position),
+                name: names.replacement(position),
                 shape: entry.shape.clone(),
                 dtype: entry.dtype,
-                work: Work::Copy { from, equal_to: Vec::new() },
+                work: Work::Copy { from, equal_to: Vec::new(), within: None },
                 origin: made(position).or(solved.made.first()).map_or(0, |made| made.origin),
             });
+        }
+        for made in changes.beside.iter().map(|&number| &solved.made[number]) {
+            self.whole(made, made.name.clone(), reporter);
         }
         let (updates, replacements) = (changes.updates, changes.replacements);
         AdapterFiles { base: adapting.base, updates, replacements }
@@ -371,7 +376,7 @@ fn left_out(
     let mut read: HashSet<TensorRef> = HashSet::new();
     for job in jobs {
         match &job.work {
-            Work::Copy { from, equal_to } => {
+            Work::Copy { from, equal_to, .. } => {
                 read.insert(*from);
                 read.extend(equal_to);
             }
@@ -450,6 +455,9 @@ fn files_from(
     let own = results[number].get().map(|solved| solved.layers.clone()).unwrap_or_default();
     let chosen = recipe.files_from.as_ref().or(recipe.base.as_ref()).map(|model| model.value);
     let chosen = chosen.or(recipe.merged().first().copied()).unwrap_or(ModelId(0));
+    // Files that are stated count; else they are those of the model whose names the tensors have.
+    let like = recipe.models.get(chosen.0 as usize).and_then(|model| model.reading.like);
+    let chosen = like.filter(|_| recipe.files_from.is_none()).unwrap_or(chosen);
     match request.models[number].get(chosen.0 as usize) {
         Some(ModelSource::Checkpoint(model)) => (Some(*model), own),
         Some(ModelSource::Adapted(adapter)) => {

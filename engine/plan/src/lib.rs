@@ -18,6 +18,7 @@ mod kind;
 pub mod knowledge;
 mod layer;
 mod library;
+mod like;
 mod lower;
 pub mod map;
 mod mapped;

@@ -93,6 +93,7 @@ impl<'r> Part<'r> {
             dtype: context.dtype,
             out_dtype: context.out_dtype,
             seed: context.recipe.seed,
+            is_implied: false,
             origin: context.origin(origin),
         })
     }

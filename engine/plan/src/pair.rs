@@ -38,6 +38,8 @@ pub(crate) struct Section<'a> {
     /// Type of the output's tensors.
     pub out_dtype: Option<DType>,
     pub seed: u64,
+    /// Whether it follows from a part of the recipe that is no rule.
+    pub is_implied: bool,
     /// Position among the origins of the plan.
     pub origin: u32,
 }
@@ -176,7 +178,7 @@ impl<'a> Section<'a> {
                 one.input.view.stored(one.tensor.position) == Some(from) && one.tensor.dtype == out
             })
         {
-            return Some(made(out, How::Copy { from, equal_to: Vec::new() }));
+            return Some(made(out, How::Copy { from, equal_to: Vec::new(), within: None }));
         }
         Some(made(out, How::Graph { graph: Box::new(graph), output, double }))
     }
@@ -260,6 +262,9 @@ impl<'a> Section<'a> {
             );
         }
         let help = match self.form {
+            Form::Strict if self.is_implied => {
+                "a body has all tensors of its base that are merged: narrow `include`, or name another body"
+            }
             Form::Strict => {
                 "say what becomes of it in a rule above this one: `keep: NAME` or `drop: true`"
             }
@@ -296,10 +301,20 @@ impl<'a> Section<'a> {
             diagnostic = diagnostic.fact(label, text);
         }
         let (a, b) = (first.tensor.shape.dimensions(), other.tensor.shape.dimensions());
+        let names_of = present.iter().find_map(|one| one.input.view.names_of.as_ref());
         if is_vocabulary && a.len() == b.len() && a.get(1..) == b.get(1..) {
-            diagnostic = diagnostic
-                .note("the vocabularies differ in size")
-                .help("bring them together with `tokenizer: {source: base}` or `{source: union}`");
+            diagnostic = diagnostic.note("the vocabularies differ in size");
+            diagnostic = match names_of {
+                _ if self.is_implied => diagnostic.help(
+                    "a body has the tokens of its base and no others: name a base with as many rows",
+                ),
+                Some((name, _)) => diagnostic.help(format!(
+                    "keep it in a rule above this one: `keep: {name}`; or state beside `like` how many first rows mean the same: `shared_rows: …`"
+                )),
+                None => diagnostic.help(
+                    "bring them together with `tokenizer: {source: base}` or `{source: union}`",
+                ),
+            };
         } else {
             diagnostic =
                 diagnostic.help("only models of one architecture can be merged tensor by tensor");
@@ -330,7 +345,7 @@ impl<'a> Section<'a> {
         refs.retain(|&other| other != from);
         refs.sort_unstable();
         refs.dedup();
-        How::Copy { from, equal_to: refs }
+        How::Copy { from, equal_to: refs, within: None }
     }
 
     /// One tensor as it is, or converted.
@@ -532,7 +547,8 @@ pub(crate) fn take(view: &View<'_>, tensor: Tensor<'_>, out: DType) -> How {
     if let Some(from) = view.stored(tensor.position)
         && (tensor.dtype == out || !tensor.dtype.is_float())
     {
-        return How::Copy { from, equal_to: view.equal_to(tensor.position).to_vec() };
+        let equal_to = view.equal_to(tensor.position).to_vec();
+        return How::Copy { from, equal_to, within: None };
     }
     let mut graph = Graph::default();
     let (output, inner) = view.node(tensor.position, &mut graph);

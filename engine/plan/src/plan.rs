@@ -106,8 +106,11 @@ pub enum Work {
     Copy {
         /// Which.
         from: TensorRef,
-        /// Tensors that must have the same bytes; else the merge fails with `COPIES_DIFFER`.
+        /// Tensors that must be the same; else the merge fails with `COPIES_DIFFER`.
         equal_to: Vec<TensorRef>,
+        /// How far each element of them may be from the one that is copied, and then their types may differ;
+        /// none where the bytes must be the same.
+        within: Option<f64>,
     },
     /// A block program over inputs.
     Merge(Merge),

@@ -20,7 +20,7 @@ use crate::pair::{Detail, Section, Wanted};
 use crate::plan::{LayerChange, Origin, Plan, Rows};
 use crate::report::Reporter;
 use crate::view::{Made, View};
-use crate::{beside, finish, modules, parameters, rules, vocabulary};
+use crate::{beside, finish, like, modules, parameters, rules, vocabulary};
 
 /// A checkpoint that a recipe names.
 #[derive(Clone, Copy, Debug)]
@@ -215,6 +215,7 @@ pub fn compile(request: &Request<'_>) -> Outcome {
         let recipe = &request.recipes[number];
         reporter.extend(recipe.warnings.iter().cloned());
         let mut own = own_views(request, number, &results, &mut assembled, &mut reporter);
+        like::bring_together(recipe, &mut own, &mut rows, &mut reporter);
         let tokenizer =
             vocabulary::bring_together(request, number, &mut own, &mut rows, &mut reporter);
         let own = views[number].get_or_init(|| own);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mixdown_diagnostics::{Diagnostic, codes, suggest};
 use mixdown_recipe::method::{BaseUse, Method};
 use mixdown_recipe::pattern::Pattern;
-use mixdown_recipe::recipe::{Action, ModelId, Rule, SourceModel};
+use mixdown_recipe::recipe::{Action, Model, ModelId, Rule, SourceModel};
 use mixdown_recipe::setting::{Settings, Spanned};
 
 use crate::beside::{Companions, check_unused};
@@ -240,8 +240,8 @@ impl<'r> Prepared<'r> {
                 let all = recipe.merged().into_iter();
                 for model in all.filter(|model| !skipped.contains(&Some(*model))) {
                     let view = context.view(model)?;
-                    let (span, settings) = (self.rule.span, &NO_SETTINGS);
-                    let attached = &recipe.models[model.0 as usize].attached;
+                    let Model { settings, attached, .. } = &recipe.models[model.0 as usize];
+                    let span = self.rule.span;
                     let companions = context.companions(method, attached)?;
                     inputs.push(Input { view, settings, span, is_base: false, companions });
                 }
@@ -264,6 +264,7 @@ impl<'r> Prepared<'r> {
             dtype: context.dtype,
             out_dtype: own_dtype.or(context.out_dtype),
             seed: recipe.seed,
+            is_implied: self.rule.implied.is_some(),
             origin: context.origin(origin),
         })
     }
@@ -285,7 +286,7 @@ impl<'r> Prepared<'r> {
     }
 }
 
-/// Parameters at the top serve all rules; one that no rule's method has is a mistake.
+/// Parameters at the top and beside models serve all rules; one that no rule's method has is a mistake.
 fn check_top_settings(context: &mut RecipeContext<'_>, prepared: &[Prepared<'_>]) {
     let methods: Vec<&Method> = prepared.iter().filter_map(|rule| rule.method).collect();
     if methods.is_empty() {
@@ -295,6 +296,10 @@ fn check_top_settings(context: &mut RecipeContext<'_>, prepared: &[Prepared<'_>]
     let mut diagnostics = Vec::new();
     let (form, source) = (recipe.form, &recipe.source);
     parameters::check(&recipe.settings, &methods, false, form, source, &mut diagnostics);
+    // Beside a model they serve the rules that name no experts of their own.
+    for model in &recipe.models {
+        parameters::check(&model.settings, &methods, true, form, source, &mut diagnostics);
+    }
     context.reporter.extend(diagnostics);
 }
 
@@ -384,11 +389,12 @@ fn keep(
     if let Some(implied) = &prepared.rule.implied {
         for other in &implied.same_in {
             let Some(found) = same_in(context, prepared, view, name, other) else { continue };
-            if let How::Copy { from, equal_to } = &mut how
+            if let How::Copy { from, equal_to, within } = &mut how
                 && found != *from
                 && !equal_to.contains(&found)
             {
                 equal_to.push(found);
+                *within = Some(implied.within);
             }
         }
     }
@@ -422,7 +428,11 @@ fn same_in(
         );
         return refuse(context, diagnostic);
     };
-    if found.shape != kept.shape || found.dtype != kept.dtype {
+    // Within a distance, numbers of another type can be as good as the same.
+    let is_near = prepared.rule.implied.as_ref().is_some_and(|implied| implied.within > 0.0)
+        && found.dtype.is_float()
+        && kept.dtype.is_float();
+    if found.shape != kept.shape || (found.dtype != kept.dtype && !is_near) {
         let headline =
             format!("`{name}` is another tensor in `{}` than in `{}`", theirs.name, view.name);
         let diagnostic = Diagnostic::error(codes::SHAPE_MISMATCH, headline)

@@ -32,7 +32,7 @@ pub(crate) struct Made {
 #[derive(Clone, Debug)]
 pub(crate) enum How {
     /// The bytes of an input.
-    Copy { from: TensorRef, equal_to: Vec<TensorRef> },
+    Copy { from: TensorRef, equal_to: Vec<TensorRef>, within: Option<f64> },
     /// A node of a graph, rounded to the tensor's type when it is stored.
     Graph { graph: Box<Graph>, output: NodeId, double: bool },
 }
@@ -47,6 +47,9 @@ pub(crate) struct View<'a> {
     pub tied: Option<bool>,
     /// Its family, if it is known.
     pub architecture: Option<&'static Architecture>,
+    /// The model whose names its parts have, if there is one, and the family of its own files, which tells of
+    /// the parts that keep theirs.
+    pub names_of: Option<(String, Option<&'static Architecture>)>,
     /// Count of layers for each prefix of layer names.
     pub layers: BTreeMap<String, u64>,
     /// Embeddings brought to another vocabulary, by the position of the tensor.
@@ -236,12 +239,13 @@ impl<'a> View<'a> {
         let (name, layers) = (name.to_owned(), BTreeMap::new());
         let (stand_ins, adapted) = (Vec::new(), HashMap::new());
         let is_adapter = false;
-        let architecture = None;
+        let (architecture, names_of) = (None, None);
         let mut view = Self {
             name,
             tensors,
             tied,
             architecture,
+            names_of,
             layers,
             rows,
             stand_ins,
@@ -327,7 +331,9 @@ impl<'a> View<'a> {
 
     /// What the model's family says of a tensor.
     pub fn facts<'n>(&self, name: &'n str) -> Option<Facts<'n>> {
-        knowledge::facts(self.architecture?, name)
+        let own = self.names_of.as_ref().and_then(|(_, own)| *own);
+        let families = [self.architecture, own];
+        families.into_iter().flatten().find_map(|family| knowledge::facts(family, name))
     }
 
     /// The embedding that stands in for an output layer which the model does not store.

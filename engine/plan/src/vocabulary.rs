@@ -130,7 +130,8 @@ const VOCABULARY_TENSORS: &[&str] = &[
     "embeddings.weight",
 ];
 
-fn embeddings(view: &View<'_>) -> Vec<u32> {
+/// The tensors of a model with one row for each token.
+pub(crate) fn embeddings(view: &View<'_>) -> Vec<u32> {
     let is_one = |name: &str| {
         VOCABULARY_TENSORS.iter().any(|end| {
             name.strip_suffix(end).is_some_and(|stem| stem.is_empty() || stem.ends_with('.'))

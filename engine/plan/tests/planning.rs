@@ -389,6 +389,28 @@ fn the_first_rule_that_matches_decides() {
 }
 
 #[test]
+fn parameters_beside_a_model_serve_rules_without_experts() {
+    let models = |a: &str| {
+        format!(
+            "mixdown: 1\nmodels: {{base: base, a: {{path: a, parameters: {{{a}}}}}, b: {{path: b, \
+             parameters: {{weight: 0.75}}}}}}\nbase: base\nrules:\n"
+        )
+    };
+    let [implied, named] = ["", ", experts: [a, b]"].map(|experts| {
+        let rules = format!("  - {{method: task_arithmetic{experts}}}\n");
+        sound(&(models("weight: 0.25") + &rules), &family())
+    });
+    let name = "model.norm.weight";
+    assert_eq!(constants(&implied, name), constants(&named, name));
+    assert!(constants(&implied, name).contains(&0.75));
+    // Any of the rules' methods may read it.
+    let rules = "  - {tensors: \"**.q_proj.*\", method: average}\n  - {method: task_arithmetic}\n";
+    sound(&(models("weight: 0.25") + rules), &family());
+    let wrong = found(&(models("weigth: 0.25") + rules), &family());
+    assert_eq!(wrong[0], "E0208: no method here has a parameter `weigth`", "{wrong:?}");
+}
+
+#[test]
 fn rules_that_cannot_match_are_mistakes() {
     let models = family();
     let text = RULES.replace("  - {method: average}\n", "  - {method: average}\n  - {tensors: lm_hea.weight, keep: a}\n  - {tensors: '**', keep: a}\n");

@@ -2,6 +2,7 @@
 
 mod body;
 pub(crate) mod declare;
+mod like;
 mod modality;
 pub(crate) mod models;
 mod output;

@@ -101,10 +101,14 @@ pub struct Reading {
     pub only: Vec<String>,
     /// Beginnings of names in the files that are not seen, because another model of the recipe is about them.
     pub except: Vec<String>,
+    /// Patterns of names in the files that the recipe leaves out; each is of some tensor.
+    pub drop: Vec<String>,
     /// Beginnings of names, each without its last dot, and what takes their place.
     pub prefixes: Vec<Renaming>,
     /// Whether only tensors are seen whose names begin with one of `prefixes`; else others keep their names.
     pub only_prefixes: bool,
+    /// Whether nobody else sees what this leaves out, so that the user is told of it.
+    pub leaves_rest: bool,
     /// Within names of factors, the name of the adapter.
     pub adapter: Option<Renaming>,
     /// The model whose names the parts of this one get.
@@ -146,10 +150,13 @@ impl Reading {
     /// [`Reading::like`] asks for is left to who knows that model.
     pub fn namer(&self) -> impl Fn(&str) -> Option<String> + '_ {
         // The decoder has refused what is no pattern.
-        let only: Vec<Pattern> =
-            self.only.iter().filter_map(|text| Pattern::new(text).ok()).collect();
+        let patterns = |texts: &[String]| -> Vec<Pattern> {
+            texts.iter().filter_map(|text| Pattern::new(text).ok()).collect()
+        };
+        let (only, drop) = (patterns(&self.only), patterns(&self.drop));
         move |name| {
-            let is_seen = only.is_empty() || only.iter().any(|pattern| pattern.matches(name));
+            let is_one_of = |list: &[Pattern]| list.iter().any(|pattern| pattern.matches(name));
+            let is_seen = (only.is_empty() || is_one_of(&only)) && !is_one_of(&drop);
             if !is_seen || self.except.iter().any(|prefix| below(name, prefix).is_some()) {
                 return None;
             }
@@ -228,10 +235,12 @@ mod tests {
         check(&connector, "proj2.0.bias", None);
         let factors = Reading {
             only: vec!["**.lora_{A,B}.x.weight".to_owned()],
+            drop: vec!["b.**".to_owned()],
             adapter: Some(renaming("x", "default")),
             ..Reading::default()
         };
         check(&factors, "a.lora_A.x.weight", Some("a.lora_A.default.weight"));
         check(&factors, "a.lora_A.y.weight", None);
+        check(&factors, "b.lora_A.x.weight", None);
     }
 }

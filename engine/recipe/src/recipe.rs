@@ -141,6 +141,8 @@ pub struct Model {
     pub reference: ModelReference,
     /// Place of the reference.
     pub span: Span,
+    /// Its parameters wherever it is merged (strict form).
+    pub settings: Settings,
     /// What goes with it wherever it is merged (strict form).
     pub attached: Attached,
     /// What it is itself, if it only goes with another model: then it is never merged.
@@ -151,14 +153,28 @@ pub struct Model {
     pub factors: Option<Factors>,
     /// The map through which it is seen (strict form).
     pub map: Option<MapUse>,
+    /// How many first rows of embeddings and output layers mean the same as in the model of
+    /// [`Reading::like`], whose other rows are taken.
+    pub shared_rows: Option<Spanned<u64>>,
 }
 
 impl Model {
     /// A model with nothing beside it, whose names are those of its files.
     pub fn plain(name: String, reference: ModelReference, span: Span) -> Self {
-        let (attached, reading) = (Attached::default(), Reading::default());
-        let (attached_as, factors, map) = (None, None, None);
-        Self { name, reference, span, attached, attached_as, reading, factors, map }
+        let (settings, attached, reading) = Default::default();
+        let (attached_as, factors, shared_rows, map) = (None, None, None, None);
+        Self {
+            name,
+            reference,
+            span,
+            settings,
+            attached,
+            attached_as,
+            reading,
+            factors,
+            map,
+            shared_rows,
+        }
     }
 }
 
@@ -331,6 +347,8 @@ pub struct Implied {
     pub may_be_idle: bool,
     /// Models in which the tensors that it keeps must be the same.
     pub same_in: Vec<Spanned<ModelId>>,
+    /// How far their elements may be from those that are kept.
+    pub within: f64,
 }
 
 /// What becomes of the tensors that a rule matches.

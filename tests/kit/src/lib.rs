@@ -17,6 +17,7 @@ pub mod side_files;
 pub mod space;
 pub mod tensor;
 pub mod torch;
+pub mod torch_read;
 pub mod values;
 pub mod yaml;
 

@@ -5,82 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use mixdown_kit::torch::torch_bytes;
-use mixdown_kit::values::Values;
+use mixdown_kit::torch_read::read_torch;
 use mixdown_kit::{
-    DType, Space, Tensor, Tolerance, assert_same_tensors, checkpoint, read_checkpoint,
-    read_safetensors,
+    DType, Space, Tensor, Tolerance, assert_same_tensors, checkpoint, mixdown, read_checkpoint,
+};
+use mixdown_suite::modalities::{
+    MODULES, RANK, SCALE, SUM, config, drawn, parts, recipe, space, write,
 };
 use mixdown_suite::{merge, merged, refusal};
 use serde_json::{Value, json};
-
-const RANK: u64 = 2;
-const SCALE: f64 = 2.0;
-const MODULES: [(&str, [u64; 2]); 2] =
-    [("model.layers.0.self_attn.q_proj", [16, 16]), ("model.layers.1.mlp.up_proj", [24, 16])];
-
-fn drawn(seed: u64, name: &str, shape: &[u64]) -> Tensor {
-    let mut values = Values::new(seed, name);
-    let count = shape.iter().product::<u64>();
-    let numbers: Vec<f64> = (0..count).map(|_| 0.1 * values.normal()).collect();
-    Tensor::new(name, DType::F32, shape, &numbers)
-}
-
-/// The tensors of a file as ModelCompose stores it; `own` adds the modality's own adapter and tokens.
-fn parts(seed: u64, modality: &str, own: bool) -> Vec<Tensor> {
-    let mut all = Vec::new();
-    let adapters = if own { vec!["default", modality] } else { vec!["default"] };
-    for adapter in &adapters {
-        for (module, [rows, columns]) in MODULES {
-            let name = |side: &str| format!("{module}.lora_{side}.{adapter}.weight");
-            all.push(drawn(seed, &name("A"), &[RANK, columns]));
-            all.push(drawn(seed, &name("B"), &[rows, RANK]));
-        }
-    }
-    if own {
-        all.push(drawn(seed, &format!("prefix_tokens.{modality}"), &[1, 2, 16]));
-    }
-    let connector = format!("model.modal_projectors.{modality}");
-    all.push(drawn(seed, &format!("{connector}.0.weight"), &[16, 8]).cast(DType::Bf16));
-    all.push(drawn(seed, &format!("{connector}.0.bias"), &[16]));
-    all
-}
-
-fn write(space: &Space, folder: &str, tensors: &[Tensor], config: &Value) {
-    let tensors: Vec<&Tensor> = tensors.iter().collect();
-    space.write(format!("{folder}/adapter_model.bin"), torch_bytes(&tensors));
-    space.write(format!("{folder}/config.json"), config.to_string());
-}
-
-fn config(modality: &str) -> Value {
-    let mut config = json!({"lora_r": RANK, "lora_alpha": SCALE * RANK as f64});
-    config[format!("mm_{modality}_encoder")] = format!("encoder of {modality}").into();
-    config
-}
-
-/// `base`, and the modalities `vision` and `audio`.
-fn space() -> Space {
-    let space = Space::new();
-    checkpoint("base").dtype(DType::F32).write(&space);
-    for (seed, modality) in [(1, "vision"), (2, "audio")] {
-        write(&space, modality, &parts(seed, modality, false), &config(modality));
-    }
-    space.write("clip/weights.bin", "an encoder");
-    space
-}
-
-fn input(modality: &str) -> String {
-    format!(
-        "  {modality}:\n    body: {{adapter: {modality}}}\n    connector: {{prefix: model.modal_projectors.{modality}}}\n"
-    )
-}
-
-fn recipe(inputs: &[&str], rest: &str) -> String {
-    let inputs: String = inputs.iter().map(|modality| input(modality)).collect();
-    format!("mixdown: 1\nkind: modality\nbase: base\ninputs:\n{inputs}{rest}")
-}
-
-const SUM: &str = "body: {method: task_arithmetic, params: {weight: 1}, include: \"model.layers.{i}.{**}_proj.weight\"}\n";
 
 /// The base with, for each modality, its coefficient times s·B·A.
 fn expected(space: &Space, parts_of: &[(Vec<Tensor>, f64)]) -> BTreeMap<String, Tensor> {
@@ -175,7 +108,7 @@ fn factors_are_merged_each_by_itself() {
     let rest =
         SUM.replace("method:", "space: factors, method:") + "output: {layout: modelcompose}\n";
     merge(&space, &recipe(&["vision", "audio"], &rest), &[]).success();
-    let found = read_safetensors(space.path("merged/adapter_model.safetensors"));
+    let found = read_torch(space.path("merged/adapter_model.bin"));
     let (one, other) = (parts(1, "vision", false), parts(2, "audio", false));
     assert_eq!(found.len(), 4 + 4);
     for (one, other) in one.iter().zip(&other).filter(|(one, _)| one.name.contains("lora_")) {
@@ -186,14 +119,67 @@ fn factors_are_merged_each_by_itself() {
     }
     let config: Value = serde_json::from_slice(&space.read("merged/config.json")).unwrap();
     assert_eq!((&config["lora_r"], &config["lora_alpha"]), (&json!(2), &json!(4)));
+    mixdown(&space, ["verify", "merged"]).success();
+}
+
+/// The number at a row and a column of a matrix of zeros.
+fn one_number(name: &str, [rows, columns]: [u64; 2], at: [u64; 2], number: f64) -> Tensor {
+    let mut values = vec![0.0; (rows * columns) as usize];
+    values[(at[0] * columns + at[1]) as usize] = number;
+    Tensor::new(name, DType::F32, &[rows, columns], &values)
+}
+
+/// Updates of known singular values: vision has 2·3 in one direction, audio 2·1 in another.
+#[test]
+fn merged_weights_are_factored_anew() {
+    let space = space();
+    let (module, [rows, columns]) = MODULES[1];
+    for (modality, direction, size) in [("vision", 3, 3.0), ("audio", 5, 1.0)] {
+        let name = |side: &str| format!("{module}.lora_{side}.default.weight");
+        let a = one_number(&name("A"), [RANK, columns], [0, direction], size);
+        let b = one_number(&name("B"), [rows, RANK], [direction + 1, 0], 1.0);
+        let connector = drawn(7, &format!("model.modal_projectors.{modality}.0.bias"), &[16]);
+        write(&space, modality, &[a, b, connector], &config(modality));
+    }
+    let rest =
+        |rank: u64| SUM.to_owned() + &format!("output: {{layout: modelcompose, rank: {rank}}}\n");
+    for (rank, kept) in
+        [(4, vec![(3, 6.0), (5, 2.0)]), (2, vec![(3, 6.0), (5, 2.0)]), (1, vec![(3, 6.0)])]
+    {
+        merge(&space, &recipe(&["vision", "audio"], &rest(rank)), &["--force"]).success();
+        let found = read_torch(space.path("merged/adapter_model.bin"));
+        assert_eq!(found.len(), 2 + 2, "{:?}", found.keys());
+        let a = &found[&format!("{module}.lora_A.default.weight")];
+        let b = &found[&format!("{module}.lora_B.default.weight")];
+        assert_eq!((&a.shape[..], &b.shape[..]), (&[rank, columns][..], &[rows, rank][..]));
+        let (a, b) = (a.values(), b.values());
+        for row in 0..rows {
+            for column in 0..columns {
+                let of = |k: u64| b[(row * rank + k) as usize] * a[(k * columns + column) as usize];
+                let value: f64 = (0..rank).map(of).sum();
+                let expected = kept.iter().find(|(at, _)| (at + 1, *at) == (row, column));
+                let expected = expected.map_or(0.0, |(_, size)| *size);
+                assert!((value - expected).abs() < 1e-5, "rank {rank}, [{row}, {column}]: {value}");
+            }
+        }
+        let config: Value = serde_json::from_slice(&space.read("merged/config.json")).unwrap();
+        assert_eq!((&config["lora_r"], &config["lora_alpha"]), (&json!(rank), &json!(rank)));
+        assert_eq!(config["lora_strategy"], "same");
+    }
+    let talk = refusal(&space, &recipe(&["vision", "audio"], &rest(17)), &["--force"], 2);
+    assert!(talk.contains("E0214") && talk.contains("at most 16"), "{talk}");
 }
 
 #[test]
 fn adapters_stay_side_by_side() {
     let space = space();
     let online = "mode: online\noutput: {layout: modelcompose}\n";
-    merge(&space, &recipe(&["vision", "audio"], online), &[]).success();
-    let found = read_safetensors(space.path("merged/adapter_model.safetensors"));
+    let text = recipe(&["vision", "audio"], online);
+    let sized = format!("{text}shard_size: 1MB\n");
+    let talk = merge(&space, &sized, &["--shard-size", "1MB"]).success().talk();
+    assert_eq!(talk.matches("W0601").count(), 2, "{talk}");
+    assert_eq!(talk.matches("one file of weights").count(), 2, "{talk}");
+    let found = read_torch(space.path("merged/adapter_model.bin"));
     let own = &parts(2, "audio", false)[0];
     let name = own.name.replace(".default.", ".default-audio.");
     assert_eq!(found[&name].data, own.data);

@@ -3,7 +3,7 @@
 //! Catches a recipe that a change of the language, of a method or of an architecture breaks, a rule
 //! that claims other tensors than its comment says, and plans whose size follows the models'.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 
 use mixdown_kit::published::{Published, Weights};
@@ -126,6 +126,65 @@ fn optmerge_of_qwen2_5_vl_with_experts_of_ones_own() {
     let set: Vec<&str> = set.iter().map(String::as_str).collect();
     let plan = plan("optmerge/qwen2.5-vl-32b.yaml", &borrowed(&models), &set);
     check_interference(&plan, &linear_layers("model.", 64), 1161);
+}
+
+/// Everything of a Qwen2 model's layers: their linear layers, biases and norms, and the norm after them.
+fn layers_of_qwen2(prefix: &str, layers: usize) -> Vec<String> {
+    let mut names = linear_layers(prefix, layers);
+    for layer in 0..layers {
+        let kinds = ["self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"];
+        let norms = ["input_layernorm.weight", "post_attention_layernorm.weight"];
+        let name = |kind: &str| format!("{prefix}layers.{layer}.{kind}");
+        names.extend(kinds.into_iter().chain(norms).map(name));
+    }
+    names.push(format!("{prefix}norm.weight"));
+    names
+}
+
+/// Checks that these tensors, and no others, are merged, and that so many are written.
+#[track_caller]
+fn check_merged(plan: &Plan, expected: &[String], all: usize) {
+    let expected: BTreeSet<&str> = expected.iter().map(String::as_str).collect();
+    assert_eq!(plan.merged().into_keys().collect::<BTreeSet<&str>>(), expected);
+    assert_eq!(plan.count(), all);
+}
+
+#[test]
+fn a_language_model_into_llava_onevision() {
+    let models = [
+        ("llava-hf/llava-onevision-qwen2-7b-ov-hf", "llava_onevision_qwen2_7b_hf"),
+        ("Qwen/Qwen2-7B", "qwen2_7b"),
+        ("cognitivecomputations/dolphin-2.9.2-qwen2-7b", "qwen2_7b"),
+    ];
+    let plan = plan("modality/assistant-into-llava-onevision.yaml", &models, &[]);
+    let all = Published::read("llava_onevision_qwen2_7b_hf").tensors.len();
+    check_merged(&plan, &layers_of_qwen2("language_model.model.", 28), all);
+}
+
+#[test]
+fn a_language_model_into_internvl_with_the_rows_that_both_have() {
+    let models = [
+        ("OpenGVLab/InternVL2_5-1B", "internvl2_5_1b"),
+        ("Qwen/Qwen2.5-0.5B", "qwen2_5_0_5b"),
+        ("Qwen/Qwen2.5-Coder-0.5B-Instruct", "qwen2_5_0_5b"),
+    ];
+    let plan = plan("modality/coder-into-internvl.yaml", &models, &[]);
+    let mut expected = layers_of_qwen2("language_model.model.", 24);
+    expected.push("language_model.model.embed_tokens.weight".to_owned());
+    check_merged(&plan, &expected, 637);
+}
+
+#[test]
+fn the_language_model_of_qwen2_vl_into_a_plain_one() {
+    let models = [
+        ("Qwen/Qwen2-7B", "qwen2_7b"),
+        ("Qwen/Qwen2-7B-Instruct", "qwen2_7b"),
+        ("Qwen/Qwen2-VL-7B-Instruct", "qwen2_vl_7b"),
+    ];
+    let plan = plan("modality/qwen2-from-qwen2-vl.yaml", &models, &[]);
+    check_merged(&plan, &layers_of_qwen2("model.", 28), Published::read("qwen2_7b").tensors.len());
+    let by_interference = plan.merged().into_values().filter(|op| *op == Some("interference"));
+    assert_eq!(by_interference.count(), 7 * 28);
 }
 
 /// A checkpoint of ModelCompose for Vicuna-7B: adapters of rank 128 on all linear layers, and a connector.

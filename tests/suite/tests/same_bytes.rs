@@ -7,7 +7,7 @@ use std::path::Path;
 
 use mixdown_kit::program::Running;
 use mixdown_kit::{DType, Layout, Outcome, Space, checkpoint, read_checkpoint};
-use mixdown_suite::{configuration, family, merge, program};
+use mixdown_suite::{configuration, family, merge, modalities, program};
 
 /// One recipe of each kind of work: streams, norms first, thresholds, draws, copies, groups.
 fn recipes() -> Vec<(&'static str, String)> {
@@ -163,32 +163,76 @@ fn reach(space: &Space, running: &mut Running, tensors: usize) {
 
 #[test]
 fn a_killed_merge_continues_and_gives_the_same() {
-    let space = slow_family();
-    program(&space, &[]).run().success();
-    let expected = take(&space);
+    check_killed(&slow_family(), &[0, 1, 20, 60, 120]);
+}
+
+/// Two modalities on a base of the same size, whose updates are multiplied out or stay factors.
+#[test]
+fn a_killed_merge_of_modalities_continues_and_gives_the_same() {
+    for (space_of, output) in [("dense", "omni"), ("factors", "modelcompose")] {
+        let space = Space::new();
+        let base = checkpoint("base").layers(6).hidden(96).vocabulary(256).dtype(DType::F32);
+        base.write(&space);
+        let weights: Vec<(String, Vec<u64>)> = base
+            .tensors()
+            .into_iter()
+            .filter(|tensor| tensor.name.ends_with("_proj.weight"))
+            .map(|tensor| (tensor.name.replace(".weight", ""), tensor.shape))
+            .collect();
+        let mut inputs = String::new();
+        for (seed, modality) in [(1, "vision"), (2, "audio")] {
+            let mut tensors = Vec::new();
+            for (module, shape) in &weights {
+                let name = |side: &str| format!("{module}.lora_{side}.default.weight");
+                tensors.push(modalities::drawn(seed, &name("A"), &[32, shape[1]]));
+                tensors.push(modalities::drawn(seed, &name("B"), &[shape[0], 32]));
+            }
+            let connector = format!("model.modal_projectors.{modality}");
+            tensors.push(modalities::drawn(seed, &format!("{connector}.0.weight"), &[96, 64]));
+            let config = serde_json::json!({"lora_r": 32, "lora_alpha": 64});
+            modalities::write(&space, modality, &tensors, &config);
+            inputs += &format!(
+                "  {modality}: {{body: {{adapter: {modality}}}, connector: {{prefix: {connector}}}}}\n"
+            );
+        }
+        let recipe = format!(
+            "mixdown: 1\nkind: modality\nbase: base\ninputs:\n{inputs}body: {{method: ties, params: \
+             {{weight: 1, density: 0.4}}, space: {space_of}, include: \"model.layers.{{i}}.{{**}}_proj.weight\"}}\n\
+             output: {{layout: {output}}}\n"
+        );
+        space.write("recipe.yaml", recipe);
+        check_killed(&space, &[1, 30]);
+    }
+}
+
+/// Kills the merge of `recipe.yaml` when so many tensors are recorded, and lets it continue.
+#[track_caller]
+fn check_killed(space: &Space, moments: &[usize]) {
+    program(space, &[]).run().success();
+    let expected = take(space);
     let mut caught = 0;
-    for moment in [0, 1, 20, 60, 120] {
-        let mut running = program(&space, &["--threads", "1"]).start();
-        reach(&space, &mut running, moment);
+    for &moment in moments {
+        let mut running = program(space, &["--threads", "1"]).start();
+        reach(space, &mut running, moment);
         let killed = running.kill();
-        let kept = partial_work(&space);
+        let kept = partial_work(space);
         if killed.status.is_none() {
             caught += 1;
             assert!(!space.exists("merged"), "killed at {moment}: a result that is not whole");
         }
         // A second kill, while it continues, must not lose what the first left.
-        let mut running = program(&space, &["--threads", "2"]).start();
-        reach(&space, &mut running, kept + 10);
+        let mut running = program(space, &["--threads", "2"]).start();
+        reach(space, &mut running, kept + 10);
         running.kill();
-        assert!(space.exists("merged") || partial_work(&space) >= kept, "work was lost");
+        assert!(space.exists("merged") || partial_work(space) >= kept, "work was lost");
         if !space.exists("merged") {
-            program(&space, &[]).run().success();
+            program(space, &[]).run().success();
         }
-        assert_same(&format!("killed at {moment}"), &expected, &take(&space));
+        assert_same(&format!("killed at {moment}"), &expected, &take(space));
         assert!(!space.exists(JOURNAL), "unfinished work is left");
     }
     assert!(
-        caught >= 3,
+        2 * caught >= moments.len(),
         "only {caught} merges were killed in the middle: the models are too small"
     );
 }

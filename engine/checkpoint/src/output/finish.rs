@@ -1,8 +1,9 @@
 //! The end of an output: index and manifest, everything stored on disk, and the one step in which the
 //! folder appears under its name.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use mixdown_diagnostics::{Diagnostic, codes};
@@ -12,10 +13,11 @@ use super::begin::{exists, journal_path, lock_path, output_path, replaced_path};
 use super::disk::Disk;
 use super::trouble::refused;
 use crate::journal::{Entry, Journal};
-use crate::layout::INDEX_NAME;
+use crate::layout::{INDEX_NAME, TensorPlace};
 use crate::manifest::{MANIFEST_NAME, MANIFEST_VERSION, Manifest, MergeRecord, TensorRecord};
 use crate::shown::shown;
 use crate::tensor_digest::TensorDigest;
+use crate::torch_file::Crc32;
 
 const NAME_IT: &str = "give the output its name";
 
@@ -29,6 +31,7 @@ impl OutputFolder {
         if let Some(index) = self.layout.index_json() {
             self.put_file(INDEX_NAME, index.as_bytes())?;
         }
+        self.seal()?;
         let manifest = self.manifest(record, &digests);
         let text = manifest.to_json();
         self.put_file(MANIFEST_NAME, text.as_bytes())?;
@@ -48,6 +51,24 @@ impl OutputFolder {
         }
         clean_up(&self.disk, &self.partial);
         Ok(manifest)
+    }
+
+    /// Puts the checksums of tensors into archives of torch, for which all bytes are read again.
+    fn seal(&self) -> Result<(), Box<Diagnostic>> {
+        for (number, shard) in self.layout.shards().iter().enumerate() {
+            let Some(torch) = &shard.torch else { continue };
+            let path = self.shards.path(number);
+            let sums = || -> io::Result<Vec<u32>> {
+                let file = File::open(&path)?;
+                let places = shard.tensors.iter().map(|&tensor| self.layout.place(tensor));
+                places.map(|place| checksum(&file, place)).collect()
+            };
+            let sums = sums().map_err(|error| refused("read a shard again", &path, &error))?;
+            for (at, bytes) in torch.parts(Some(&sums)) {
+                self.shards.write_at(&self.disk, number, at, &bytes)?;
+            }
+        }
+        Ok(())
     }
 
     fn all_finished(&self) -> Result<Vec<TensorDigest>, Box<Diagnostic>> {
@@ -156,6 +177,21 @@ impl OutputFolder {
             refused(error)
         })
     }
+}
+
+/// The checksum of a tensor's bytes.
+fn checksum(file: &File, place: TensorPlace) -> io::Result<u32> {
+    const BLOCK_BYTES: u64 = 1 << 20;
+    let mut block = vec![0; place.bytes.min(BLOCK_BYTES) as usize];
+    let mut sum = Crc32::default();
+    let mut done = 0;
+    while done < place.bytes {
+        let part = &mut block[..(place.bytes - done).min(BLOCK_BYTES) as usize];
+        file.read_exact_at(part, place.offset + done)?;
+        sum.add(part);
+        done += part.len() as u64;
+    }
+    Ok(sum.value())
 }
 
 impl Drop for OutputFolder {

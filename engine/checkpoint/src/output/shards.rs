@@ -62,7 +62,12 @@ impl Shards {
         let mut files = Vec::with_capacity(layout.shards().len());
         for shard in layout.shards() {
             let path = folder.join(&shard.name);
+            let more = shard.torch.iter().flat_map(|torch| torch.parts(None).into_iter().skip(1));
             create(disk, &path, &shard.header, shard.file_bytes)
+                .and_then(|file| {
+                    let mut more = more;
+                    more.try_for_each(|(at, bytes)| disk.write_at(&file, &path, &bytes, at))
+                })
                 .map_err(|error| refused("create a shard", &path, &error))?;
             files.push(ShardFile {
                 path,
@@ -282,7 +287,7 @@ impl ShardFile {
 }
 
 /// A file of this length that begins with this header. Bytes that are there are kept.
-fn create(disk: &Disk, path: &Path, header: &[u8], bytes: u64) -> io::Result<()> {
+fn create(disk: &Disk, path: &Path, header: &[u8], bytes: u64) -> io::Result<File> {
     // A link or a file with a second name may be left of a folder that was replaced; what it leads
     // to belongs to somebody else.
     let is_ours = |found: std::fs::Metadata| {
@@ -295,5 +300,6 @@ fn create(disk: &Disk, path: &Path, header: &[u8], bytes: u64) -> io::Result<()>
     if file.metadata()?.len() != bytes {
         disk.set_length(&file, path, bytes)?;
     }
-    disk.write_at(&file, path, header, 0)
+    disk.write_at(&file, path, header, 0)?;
+    Ok(file)
 }

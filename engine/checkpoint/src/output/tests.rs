@@ -25,13 +25,21 @@ const PLAIN: OutputOptions = OutputOptions { force: false, side_bytes: 0 };
 /// A folder to merge into, `out` within it, and a side file to copy.
 struct Space {
     folder: tempfile::TempDir,
+    layout: Arc<Layout>,
 }
 
 impl Space {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("tokenizer.json"), "{\"version\": 1}").unwrap();
-        Self { folder }
+        Self { folder, layout: layout(24) }
+    }
+
+    /// For an archive of torch, whose checksums come last.
+    fn of_torch() -> Self {
+        let tensors = layout(24).tensors().to_vec();
+        let layout = Layout::in_torch_file(tensors, "adapter_model.bin").unwrap();
+        Self { layout: Arc::new(layout), ..Self::new() }
     }
 
     fn target(&self) -> PathBuf {
@@ -51,7 +59,7 @@ impl Space {
     }
 
     fn begin(&self, disk: Disk, options: &OutputOptions) -> Result<Begun, Box<Diagnostic>> {
-        begin::begin(disk, &self.target(), layout(24), &identity(1), options)
+        begin::begin(disk, &self.target(), Arc::clone(&self.layout), &identity(1), options)
     }
 
     /// A whole merge, as the executor does it.
@@ -110,7 +118,10 @@ fn write_tensor(output: &OutputFolder, tensor: usize) -> Result<(), Box<Diagnost
 
 /// What a run without faults gives.
 fn reference() -> BTreeMap<String, Vec<u8>> {
-    let space = Space::new();
+    reference_of(Space::new())
+}
+
+fn reference_of(space: Space) -> BTreeMap<String, Vec<u8>> {
     space.run(Disk::default(), &PLAIN).unwrap();
     assert!(!space.partial().exists());
     space.result().unwrap()
@@ -145,7 +156,7 @@ fn check_each_step(
     is_last: bool,
     what: fn() -> io::Result<usize>,
 ) {
-    let expected = reference();
+    let expected = reference_of(Space { layout: space().layout, ..Space::new() });
     for count in 0.. {
         let space = space();
         let before = space.result();
@@ -197,6 +208,12 @@ fn killed_at_each_step_of_replacing() {
 fn each_step_fails_once() {
     check_each_step(Space::new, &PLAIN, false, full);
     check_each_step(Space::with_old_output, &FORCE, false, full);
+}
+
+#[test]
+fn an_archive_of_torch_is_sealed_whatever_happens() {
+    check_each_step(Space::of_torch, &PLAIN, true, torn);
+    check_each_step(Space::of_torch, &PLAIN, false, full);
 }
 
 #[test]

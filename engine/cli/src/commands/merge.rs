@@ -131,6 +131,9 @@ impl Arguments {
 /// Shard size where neither the command line nor the recipe says one; mergekit's.
 const SHARD_BYTES: u64 = 5_000_000_000;
 
+/// The file of a model's trained parts, as ModelCompose names it.
+const MODELCOMPOSE_NAME: &str = "adapter_model.bin";
+
 /// What only other inputs or another command can cure.
 const INPUT_FAULTS: [Code; 2] = [codes::NONFINITE, codes::COPIES_DIFFER];
 
@@ -386,7 +389,10 @@ fn layout(arguments: &Arguments, planned: &Planned) -> Result<Layout, Box<Diagno
     });
     let composition = planned.loaded.composition.as_ref();
     let is_whole = composition.is_none_or(|composition| composition.is_whole);
-    if planned.plan.output.adapter.is_some() || !is_whole {
+    if !is_whole {
+        return Layout::in_torch_file(tensors.collect(), MODELCOMPOSE_NAME);
+    }
+    if planned.plan.output.adapter.is_some() {
         return Layout::in_one_file(tensors.collect(), adapter::WEIGHTS_NAME);
     }
     let stated = planned.loaded.recipes.first().and_then(|recipe| recipe.shard_size.as_ref());

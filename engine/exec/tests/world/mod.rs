@@ -247,7 +247,7 @@ impl World {
         let entry = self.models[model].index.get(name).unwrap();
         let (shape, dtype) = (entry.shape.clone(), entry.dtype);
         let equal_to = equal_to.iter().map(|&model| self.tensor(model, name)).collect();
-        let work = Work::Copy { from, equal_to };
+        let work = Work::Copy { from, equal_to, within: None };
         self.plan.jobs.push(Job { name: name.to_owned(), shape, dtype, work, origin: 0 });
     }
 

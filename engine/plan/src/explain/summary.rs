@@ -59,7 +59,7 @@ fn output(text: &mut String, plan: &Plan) {
 /// The tensors a job reads.
 fn reads<'p>(plan: &'p Plan, job: &'p Job) -> Vec<crate::plan::TensorRef> {
     match &job.work {
-        Work::Copy { from, equal_to } => {
+        Work::Copy { from, equal_to, .. } => {
             std::iter::once(*from).chain(equal_to.iter().copied()).collect()
         }
         Work::Merge(merge) => merge.tensors(&plan.parts()),

@@ -66,10 +66,14 @@ fn reference(tensor: TensorRef) -> Value {
 
 fn job_value(job: &Job) -> Value {
     let work = match &job.work {
-        Work::Copy { from, equal_to } => json!({
-            "copy": reference(*from),
-            "equal_to": equal_to.iter().map(|&tensor| reference(tensor)).collect::<Vec<_>>(),
-        }),
+        Work::Copy { from, equal_to, within } => {
+            let equal_to: Vec<Value> = equal_to.iter().map(|&tensor| reference(tensor)).collect();
+            let mut work = json!({"copy": reference(*from), "equal_to": equal_to});
+            if let Some(within) = within {
+                work["within"] = json!(within);
+            }
+            work
+        }
         Work::Merge(merge) => merge_value(merge),
     };
     json!({

@@ -145,9 +145,10 @@ impl Decoder<'_> {
             return None;
         };
         let model = self.model(model, "`model`")?;
-        let attached = self.attached(fields).or(&self.models.list[model.value.0 as usize].attached);
+        let attached = self.attached(fields, self.models.like(model.value));
+        let attached = attached.or(&self.models.list[model.value.0 as usize].attached);
         if self.models.named {
-            let beside_name = self.models.settings[model.value.0 as usize].clone();
+            let beside_name = self.models.list[model.value.0 as usize].settings.clone();
             add_missing(&mut settings, beside_name);
         }
         if needs_layers && layers.is_none() {

@@ -1,7 +1,9 @@
 //! `kind: modality`: what such a recipe says, as the models and rules of any other recipe.
 //!
-//! Decoding comes first, in `inputs.rs` for what concerns one modality; `lower.rs` then makes the rules.
+//! Decoding comes first, in `inputs.rs` for what concerns one modality; `check.rs` says what does not go
+//! together, and `lower.rs` then makes the rules.
 
+mod check;
 mod inputs;
 mod lower;
 
@@ -47,6 +49,8 @@ struct MergedBody {
     space: Space,
     include: Vec<Spanned<String>>,
     rest: Rest,
+    /// How far what is kept as in the base may be from it in the bodies.
+    tolerance: f64,
     span: Span,
     rest_span: Span,
 }
@@ -69,6 +73,7 @@ enum Rest {
 /// `output:`.
 struct Output {
     layout: OutputLayout,
+    rank: Option<Spanned<u32>>,
     prefer: Vec<(Spanned<String>, Preferred)>,
     span: Span,
 }
@@ -102,6 +107,12 @@ pub(super) fn recipe(
     let seed = fields.get("seed").and_then(|node| decoder.count(node, "`seed`")).unwrap_or(0);
     let shard_size = fields.get("shard_size").and_then(|node| strict::size(decoder, node));
     let written = decoder.written(fields, root)?;
+    let is_one_file = written.output.layout == OutputLayout::ModelCompose;
+    if let (Some(size), true) = (shard_size.as_ref().map(|size| size.span), is_one_file) {
+        let headline = "`shard_size` has no effect: `layout: modelcompose` is one file of weights";
+        let warning = Diagnostic::warning(codes::IGNORED_KEY, headline);
+        decoder.report(size, warning.help("remove the key"));
+    }
     let mut recipe = lower::recipe(decoder, tree, written)?;
     (recipe.seed, recipe.shard_size) = (seed, shard_size);
     recipe.declared.clone_from(&declared.names);
@@ -193,6 +204,7 @@ impl Decoder<'_> {
             space: Space::Dense,
             include: Vec::new(),
             rest: Rest::Base,
+            tolerance: 0.0,
             span: start,
             rest_span: start,
         };
@@ -218,6 +230,22 @@ impl Decoder<'_> {
             body.rest = self.word(node, "`rest`", &words)?;
             body.rest_span = node.span;
         }
+        if let Some(entry) = fields.entry("tolerance") {
+            let tolerance = self.number(&entry.value, "`tolerance`")?;
+            if tolerance.value < 0.0 {
+                let headline = "`tolerance` must be a distance from 0";
+                self.error(codes::OUT_OF_RANGE, tolerance.span, headline);
+                return None;
+            }
+            if body.rest != Rest::Base || body.space == Space::Factors {
+                let headline = "`tolerance` is about what is kept as in the base";
+                let error = Diagnostic::error(codes::CONFLICTING_KEYS, headline);
+                let help = "remove it, or write `rest: base` with `space: dense`";
+                self.report(entry.key.span, error.help(help));
+                return None;
+            }
+            body.tolerance = tolerance.value;
+        }
         Some(body)
     }
 
@@ -237,7 +265,8 @@ impl Decoder<'_> {
     }
 
     fn modality_output(&mut self, fields: Fields<'_>, inputs: &[String], start: Span) -> Output {
-        let mut output = Output { layout: OutputLayout::Omni, prefer: Vec::new(), span: start };
+        let (layout, rank, prefer) = (OutputLayout::Omni, None, Vec::new());
+        let mut output = Output { layout, rank, prefer, span: start };
         let Some(entry) = fields.entry("output") else { return output };
         output.span = entry.key.span;
         let Some(fields) = self.fields(&entry.value, ModalityOutputKeys::KEYS, "`output`") else {
@@ -249,6 +278,7 @@ impl Decoder<'_> {
         {
             output.layout = layout;
         }
+        output.rank = fields.get("rank").and_then(|node| self.rank(node));
         let Some(config) = fields.get("config") else { return output };
         let Some(fields) = self.fields(config, ComposedConfigKeys::KEYS, "`config`") else {
             return output;

@@ -6,6 +6,7 @@ use mixdown_diagnostics::suggest::nearest;
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 
 use super::reader::{Decoder, Fields};
+use crate::modality::Reading;
 use crate::recipe::{Attached, Attachment, MapUse, Model, ModelId, ModelReference};
 use crate::schema::Keys;
 use crate::schema::mergekit::{ModelMapKeys, PathKeys};
@@ -17,11 +18,9 @@ use crate::tree::Node;
 #[derive(Default)]
 pub(crate) struct Models {
     pub list: Vec<Model>,
-    /// Parameters written beside a named model.
-    pub settings: Vec<Settings>,
     /// Whether models are referred to by the names of the recipe alone.
     pub named: bool,
-    by_reference: HashMap<(ModelReference, Option<Attachment>), ModelId>,
+    by_reference: HashMap<(ModelReference, Option<Attachment>, Option<ModelId>), ModelId>,
     by_name: HashMap<String, ModelId>,
 }
 
@@ -31,24 +30,27 @@ impl Models {
         if model.attached_as.is_none() {
             self.by_name.entry(model.name.clone()).or_insert(id);
         }
-        self.list.push(model);
-        self.settings.push(settings);
+        self.list.push(Model { settings, ..model });
         id
     }
 
-    /// The model of a reference, added if it is new.
+    /// The model of a reference, added if it is new; `beside` says as what it goes with another one, and
+    /// whose names that one has.
     fn by_reference(
         &mut self,
         name: String,
         reference: ModelReference,
         span: Span,
-        attached_as: Option<Attachment>,
+        beside: Option<(Attachment, Option<ModelId>)>,
     ) -> ModelId {
-        let key = (reference, attached_as);
+        let attached_as = beside.map(|(kind, _)| kind);
+        let like = beside.and_then(|(_, like)| like);
+        let key = (reference, attached_as, like);
         if let Some(id) = self.by_reference.get(&key) {
             return *id;
         }
-        let model = Model { attached_as, ..Model::plain(name, key.0.clone(), span) };
+        let reading = Reading { like, ..Reading::default() };
+        let model = Model { attached_as, reading, ..Model::plain(name, key.0.clone(), span) };
         let id = self.add(model, Settings::default());
         self.by_reference.insert(key, id);
         id
@@ -62,6 +64,11 @@ impl Models {
 
     pub fn by_name(&self, name: &str) -> Option<ModelId> {
         self.by_name.get(name).copied()
+    }
+
+    /// The model whose names the parts of this one get.
+    pub fn like(&self, model: ModelId) -> Option<ModelId> {
+        self.list[model.0 as usize].reading.like
     }
 }
 
@@ -87,14 +94,15 @@ impl Decoder<'_> {
         Some(Spanned { value, span: node.span })
     }
 
-    /// What goes with a model: `importance` and `gram` beside it.
-    pub fn attached(&mut self, fields: Fields<'_>) -> Attached {
+    /// What goes with a model: `importance` and `gram` beside it, under the names of its weights.
+    /// `like` is the model whose names these weights have.
+    pub fn attached(&mut self, fields: Fields<'_>, like: Option<ModelId>) -> Attached {
         let mut found = |kind: Attachment| {
             let node = fields.get(kind.name())?;
             let (path, revision) = self.path(node, &format!("`{}`", kind.name()))?;
             let reference = checkpoint(path, revision, None);
             let name = show(&reference);
-            let value = self.models.by_reference(name, reference, node.span, Some(kind));
+            let value = self.models.by_reference(name, reference, node.span, Some((kind, like)));
             Some(Spanned { value, span: node.span })
         };
         Attached { importance: found(Attachment::Importance), gram: found(Attachment::Gram) }
@@ -135,10 +143,13 @@ impl Decoder<'_> {
             self.models.add(Model::plain(name, reference, node.span), settings);
         }
         // What goes with the models comes after all of them: the first model of a recipe is one of its own.
-        for (position, entry) in node.entries().unwrap_or_default().iter().enumerate() {
+        let entries = node.entries().unwrap_or_default();
+        self.seen_like(entries);
+        for (position, entry) in entries.iter().enumerate() {
             if let Some(entries) = entry.value.entries() {
                 let fields = Fields::of(entries);
-                self.models.list[position].attached = self.attached(fields);
+                let like = self.models.like(ModelId(position as u32));
+                self.models.list[position].attached = self.attached(fields, like);
                 self.models.list[position].map = self.map_use(fields);
             }
         }
@@ -153,9 +164,18 @@ impl Decoder<'_> {
         let fields = self.fields(node, NamedModelKeys::KEYS, what)?;
         *settings = self.settings_at(fields, "parameters");
         if let Some(recipe) = fields.entry("recipe") {
-            for key in
-                ["path", "model", "revision", "prefix", "adapter", "override_architecture", "map"]
-            {
+            const OF_FILES: [&str; 9] = [
+                "path",
+                "model",
+                "revision",
+                "prefix",
+                "adapter",
+                "override_architecture",
+                "like",
+                "shared_rows",
+                "map",
+            ];
+            for key in OF_FILES {
                 if let Some(entry) = fields.entry(key) {
                     let headline = format!("`{key}` has no meaning beside `recipe`");
                     self.error(codes::CONFLICTING_KEYS, entry.key.span, headline);
@@ -193,6 +213,10 @@ impl Decoder<'_> {
     /// `map` of a model: a name, or a name with what is stated otherwise here.
     fn map_use(&mut self, fields: Fields<'_>) -> Option<MapUse> {
         let node = fields.get("map")?;
+        if let Some(like) = fields.entry("like") {
+            let headline = "`like` has no meaning beside `map`, which gives other names itself";
+            self.error(codes::CONFLICTING_KEYS, like.key.span, headline);
+        }
         if node.entries().is_none() {
             let name = self.text(node, "`map`")?;
             return Some(MapUse { name, target: None, policy: None, numbers: Vec::new() });

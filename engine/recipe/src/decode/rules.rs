@@ -175,7 +175,8 @@ impl Decoder<'_> {
                     self.model(&node, "an expert")
                 };
                 // After the model, so that it is not the first of the recipe.
-                let attached = fields.map(|fields| self.attached(fields)).unwrap_or_default();
+                let like = model.as_ref().and_then(|model| self.models.like(model.value));
+                let attached = fields.map(|fields| self.attached(fields, like)).unwrap_or_default();
                 let settings = settings.unwrap_or_default();
                 experts.extend(model.map(|model| self.expert(model, settings, attached)));
             }
@@ -206,7 +207,7 @@ impl Decoder<'_> {
         attached: Attached,
     ) -> SourceModel {
         let position = model.value.0 as usize;
-        add_missing(&mut settings, self.models.settings[position].clone());
+        add_missing(&mut settings, self.models.list[position].settings.clone());
         let attached = attached.or(&self.models.list[position].attached);
         SourceModel { model, layers: None, settings, attached }
     }

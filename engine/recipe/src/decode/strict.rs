@@ -53,6 +53,7 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
     let settings = decoder.settings_at(fields, "parameters");
     let adapter = form.and_then(|node| decoder.output_form(&node));
     let tokenizer = decoder.tokenizer(fields);
+    decoder.check_like(base.as_ref(), tokenizer.is_some(), adapter.as_ref());
     Some(Recipe {
         source: tree.source.clone(),
         form: Form::Strict,
@@ -141,12 +142,12 @@ fn body(
 
 /// All named models but one, in the order of their names in the text.
 fn all_models(decoder: &Decoder<'_>, but: Option<ModelId>) -> Vec<SourceModel> {
-    let models = decoder.models.list.iter().zip(&decoder.models.settings).enumerate();
+    let models = decoder.models.list.iter().enumerate();
     models
-        .filter(|(_, (model, _))| model.attached_as.is_none())
-        .filter_map(|(i, (entry, settings))| {
+        .filter(|(_, model)| model.attached_as.is_none())
+        .filter_map(|(i, entry)| {
             let value = Some(ModelId(u32::try_from(i).ok()?)).filter(|id| Some(*id) != but)?;
-            let (settings, attached) = (settings.clone(), entry.attached.clone());
+            let (settings, attached) = (entry.settings.clone(), entry.attached.clone());
             let model = Spanned { value, span: entry.span };
             Some(SourceModel { model, layers: None, settings, attached })
         })

@@ -79,7 +79,7 @@ pub enum IncludeKey {
 pub enum LayoutKey {
     /// The whole model.
     Omni,
-    /// The trained parts alone, under the names of ModelCompose, in `adapter_model.safetensors`.
+    /// The trained parts alone, under the names of ModelCompose, in `adapter_model.bin`.
     Modelcompose,
 }
 
@@ -146,7 +146,7 @@ keys! {
         pub connector: Option<ConnectorKeys>,
         /// What turns its data into features.
         pub encoder: Option<EncoderKeys>,
-        /// Tensors of the modality's checkpoint that are left out.
+        /// Tensors of the modality's checkpoint that are left out, by the names that they have there.
         pub drop: Option<PatternsKey>,
         /// Parameters of the method for this modality.
         pub params: Option<SettingsKey>,
@@ -206,12 +206,16 @@ keys! {
         pub include: Option<PatternsKey>,
         /// What becomes of the others; `base` if left out.
         pub rest: Option<RestKey>,
+        /// With `rest: base`, how far each element of a body may be from the base's; 0, the same bytes, if left out.
+        pub tolerance: Option<ScalarKey>,
     }
 
     /// What is written.
     pub struct ModalityOutputKeys {
-        /// `omni` if left out; `modelcompose` needs `space: factors` or `mode: online`.
+        /// `omni` if left out; `modelcompose` needs `space: factors`, `mode: online` or a `rank`.
         pub layout: Option<LayoutKey>,
+        /// With `layout: modelcompose` and merged weights, how many directions each update keeps: the leading ones of what the merge adds to the base.
+        pub rank: Option<CountKey>,
         /// How config.json is put together.
         pub config: Option<ComposedConfigKeys>,
     }

@@ -25,6 +25,8 @@
 //!   others. They are read by methods that need them and never merged, nor is a `reference`.
 //! - `map` beside a model names a map of architectures, a file of `maps/` or one that is built in: the model
 //!   then has the names and shapes of the map's target, which is the base if nothing else is named.
+//! - `like` beside a model is the one whose names its tensors get: rules then speak of one set of names, and
+//!   a language model meets the one within a model of several modalities.
 //! - `output` as a map says what is written: `{as: adapter, rank: 16}` is a LoRA on the base. A formula
 //!   beside it stands in a rule, or in a method file.
 //! - `$name` is the declared value, wherever a single value stands; `$$name` is the text `$name`. Formulas
@@ -172,7 +174,7 @@ keys! {
         pub chat_template: Option<String>,
         /// The seed of all random draws; 0 if it is left out.
         pub seed: Option<CountKey>,
-        /// The model that gives config.json and the other files; the base or the first model if it is left out.
+        /// The model that gives config.json and the other files; if it is left out the base or the first model, or the one whose names that model has.
         pub files_from: Option<ModelKey>,
         /// The size of the output's files: `5GB`, or a number of bytes.
         pub shard_size: Option<SizeKey>,
@@ -192,6 +194,10 @@ keys! {
         pub adapter: Option<PathKey>,
         /// Replaces `architectures` of its config.
         pub override_architecture: Option<String>,
+        /// Another model of the recipe, whose names the tensors of this one get where both have the same part under different names: a language model alone and one within a model that sees or hears. Tensors without a counterpart keep their names.
+        pub like: Option<String>,
+        /// With `like`: how many of the first rows of embeddings and output layers stand for the same tokens in both models. The other rows are those of the model of `like`.
+        pub shared_rows: Option<CountKey>,
         /// Another recipe, relative to this one's folder. Its result is used and not written.
         pub recipe: Option<String>,
         /// The map of architectures through which it is seen: then it has the names and shapes of the map's target.

@@ -48,10 +48,14 @@ pub fn choose(planned: &Planned, arguments: &Arguments) -> Result<Files, Box<Dia
     if let (Some(adapter), None) = (adapter, composition) {
         let config = adapter::config(planned, adapter);
         files.made.push((adapter::CONFIG_NAME.to_owned(), config));
-        if arguments.shard_size.is_some() {
-            let headline = "`--shard-size` has no effect: an adapter is one file of weights";
-            files.warnings.push(Diagnostic::warning(codes::IGNORED_KEY, headline));
-        }
+    }
+    let is_one_file = match composition {
+        None => adapter.is_some(),
+        Some(composition) => !composition.is_whole,
+    };
+    if is_one_file && arguments.shard_size.is_some() {
+        let headline = "`--shard-size` has no effect: an adapter is one file of weights";
+        files.warnings.push(Diagnostic::warning(codes::IGNORED_KEY, headline));
     }
     if let Some(composition) = composition {
         let recipe = RecipeRecord::new(&planned.loaded.text, arguments.recipe.overrides());

@@ -40,6 +40,8 @@ pub(super) enum BodyKind {
 pub(super) struct Connector {
     /// Path and revision; none where it is in the body's own checkpoint.
     pub path: Option<(String, Option<String>)>,
+    /// Where the recipe says what it is in.
+    pub span: Span,
     pub prefix: Spanned<String>,
     pub to: Spanned<String>,
 }
@@ -221,6 +223,7 @@ impl Decoder<'_> {
             }
             return None;
         };
+        let span = fields.get("from").map_or(prefix.span, |from| from.span);
         let to = self.text_at(fields, "as");
         let to = to.unwrap_or_else(|| Spanned {
             // What has such a name already keeps it.
@@ -230,7 +233,7 @@ impl Decoder<'_> {
             },
             span: prefix.span,
         });
-        Some(Connector { path, prefix: undotted(prefix), to: undotted(to) })
+        Some(Connector { path, span, prefix: undotted(prefix), to: undotted(to) })
     }
 
     fn not_the_body(&mut self, from: &Spanned<String>, body: Option<&str>) {

@@ -1,8 +1,9 @@
 //! A modality recipe as models and rules: the base, for each modality its body, connector and encoder, and
 //! for each part of the output a rule.
 
-use mixdown_diagnostics::{Diagnostic, Span, codes};
+use mixdown_diagnostics::Span;
 
+use super::check::{check, check_prefixes};
 use super::inputs::{Body, BodyKind, Connector, Encoder, Input, Place};
 use super::{Rest, Space, Written};
 use crate::decode::reader::Decoder;
@@ -10,8 +11,8 @@ use crate::modality::{
     self, Factors, Modality, ModalityInput, Mode, OutputLayout, Part, Reading, Renaming,
 };
 use crate::recipe::{
-    self, Action, Attached, Form, Implied, Model, ModelId, ModelReference, Recipe, Rule,
-    SourceModel,
+    self, Action, AdapterOutput, Attached, Form, Implied, Model, ModelId, ModelReference, Recipe,
+    Rule, SourceModel,
 };
 use crate::setting::{NamedSetting, Scalar, Setting, Settings, Spanned};
 use crate::tree::Tree;
@@ -42,7 +43,10 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree, written: Written) -
     if mode == Mode::Damc {
         lowering.own_adapters(&inputs);
     }
-    for input in written.inputs.iter().filter(|input| !input.drop.is_empty()) {
+    // An adapter's own names are none of the output's; what of them is left out is said where it is read.
+    let is_whole = |input: &&Input| matches!(input.body.kind, BodyKind::Full(_));
+    let dropping = written.inputs.iter().filter(is_whole).filter(|input| !input.drop.is_empty());
+    for input in dropping {
         let title = format!("inputs.{}.drop", input.name.value);
         lowering.rule(title, input.drop.clone(), Action::Drop, input.drop[0].span, false);
     }
@@ -78,106 +82,13 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree, written: Written) -
         seed: 0,
         files_from: None,
         shard_size: None,
-        adapter: None,
+        adapter: output.rank.clone().map(|rank| {
+            let span = rank.span;
+            AdapterOutput { rank: Some(rank), span }
+        }),
         modality: Some(modality),
         warnings: Vec::new(),
     })
-}
-
-/// Whether layout, space, mode and bodies go together.
-fn check(decoder: &mut Decoder<'_>, written: &Written) -> Option<()> {
-    let Written { body, output, mode, inputs, .. } = written;
-    let before = decoder.diagnostics.len();
-    let mut refuse = |span: Span, headline: String, help: &str| {
-        let error = Diagnostic::error(codes::MODALITY_FORM, headline);
-        decoder.report(span, error.help(help));
-    };
-    let is_modelcompose = output.layout == OutputLayout::ModelCompose;
-    let is_factors = body.space == Space::Factors;
-    if is_factors && !is_modelcompose {
-        let headline = "`space: factors` makes no whole model";
-        refuse(body.span, headline.into(), "write `layout: modelcompose`, or `space: dense`");
-    }
-    if is_factors && *mode == Mode::Online {
-        let headline = "`mode: online` merges nothing, in whatever space";
-        refuse(body.span, headline.into(), "remove `space`, or `mode: online`");
-    }
-    if is_factors && body.rest == Rest::Mean {
-        let headline = "`rest: mean` has no meaning for factors";
-        refuse(
-            body.rest_span,
-            headline.into(),
-            "write `rest: base`, which leaves updates out that are not merged",
-        );
-    }
-    if is_modelcompose && !is_factors && *mode != Mode::Online {
-        let headline = "merged weights are no factors, which `layout: modelcompose` holds";
-        refuse(output.span, headline.into(), "write `space: factors`, or `layout: omni`");
-    }
-    for Input { name, body, .. } in inputs {
-        let is_adapter = matches!(body.kind, BodyKind::Adapter(_));
-        let asks = match (is_factors, mode) {
-            (true, _) => "`space: factors`",
-            (_, Mode::Damc) => "`mode: damc`",
-            (_, Mode::Online) if is_modelcompose => "`layout: modelcompose` with `mode: online`",
-            (_, Mode::Online) if matches!(body.kind, BodyKind::Full(_)) => "`mode: online`",
-            _ => continue,
-        };
-        let is_enough = asks == "`mode: online`" && matches!(body.kind, BodyKind::Peft);
-        if !is_adapter && !is_enough {
-            let headline =
-                format!("{asks} needs an adapter, which the body of `{}` is not", name.value);
-            refuse(body.span, headline, "name a file of factors: `body: {adapter: PATH}`");
-        }
-    }
-    match (&body.method, mode) {
-        (Some(method), Mode::Online) => {
-            let headline = "`mode: online` has no method: adapters are added up with coefficients";
-            refuse(method.span, headline.into(), "remove `method`, or `mode: online`");
-        }
-        (None, Mode::Static | Mode::Damc) => {
-            let error = Diagnostic::error(codes::MISSING_KEY, "a modality recipe names no method");
-            decoder.report(body.span, error.help("write `body: {method: NAME}`"));
-        }
-        _ => {}
-    }
-    (decoder.diagnostics.len() == before).then_some(())
-}
-
-/// No two parts may have names that one of them could have of both.
-fn check_prefixes(decoder: &mut Decoder<'_>, inputs: &[ModalityInput]) -> Option<()> {
-    let mut known: Vec<(String, &Spanned<String>)> = Vec::new();
-    let mut sound = Some(());
-    for input in inputs {
-        let name = &input.name.value;
-        let encoder = input.encoder.as_ref().and_then(|encoder| encoder.copied.as_ref());
-        let parts = [("connector", input.connector.as_ref()), ("encoder", encoder)];
-        for (word, part) in parts.into_iter().filter_map(|(word, part)| Some((word, part?))) {
-            let title = format!("{word} of `{name}`");
-            let prefix = &part.prefix;
-            let clash = known.iter().find(|(_, other)| {
-                let (one, other) = (&prefix.value, &other.value);
-                one == other
-                    || one.starts_with(&format!("{other}."))
-                    || other.starts_with(&format!("{one}."))
-            });
-            if let Some((first, other)) = clash {
-                let headline = format!("the {title} and the {first} write under one prefix");
-                let error = Diagnostic::error(codes::MODALITY_PREFIX, headline)
-                    .fact(first.clone(), format!("`{}`, line {}", other.value, other.span.line))
-                    .fact(title, format!("`{}`", prefix.value))
-                    .help(format!(
-                        "give one of them another with `as`, for instance `{}.{name}`",
-                        modality::CONNECTORS
-                    ));
-                decoder.report(prefix.span, error);
-                sound = None;
-                continue;
-            }
-            known.push((title, prefix));
-        }
-    }
-    sound
 }
 
 struct Lowering<'l, 'd> {
@@ -231,6 +142,7 @@ impl Lowering<'_, '_> {
                 self.add(name, path, *span, reading)
             }
             BodyKind::Adapter(_) | BodyKind::Peft => {
+                reading.drop = input.drop.iter().map(|pattern| pattern.value.clone()).collect();
                 let (base, revision) = self.written.base_path.clone();
                 let reference = ModelReference::Checkpoint {
                     path: base,
@@ -258,19 +170,24 @@ impl Lowering<'_, '_> {
         name: String,
         path: Option<&(String, Option<String>)>,
         input: &Input,
-        from: &str,
+        (from, span): (&str, Span),
         to: Spanned<String>,
     ) -> Part {
         let prefixes = vec![Renaming { from: from.to_owned(), to: to.value.clone() }];
-        let only_prefixes = path.is_none();
-        let reading = Reading { prefixes, only_prefixes, ..Reading::default() };
+        // A folder of its own is the part, unless a prefix says which of its tensors are.
+        let leaves_rest = path.is_some() && !from.is_empty();
+        let only_prefixes = path.is_none() || leaves_rest;
+        let reading = Reading { prefixes, only_prefixes, leaves_rest, ..Reading::default() };
         let path = path.unwrap_or(&input.body.path);
-        Part { model: self.add(name, path, to.span, reading), prefix: to }
+        Part { model: self.add(name, path, span, reading), prefix: to }
     }
 
     fn connector(&mut self, input: &Input, found: &Connector) -> Part {
         let name = format!("{}.connector", input.name.value);
-        self.part(name, found.path.as_ref(), input, &found.prefix.value, found.to.clone())
+        // A part of the body's checkpoint is not there because of its prefix.
+        let span = found.path.as_ref().map_or(found.prefix.span, |_| found.span);
+        let from = (found.prefix.value.as_str(), span);
+        self.part(name, found.path.as_ref(), input, from, found.to.clone())
     }
 
     fn encoder(&mut self, input: &Input, found: &Encoder) -> Option<modality::Encoder> {
@@ -285,9 +202,7 @@ impl Lowering<'_, '_> {
         let name = format!("{}.encoder", input.name.value);
         let from = found.prefix.as_ref().map_or("", |prefix| prefix.value.as_str());
         let copied = found.to.clone();
-        let copied = copied.map(|to| {
-            self.part(name, of.as_ref(), input, from, Spanned { span: found.span, ..to })
-        });
+        let copied = copied.map(|to| self.part(name, of.as_ref(), input, (from, found.span), to));
         Some(modality::Encoder { path, revision, copied, span: found.span })
     }
 
@@ -299,7 +214,7 @@ impl Lowering<'_, '_> {
         span: Span,
         may_be_idle: bool,
     ) -> &mut Rule {
-        let implied = Some(Implied { title, may_be_idle, same_in: Vec::new() });
+        let implied = Some(Implied { title, may_be_idle, same_in: Vec::new(), within: 0.0 });
         let (layers, modules, roles) = (None, Vec::new(), Vec::new());
         self.rules.push(Rule { tensors, layers, modules, roles, action, implied, span });
         self.rules.last_mut().expect("a rule was just added")
@@ -394,10 +309,10 @@ impl Lowering<'_, '_> {
         match body.rest {
             Rest::Base => {
                 let keep = Action::Keep(Spanned { value: self.written.base.value, span });
-                let same_in = bodies.collect();
+                let (same_in, within) = (bodies.collect(), body.tolerance);
                 let rule = self.rule(title, Vec::new(), keep, span, true);
                 if let Some(implied) = &mut rule.implied {
-                    implied.same_in = same_in;
+                    (implied.same_in, implied.within) = (same_in, within);
                 }
             }
             Rest::First => {

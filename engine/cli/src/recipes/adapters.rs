@@ -1,0 +1,122 @@
+//! Adapters that a recipe names, brought together with the models that they are on.
+
+use std::path::Path;
+
+use mixdown_checkpoint::{Adapter, Checkpoint, open_adapter};
+use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_recipe::Recipe;
+use mixdown_recipe::modality::{Mode, Reading};
+use mixdown_recipe::recipe::Model as Named;
+
+use super::{Input, Loader, OnBase, reading};
+use crate::models::{Model, Reference};
+
+impl Loader {
+    /// An adapter that is named without a base: it is on the recipe's base, or on the one that it was
+    /// made on.
+    pub(super) fn alone(&mut self, recipe: &Recipe, position: usize, path: &str) -> Option<u32> {
+        let (source, model) = (&recipe.source, &recipe.models[position]);
+        let base = recipe.base.as_ref().map(|base| base.value.0 as usize);
+        let base = match base.filter(|&base| base != position).map(|base| &recipe.models[base]) {
+            Some(base) => {
+                // Names that are said of the adapter are those of its base, unless that has them.
+                let of_base = recipe.base.as_ref().map(|base| base.value);
+                let is_other = model.reading.like.is_some() && model.reading.like != of_base;
+                let like = self.like(recipe, if is_other { model } else { base })?;
+                self.named(source, base, (Reading::default(), like))?
+            }
+            None => {
+                let files = self.or_note(open_adapter(Path::new(path)), source, model)?;
+                let Some(made_on) = files.config.base_model else {
+                    let headline =
+                        format!("`{}` is an adapter, and nothing says on what", model.name);
+                    let diagnostic = Diagnostic::error(codes::BAD_REFERENCE, headline)
+                        .help("name its base: `BASE+ADAPTER`, or `base` of the recipe");
+                    self.diagnostics.push(diagnostic.at(source, model.span));
+                    return None;
+                };
+                let reference = Reference { path: made_on, revision: None, prefix: None };
+                let like = self.like(recipe, model)?;
+                self.checkpoint(source, model, reference, None, (Reading::default(), like))?
+            }
+        };
+        self.adapter(recipe, model, base, path, None)
+    }
+
+    /// Opens an adapter and brings it together with its base, or finds that it is there already.
+    pub(super) fn adapter(
+        &mut self,
+        recipe: &Recipe,
+        model: &Named,
+        base: u32,
+        path: &str,
+        revision: Option<&str>,
+    ) -> Option<u32> {
+        let revision = revision.map(str::to_owned);
+        let reference = Reference { path: path.to_owned(), revision, prefix: None };
+        let key = (base, reference, model.reading.clone());
+        if let Some(known) = self.known_adapters.get(&key) {
+            return *known;
+        }
+        let found = self.resolved(&key.1, recipe, model, base);
+        let position = found.map(|(mut adapter, checkpoint, revision)| {
+            self.diagnostics.append(&mut adapter.warnings);
+            self.models.push(Input {
+                name: model.name.clone(),
+                reference: key.1.shown(),
+                model: Model { checkpoint, revision },
+                tokenizer: None,
+                tokenizer_config: None,
+            });
+            let own = (self.models.len() - 1) as u32;
+            self.adapters.push(OnBase { base, own, adapter });
+            (self.adapters.len() - 1) as u32
+        });
+        self.known_adapters.insert(key, position);
+        position
+    }
+
+    /// An adapter against its base, its own tensors, and the commit that it is from.
+    fn resolved(
+        &mut self,
+        reference: &Reference,
+        recipe: &Recipe,
+        model: &Named,
+        base: u32,
+    ) -> Option<(Adapter, Checkpoint, Option<String>)> {
+        let source = &recipe.source;
+        if let Some(factors) = &model.factors {
+            let found = reading::factors(reference, factors, &model.reading, self.style);
+            let (file, revision) = self.or_note(found, source, model)?;
+            let index = &self.models[base as usize].model.checkpoint.index;
+            let resolved = file.resolve(index).map_err(unclaimed);
+            let adapter = self.or_note(resolved, source, model)?;
+            let are_copied =
+                recipe.modality.as_ref().is_some_and(|modality| modality.mode == Mode::Damc);
+            if !are_copied {
+                self.diagnostics.extend(reading::left(&file, source, model));
+            }
+            let checkpoint = Checkpoint { config: file.config, ..file.files.checkpoint() };
+            return Some((adapter, checkpoint, revision));
+        }
+        let found = Model::find_adapter(reference, self.style);
+        let (mut files, revision) = self.or_note(found, source, model)?;
+        let seen = reading::index(&files.index, &model.reading, None, &files.name);
+        files.index = self.or_note(seen, source, model)?;
+        let index = &self.models[base as usize].model.checkpoint.index;
+        let resolved = Adapter::resolve(&files.index, files.config.clone(), index);
+        let adapter = self.or_note(resolved, source, model)?;
+        Some((adapter, files.checkpoint(), revision))
+    }
+}
+
+/// Says what to do about tensors of a modality's file that the base knows nothing of.
+fn unclaimed(faults: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let with_help = |fault: Diagnostic| {
+        match fault.code == codes::ADAPTER_UNMATCHED {
+        true => fault.help("what is the modality's own is named in its input: `connector: {prefix: …}`, `encoder: …`, or `drop: PATTERN`"),
+        false => fault,
+    }
+    };
+    faults.into_iter().map(with_help).collect()
+}
