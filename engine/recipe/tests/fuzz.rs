@@ -2,7 +2,7 @@
 
 use mixdown_diagnostics::Source;
 use mixdown_diagnostics::render::{Color, render_all};
-use mixdown_recipe::{Pattern, expression, read, read_method};
+use mixdown_recipe::{Pattern, expression, read, read_map, read_method};
 use proptest::prelude::*;
 
 const RECIPE: &str = "\
@@ -26,6 +26,21 @@ merge_method: slerp
 tokenizer_source: base
 ";
 
+const MAP: &str = "\
+mixdown_map: 1
+name: r
+target: a
+source: b
+let: {rows: 80}
+rules:
+  - {to: 'x.{i}.{n:a|b}.{**rest}', from: &q {concat: ['y.{i}.{n}', {transpose: 'z.<i>'}], dim: 1}}
+  - {to: v, from: *q, extra: unmatched}
+  - {to: w, from: {slice: {stack: ['e.{e}']}, part: 1, sizes: [q_dim, 2, rows]}}
+  - {to: e, from: {pad_rows: {rows: {mean: [a, {first_of: [b, c]}]}, take: rows}}}
+  - {to: '{**}', from: keep}
+unused: ['p.{**}']
+";
+
 /// Reads the text in every way there is, and draws what is wrong with it.
 fn read_all(text: &str) {
     let source = Source::new("r.yaml", text);
@@ -37,8 +52,12 @@ fn read_all(text: &str) {
             render_all(&diagnostics, Color::Ansi);
         }
     }
-    if let Err(diagnostics) = read_method(&source) {
+    for diagnostics in [read_method(&source).err(), read_map(&source).err()].into_iter().flatten() {
+        assert!(!diagnostics.is_empty());
         render_all(&diagnostics, Color::Plain);
+    }
+    if let Ok(pattern) = Pattern::for_map(text) {
+        pattern.captures(text);
     }
     if let Ok(pattern) = Pattern::new(text) {
         pattern.captures(text);
@@ -74,9 +93,9 @@ proptest! {
 
     #[test]
     fn recipes_with_a_piece_changed(
-        which in any::<bool>(), at in 0usize..500, cut in 0usize..20, new in "[-a-z0-9:,&*<>|{}\\[\\]'\"$# \n.~]{0,8}",
+        which in 0usize..3, at in 0usize..500, cut in 0usize..20, new in "[-a-z0-9:,&*<>|{}\\[\\]'\"$# \n.~]{0,8}",
     ) {
-        let original = if which { RECIPE } else { MERGEKIT };
+        let original = [RECIPE, MERGEKIT, MAP][which];
         let start = at % original.len();
         let end = (start + cut).min(original.len());
         read_all(&format!("{}{new}{}", &original[..start], &original[end..]));

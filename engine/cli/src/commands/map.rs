@@ -23,6 +23,11 @@ use crate::talk::{self, Talk};
 /// has the names and shapes of the target, and every method can merge it: `map: NAME` beside the model in a
 /// recipe. A file NAME.yaml in the folder maps/ beside a recipe adds a map, or replaces a built-in one.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mixdown map list                          the maps that recipes can name
+  mixdown map show llava-to-cogvlm          the file of one, to read or to begin with
+  mixdown map check llava-to-cogvlm ./cogvlm-chat ./llava-v1.5-7b")]
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,
@@ -37,6 +42,10 @@ enum Action {
 
 /// List the maps
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mixdown map list
+  mixdown map list --beside team.yaml    also those in maps/ beside a recipe")]
 struct ListArguments {
     /// Also the maps beside this recipe
     #[arg(long, value_name = "RECIPE")]
@@ -48,8 +57,11 @@ struct ListArguments {
 
 /// Print the file of a map
 ///
-/// A built-in map is where one of your own begins: mixdown map show NAME > maps/NAME.yaml
+/// A built-in map is where one of your own begins.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mixdown map show llava-to-cogvlm > maps/mine.yaml")]
 struct ShowArguments {
     /// Name of a map, or the path of its file
     map: String,

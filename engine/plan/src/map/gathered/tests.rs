@@ -1,3 +1,5 @@
+use mixdown_kit::values::Values;
+
 use super::*;
 
 /// A matrix whose element is its own number, from a first one on.
@@ -127,4 +129,84 @@ fn what_does_not_go_together_is_said() {
         error(Sum::stack(&[tensor(1, &[2]), tensor(2, &[3])])),
         "[2] and [3] are not of one shape"
     );
+}
+
+/// A value, and beside it all its elements.
+struct Both {
+    sum: Sum,
+    shape: Vec<u64>,
+    elements: Vec<f64>,
+}
+
+impl Both {
+    fn at(&self, row: u64, column: u64) -> f64 {
+        self.elements[(row * sides(&self.shape).1 + column) as usize]
+    }
+
+    fn made(sum: Sum, shape: Vec<u64>, of: impl Fn(u64, u64) -> f64) -> Self {
+        let (rows, columns) = sides(&shape);
+        let elements = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+        let elements = elements.map(|(row, column)| of(row, column)).collect();
+        Self { sum, shape, elements }
+    }
+}
+
+/// A matrix from a random tree of expressions, as deep as this.
+fn grown(random: &mut Values, depth: u32) -> Both {
+    let mut below = |most: u64| random.bits() % most;
+    if depth == 0 {
+        let shape = vec![1 + below(6), 1 + below(6)];
+        let (sum, columns) = (tensor(1 + below(3) as u32, &shape), shape[1]);
+        let model = sum.tensors()[0].model;
+        return Both::made(sum, shape, |row, column| {
+            f64::from(model * 1000) + (row * columns + column) as f64
+        });
+    }
+    let (choice, axis, first) = (below(4), below(2) as u8, below(1000));
+    let inner = grown(random, depth - 1);
+    let (rows, columns) = (inner.shape[0], inner.shape[1]);
+    match choice {
+        0 => Both::made(inner.sum.transpose().unwrap(), vec![columns, rows], |row, column| {
+            inner.at(column, row)
+        }),
+        1 => {
+            let length = inner.shape[usize::from(axis)];
+            let start = first % length;
+            let end = start + 1 + random.bits() % (length - start);
+            let mut shape = inner.shape.clone();
+            shape[usize::from(axis)] = end - start;
+            Both::made(inner.sum.slice(axis, &(start..end)), shape, |row, column| match axis {
+                0 => inner.at(row + start, column),
+                _ => inner.at(row, column + start),
+            })
+        }
+        2 => {
+            // Beside or below a part of itself, whose other side is the same.
+            let range = 0..1 + first % inner.shape[usize::from(axis)];
+            let part = inner.sum.slice(axis, &range);
+            let sum = Sum::concat(&[inner.sum.clone(), part], axis).unwrap();
+            let mut shape = inner.shape.clone();
+            shape[usize::from(axis)] += range.end;
+            Both::made(sum, shape, |row, column| match axis {
+                0 => inner.at(row % rows, column),
+                _ => inner.at(row, column % columns),
+            })
+        }
+        _ => {
+            let turned = inner.sum.slice(0, &(0..rows));
+            let sum = Sum::mean(vec![inner.sum.clone(), turned]).unwrap();
+            Both::made(sum, inner.shape.clone(), |row, column| inner.at(row, column))
+        }
+    }
+}
+
+#[test]
+fn trees_of_expressions_are_what_their_parts_are() {
+    for seed in 0..400 {
+        let mut random = Values::new(seed, "tree");
+        let depth = 1 + (random.bits() % 6) as u32;
+        let both = grown(&mut random, depth);
+        assert_eq!(both.sum.shape(), both.shape, "seed {seed}");
+        assert_eq!(elements(&both.sum), both.elements, "seed {seed}");
+    }
 }
