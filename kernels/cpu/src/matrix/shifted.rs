@@ -8,8 +8,11 @@ use crate::features::{Features, Kernel};
 /// Vectors that are solved for beside each other.
 const LANES: usize = 16;
 
-/// Numbers that one inverse holds for each row.
-pub(crate) const TERM: usize = size_of::<Step>() / size_of::<f64>();
+/// Rows of a segment.
+const SEGMENT: usize = 64;
+
+/// Numbers that one inverse holds for each row, at most.
+pub(crate) const TERM: usize = size_of::<Step>() / size_of::<f64>() + 1;
 
 /// `L·U` of a tridiagonal matrix less a shift, with rows exchanged where that keeps numbers small.
 ///
@@ -64,12 +67,21 @@ impl Shifted {
     }
 }
 
+/// The real and the imaginary part of a number for each lane.
+type Lanes = [[f64; LANES]; 2];
+
 /// Adds `Re Σ weight·(T − shift)⁻¹·column` for each column to that of `into`; both are `n × m`.
+///
+/// What the way down through L leaves is kept at the beginnings of segments alone, and made again for one
+/// segment at a time on the way up through U, so that it stays in the nearest cache.
 pub(crate) fn add_solutions(terms: &[Shifted], columns: &Matrix, into: &mut Matrix) {
     let (n, width) = (columns.rows, columns.columns);
+    let features = Features::best();
     let mut given = vec![[0.0; LANES]; n];
     let mut sums = vec![[0.0; LANES]; n];
-    let mut between = vec![[[0.0; LANES]; 2]; n];
+    let mut states = vec![Lanes::default(); n.div_ceil(SEGMENT) * terms.len()];
+    let mut behind = vec![[Lanes::default(); 2]; terms.len()];
+    let segments = || (0..n).step_by(SEGMENT).map(|first| first..(first + SEGMENT).min(n));
     for first in (0..width).step_by(LANES) {
         let count = LANES.min(width - first);
         for (row, lanes) in given.iter_mut().enumerate() {
@@ -77,9 +89,33 @@ pub(crate) fn add_solutions(terms: &[Shifted], columns: &Matrix, into: &mut Matr
             lanes[count..].fill(0.0);
         }
         sums.fill([0.0; LANES]);
-        for term in terms {
-            let (given, sums, between) = (&given[..], &mut sums[..], &mut between[..]);
-            Features::best().run(Solve { term, given, sums, between });
+        behind.fill(Default::default());
+        for (index, range) in segments().enumerate() {
+            let (before, after) = states.split_at_mut((index + 1) * terms.len());
+            let before = &mut before[index * terms.len()..];
+            for (number, (term, state)) in terms.iter().zip(before).enumerate() {
+                if index == 0 {
+                    *state = [given[0], [0.0; LANES]];
+                }
+                if let Some(next) = after.get_mut(number) {
+                    *next = *state;
+                    let steps = &term.steps[range.clone()];
+                    features.run(Down { steps, given: &given[range.start + 1..], state: next });
+                }
+            }
+        }
+        for (index, range) in segments().enumerate().collect::<Vec<_>>().into_iter().rev() {
+            let states = &states[index * terms.len()..];
+            for ((term, state), behind) in terms.iter().zip(states).zip(&mut behind) {
+                features.run(Up {
+                    steps: &term.steps[range.clone()],
+                    weight: term.weight,
+                    given: &given[range.start + 1..],
+                    state: *state,
+                    behind,
+                    sums: &mut sums[range.clone()],
+                });
+            }
         }
         for (row, lanes) in sums.iter().enumerate() {
             let into = &mut into.values[row * width + first..][..count];
@@ -88,45 +124,79 @@ pub(crate) fn add_solutions(terms: &[Shifted], columns: &Matrix, into: &mut Matr
     }
 }
 
-struct Solve<'a> {
-    term: &'a Shifted,
-    given: &'a [[f64; LANES]],
-    sums: &'a mut [[f64; LANES]],
-    between: &'a mut [[[f64; LANES]; 2]],
+impl Step {
+    /// The number of a row on the way down, and what is left of the next one's.
+    #[inline(always)]
+    fn down(&self, state: &mut Lanes, next: &[f64; LANES], kept: &mut Lanes) {
+        let (c, d) = (self.factor.re, self.factor.im);
+        let (stay, move_up) = (1.0 - self.exchanged, self.exchanged);
+        let [re, im] = state;
+        let [into_re, into_im] = kept;
+        for lane in 0..LANES {
+            into_re[lane] = stay * re[lane] + move_up * next[lane];
+        }
+        for lane in 0..LANES {
+            into_im[lane] = stay * im[lane];
+        }
+        for lane in 0..LANES {
+            let below = move_up * re[lane] + stay * next[lane];
+            re[lane] = below - (c * into_re[lane] - d * into_im[lane]);
+        }
+        for lane in 0..LANES {
+            im[lane] = move_up * im[lane] - (c * into_im[lane] + d * into_re[lane]);
+        }
+    }
 }
 
-impl Kernel for Solve<'_> {
+/// The way down through a segment, for its end alone.
+struct Down<'a> {
+    steps: &'a [Step],
+    /// The numbers of the rows from the second of the segment on.
+    given: &'a [[f64; LANES]],
+    state: &'a mut Lanes,
+}
+
+impl Kernel for Down<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { term: Shifted { steps, weight }, given, sums, between } = self;
-        let (Some(first), Some((last, rest))) = (given.first(), between.split_last_mut()) else {
-            return;
-        };
-        let (mut re, mut im) = (*first, [0.0; LANES]);
-        for ((step, [into_re, into_im]), next) in steps.iter().zip(rest).zip(&given[1..]) {
-            let (c, d) = (step.factor.re, step.factor.im);
-            let (kept, taken) = (1.0 - step.exchanged, step.exchanged);
-            for lane in 0..LANES {
-                into_re[lane] = kept * re[lane] + taken * next[lane];
-            }
-            for lane in 0..LANES {
-                into_im[lane] = kept * im[lane];
-            }
-            for lane in 0..LANES {
-                let below = taken * re[lane] + kept * next[lane];
-                re[lane] = below - (c * into_re[lane] - d * into_im[lane]);
-            }
-            for lane in 0..LANES {
-                im[lane] = taken * im[lane] - (c * into_im[lane] + d * into_re[lane]);
-            }
+        let Self { steps, given, state } = self;
+        let (mut here, mut kept) = (*state, Lanes::default());
+        for (step, next) in steps.iter().zip(given) {
+            step.down(&mut here, next, &mut kept);
         }
-        *last = [re, im];
-        // The two numbers behind.
-        let (mut re1, mut im1) = ([0.0; LANES], [0.0; LANES]);
-        let (mut re2, mut im2) = ([0.0; LANES], [0.0; LANES]);
-        for ((step, [re, im]), sums) in steps.iter().zip(&*between).zip(sums).rev() {
+        *state = here;
+    }
+}
+
+/// The way down through a segment and up again.
+struct Up<'a> {
+    steps: &'a [Step],
+    weight: c64,
+    given: &'a [[f64; LANES]],
+    state: Lanes,
+    /// The solution's numbers of the two rows behind the segment.
+    behind: &'a mut [Lanes; 2],
+    sums: &'a mut [[f64; LANES]],
+}
+
+impl Kernel for Up<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { steps, weight, given, mut state, behind, sums } = self;
+        let mut between = [Lanes::default(); SEGMENT];
+        for ((step, kept), next) in steps.iter().zip(&mut between).zip(given) {
+            step.down(&mut state, next, kept);
+        }
+        if given.len() < steps.len() {
+            // The last row has none below.
+            between[given.len()] = state;
+        }
+        let [[mut re1, mut im1], [mut re2, mut im2]] = *behind;
+        for ((step, [re, im]), sums) in steps.iter().zip(&between).zip(sums).rev() {
             let (c, d) = (step.beside.re, step.beside.im);
             let (mut a, mut b) = ([0.0; LANES], [0.0; LANES]);
             for lane in 0..LANES {
@@ -147,6 +217,7 @@ impl Kernel for Solve<'_> {
                 sums[lane] += weight.re * re1[lane] - weight.im * im1[lane];
             }
         }
+        *behind = [[re1, im1], [re2, im2]];
     }
 }
 
@@ -163,7 +234,7 @@ mod tests {
     /// the diagonal, so that rows are exchanged and not.
     #[test]
     fn solutions_solve() {
-        for (n, width) in [(1, 3), (2, 1), (3, 20), (50, 33)] {
+        for (n, width) in [(1, 3), (2, 1), (3, 20), (50, 33), (64, 5), (65, 2), (200, 17)] {
             let diagonal: Vec<f64> = (0..n).map(number).collect();
             let mut beside: Vec<f64> = (1..n).map(|index| number(index + 100)).collect();
             if let Some(one) = beside.get_mut(1) {
