@@ -352,7 +352,7 @@ fn rank_rules_look_at_data() {
 }
 
 /// With eigenvalues between rounding noise and the floor, of which the released code removes X_0 whole.
-/// A rule that looks at energies keeps all here, and takes the way over eigenvectors of K.
+/// A rule that looks at energies keeps all here, and takes the way over eigenvectors.
 #[test]
 fn few_rows_are_treated_as_all() {
     let mut experts = randoms(3, 4, 30);

@@ -24,7 +24,7 @@ const BLOCK: usize = 192;
 ///
 /// The band takes the place of the matrix. Below it the reflections are left: column `k` has one from row
 /// `k + WIDTH` on, whose first number is 1 and not stored. Their τ are the result.
-pub(crate) fn reduce(matrix: &mut Matrix) -> Vec<f64> {
+pub(crate) fn reduce(features: Features, matrix: &mut Matrix) -> Vec<f64> {
     let n = matrix.rows;
     let mut taus = Vec::with_capacity(n);
     for first in (0..n).step_by(WIDTH) {
@@ -33,13 +33,7 @@ pub(crate) fn reduce(matrix: &mut Matrix) -> Vec<f64> {
             break;
         }
         let start = first + WIDTH;
-        Features::best().run(Panel {
-            values: &mut matrix.values,
-            n,
-            first,
-            count,
-            taus: &mut taus,
-        });
+        features.run(Panel { values: &mut matrix.values, n, first, count, taus: &mut taus });
         let basis = basis(matrix, first, count);
         let factor = reflectors::factor(basis.as_ref(), &taus[first..]);
         let whole = MatMut::from_column_major_slice_mut(&mut matrix.values, n, n);

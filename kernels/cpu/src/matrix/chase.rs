@@ -21,7 +21,7 @@ const TOGETHER: usize = 32;
 ///
 /// The reflections of sweep `s` are left above the diagonal, in column `n − 1 − s`: each has its τ in the
 /// place of the 1 that it begins with.
-pub(crate) fn reduce(matrix: &mut Matrix) -> (Vec<f64>, Vec<f64>) {
+pub(crate) fn reduce(features: Features, matrix: &mut Matrix) -> (Vec<f64>, Vec<f64>) {
     let n = matrix.rows;
     let mut band = vec![0.0; n * HEIGHT];
     for (column, values) in band.chunks_exact_mut(HEIGHT).enumerate() {
@@ -29,7 +29,7 @@ pub(crate) fn reduce(matrix: &mut Matrix) -> (Vec<f64>, Vec<f64>) {
         let start = column * n + column;
         values[..count].copy_from_slice(&matrix.values[start..start + count]);
     }
-    Features::best().run(Sweeps { band: &mut band, n, reflections: &mut matrix.values });
+    features.run(Sweeps { band: &mut band, n, reflections: &mut matrix.values });
     let diagonal = band.chunks_exact(HEIGHT).map(|column| column[0]).collect();
     let beside = band.chunks_exact(HEIGHT).take(n.saturating_sub(1)).map(|column| column[1]);
     (diagonal, beside.collect())

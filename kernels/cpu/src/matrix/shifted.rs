@@ -72,11 +72,17 @@ type Lanes = [[f64; LANES]; 2];
 
 /// Adds `Re Σ weight·(T − shift)⁻¹·column` for each column to that of `into`; both are `n × m`.
 ///
+/// **Numerics.** Nothing is fused, so that bits are the same with all instructions.
+///
 /// What the way down through L leaves is kept at the beginnings of segments alone, and made again for one
 /// segment at a time on the way up through U, so that it stays in the nearest cache.
-pub(crate) fn add_solutions(terms: &[Shifted], columns: &Matrix, into: &mut Matrix) {
+pub(crate) fn add_solutions(
+    features: Features,
+    terms: &[Shifted],
+    columns: &Matrix,
+    into: &mut Matrix,
+) {
     let (n, width) = (columns.rows, columns.columns);
-    let features = Features::best();
     let mut given = vec![[0.0; LANES]; n];
     let mut sums = vec![[0.0; LANES]; n];
     let mut states = vec![Lanes::default(); n.div_ceil(SEGMENT) * terms.len()];
@@ -245,10 +251,15 @@ mod tests {
             for shift in [c64::new(0.3, 2.0), c64::new(diagonal[0], 1e-7), c64::new(-0.2, 1e-3)] {
                 // Real and imaginary parts, by two weights.
                 let parts = [c64::new(1.0, 0.0), c64::new(0.0, -1.0)].map(|weight| {
-                    let mut part = super::super::dense::zeros(n, width);
                     let terms = [Shifted::new(&diagonal, &beside, shift, weight)];
-                    add_solutions(&terms, &columns, &mut part);
-                    part.values
+                    let mut parts = Features::available().into_iter().map(|features| {
+                        let mut part = super::super::dense::zeros(n, width);
+                        add_solutions(features, &terms, &columns, &mut part);
+                        part.values
+                    });
+                    let part = parts.next().unwrap();
+                    assert!(parts.all(|other| other == part), "{n} × {width}, {shift}");
+                    part
                 });
                 let at = |row: usize, column: usize| {
                     let index = row * width + column;

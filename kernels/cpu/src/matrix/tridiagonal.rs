@@ -12,6 +12,7 @@ use mixdown_ops::matrix::{Matrix, Stop};
 use super::band::{self, WIDTH};
 use super::chase;
 use super::dense::{add_scaled, check_finite, zeros};
+use crate::features::Features;
 
 /// Numbers that the steps hold for each row beside the matrix: factors and the band, and reflections with
 /// what they are turned into, or the vectors that are solved for.
@@ -44,10 +45,14 @@ impl Tridiagonal {
     /// **Errors.** NaN or infinity.
     /// **Source.** Bischof, Lang and Sun 2000, the reduction in two steps.
     pub fn of(lower: Matrix) -> Result<Self, Stop> {
+        Self::with(Features::best(), lower)
+    }
+
+    fn with(features: Features, lower: Matrix) -> Result<Self, Stop> {
         check_finite(&lower.values, "a Gram matrix")?;
         let mut reflections = lower;
-        let taus = band::reduce(&mut reflections);
-        let (diagonal, beside) = chase::reduce(&mut reflections);
+        let taus = band::reduce(features, &mut reflections);
+        let (diagonal, beside) = chase::reduce(features, &mut reflections);
         Ok(Self { reflections, taus, diagonal, beside })
     }
 
@@ -171,6 +176,10 @@ mod tests {
         let n = symmetric.rows;
         let bound = 1e-15 * n as f64 * largest(symmetric).max(1e-300);
         let reduced = Tridiagonal::of(symmetric.clone()).unwrap();
+        for features in Features::available() {
+            let same = Tridiagonal::with(features, symmetric.clone()).unwrap();
+            assert!(same.reflections == reduced.reflections, "{what}: {}", features.name());
+        }
         // Qᵀ, as rows are turned in column-major order.
         let mut q = identity(n);
         reduced.turn(MatMut::from_column_major_slice_mut(&mut q.values, n, n));

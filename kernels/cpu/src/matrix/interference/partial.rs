@@ -11,6 +11,7 @@ use super::super::shifted::{Shifted, add_solutions};
 use super::super::tridiagonal::Tridiagonal;
 use super::cut::FLOOR;
 use super::filter::{self, Treatment};
+use crate::features::Features;
 
 /// Eigenvalues closer than this share of the largest are one, of which a cut takes a part.
 const TOGETHER: f64 = 16.0 * f64::EPSILON;
@@ -123,6 +124,6 @@ fn add(
             Shifted::new(&reduced.diagonal, &reduced.beside, node.at, weight)
         };
         let terms: Vec<Shifted> = nodes.iter().map(term).collect();
-        add_solutions(&terms, columns, into);
+        add_solutions(Features::best(), &terms, columns, into);
     }
 }
