@@ -6,8 +6,11 @@
 
 pub mod adam;
 mod adam_double;
+mod band;
+mod chase;
 mod check;
 mod common_basis;
+mod contour;
 mod dense;
 mod directions;
 mod eigen;
@@ -18,11 +21,12 @@ mod isotropic;
 mod isotropic_common;
 mod needs;
 mod product;
+mod reflectors;
 mod regression;
 mod rows;
 mod shared_shift;
+mod shifted;
 mod spectrum;
-mod symmetric;
 mod task_singular_vectors;
 mod tridiagonal;
 mod truncated_svd;

@@ -352,7 +352,7 @@ fn rank_rules_look_at_data() {
 }
 
 /// With eigenvalues between rounding noise and the floor, of which the released code removes X_0 whole.
-/// A rule that looks at energies keeps all here, and takes the way over eigenvectors of K.
+/// A rule that looks at energies keeps all here, and takes the way over eigenvectors.
 #[test]
 fn few_rows_are_treated_as_all() {
     let mut experts = randoms(3, 4, 30);
@@ -375,6 +375,36 @@ fn few_rows_are_treated_as_all() {
             assert_eq!(rows.report.ranks, vectors.report.ranks);
             assert!((rows.loss.0 - vectors.loss.0).abs() < 1e-11, "{what}: start");
             assert!((rows.loss.1 - vectors.loss.1).abs() < 1e-11, "{what}: end");
+        }
+    }
+}
+
+/// Eigenvalues of K that are all 1/3: a cut after 3 of 6 takes a half of each direction, whichever
+/// eigenvectors a solver would find.
+#[test]
+fn a_cut_through_equal_eigenvalues_takes_a_part_of_all() {
+    let expert = |offset: usize| {
+        let mut expert = matrix(3, 20, &[0.0; 60]);
+        (0..3).for_each(|row| expert.values[row * 20 + row + offset] = 2.0);
+        expert
+    };
+    let experts = vec![expert(0), expert(3)];
+    for (share, part) in [(0.15, 0.5), (0.05, 1.0 / 6.0), (0.3, 1.0)] {
+        for how in [Filter::Exact, Filter::Wiener(NoiseLevel::Mean)] {
+            let solver = filter(how, Cut::Share(share.into()));
+            let op = objective((Targets::Whole, Rows::Whole), Rank::Full, Init::Zero, solver);
+            let expected = combined(&experts, &[part; 2]);
+            // The noise is that of the eigenvalues cut away, 1/3 or the floor.
+            let kept = (20.0 * share).round();
+            let noise = ((6.0 - kept) / 3.0 + 14.0 * 1e-8) / (20.0 - kept);
+            let damped = (1.0 / 9.0) / (1.0 / 9.0 + noise);
+            let factor = if how == Filter::Exact { 1.0 } else { damped };
+            near(
+                &run(&op, &experts),
+                &scaled(&expected, factor),
+                1e-12,
+                &format!("{how:?} {share}"),
+            );
         }
     }
 }

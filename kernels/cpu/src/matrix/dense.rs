@@ -65,10 +65,16 @@ pub(crate) fn add_lower_product(
 
 /// Copies the lower triangle of a square matrix to the upper one.
 pub(crate) fn mirror(square: &mut Matrix) {
+    const TILE: usize = 32;
     let n = square.rows;
-    for row in 0..n {
-        for column in row + 1..n {
-            square.values[row * n + column] = square.values[column * n + row];
+    // In tiles: each column of a tile lies in other lines of the cache.
+    for first in (0..n).step_by(TILE) {
+        for start in (first..n).step_by(TILE) {
+            for row in first..(first + TILE).min(n) {
+                for column in start.max(row + 1)..(start + TILE).min(n) {
+                    square.values[row * n + column] = square.values[column * n + row];
+                }
+            }
         }
     }
 }

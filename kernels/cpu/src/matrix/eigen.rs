@@ -11,7 +11,10 @@ use faer::linalg::triangular_solve::{
 use faer::{Conj, Mat, MatMut, Par};
 use mixdown_ops::matrix::{Matrix, Stop};
 
-use super::dense::{accumulate, check_finite, product, row_gram, scale_rows, view, zeros};
+use super::dense::{
+    accumulate, check_finite, first_rows, product, row_gram, scale_rows, transposed, view, zeros,
+};
+use super::tridiagonal::{Tridiagonal, TridiagonalEigen};
 
 /// Eigenvalues of a symmetric matrix in descending order, and its eigenvectors as rows.
 pub(crate) struct Eigen {
@@ -52,6 +55,32 @@ pub(crate) fn eigen(symmetric: &Matrix) -> Result<Eigen, Stop> {
     }
     let values = (0..n).rev().map(|index| values[(index, 0)]).collect();
     Ok(Eigen { values, vectors: sorted })
+}
+
+/// Sides from which on few eigenvectors are brought back alone.
+const LARGE: usize = 256;
+
+/// All eigenvalues, and the eigenvectors of the `count` largest: of a large matrix, others are not made.
+pub(crate) fn leading(symmetric: Matrix, count: usize) -> Result<Eigen, Stop> {
+    let n = symmetric.rows;
+    let count = count.min(n);
+    if n < LARGE || 2 * count > n {
+        let Eigen { values, vectors } = eigen(&symmetric)?;
+        return Ok(Eigen { values, vectors: first_rows(vectors, count) });
+    }
+    let reduced = Tridiagonal::of(symmetric)?;
+    let TridiagonalEigen { mut values, vectors } = reduced.eigen()?;
+    values.reverse();
+    // Those of T, the largest eigenvalue's first, beside each other for each row.
+    let mut turned = zeros(n, count);
+    for (index, column) in (n - count..n).rev().enumerate() {
+        for (row, value) in vectors.col(column).iter().enumerate() {
+            turned.values[row * count + index] = *value;
+        }
+    }
+    drop(vectors);
+    reduced.turn_back(MatMut::from_column_major_slice_mut(&mut turned.values, count, n));
+    Ok(Eigen { values, vectors: transposed(&turned) })
 }
 
 /// `V·f(Λ)·Vᵀ` from eigenvectors as rows.
@@ -163,4 +192,41 @@ pub(crate) fn solve_rows(lower: &Mat<f64>, rows: &mut Matrix) {
 
 fn scratch(need: faer::dyn_stack::StackReq) -> Result<MemBuffer, Stop> {
     MemBuffer::try_new(need).map_err(|_| Stop::Failed("no memory for a decomposition".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::dense::{add_scaled, squared_norm};
+
+    /// Eigenvectors of a large matrix that are made alone are those of all.
+    #[test]
+    fn leading_eigenvectors_are_the_first() {
+        let (n, count) = (LARGE + 5, 30);
+        let number = |index: usize| {
+            let bits = mixdown_ops::random::uniform_bits(3, index as u64);
+            f64::from(bits) / f64::from(u32::MAX) - 0.5
+        };
+        let factor = Matrix { rows: n, columns: n, values: (0..n * n).map(number).collect() };
+        let gram = row_gram(view(&factor));
+        let all = eigen(&gram).unwrap();
+        let found = leading(gram.clone(), count).unwrap();
+        assert_eq!((found.vectors.rows, found.vectors.columns), (count, n));
+        let bound = 1e-13 * all.values[0];
+        for (found, expected) in found.values.iter().zip(&all.values) {
+            assert!((found - expected).abs() < bound, "{found} for {expected}");
+        }
+        let mut off = product(view(&found.vectors), view(&gram));
+        for row in 0..count {
+            let vector = &found.vectors.values[row * n..(row + 1) * n];
+            let line = &mut off.values[row * n..(row + 1) * n];
+            add_scaled(line, -found.values[row], vector);
+            assert!(squared_norm(line).sqrt() < bound, "eigenvector {row}");
+            assert!((squared_norm(vector) - 1.0).abs() < 1e-13, "eigenvector {row}");
+        }
+        // Few of a small one, and most of a large one.
+        assert_eq!(leading(zeros(3, 3), 7).unwrap().vectors.rows, 3);
+        let most = leading(gram, n - 1).unwrap();
+        assert_eq!(most.vectors.values, all.vectors.values[..(n - 1) * n]);
+    }
 }

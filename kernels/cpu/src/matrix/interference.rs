@@ -8,6 +8,7 @@ pub(super) mod cut;
 mod dual;
 pub(super) mod experts;
 pub(super) mod filter;
+pub(super) mod partial;
 pub(super) mod solvers;
 pub(super) mod system;
 
@@ -259,17 +260,9 @@ fn filtered(
     let is_dual = matches!(&system, System::Stacked { stack, .. } if stack.rows < columns);
     let few_rows =
         matches!(&system, System::Stacked { stack, .. } if operands.shape(0).0 <= stack.rows);
-    if is_dual && few_rows && !cut::looks_at_energies(cut) {
-        let treated = (filter, cut);
-        return Ok(Box::new(dual::prepare(
-            treated,
-            experts,
-            system,
-            operands,
-            shape,
-            has_whole_rows,
-            report,
-        )?));
+    if is_dual && few_rows {
+        let way = dual::Way { filter, cut, shape, has_whole_rows };
+        return Ok(Box::new(dual::prepare(&way, experts, system, operands, report)?));
     }
     let Eigen { values, vectors } = match &system {
         System::Stacked { stack, .. } if is_dual => eigen(&row_gram(view(stack)))?,

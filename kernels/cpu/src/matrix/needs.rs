@@ -3,26 +3,28 @@
 //! Counts are in f64, where they cannot overflow and need not be exact.
 
 use mixdown_ops::Precision;
-use mixdown_ops::matrix::interference::{Cut, Interference, Optimizer, Rows, Solver, Targets};
+use mixdown_ops::matrix::interference::{
+    Cut, Filter, Interference, Optimizer, Rows, Solver, Targets,
+};
 use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis, Doge};
 use mixdown_ops::matrix::{MatrixOp, Needs, OperandShapes, Rank, RankAware};
 
 use super::adam::{Form, Scratch, System};
 use super::gram::PAIR_PANEL;
 use super::interference::cut::looks_at_energies;
-use super::interference::filter::check_stable;
+use super::interference::filter::{check_stable, smooth};
+use super::interference::partial::TERMS;
 use super::interference::solvers::ADAM_ROWS;
 use super::product::BLOCK_ROWS;
 use super::rows::PANEL;
+use super::shifted::TERM;
+use super::tridiagonal::BESIDE;
 use crate::features::Features;
 
 /// Bytes of a number.
 const NUMBER: f64 = 8.0;
 /// Square matrices that an eigenproblem holds: its input, eigenvectors twice, the solver's own.
 const EIGEN: f64 = 5.0;
-/// The same where eigenvectors of K are not formed: K, those of its tridiagonal form, the
-/// solver's own three.
-const FEW_ROWS: f64 = 5.0;
 /// Bytes beside: vectors, headers, and what an allocator rounds up.
 const SMALL: f64 = 65536.0;
 
@@ -263,12 +265,11 @@ fn interference(
         counts.flops += experts * 4.0 * m * n * n + 4.0 * m * n * n;
     }
     match op.solver {
-        Solver::Filter(_, cut) if is_stacked && is_for_few_rows(&cut, m, n, rank) => {
-            // K, which its reduction overwrites, the eigenvectors of what it is reduced to, and the
-            // solver's own; beside them the residual, H, and what becomes of them.
-            let solving = FEW_ROWS * rank * rank + 4.0 * m * rank;
+        Solver::Filter(filter, cut) if is_stacked && rank < n && m <= rank => {
             // With experts that vanish there may be more rows than directions after all.
             let fewer = (EIGEN + 1.0) * m * m + 3.0 * m * n;
+            let reading = (PANEL as f64).min(m) * (rank + 5.0 * n);
+            let solving = few_rows(&filter, &cut, m, rank) + reading;
             counts.preparing = counts.preparing.max(solving).max(fewer);
             counts.held += m * rank + 2.0 * m;
             counts.flops += 4.0 * rank * rank * rank + 8.0 * m * rank * rank + rank * rank * n;
@@ -314,9 +315,15 @@ fn interference(
     counts
 }
 
-/// Whether all rows are solved for at once, without eigenvectors of K.
-fn is_for_few_rows(cut: &Cut, m: f64, n: f64, rank: f64) -> bool {
-    rank < n && m <= rank && !looks_at_energies(cut)
+/// What is held where all rows are solved for at once: K, whose place its reduction takes, and the
+/// transposed residual; then what becomes of it, H, and a copy of either. Where eigenvectors of the
+/// tridiagonal form are needed, beside K these and the solver's own.
+fn few_rows(filter: &Filter, cut: &Cut, m: f64, rank: f64) -> f64 {
+    let over_inverses = rank * rank + 4.0 * m * rank + (TERMS * TERM + BESIDE) as f64 * rank;
+    if smooth(filter).is_some() && !looks_at_energies(cut) {
+        return over_inverses;
+    }
+    over_inverses.max(EIGEN * rank * rank + m * rank).max(2.0 * rank * rank + 6.0 * m * rank)
 }
 
 fn steps(optimizer: Optimizer) -> u32 {

@@ -34,6 +34,11 @@ impl Blend {
         blend
     }
 
+    /// The factor of an operand.
+    pub fn factor(&self, operand: usize) -> f64 {
+        self.0.iter().filter(|one| one.0 == operand).map(|one| one.1).sum()
+    }
+
     /// The operand, if it is only one and unscaled.
     pub fn single(&self) -> Option<usize> {
         match self.0[..] {

@@ -2,9 +2,9 @@
 
 use mixdown_ops::matrix::{Operands, Rank, Report, Stop};
 
-use super::dense::{append_rows, first_rows, zeros};
+use super::dense::{append_rows, zeros};
 use super::directions::Stack;
-use super::eigen::eigen;
+use super::eigen::leading;
 use super::gram::{left_gram, right_gram};
 use super::product::{LeftRows, Piece, Product, Sum};
 use super::rows::{Blend, project};
@@ -35,9 +35,9 @@ pub(crate) fn prepare(
             true => left_gram(operands, &blend)?,
             false => right_gram(operands, &blend)?,
         };
-        let spectrum = eigen(&gram)?;
+        let spectrum = leading(gram, rank)?;
         cuts.push(cut(&spectrum.values, rank, rows.max(columns)));
-        let vectors = first_rows(spectrum.vectors, rank);
+        let vectors = spectrum.vectors;
         let offset = operand * rank;
         ranges.push(offset..offset + rank);
         if is_left {

@@ -3,7 +3,7 @@
 use mixdown_ops::matrix::{Factors, Matrix, Operands, Stop};
 
 use super::dense::{first_rows, product, row_gram, rows_of, scale_rows, transposed, view};
-use super::eigen::{eigen, orthonormal};
+use super::eigen::{eigen, leading, orthonormal};
 use super::gram::{left_gram, right_gram};
 use super::rows::{Blend, project};
 
@@ -78,8 +78,7 @@ impl Truncation {
             true => left_gram(operands, blend)?,
             false => right_gram(operands, blend)?,
         };
-        let spectrum = eigen(&gram)?;
-        drop(gram);
+        let spectrum = leading(gram, rank)?;
         let singular: Vec<f64> =
             spectrum.values.iter().map(|value| value.max(0.0).sqrt()).collect();
         let cut = cut_at(&singular, rank, snap, rows.max(columns));

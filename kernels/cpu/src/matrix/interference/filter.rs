@@ -1,8 +1,10 @@
 //! q(λ): what a solver does to the residual along an eigenvector of G.
 
+use faer::c64;
 use mixdown_ops::matrix::Stop;
 use mixdown_ops::matrix::interference::{Filter, NoiseLevel, Sgd};
 
+use super::super::contour::Smooth;
 use super::cut::FLOOR;
 
 /// What is done along each eigenvector.
@@ -13,6 +15,11 @@ pub(crate) struct Treatment {
     /// Kept eigenvalues between rounding noise and the floor, where the released code removes X_0 whole
     /// and the displacement form in part: which, and the share that is left to remove.
     pub slivers: Vec<(usize, f64)>,
+    /// How many eigenvalues are kept and above rounding noise.
+    pub active: usize,
+    /// The largest eigenvalue, and ν², as q sees them.
+    pub largest: f64,
+    pub level: f64,
 }
 
 /// Treats the `kept` largest of the descending eigenvalues.
@@ -29,7 +36,13 @@ pub(crate) fn treat(
     let largest = eigenvalues.first().copied().unwrap_or(0.0).max(0.0);
     let noise = largest * f64::EPSILON * clamped.len() as f64;
     let level = noise_level(filter, clamped, kept);
-    let mut treatment = Treatment { factors: vec![0.0; eigenvalues.len()], slivers: Vec::new() };
+    let mut treatment = Treatment {
+        factors: vec![0.0; eigenvalues.len()],
+        slivers: Vec::new(),
+        active: 0,
+        largest: largest.max(FLOOR),
+        level,
+    };
     for (index, &value) in eigenvalues.iter().enumerate().take(kept) {
         if let Filter::Sgd(sgd) = filter {
             treatment.factors[index] = sgd_factor(sgd, value.max(0.0));
@@ -38,14 +51,51 @@ pub(crate) fn treat(
         if value <= noise {
             continue;
         }
+        treatment.active = index + 1;
         let floored = if has_floor { value.max(FLOOR) } else { value };
-        let factor = factor(filter, floored, largest.max(FLOOR), level);
+        let factor = factor(filter, floored, treatment.largest, level);
         treatment.factors[index] = factor;
         if value < floored {
             treatment.slivers.push((index, factor * (floored - value)));
         }
     }
     treatment
+}
+
+/// q at a complex number, for the largest eigenvalue and the level of noise that [`treat`] found.
+pub(crate) fn complex_factor(filter: &Filter, value: c64, largest: f64, level: f64) -> c64 {
+    match *filter {
+        Filter::Sgd(_) => c64::new(f64::NAN, 0.0),
+        Filter::Exponential(time) => one_less_exp(value * time.get()) / value,
+        Filter::Tikhonov(alpha) => (value + alpha.get()).inv(),
+        Filter::Landweber(steps) => {
+            let share = value * (0.9 / largest);
+            // ln(1 − share), where it is small as well.
+            let size = share.norm_sqr() - 2.0 * share.re;
+            let shrink = c64::new(0.5 * size.ln_1p(), (-share.im).atan2(1.0 - share.re));
+            one_less_exp(shrink * -f64::from(steps)) / value
+        }
+        Filter::Exact => value.inv(),
+        Filter::Wiener(_) => value / (value * value + level),
+    }
+}
+
+/// In which surroundings of the spectrum q is smooth; none where it has no use.
+pub(crate) fn smooth(filter: &Filter) -> Option<Smooth> {
+    match filter {
+        Filter::Sgd(_) => None,
+        Filter::Tikhonov(_) | Filter::Exact => Some(Smooth::Slit),
+        Filter::Exponential(_) | Filter::Landweber(_) | Filter::Wiener(_) => Some(Smooth::Right),
+    }
+}
+
+/// `1 − e^(−value)`.
+fn one_less_exp(value: c64) -> c64 {
+    if value.norm() >= 0.5 {
+        return c64::from(1.0) - (-value).exp();
+    }
+    // Both are small: the sum of its series, from its end.
+    (1..=16).rev().fold(c64::default(), |sum, k| (sum + 1.0) * -value / f64::from(k)) * -1.0
 }
 
 fn factor(filter: &Filter, value: f64, largest: f64, level: f64) -> f64 {

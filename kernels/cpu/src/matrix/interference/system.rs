@@ -6,11 +6,12 @@ use faer::MatMut;
 use mixdown_ops::matrix::{Matrix, Operands, Stop};
 
 use super::super::dense::{
-    accumulate, add_product, dot, product, row_gram, rows_of, scale_rows, squared_norm, view, zeros,
+    accumulate, add_lower_gram, add_product, dot, mirror, product, row_gram, rows_of, scale_rows,
+    squared_norm, view, zeros,
 };
 use super::super::gram::right_gram;
 use super::super::rows::Blend;
-use super::experts::Experts;
+use super::experts::{Experts, Target};
 
 /// The quadratic form of the objective.
 #[derive(Debug)]
@@ -61,10 +62,14 @@ impl System {
             let one = experts.experts[index].clone();
             let (operand, weight) = (one.operand, one.weight);
             let whole = Blend::one(operand).block(operands, 0, rows)?;
-            accumulate(&mut gram, weight, view(&whole).transpose(), view(&whole));
+            let into = MatMut::from_row_major_slice_mut(&mut gram.values, columns, columns);
+            add_lower_gram(into, weight, view(&whole).transpose());
             let single = Experts { experts: vec![one], ..experts.clone() };
             single.each_target(operands, 0, rows, |_, target| {
-                let cross = product(view(&target), view(&whole).transpose());
+                let cross = match experts.experts[index].target {
+                    Target::Whole => row_gram(view(&whole)),
+                    _ => product(view(&target), view(&whole).transpose()),
+                };
                 for (row, constant) in constants.iter_mut().enumerate() {
                     *constant += weight * squared_norm(&cross.values[row * rows..(row + 1) * rows]);
                 }
@@ -72,6 +77,7 @@ impl System {
                 Ok(())
             })?;
         }
+        mirror(&mut gram);
         Ok(Self::Grams { gram, pull: Pull::Held { pull, constants } })
     }
 
