@@ -2,6 +2,10 @@
 
 use mixdown_plan::{Assembled, Patch, PatchSource, TensorRef};
 
+mod bands;
+
+pub(crate) use bands::{BYTES_PER_THREAD, Bands, has_bands, is_banded};
+
 use crate::context::internal;
 use crate::read::Inputs;
 use crate::scheduler::Failure;

@@ -13,7 +13,7 @@ use mixdown_ops::{Backend, Precision, Program};
 use mixdown_plan::{Job, Leaf, Merge, Plan, TensorRef, Work};
 use mixdown_tensor::DType;
 
-use crate::assembled;
+use crate::assembled::{self, Bands, is_banded};
 use crate::held::{Held, held_dtype};
 use crate::matrix_needs::MatrixNeeds;
 use crate::messages;
@@ -51,6 +51,8 @@ pub(crate) struct Context<'a> {
     pub(crate) kept: Mutex<HashMap<u32, Facts>>,
     /// For each embedding: the mean of its rows, where it is needed.
     pub(crate) padding: Vec<OnceLock<Vec<f64>>>,
+    /// Rows of transposed tensors that were read last.
+    pub(crate) bands: Bands,
     /// Jobs with results that are NaN or infinite, and how many.
     pub(crate) overflows: Mutex<Vec<(u32, u64)>>,
     /// Output tensors finished.
@@ -138,6 +140,9 @@ impl<'a> Context<'a> {
             }
             Leaf::Assembled(number, _) => {
                 let one = &self.plan.assembled[number as usize];
+                if is_banded(one) {
+                    return self.bands.read(&self.inputs, (number, one), first, out);
+                }
                 assembled::read(&self.inputs, one, first, out, scratch)
             }
             Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => {

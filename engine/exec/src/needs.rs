@@ -162,6 +162,9 @@ impl Needs {
                 }
             }
         }
+        if assembled::has_bands(plan) {
+            needs.per_worker += assembled::BYTES_PER_THREAD;
+        }
         needs.per_worker += scratch;
         for item in items {
             if let Item::RowMeans(_) = item {

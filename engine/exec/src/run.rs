@@ -11,6 +11,7 @@ use mixdown_ops::Backend;
 use mixdown_ops::program::PIECE;
 use mixdown_plan::{Plan, Work};
 
+use crate::assembled::Bands;
 use crate::budget::Budget;
 use crate::check::check;
 use crate::context::{Context, internal, lock};
@@ -107,6 +108,7 @@ pub fn run(
         check_finite: !options.allow_nonfinite,
         kept: Mutex::default(),
         padding: plan.rows.iter().map(|_| OnceLock::new()).collect(),
+        bands: Bands::new(sizing.threads),
         overflows: Mutex::default(),
         finished: AtomicUsize::new(0),
         written: AtomicU64::new(0),

@@ -499,7 +499,10 @@ fn threads_and_memory_change_nothing() {
         .collect();
     let mixed = random("c", DType::F16, &[700, 301], 2);
     source.insert("c".to_owned(), mixed);
-    let shapes: [(&str, &[u64]); 4] = [
+    // More than a few megabytes, so that it is read in several bands.
+    source.insert("wide".to_owned(), random("wide", DType::F32, &[1500, 1100], 2));
+    let shapes: [(&str, &[u64]); 5] = [
+        ("turned_wide", &[1100, 1500]),
         ("turned", &[301, 700]),
         ("beside", &[700, 602]),
         ("mixed", &[1400, 301]),
@@ -515,6 +518,7 @@ fn threads_and_memory_change_nothing() {
         "maps/blocks.yaml",
         "mixdown_map: 1\nname: blocks\ntarget: any\nsource: any\nrules:\n\
          - {to: turned, from: {transpose: a}}\n\
+         - {to: turned_wide, from: {transpose: wide}}\n\
          - {to: beside, from: {concat: [a, b], dim: 1}}\n\
          - {to: mixed, from: {concat: [a, c]}}\n\
          - {to: kept, from: {pad_rows: {rows: b}}}\n",
@@ -530,7 +534,7 @@ fn threads_and_memory_change_nothing() {
     };
     let expected = run(&["--threads", "1"]);
     assert_eq!(run(&["--threads", "3"]), expected);
-    assert_eq!(run(&["--threads", "2", "--memory", "10MB"]), expected);
+    assert_eq!(run(&["--threads", "2", "--memory", "24MB"]), expected);
     let found = read_checkpoint(space.path("merged"));
     assert_eq!(found.tensor("mixed").dtype, DType::Bf16, "the output is of the target's type");
     let (own, other) = (target["turned"].values(), source["a"].values());
@@ -539,6 +543,13 @@ fn threads_and_memory_change_nothing() {
         Tensor::new("x", DType::Bf16, &[1], &[f64::from(0.75 * own as f32 + 0.25 * other as f32)])
     };
     let values = found.values("turned");
+    let wide = (target["turned_wide"].values(), source["wide"].values());
+    for (at, found) in found.values("turned_wide").into_iter().enumerate() {
+        let other = wide.1[at % 1500 * 1100 + at / 1500];
+        let value = f64::from(0.75 * wide.0[at] as f32 + 0.25 * other as f32);
+        // Half a unit in the last place of bf16.
+        assert!((found - value).abs() <= value.abs() / 256.0, "element {at}: {found}, {value}");
+    }
     for (row, column) in [(0, 0), (300, 699), (17, 255), (255, 17)] {
         assert_eq!(vec![values[row * 700 + column]], exact(row, column).values());
     }
