@@ -94,13 +94,10 @@ fn fill(
         if row_step == columns || rows == 1 {
             return inputs.read(tensor, first, out);
         }
-        if columns > 1 || row_step != 1 {
-            for (row, part) in (0..rows).zip(out.chunks_exact_mut(columns as usize * width)) {
-                inputs.read(tensor, first + row * row_step, part)?;
-            }
-            return Ok(());
+        for (row, part) in (0..rows).zip(out.chunks_exact_mut(columns as usize * width)) {
+            inputs.read(tensor, first + row * row_step, part)?;
         }
-        return inputs.read(tensor, first, out);
+        return Ok(());
     }
     if row_step == 1 && rows > 1 {
         // A column of the result lies together in the file.
