@@ -11,7 +11,8 @@ fn main() {
 
 /// Writes name and text of each YAML file in a folder as an array.
 fn list(folder: &str, output: &str) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder);
+    let crate_folder = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    let folder = Path::new(&crate_folder).join("../..").join(folder);
     println!("cargo::rerun-if-changed={}", folder.display());
     let mut names: Vec<String> = std::fs::read_dir(&folder)
         .expect("the folder is part of the repository")
