@@ -9,7 +9,7 @@ use mixdown_checkpoint::tensor_digest::{PieceHash, PieceHasher, Pieces, TensorHa
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::program::PIECE;
 use mixdown_ops::selection::Cut;
-use mixdown_ops::{Backend, Precision, Program};
+use mixdown_ops::{Backend, Precision, Program, Worker};
 use mixdown_plan::{Job, Leaf, Merge, Plan, TensorRef, Work};
 use mixdown_tensor::DType;
 
@@ -122,12 +122,12 @@ impl<'a> Context<'a> {
         Embedding { rows: &self.plan.rows[rows as usize], padding }
     }
 
-    /// Reads a stretch of a leaf. `held` is what it is if it comes from no file; `scratch` is used by
-    /// embeddings and tensors that are put together.
+    /// Reads a stretch of a leaf. `held` is what it is if it comes from no file, and who multiplies out its
+    /// factors; `scratch` is used by embeddings and tensors that are put together.
     pub(crate) fn read_leaf(
         &self,
         leaf: Leaf,
-        held: Option<&Held>,
+        (held, worker): (Option<&Held>, &mut (dyn Worker + 'static)),
         first: u64,
         dtype: DType,
         out: &mut [u8],
@@ -147,7 +147,7 @@ impl<'a> Context<'a> {
             }
             Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => {
                 let held = held.ok_or_else(|| Failure::Fatal(internal("a leaf is not held")))?;
-                held.read(first, out);
+                held.read(worker, first, out);
                 Ok(())
             }
         }

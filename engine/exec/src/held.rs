@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use mixdown_ops::Precision;
 use mixdown_ops::matrix::{Factors, Matrix};
+use mixdown_ops::{LowRank, Precision, Sides, Worker};
 use mixdown_plan::{Factor, Leaf, Merge, Product, Side};
 use mixdown_tensor::DType;
 
@@ -72,35 +72,20 @@ impl Values {
         self.len() == 0
     }
 
+    /// The first number that is NaN or infinite.
+    pub(crate) fn first_nonfinite(&self) -> Option<usize> {
+        match self {
+            Self::Single(values) => values.iter().position(|value| !value.is_finite()),
+            Self::Double(values) => values.iter().position(|value| !value.is_finite()),
+        }
+    }
+
     /// As f64.
     pub fn to_f64(&self) -> Vec<f64> {
         match self {
             Self::Single(values) => values.iter().map(|&value| f64::from(value)).collect(),
             Self::Double(values) => values.clone(),
         }
-    }
-}
-
-/// A number of the arithmetic.
-trait Real: Copy + std::ops::Add<Output = Self> + std::ops::Mul<Output = Self> {
-    const ZERO: Self;
-    const BYTES: usize;
-    fn put(self, out: &mut [u8]);
-}
-
-impl Real for f32 {
-    const ZERO: Self = 0.0;
-    const BYTES: usize = 4;
-    fn put(self, out: &mut [u8]) {
-        out.copy_from_slice(&self.to_le_bytes());
-    }
-}
-
-impl Real for f64 {
-    const ZERO: Self = 0.0;
-    const BYTES: usize = 8;
-    fn put(self, out: &mut [u8]) {
-        out.copy_from_slice(&self.to_le_bytes());
     }
 }
 
@@ -160,24 +145,39 @@ impl Held {
         })
     }
 
-    /// Writes the elements from `first` on that fill `out`, little-endian.
-    pub(crate) fn read(&self, first: u64, out: &mut [u8]) {
+    /// Whether no number in it is NaN or infinite.
+    pub(crate) fn is_finite(&self) -> bool {
         match self {
-            Self::Dense(Values::Single(values)) => copy(values, first, out),
-            Self::Dense(Values::Double(values)) => copy(values, first, out),
-            Self::Factors {
-                left: Values::Single(left),
-                right: Values::Single(right),
-                rank,
-                columns,
-            } => multiply(left, right, *rank, *columns, first, out),
-            Self::Factors {
-                left: Values::Double(left),
-                right: Values::Double(right),
-                rank,
-                columns,
-            } => multiply(left, right, *rank, *columns, first, out),
-            Self::Factors { .. } => unreachable!("both factors have the type of the arithmetic"),
+            Self::Dense(values) => values.first_nonfinite().is_none(),
+            Self::Factors { left, right, .. } => {
+                left.first_nonfinite().or(right.first_nonfinite()).is_none()
+            }
+        }
+    }
+
+    /// Writes the elements from `first` on that fill `out`, little-endian.
+    pub(crate) fn read(&self, worker: &mut dyn Worker, first: u64, out: &mut [u8]) {
+        match self {
+            Self::Dense(Values::Single(values)) => {
+                let (numbers, _) = out.as_chunks_mut::<4>();
+                for (to, value) in numbers.iter_mut().zip(&values[first as usize..]) {
+                    *to = value.to_le_bytes();
+                }
+            }
+            Self::Dense(Values::Double(values)) => {
+                let (numbers, _) = out.as_chunks_mut::<8>();
+                for (to, value) in numbers.iter_mut().zip(&values[first as usize..]) {
+                    *to = value.to_le_bytes();
+                }
+            }
+            Self::Factors { left, right, rank, columns } => {
+                let sides = match (left, right) {
+                    (Values::Single(left), Values::Single(right)) => Sides::Single(left, right),
+                    (Values::Double(left), Values::Double(right)) => Sides::Double(left, right),
+                    _ => unreachable!("both factors have the type of the arithmetic"),
+                };
+                worker.multiply(LowRank { sides, rank: *rank, columns: *columns }, first, out);
+            }
         }
     }
 }
@@ -227,62 +227,6 @@ fn side_of(factor: &Factor, terms: &[(Arc<Held>, f64)], precision: Precision) ->
         }
     };
     Some(Held::Dense(Values::from_f64(&values, precision)))
-}
-
-fn copy<T: Real>(values: &[T], first: u64, out: &mut [u8]) {
-    for (value, out) in values[first as usize..].iter().zip(out.chunks_exact_mut(T::BYTES)) {
-        value.put(out);
-    }
-}
-
-/// Columns of a product that are summed in registers at a time.
-const STRIP: usize = 64;
-
-/// Elements of `left · right` from `first` on. Each is a sum in order of the directions, so that it does
-/// not depend on where a stretch begins.
-fn multiply<T: Real>(
-    left: &[T],
-    right: &[T],
-    rank: usize,
-    columns: usize,
-    first: u64,
-    out: &mut [u8],
-) {
-    let mut at = first as usize;
-    let mut out = out;
-    while !out.is_empty() {
-        let (row, from) = (at / columns, at % columns);
-        let count = (out.len() / T::BYTES).min(columns - from);
-        let (own, rest) = out.split_at_mut(count * T::BYTES);
-        let factors = &left[row * rank..(row + 1) * rank];
-        for (strip, out) in own.chunks_mut(STRIP * T::BYTES).enumerate() {
-            let from = from + strip * STRIP;
-            let width = out.len() / T::BYTES;
-            let mut sums = [T::ZERO; STRIP];
-            if width == STRIP {
-                for (direction, &factor) in factors.iter().enumerate() {
-                    let start = direction * columns + from;
-                    let values: &[T; STRIP] =
-                        right[start..start + STRIP].try_into().expect("a strip has this length");
-                    for (sum, &value) in sums.iter_mut().zip(values) {
-                        *sum = *sum + factor * value;
-                    }
-                }
-            } else {
-                for (direction, &factor) in factors.iter().enumerate() {
-                    let start = direction * columns + from;
-                    for (sum, &value) in sums.iter_mut().zip(&right[start..start + width]) {
-                        *sum = *sum + factor * value;
-                    }
-                }
-            }
-            for (&sum, out) in sums.iter().zip(out.chunks_exact_mut(T::BYTES)) {
-                sum.put(out);
-            }
-        }
-        at += count;
-        out = rest;
-    }
 }
 
 /// What one job holds while its flow runs.
@@ -427,38 +371,4 @@ pub(crate) fn factor_bytes(merge: &Merge) -> u64 {
 /// The type in which what is held comes to a backend.
 pub(crate) fn held_dtype(precision: Precision) -> DType {
     gathered(precision)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_product_is_the_same_from_wherever_it_is_read() {
-        let (rows, rank, columns) = (5, 3, 150);
-        let number = |n: usize| ((n * 37 % 101) as f32 - 50.0) / 64.0;
-        let left: Vec<f32> = (0..rows * rank).map(number).collect();
-        let right: Vec<f32> = (0..rank * columns).map(|n| number(n + 7)).collect();
-        let held = Held::Factors {
-            left: Values::Single(left.clone()),
-            right: Values::Single(right.clone()),
-            rank,
-            columns,
-        };
-        let mut whole = vec![0; rows * columns * 4];
-        held.read(0, &mut whole);
-        for (element, bytes) in whole.chunks_exact(4).enumerate() {
-            let (row, column) = (element / columns, element % columns);
-            let mut sum = 0.0_f32;
-            for k in 0..rank {
-                sum += left[row * rank + k] * right[k * columns + column];
-            }
-            assert_eq!(bytes, sum.to_le_bytes(), "{element}");
-        }
-        for (first, count) in [(0, 1), (63, 130), (149, 2), (200, 550), (749, 1)] {
-            let mut part = vec![0; count * 4];
-            held.read(first as u64, &mut part);
-            assert_eq!(part, whole[first * 4..(first + count) * 4], "{first} {count}");
-        }
-    }
 }

@@ -85,7 +85,7 @@ impl<'a> MatrixStage<'a> {
                 State::Prepared(prepared) => match prepared.factors() {
                     Some(factors) => {
                         let held = Held::from_factors(factors, self.merge.precision);
-                        if self.context.check_finite && !held.norm().is_finite() {
+                        if self.context.check_finite && !held.is_finite() {
                             let tensor = &self.context.job(self.job).name;
                             return Err(Failure::Input(Box::new(not_finite(step, tensor, None))));
                         }
@@ -108,7 +108,7 @@ impl<'a> MatrixStage<'a> {
                             |(a, b): (f64, f64), &(start, end): &(f64, f64)| (a + start, b + end);
                         report.loss = Some(losses.iter().fold(known, add));
                     }
-                    if let Some(element) = first_nonfinite(&values)
+                    if let Some(element) = values.first_nonfinite()
                         && self.context.check_finite
                     {
                         let tensor = &self.context.job(self.job).name;
@@ -229,13 +229,6 @@ fn not_finite(step: &MatrixStep, tensor: &str, element: Option<usize>) -> Diagno
     diagnostic.help("a smaller learning rate, fewer steps, or `dtype: float64` may help")
 }
 
-fn first_nonfinite(values: &Values) -> Option<usize> {
-    match values {
-        Values::Single(values) => values.iter().position(|value| !value.is_finite()),
-        Values::Double(values) => values.iter().position(|value| !value.is_finite()),
-    }
-}
-
 /// What a matrix op reads: the programs of its operands, over whole rows.
 struct Reader<'a, 'h> {
     context: &'a Context<'a>,
@@ -293,7 +286,7 @@ impl Reader<'_, '_> {
                     let held = self.resources.get(&leaf);
                     self.context.read_leaf(
                         leaf,
-                        held.as_deref(),
+                        (held.as_deref(), &mut *self.hands.worker),
                         position,
                         dtype,
                         buffer,

@@ -400,7 +400,8 @@ impl Work<'_> {
             let dtype = leaf_dtype(leaf);
             if !buffer.is_empty() {
                 let held = self.member.resources.get(&leaf);
-                context.read_leaf(leaf, held.as_deref(), first, dtype, buffer, scratch)?;
+                let held = (held.as_deref(), &mut *hands.worker);
+                context.read_leaf(leaf, held, first, dtype, buffer, scratch)?;
             }
             inputs.push(Input { dtype, bytes: buffer });
         }

@@ -18,6 +18,7 @@ mod bracket;
 mod features;
 mod keep;
 mod load;
+mod low_rank;
 mod map;
 mod matrix;
 mod reduce;

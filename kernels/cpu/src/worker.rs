@@ -3,11 +3,12 @@
 use mixdown_ops::program::BLOCK;
 use mixdown_ops::selection::Round;
 use mixdown_ops::{
-    Call, Input, Instruction, NonFinite, Operand, Partial, Pass, Precision, Real, Worker,
+    Call, Input, Instruction, LowRank, NonFinite, Operand, Partial, Pass, Precision, Real, Worker,
 };
 
 use crate::block::Block;
 use crate::features::Features;
+use crate::low_rank::{self, Strips};
 use crate::map::{Argument, Map};
 use crate::reduce::Lanes;
 use crate::select::Sink;
@@ -16,17 +17,21 @@ use crate::{keep, load, store};
 
 /// One thread's registers and accumulators, for both precisions; each holds memory once it is used.
 pub(crate) struct CpuWorker {
+    features: Features,
     precision: Precision,
     single: State<f32>,
     double: State<f64>,
+    strips: Strips,
 }
 
 impl CpuWorker {
     pub(crate) fn new(features: Features) -> Self {
         Self {
+            features,
             precision: Precision::Single,
             single: State::new(features),
             double: State::new(features),
+            strips: Strips::default(),
         }
     }
 }
@@ -52,6 +57,10 @@ impl Worker for CpuWorker {
             Precision::Single => self.single.finish(),
             Precision::Double => self.double.finish(),
         }
+    }
+
+    fn multiply(&mut self, matrix: LowRank<'_>, first: u64, out: &mut [u8]) {
+        low_rank::multiply(self.features, matrix, first, &mut self.strips, out);
     }
 }
 

@@ -74,6 +74,26 @@ pub struct Call<'a> {
     pub output: Option<Output<'a>>,
 }
 
+/// A matrix that is held as two factors: `left · right`.
+#[derive(Clone, Copy, Debug)]
+pub struct LowRank<'a> {
+    /// The factors.
+    pub sides: Sides<'a>,
+    /// Columns of the left factor, rows of the right one.
+    pub rank: usize,
+    /// Columns of the product.
+    pub columns: usize,
+}
+
+/// Both factors, row-major, in the type of the arithmetic: `rows × rank` and `rank × columns`.
+#[derive(Clone, Copy, Debug)]
+pub enum Sides<'a> {
+    /// f32.
+    Single(&'a [f32], &'a [f32]),
+    /// f64.
+    Double(&'a [f64], &'a [f64]),
+}
+
 /// What a piece contributes to reductions and selections.
 #[derive(Clone, Debug, Default)]
 pub struct Partial {
@@ -98,6 +118,11 @@ pub trait Worker: Send {
 
     /// What the piece contributes.
     fn finish(&mut self) -> Partial;
+
+    /// Writes the elements of a product from `first` on that fill `out`, little-endian, in the type of its
+    /// factors. Each is a sum in order of the directions; no operation is fused with another. It has
+    /// nothing to do with the piece under way.
+    fn multiply(&mut self, matrix: LowRank<'_>, first: u64, out: &mut [u8]);
 }
 
 /// A device that runs block programs.

@@ -17,7 +17,9 @@ pub mod real;
 pub mod selection;
 mod table;
 
-pub use backend::{Backend, Call, Input, NonFinite, Output, Partial, Precision, Worker};
+pub use backend::{
+    Backend, Call, Input, LowRank, NonFinite, Output, Partial, Precision, Sides, Worker,
+};
 pub use program::{Instruction, Operand, Pass, Program, Reduction, ScalarStep};
 pub use real::Real;
 pub use table::MapOp;
