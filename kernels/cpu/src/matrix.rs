@@ -23,6 +23,7 @@ mod needs;
 mod product;
 mod reflectors;
 mod regression;
+mod root_free;
 mod rows;
 mod shared_shift;
 mod shifted;

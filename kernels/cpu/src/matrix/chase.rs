@@ -1,11 +1,13 @@
 //! Reduction of a symmetric band to a tridiagonal matrix, `B = Q·T·Qᵀ`, one column after the other: what
 //! a column's reflection pushes out of the band is chased along it to its end.
 
+use std::array::from_fn;
+
 use faer::Mat;
 use mixdown_ops::matrix::Matrix;
 
 use super::band::WIDTH;
-use super::reflectors::{self, Reflectors};
+use super::reflectors::{self, LANES, Reflectors};
 use crate::features::{Features, Kernel};
 
 /// Numbers of a column of the band, from the diagonal on: the band, and what is pushed out of it.
@@ -74,38 +76,84 @@ struct Sweeps<'a> {
     reflections: &'a mut [f64],
 }
 
+/// Sweeps that go along the band one behind the other, so that a part of it is brought to the cache once
+/// for all of them.
+const ABREAST: usize = 8;
+
+/// Steps by which a sweep stays behind the one before: its reflection reaches a row further.
+const BEHIND: usize = 2;
+
 /// A reflection: its τ and v, zero behind its length.
 #[derive(Clone, Copy)]
 struct Reflection {
     tau: f64,
-    v: [f64; WIDTH],
+    v: [f64; WIDTH + LANES],
     length: usize,
+}
+
+/// The next step of a sweep: its reflection, and the row that this begins with.
+#[derive(Clone, Copy)]
+struct Step {
+    first: usize,
+    reflection: Reflection,
 }
 
 impl Kernel for Sweeps<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
-        let Self { band, n, reflections } = self;
-        for sweep in 0..n.saturating_sub(2) {
-            let kept = &mut reflections[(n - 1 - sweep) * n..][..n - 1 - sweep];
-            let length = WIDTH.min(n - 1 - sweep);
-            let column = &mut band[sweep * HEIGHT + 1..][..length];
-            let mut reflection = Reflection::of(column);
-            let mut first = sweep + 1;
-            loop {
-                reflection.keep(&mut kept[first - sweep - 1..]);
-                turn_diagonal(&mut band[first * HEIGHT..], &reflection);
-                let below = first + reflection.length;
-                if below == n {
+    fn run(mut self) {
+        let sweeps = self.n.saturating_sub(2);
+        for group in (0..sweeps).step_by(ABREAST) {
+            let count = ABREAST.min(sweeps - group);
+            let mut next: [Option<Step>; ABREAST] = [None; ABREAST];
+            for time in 0.. {
+                let begun = (time / BEHIND + 1).min(count);
+                for (index, next) in next.iter_mut().enumerate().take(begun) {
+                    let sweep = group + index;
+                    if time == index * BEHIND {
+                        *next = Some(self.begin(sweep));
+                    }
+                    if let Some(step) = next {
+                        *next = self.step(sweep, step);
+                    }
+                }
+                if begun == count && next.iter().all(Option::is_none) {
                     break;
                 }
-                let height = WIDTH.min(n - below);
-                let next = turn_below(&mut band[first * HEIGHT..], height, &reflection);
-                (first, reflection) = (below, next);
             }
         }
+    }
+}
+
+impl Sweeps<'_> {
+    /// Makes a column short.
+    #[inline(always)]
+    fn begin(&mut self, sweep: usize) -> Step {
+        let length = WIDTH.min(self.n - 1 - sweep);
+        let column = &mut self.band[sweep * HEIGHT + 1..][..length];
+        Step { first: sweep + 1, reflection: Reflection::of(column) }
+    }
+
+    /// Turns what a reflection meets, and tells what comes after it.
+    #[inline(always)]
+    fn step(&mut self, sweep: usize, step: &Step) -> Option<Step> {
+        let Step { first, reflection } = step;
+        let kept = &mut self.reflections[(self.n - 1 - sweep) * self.n..][..self.n - 1 - sweep];
+        reflection.keep(&mut kept[first - sweep - 1..]);
+        let columns = &mut self.band[first * HEIGHT..];
+        turn_diagonal(columns, reflection);
+        let below = first + reflection.length;
+        if below == self.n {
+            return None;
+        }
+        let height = WIDTH.min(self.n - below);
+        // Most blocks have this size, for which loops of a known length are compiled.
+        let next = match height == WIDTH && reflection.length == WIDTH {
+            true => turn_below(columns, WIDTH, WIDTH, reflection),
+            false => turn_below(columns, reflection.length, height, reflection),
+        };
+        Some(Step { first: below, reflection: next })
     }
 }
 
@@ -113,7 +161,7 @@ impl Reflection {
     /// Of a column, which becomes a multiple of the first unit vector.
     #[inline(always)]
     fn of(column: &mut [f64]) -> Self {
-        let mut v = [0.0; WIDTH];
+        let mut v = [0.0; WIDTH + LANES];
         let length = column.len();
         v[..length].copy_from_slice(column);
         let tau = reflectors::make(&mut v[..length]);
@@ -131,49 +179,73 @@ impl Reflection {
 }
 
 /// Both sides of the symmetric block that a reflection meets on the diagonal.
+///
+/// Columns are taken in whole lanes: what they reach below the block is multiplied by the zeros behind v.
 #[inline(always)]
 fn turn_diagonal(columns: &mut [f64], reflection: &Reflection) {
     let &Reflection { tau, ref v, length } = reflection;
     if !tau.is_finite() {
         return;
     }
-    let mut w = [0.0; WIDTH];
+    let mut w = [0.0; WIDTH + LANES];
     for index in 0..length {
-        let column = &columns[index * HEIGHT..][..length - index];
-        let (into, others) = (&mut w[index..length], &v[index..length]);
-        for (into, value) in into.iter_mut().zip(column) {
-            *into += value * v[index];
+        let count = (length - index).next_multiple_of(LANES);
+        let (column, _) = columns[index * HEIGHT..][..count].as_chunks::<LANES>();
+        let (others, _) = v[index..][..count].as_chunks::<LANES>();
+        let (into, _) = w[index..][..count].as_chunks_mut::<LANES>();
+        let mut sums = [0.0; LANES];
+        for (chunk, ((values, others), into)) in
+            column.iter().zip(others).zip(into.iter_mut()).enumerate()
+        {
+            *into = from_fn(|lane| into[lane] + values[lane] * v[index]);
+            sums = from_fn(|lane| sums[lane] + values[lane] * others[lane]);
+            // The number on the diagonal counts once.
+            if chunk == 0 {
+                sums[0] = 0.0;
+            }
         }
-        into[0] += reflectors::dot(&column[1..], &others[1..]);
+        w[index] += reflectors::sum(sums);
     }
+    w[length..].fill(0.0);
     let scale = 1.0 / tau;
-    let along = (0..length).fold(0.0, |sum, index| sum + w[index] * v[index]);
+    let along = reflectors::dot(&w, v);
     let half = 0.5 * along * scale * scale;
-    for index in 0..length {
-        w[index] = w[index] * scale - half * v[index];
+    for (w, v) in w.iter_mut().zip(v) {
+        *w = *w * scale - half * v;
     }
     for index in 0..length {
-        let column = &mut columns[index * HEIGHT..][..length - index];
+        let count = (length - index).next_multiple_of(LANES);
+        let (column, _) = columns[index * HEIGHT..][..count].as_chunks_mut::<LANES>();
+        let (vs, _) = v[index..][..count].as_chunks::<LANES>();
+        let (ws, _) = w[index..][..count].as_chunks::<LANES>();
         let (a, b) = (v[index], w[index]);
-        let pairs = v[index..length].iter().zip(&w[index..length]);
-        for (value, (v, w)) in column.iter_mut().zip(pairs) {
-            *value -= a * w + b * v;
+        for (values, (vs, ws)) in column.iter_mut().zip(vs.iter().zip(ws)) {
+            *values = from_fn(|lane| values[lane] - (a * ws[lane] + b * vs[lane]));
         }
     }
 }
 
-/// The block below: a reflection from the right, and from the left the one that makes its first column
-/// short again, which is given.
+/// The block of these sides below: a reflection from the right, and from the left the one that makes its
+/// first column short again, which is given.
 #[inline(always)]
-fn turn_below(columns: &mut [f64], height: usize, reflection: &Reflection) -> Reflection {
-    let &Reflection { tau, ref v, length } = reflection;
+fn turn_below(
+    columns: &mut [f64],
+    width: usize,
+    height: usize,
+    reflection: &Reflection,
+) -> Reflection {
+    let &Reflection { tau, ref v, .. } = reflection;
     let scale = if tau.is_finite() { 1.0 / tau } else { 0.0 };
-    // Column `c` of the block begins `length − c` numbers below its diagonal.
-    let at = |column: usize| column * HEIGHT + length - column;
+    // Column `c` of the block begins `width − c` numbers below its diagonal.
+    let at = |column: usize| column * HEIGHT + width - column;
     let mut u = [0.0; WIDTH];
-    for column in 0..length {
-        let values = &columns[at(column)..][..height];
-        for (u, value) in u[..height].iter_mut().zip(values) {
+    for column in 0..width {
+        let (values, rest) = columns[at(column)..][..height].as_chunks::<LANES>();
+        let (into, into_rest) = u[..height].as_chunks_mut::<LANES>();
+        for (u, values) in into.iter_mut().zip(values) {
+            *u = from_fn(|lane| u[lane] + values[lane] * v[column]);
+        }
+        for (u, value) in into_rest.iter_mut().zip(rest) {
             *u += value * v[column];
         }
     }
@@ -182,15 +254,24 @@ fn turn_below(columns: &mut [f64], height: usize, reflection: &Reflection) -> Re
     first.iter_mut().zip(&u).for_each(|(value, u)| *value -= u);
     let next = Reflection::of(first);
     let next_scale = if next.tau.is_finite() { 1.0 / next.tau } else { 0.0 };
-    for column in 1..length {
+    for column in 1..width {
         let values = &mut columns[at(column)..][..height];
-        for (value, u) in values.iter_mut().zip(&u) {
-            *value -= u * v[column];
-        }
+        subtract(values, v[column], &u);
         let along = reflectors::dot(values, &next.v[..height]) * next_scale;
-        for (value, w) in values.iter_mut().zip(&next.v) {
-            *value -= along * w;
-        }
+        subtract(values, along, &next.v);
     }
     next
+}
+
+/// `values ← values − factor · others`, of which there may be more.
+#[inline(always)]
+fn subtract(values: &mut [f64], factor: f64, others: &[f64]) {
+    let (others, others_rest) = others[..values.len()].as_chunks::<LANES>();
+    let (values, rest) = values.as_chunks_mut::<LANES>();
+    for (values, others) in values.iter_mut().zip(others) {
+        *values = from_fn(|lane| values[lane] - factor * others[lane]);
+    }
+    for (value, other) in rest.iter_mut().zip(others_rest) {
+        *value -= factor * other;
+    }
 }

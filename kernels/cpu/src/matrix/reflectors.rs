@@ -82,7 +82,7 @@ pub(crate) fn make(vector: &mut [f64]) -> f64 {
 }
 
 /// Numbers that are summed beside each other.
-const LANES: usize = 8;
+pub(crate) const LANES: usize = 8;
 
 /// Σ a·b for loops that are compiled for an instruction set, in an order that is the same with all.
 #[inline(always)]
@@ -95,6 +95,11 @@ pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
         }
     }
     let rest = a_rest.iter().zip(b_rest).fold(0.0, |sum, (a, b)| sum + a * b);
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((a + e) + (c + g)) + ((b + f) + (d + h)) + rest
+    sum(lanes) + rest
+}
+
+/// The sum of lanes.
+#[inline(always)]
+pub(crate) fn sum([a, b, c, d, e, f, g, h]: [f64; LANES]) -> f64 {
+    ((a + e) + (c + g)) + ((b + f) + (d + h))
 }

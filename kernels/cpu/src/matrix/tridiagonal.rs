@@ -12,6 +12,7 @@ use mixdown_ops::matrix::{Matrix, Stop};
 use super::band::{self, WIDTH};
 use super::chase;
 use super::dense::{add_scaled, check_finite, zeros};
+use super::root_free;
 use crate::features::Features;
 
 /// Numbers that the steps hold for each row beside the matrix: factors and the band, and reflections with
@@ -80,44 +81,30 @@ impl Tridiagonal {
 
     /// Eigenvalues of T in ascending order.
     pub fn eigenvalues(&self) -> Result<Vec<f64>, Stop> {
-        let mut values = self.solve(None)?;
-        values.sort_by(f64::total_cmp);
-        Ok(values)
+        root_free::eigenvalues(&self.diagonal, &self.beside)
     }
 
     /// Eigenvalues and eigenvectors of T: those of A are `Q` times them.
     pub fn eigen(&self) -> Result<TridiagonalEigen, Stop> {
         let n = self.diagonal.len();
         let mut vectors = Mat::<f64>::zeros(n, n);
-        let values = self.solve(Some(vectors.as_mut()))?;
-        Ok(TridiagonalEigen { values, vectors })
-    }
-
-    fn solve(&self, vectors: Option<MatMut<'_, f64>>) -> Result<Vec<f64>, Stop> {
-        let n = self.diagonal.len();
-        if n == 0 {
-            return Ok(Vec::new());
-        }
         let mut values = Col::<f64>::zeros(n);
         let diagonal = Col::from_fn(n, |index| self.diagonal[index]);
         let beside = Col::from_fn(n, |index| self.beside.get(index).copied().unwrap_or(0.0));
-        let wanted = match vectors {
-            Some(_) => ComputeEigenvectors::Yes,
-            None => ComputeEigenvectors::No,
-        };
         let params: Spec<SelfAdjointEvdParams, f64> = Default::default();
-        let mut buffer = scratch(self_adjoint_evd_scratch::<f64>(n, wanted, Par::Seq, params))?;
+        let need = self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, Par::Seq, params);
+        let mut buffer = scratch(need)?;
         tridiagonal_self_adjoint_evd(
             diagonal.as_diagonal(),
             beside.as_diagonal(),
             values.as_diagonal_mut(),
-            vectors,
+            Some(vectors.as_mut()),
             Par::Seq,
             MemStack::new(&mut buffer),
             params,
         )
         .map_err(|_| Stop::Failed("the eigensolver did not converge".into()))?;
-        Ok(values.iter().copied().collect())
+        Ok(TridiagonalEigen { values: values.iter().copied().collect(), vectors })
     }
 
     /// `T·columns`.
