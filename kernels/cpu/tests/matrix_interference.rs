@@ -371,7 +371,8 @@ fn few_rows_are_treated_as_all() {
             };
             let (rows, vectors) = (of(RankRule::None), of(RankRule::LossElbow(0.01.into())));
             let what = format!("{how:?} {init:?}");
-            near(&rows.result, &vectors.result, 1e-9, &what);
+            // Directions of eigenvalues of 1e-11 are known to ε/1e-11, and are 1e-5 long.
+            near(&rows.result, &vectors.result, 1e-8, &what);
             assert_eq!(rows.report.ranks, vectors.report.ranks);
             assert!((rows.loss.0 - vectors.loss.0).abs() < 1e-11, "{what}: start");
             assert!((rows.loss.1 - vectors.loss.1).abs() < 1e-11, "{what}: end");

@@ -93,12 +93,12 @@ pub(crate) fn prepare(
         Setup { op, rank, init, mean }.experts(operands, &norms, literal, &mut report)?;
     match &op.solver {
         Solver::Filter(filter, cut) => {
-            let system = system(&experts, inputs, operands)?;
+            let system = system(&experts, inputs, operands, &mut report)?;
             let whole = op.rows == Rows::Whole;
             filtered((filter, cut), experts, system, operands, shape, whole, report)
         }
         Solver::Adam(adam) => {
-            let system = system(&experts, inputs, operands)?;
+            let system = system(&experts, inputs, operands, &mut report)?;
             let kernel = kernel(&system, experts.columns, precision);
             Ok(Box::new(AdamRows { experts, system, kernel, adam: *adam, report }))
         }
@@ -214,9 +214,12 @@ fn system(
     experts: &Experts,
     inputs: Vec<Option<Matrix>>,
     operands: &mut dyn Operands,
+    report: &mut Report,
 ) -> Result<System, Stop> {
     let Some(inputs) = inputs.into_iter().collect::<Option<Vec<_>>>() else {
-        return System::whole(experts, operands);
+        let system = System::whole(experts, operands)?;
+        report.loss = Some((system.constant(), system.constant()));
+        return Ok(system);
     };
     let mut stack = zeros(0, experts.columns);
     let mut ranges = Vec::new();

@@ -12,7 +12,7 @@ use super::super::product::{BLOCK_ROWS, in_blocks};
 use super::super::rows::{PANEL, panels};
 use super::super::tridiagonal::{Tridiagonal, TridiagonalEigen};
 use super::cut::{self, Energies, FLOOR};
-use super::experts::{Expert, Experts, Target};
+use super::experts::{Expert, Experts};
 use super::filter::{self, Treatment};
 use super::partial;
 use super::solvers::finish;
@@ -117,10 +117,8 @@ fn clamped(values: &[f64], columns: usize) -> Vec<f64> {
 
 /// Whether each A_i is the whole τ_i, as B_i are, and X_0 a sum of no others: then K has their products.
 fn is_made_of_blocks(experts: &Experts, operands: &dyn Operands) -> bool {
-    let is_whole = |expert: &Expert| {
-        matches!(expert.target, Target::Whole) && operands.rank(expert.operand).is_none()
-    };
-    experts.experts.len() == operands.count() && experts.experts.iter().all(is_whole)
+    let is_dense = |expert: &Expert| operands.rank(expert.operand).is_none();
+    experts.are_whole(operands.count()) && experts.experts.iter().all(is_dense)
 }
 
 /// `(X_0·Sᵀ − H)ᵀ` from K of whole τ_i. With c_j the factors in X_0, columns of expert i are

@@ -36,6 +36,12 @@ pub(crate) struct Experts {
 }
 
 impl Experts {
+    /// Whether each A_i is the whole τ_i, and X_0 a sum of no others of so many operands.
+    pub fn are_whole(&self, operands: usize) -> bool {
+        let is_whole = |expert: &Expert| matches!(expert.target, Target::Whole);
+        self.experts.len() == operands && self.experts.iter().all(is_whole)
+    }
+
     /// Rows of X_0.
     pub fn init_block(
         &self,

@@ -10,8 +10,8 @@ use super::super::dense::{
     squared_norm, view, zeros,
 };
 use super::super::gram::right_gram;
-use super::super::rows::Blend;
-use super::experts::{Experts, Target};
+use super::super::rows::{Blend, panels};
+use super::experts::{Expert, Experts, Target};
 
 /// The quadratic form of the objective.
 #[derive(Debug)]
@@ -29,6 +29,9 @@ pub(crate) enum Pull {
     Held { pull: Matrix, constants: Vec<f64> },
     /// `w_i·B_iᵀ·B_i` of each expert, by which rows of A_i are multiplied.
     Grams(Vec<Matrix>),
+    /// Of A_i = τ_i and `X_0 = Σ c_i·τ_i`: `c_i·G − w_i·B_iᵀ·B_i` of each expert, by which rows of τ_i are
+    /// multiplied for those of the residual; and the constant term of the loss of all rows.
+    Steps { steps: Vec<Matrix>, constant: f64 },
 }
 
 /// The residual of rows of X_0: `X_0·Sᵀ − H` or `X_0·G − C`, and their loss.
@@ -54,7 +57,11 @@ impl System {
                 super::super::dense::add_scaled(&mut gram.values, 1.0, &one.values);
                 grams.push(one);
             }
-            return Ok(Self::Grams { gram, pull: Pull::Grams(grams) });
+            let pull = match experts.are_whole(operands.count()) {
+                true => steps(experts, &gram, grams),
+                false => Pull::Grams(grams),
+            };
+            return Ok(Self::Grams { gram, pull });
         }
         let mut pull = zeros(rows, columns);
         let mut constants = vec![0.0; rows];
@@ -79,6 +86,14 @@ impl System {
         }
         mirror(&mut gram);
         Ok(Self::Grams { gram, pull: Pull::Held { pull, constants } })
+    }
+
+    /// What the losses of rows lack of the loss, which is the same before and after they move.
+    pub fn constant(&self) -> f64 {
+        match self {
+            Self::Grams { pull: Pull::Steps { constant, .. }, .. } => *constant,
+            _ => 0.0,
+        }
     }
 
     /// Rows of H or C, and the constant term of their loss for C.
@@ -120,6 +135,13 @@ impl System {
                 })?;
                 Ok((pull, constant))
             }
+            Self::Grams { gram, pull: Pull::Steps { steps, .. } } => {
+                let init = experts.init_block(operands, first, rows)?;
+                let mut pull = product(view(&init), view(gram));
+                let residual = along_steps(steps, experts, operands, first, rows)?;
+                super::super::dense::add_scaled(&mut pull.values, -1.0, &residual.values);
+                Ok((pull, 0.0))
+            }
         }
     }
 
@@ -131,6 +153,12 @@ impl System {
         init: &Matrix,
         first: usize,
     ) -> Result<Residual, Stop> {
+        if let Self::Grams { gram, pull: Pull::Steps { steps, .. } } = self {
+            let values = along_steps(steps, experts, operands, first, init.rows)?;
+            // With r = x·G − c: x·G·xᵀ − 2·x·c is 2·x·r − x·G·xᵀ.
+            let loss = 2.0 * dot(&init.values, &values.values) - curvature(init, gram);
+            return Ok(Residual { values, loss });
+        }
         let (mut pull, constant) = self.pull(experts, operands, first, init.rows)?;
         let along = match self {
             Self::Stacked { stack, .. } => product(view(init), view(stack).transpose()),
@@ -160,9 +188,8 @@ impl System {
                 squared_norm(&after.values)
             }
             Self::Grams { gram, .. } => {
-                let along = product(view(displacement), view(gram));
                 let slope = dot(&displacement.values, &residual.values.values);
-                residual.loss + 2.0 * slope + dot(&displacement.values, &along.values)
+                residual.loss + 2.0 * slope + curvature(displacement, gram)
             }
         }
     }
@@ -182,4 +209,61 @@ impl System {
             Self::Grams { gram, .. } => gram.clone(),
         }
     }
+}
+
+/// `c_i·G − w_i·B_iᵀ·B_i` of each expert. With B_i = τ_i the constant `Σ w_i·‖τ_i·τ_iᵀ‖²` comes from the
+/// same Gram matrices.
+fn steps(experts: &Experts, gram: &Matrix, grams: Vec<Matrix>) -> Pull {
+    let mut constant = 0.0;
+    let step = |(expert, mut one): (&Expert, Matrix)| {
+        constant += squared_norm(&one.values) / expert.weight;
+        let factor = experts.init.factor(expert.operand);
+        for (value, all) in one.values.iter_mut().zip(&gram.values) {
+            *value = factor * all - *value;
+        }
+        one
+    };
+    let steps = experts.experts.iter().zip(grams).map(step).collect();
+    Pull::Steps { steps, constant }
+}
+
+/// Rows of the residual from those of τ_i.
+fn along_steps(
+    steps: &[Matrix],
+    experts: &Experts,
+    operands: &mut dyn Operands,
+    first: usize,
+    rows: usize,
+) -> Result<Matrix, Stop> {
+    let mut residual = zeros(rows, experts.columns);
+    experts.each_target(operands, first, rows, |index, target| {
+        accumulate(&mut residual, 1.0, view(&target), view(&steps[index]));
+        Ok(())
+    })?;
+    Ok(residual)
+}
+
+/// Columns of a block of [`curvature`].
+const CURVATURE_BLOCK: usize = 128;
+
+/// The sum of `x·G·xᵀ` over rows, from the lower triangle of G, at little more than half the price of `x·G`.
+fn curvature(rows: &Matrix, gram: &Matrix) -> f64 {
+    let columns = gram.columns;
+    let mut sum = 0.0;
+    for (first, count) in panels(columns, CURVATURE_BLOCK) {
+        let part = |first: usize, count: usize| view(rows).subcols(first, count);
+        let block = |row: usize, rows: usize| view(gram).submatrix(row, first, rows, count);
+        let rest = columns - first - count;
+        // What is below the diagonal counts twice.
+        let mut along = product(part(first, count), block(first, count));
+        add_product(
+            MatMut::from_row_major_slice_mut(&mut along.values, rows.rows, count),
+            2.0,
+            part(first + count, rest),
+            block(first + count, rest),
+        );
+        let pairs = along.values.chunks_exact(count).zip(rows.values.chunks_exact(columns));
+        sum += pairs.map(|(along, row)| dot(along, &row[first..first + count])).sum::<f64>();
+    }
+    sum
 }
