@@ -9,7 +9,7 @@ use faer::MatMut;
 
 /// Rows of a block: products of this many rows are near their full speed, and a block of
 /// 128 × 18944 in f64 is 19 MB.
-pub(crate) const BLOCK_ROWS: usize = 128;
+pub(crate) const BLOCK_ROWS: usize = 256;
 
 /// The rows of L.
 #[derive(Debug)]
