@@ -137,7 +137,7 @@ fn pass_reads(plan: &Plan, indexes: Indexes<'_>, job: u32, merge: &Merge, index:
     if !stores && pass.reductions.is_empty() && pass.selections.is_empty() {
         return 0;
     }
-    let elements = plan.jobs[job as usize].shape.elements();
+    let elements = merge.elements(plan.jobs[job as usize].shape.elements(), stores);
     // A sample of a block per piece comes before the one reading of all elements.
     let sampled = match stores || pass.selections.is_empty() || elements <= PIECE {
         true => 0,

@@ -289,7 +289,8 @@ fn multiply<T: Real>(
 #[derive(Debug, Default)]
 pub(crate) struct Resources {
     products: HashMap<Product, Arc<Held>>,
-    matrices: Mutex<Vec<Arc<Held>>>,
+    /// Results of matrix ops, by position.
+    matrices: Mutex<HashMap<usize, Arc<Held>>>,
     /// What is written where it is one side of a low-rank matrix, and its type.
     factor: Option<(Factor, Precision)>,
     side: OnceLock<Option<Arc<Held>>>,
@@ -319,21 +320,21 @@ impl Resources {
         }
     }
 
-    /// Adds the result of the next matrix op.
-    pub(crate) fn push(&self, held: Arc<Held>) {
-        lock(&self.matrices).push(held);
+    /// Adds the result of a matrix op.
+    pub(crate) fn put(&self, step: usize, held: Arc<Held>) {
+        lock(&self.matrices).insert(step, held);
     }
 
-    /// How many matrix ops have their result here.
-    pub(crate) fn done(&self) -> usize {
-        lock(&self.matrices).len()
+    /// Whether a matrix op has its result here.
+    pub(crate) fn is_done(&self, step: usize) -> bool {
+        lock(&self.matrices).contains_key(&step)
     }
 
     /// What a leaf is that comes from no file.
     pub(crate) fn get(&self, leaf: &Leaf) -> Option<Arc<Held>> {
         match leaf {
             Leaf::Product(product) => self.products.get(product).cloned(),
-            Leaf::Matrix(step) => lock(&self.matrices).get(usize::from(*step)).cloned(),
+            Leaf::Matrix(step) => lock(&self.matrices).get(&usize::from(*step)).cloned(),
             Leaf::Factor => self.side.get_or_init(|| self.side()).clone(),
             Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Assembled(..) => None,
         }

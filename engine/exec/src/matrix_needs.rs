@@ -47,7 +47,8 @@ impl MatrixNeeds {
     pub(crate) fn bytes(&self, job: u32, merge: &Merge, threads: usize) -> u64 {
         let mut held = product_bytes(merge) + factor_bytes(merge);
         let mut most = held;
-        for (step, needs) in merge.matrices.iter().zip(self.of(job)) {
+        for number in merge.matrix_order() {
+            let (step, needs) = (&merge.matrices[number], &self.of(job)[number]);
             let result = result_bytes(step, needs.result_rank, merge.precision);
             let block = (needs.block_rows as u64).min(step.rows) * step.columns * 8;
             let rows = (needs.rows_bytes + block) * threads as u64;

@@ -22,7 +22,7 @@ pub(crate) struct MergeFlow<'a> {
     members: Vec<Member<'a>>,
     /// Count of passes that each member makes.
     passes: usize,
-    /// Matrix ops that come before the passes.
+    /// Matrix ops that come before the passes, or between them.
     matrices: Option<MatrixStage<'a>>,
     state: Mutex<State>,
 }
@@ -34,7 +34,8 @@ struct Member<'a> {
     program: &'a Program,
     /// The first pass that this flow makes of it.
     first_pass: usize,
-    elements: u64,
+    /// Elements that each pass goes over, but the one that stores, and those of the job's tensor.
+    elements: (u64, u64),
     /// Factors of adapters, and results of matrix ops.
     resources: Arc<Resources>,
 }
@@ -76,13 +77,14 @@ impl<'a> Member<'a> {
         let merge = context.merge(number);
         let merge = merge.ok_or_else(|| Failure::Fatal(internal("a copy has no passes")))?;
         let program = context.program(merge);
+        let elements = job.shape.elements();
         Ok(Self {
             number,
             job,
             merge,
             program,
             first_pass,
-            elements: job.shape.elements(),
+            elements: (merge.elements(elements, false), elements),
             resources,
         })
     }
@@ -100,6 +102,11 @@ impl<'a> Member<'a> {
 
     fn stores(&self, done: usize) -> bool {
         self.first_pass + done + 1 == self.program.passes.len()
+    }
+
+    /// Elements that a pass goes over.
+    fn elements(&self, done: usize) -> u64 {
+        if self.stores(done) { self.elements.1 } else { self.elements.0 }
     }
 }
 
@@ -141,26 +148,45 @@ impl<'a> MergeFlow<'a> {
         Self { context, members, passes, matrices, state: Mutex::new(state) }
     }
 
-    /// Runs the scalar steps before a pass, and prepares its rounds.
-    fn begin_pass(&self, state: &mut State) -> Result<(), Failure> {
+    /// Runs the scalar steps before a pass. They give the same when they run again.
+    fn run_prelude(&self, state: &mut State) {
         let facts = Arc::make_mut(&mut state.facts);
-        let mut parts = Vec::with_capacity(self.members.len());
         for (member, facts) in self.members.iter().zip(facts.iter_mut()) {
-            let pass = member.pass(state.done);
-            for step in &pass.prelude {
+            for step in &member.pass(state.done).prelude {
                 let mut arguments = [0.0; 3];
                 for (to, &from) in arguments.iter_mut().zip(&step.arguments).take(step.op.arity()) {
                     *to = facts.scalars[usize::from(from)];
                 }
                 facts.scalars[usize::from(step.to)] = step.op.apply_f64(&arguments);
             }
-            parts.push(Part {
-                pass,
-                groups: &member.merge.groups,
-                elements: member.elements,
-                precision: member.merge.precision,
-            });
         }
+    }
+
+    /// Runs what comes before a pass: scalar steps, then the matrix ops that wait for them. Says how many
+    /// units the next round of these has, none when they are done.
+    fn before_pass(&self, state: &mut State) -> Result<Option<u64>, Failure> {
+        if !self.matrices.as_ref().is_some_and(MatrixStage::is_active) {
+            self.run_prelude(state);
+        }
+        match &self.matrices {
+            Some(matrices) => {
+                let pass = self.members[0].first_pass + state.done;
+                matrices.advance(pass, &state.facts)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Prepares the rounds of a pass.
+    fn begin_pass(&self, state: &mut State) -> Result<(), Failure> {
+        let part = |member: &Member<'a>| Part {
+            pass: member.pass(state.done),
+            groups: &member.merge.groups,
+            elements: member.elements(state.done),
+            precision: member.merge.precision,
+        };
+        let parts: Vec<Part<'_>> = self.members.iter().map(part).collect();
+        let facts = &*state.facts;
         let first = &self.members[0];
         let stores = first.stores(state.done);
         if stores && self.members.len() > 1 {
@@ -204,11 +230,6 @@ impl<'a> MergeFlow<'a> {
 
 impl Flow<Hands> for MergeFlow<'_> {
     fn advance(&self) -> Result<Step, Failure> {
-        if let Some(matrices) = &self.matrices
-            && let Some(units) = matrices.advance()?
-        {
-            return Ok(Step::Round(units));
-        }
         let state = &mut *lock(&self.state);
         loop {
             if let (Some(rounds), Some(reading)) = (&mut state.rounds, state.reading.take()) {
@@ -220,7 +241,12 @@ impl Flow<Hands> for MergeFlow<'_> {
                     self.finish(state)?;
                     return Ok(Step::Done);
                 }
-                None => self.begin_pass(state)?,
+                None => {
+                    if let Some(units) = self.before_pass(state)? {
+                        return Ok(Step::Round(units));
+                    }
+                    self.begin_pass(state)?;
+                }
                 Some(mut rounds) => match rounds.next_round() {
                     None => self.end_pass(state, &rounds),
                     Some(reading) => {
@@ -235,7 +261,7 @@ impl Flow<Hands> for MergeFlow<'_> {
     }
 
     fn piece(&self, index: u64, hands: &mut Hands) -> Result<(), Failure> {
-        if let Some(matrices) = self.matrices.as_ref().filter(|matrices| !matrices.is_done()) {
+        if let Some(matrices) = self.matrices.as_ref().filter(|matrices| matrices.is_active()) {
             return matrices.piece(index, hands);
         }
         let (reading, facts, done) = {
@@ -243,7 +269,7 @@ impl Flow<Hands> for MergeFlow<'_> {
             let reading = state.reading.clone().expect("a piece belongs to a reading");
             (reading, Arc::clone(&state.facts), state.done)
         };
-        let unit = reading.unit(index, |member| self.members[member].elements);
+        let unit = reading.unit(index, |member| self.members[member].elements(done));
         if reading.is_everything() {
             self.expect_more(&reading, &unit, done);
         }
@@ -313,7 +339,9 @@ impl<'a> TwinFlow<'a> {
         let merge = context.merge(self.twin);
         let merge = merge.ok_or_else(|| Failure::Fatal(internal("a copy has no sides")))?;
         let resources = Arc::new(self.first.members[0].resources.for_twin(merge));
-        let member = Member::with(context, self.twin, 0, resources)?;
+        // What its passes before the last would find, the other side's have found.
+        let last = context.program(merge).passes.len().saturating_sub(1);
+        let member = Member::with(context, self.twin, last, resources)?;
         Ok(self.second.get_or_init(|| MergeFlow::new(context, vec![member], 1)))
     }
 }

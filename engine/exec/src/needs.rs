@@ -245,7 +245,8 @@ fn pass_bytes(plan: &Plan, members: &[(u32, usize)]) -> u64 {
             bytes += pieces(plan, job) * HASH_BYTES;
         } else {
             let selections = pass.selections.len() as u64;
-            bytes += selections * (pieces(plan, job) * TALLY_BYTES + SELECTION_BYTES);
+            let elements = merge.elements(plan.jobs[job as usize].shape.elements(), stores);
+            bytes += selections * (elements.div_ceil(PIECE) * TALLY_BYTES + SELECTION_BYTES);
         }
     }
     bytes
@@ -260,7 +261,8 @@ fn pass_keys(plan: &Plan, members: &[(u32, usize)], limit: u64) -> u64 {
         let alone: usize = pass.selections.iter().map(|slot| of_tensor(slot.scope)).sum();
         own += alone;
         shared = shared.max(pass.selections.len() - alone);
-        elements = elements.saturating_add(plan.jobs[job as usize].shape.elements());
+        let of_job = merge.elements(plan.jobs[job as usize].shape.elements(), false);
+        elements = elements.saturating_add(of_job);
         if merge.precision == Precision::Double {
             width = 8;
         }

@@ -4,13 +4,15 @@
 //! made in pass p and known from pass p + 1 on. No tensor is kept between passes; what a later pass
 //! needs of an earlier one's values it computes again from the inputs, block by block.
 
+mod steps;
+
 use std::collections::HashMap;
 
 use mixdown_ops::program::{ReductionSlot, Scope, SelectionSlot};
 use mixdown_ops::{Instruction, Operand, Pass, Program, ScalarStep};
 
-use crate::fuse::fuse;
 use crate::graph::{Graph, GroupKey, Node, NodeId, Reach};
+pub(crate) use steps::{OperandProgram, StepPrograms, compile_with};
 
 /// A graph as a block program, with what is the job's own.
 #[derive(Clone, Debug)]
@@ -29,48 +31,14 @@ pub struct Compiled {
 
 /// Compiles the part of the graph that `output` needs.
 pub fn compile(graph: &Graph, output: NodeId) -> Compiled {
-    let (graph, output) = fuse(graph, output, &needed(graph, output));
-    let graph = &graph;
-    let needed = needed(graph, output);
-    let levels = levels(graph, &needed);
-    let last = levels[output.index()];
-    let mut compiler = Compiler {
-        graph,
-        levels,
-        scalars: HashMap::new(),
-        constants: Vec::new(),
-        leaves: HashMap::new(),
-        leaf_order: Vec::new(),
-        cuts: HashMap::new(),
-        streams: Vec::new(),
-        groups: Vec::new(),
-    };
-    compiler.number_scalars(&needed);
-    let passes = (0..=last)
-        .map(|level| compiler.pass(level, &needed, (level == last).then_some(output)))
-        .collect();
-    let program = Program {
-        inputs: compiler.leaf_order.len() as u16,
-        constants: compiler.constants.len() as u16,
-        scalars: compiler.scalars.len() as u16,
-        cuts: compiler.cuts.len() as u16,
-        streams: compiler.streams.len() as u16,
-        passes,
-    };
-    Compiled {
-        program,
-        constants: compiler.constants,
-        leaves: compiler.leaf_order,
-        streams: compiler.streams,
-        groups: compiler.groups,
-    }
+    compile_with(graph, output, &[]).job
 }
 
-/// The nodes that `output` depends on, operands before users.
-pub(crate) fn needed(graph: &Graph, output: NodeId) -> Vec<NodeId> {
+/// The nodes that these depend on, and these, operands before users.
+pub(crate) fn needed(graph: &Graph, roots: &[NodeId]) -> Vec<NodeId> {
     let mut seen = vec![false; graph.nodes.node_count()];
-    let mut open = vec![output];
-    seen[output.index()] = true;
+    let mut open = roots.to_vec();
+    roots.iter().for_each(|root| seen[root.index()] = true);
     while let Some(id) = open.pop() {
         for operand in graph.operands(id) {
             if !std::mem::replace(&mut seen[operand.index()], true) {
@@ -80,18 +48,6 @@ pub(crate) fn needed(graph: &Graph, output: NodeId) -> Vec<NodeId> {
     }
     // Indexes are given in a topological order.
     graph.nodes.node_indices().filter(|id| seen[id.index()]).collect()
-}
-
-/// The first pass in which each node can be computed.
-fn levels(graph: &Graph, needed: &[NodeId]) -> Vec<usize> {
-    let mut levels = vec![0; graph.nodes.node_count()];
-    for &id in needed {
-        let above =
-            graph.operands(id).iter().map(|operand| levels[operand.index()]).max().unwrap_or(0);
-        let after = matches!(graph.nodes[id], Node::Reduce(..) | Node::KeepLargest(..));
-        levels[id.index()] = above + usize::from(after);
-    }
-    levels
 }
 
 struct Compiler<'a> {
@@ -109,7 +65,40 @@ struct Compiler<'a> {
     groups: Vec<GroupKey>,
 }
 
-impl Compiler<'_> {
+impl<'a> Compiler<'a> {
+    fn new(graph: &'a Graph, levels: Vec<usize>) -> Self {
+        Self {
+            graph,
+            levels,
+            scalars: HashMap::new(),
+            constants: Vec::new(),
+            leaves: HashMap::new(),
+            leaf_order: Vec::new(),
+            cuts: HashMap::new(),
+            streams: Vec::new(),
+            groups: Vec::new(),
+        }
+    }
+
+    /// The program of these passes.
+    fn finish(self, passes: Vec<Pass>) -> Compiled {
+        let program = Program {
+            inputs: self.leaf_order.len() as u16,
+            constants: self.constants.len() as u16,
+            scalars: self.scalars.len() as u16,
+            cuts: self.cuts.len() as u16,
+            streams: self.streams.len() as u16,
+            passes,
+        };
+        Compiled {
+            program,
+            constants: self.constants,
+            leaves: self.leaf_order,
+            streams: self.streams,
+            groups: self.groups,
+        }
+    }
+
     /// Gives entries of the scalar table: constants first, then what is computed.
     fn number_scalars(&mut self, needed: &[NodeId]) {
         let scalars: Vec<NodeId> =
@@ -273,10 +262,16 @@ impl Compiler<'_> {
 
     /// The operands of a step as an instruction names them.
     fn reads_in_place(&self, step: &Step, registers: &HashMap<NodeId, u16>) -> Vec<Operand> {
-        let nodes = match step.sink {
+        let mut nodes = match step.sink {
             Some(Sink::Store) => vec![step.node],
             _ => self.graph.operands(step.node),
         };
+        // What follows tells which are kept, and the cut knows it.
+        if matches!(self.graph.nodes[step.node], Node::KeepLargest(..))
+            && step.sink != Some(Sink::Store)
+        {
+            nodes.truncate(1);
+        }
         let place = |node: &NodeId| match registers.get(node) {
             Some(&register) if self.graph.is_tensor(*node) => Operand::Register(register),
             _ => Operand::Scalar(self.scalars[node]),

@@ -1,7 +1,8 @@
 //! Takes the matrix ops out of a graph: what is left are block programs over their results.
 //!
 //! A matrix op becomes a step of the job, each of its operands a block program of one pass, and its
-//! result a leaf like a tensor of a file.
+//! result a leaf like a tensor of a file. What operands need to know of whole tensors, passes of the
+//! job's own program find before it.
 
 use std::collections::HashMap;
 
@@ -10,7 +11,7 @@ use mixdown_ops::MapOp;
 use mixdown_ops::matrix::MatrixOp;
 
 use crate::compile::needed;
-use crate::graph::{Graph, Node, NodeId};
+use crate::graph::{Graph, Node, NodeId, Reach};
 use crate::plan::Leaf;
 
 /// A graph without matrix ops, and these.
@@ -33,7 +34,7 @@ pub(crate) struct SplitStep {
 
 /// Takes out the matrix ops that `output` needs; none if there are none.
 pub(crate) fn split(graph: &Graph, output: NodeId) -> Option<Split> {
-    let needed = needed(graph, output);
+    let needed = needed(graph, &[output]);
     if !needed.iter().any(|&id| matches!(graph.nodes[id], Node::Matrix(_))) {
         return None;
     }
@@ -70,6 +71,18 @@ pub(crate) fn operand_shape(
 }
 
 impl Split {
+    /// Whether a matrix op is applied to what depends on several tensors.
+    pub fn needs_group(&self) -> bool {
+        let operands: Vec<NodeId> =
+            self.steps.iter().flat_map(|step| step.operands.clone()).collect();
+        needed(&self.graph, &operands).into_iter().any(|id| {
+            matches!(
+                self.graph.nodes[id],
+                Node::Reduce(_, Reach::Group(_)) | Node::KeepLargest(_, Reach::Group(_))
+            )
+        })
+    }
+
     /// The leaves that a node is a linear combination of, with their factors, where all of them may be
     /// low-rank: such a value needs not be multiplied out. None are left of a value that is 0.
     pub fn combination(&self, id: NodeId) -> Option<Vec<(Leaf, f64)>> {
@@ -115,15 +128,6 @@ impl Split {
             _ => None,
         }
     }
-}
-
-/// A matrix op over values that need a fact about the whole tensor first.
-pub(crate) fn needs_facts(op: &MatrixOp, tensor: &str) -> Diagnostic {
-    let headline = format!("`{}` is applied to values that depend on all elements", op.name());
-    Diagnostic::error(codes::UNSUPPORTED, headline)
-        .note(format!("at tensor `{tensor}`"))
-        .note("its operands can be elementwise formulas over tensors and results of other matrix ops; norms, sums over all elements and thresholds cannot be among them")
-        .help("apply the norm or the threshold to its result, or merge in two recipes")
 }
 
 /// A fact about the whole model that depends on the result of a matrix op.

@@ -176,6 +176,22 @@ impl Factor {
 }
 
 impl Merge {
+    /// Elements that a pass goes over: those of the job's tensor, which has `elements`, or of the matrix
+    /// that is written as two factors.
+    pub fn elements(&self, elements: u64, stores: bool) -> u64 {
+        match &self.factor {
+            Some(factor) if !stores => factor.rows.saturating_mul(factor.columns),
+            _ => elements,
+        }
+    }
+
+    /// Its matrix ops in the order in which they run: by the pass that they come before, then by position.
+    pub fn matrix_order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.matrices.len()).collect();
+        order.sort_by_key(|&step| self.matrices[step].before);
+        order
+    }
+
     /// The tensors of files that it reads, those of its matrix ops among them.
     pub fn tensors(&self, parts: &Parts<'_>) -> Vec<TensorRef> {
         let operands = self.matrices.iter().flat_map(|step| &step.operands);
@@ -224,14 +240,18 @@ pub struct MatrixStep {
     pub columns: u64,
     /// What it is applied to.
     pub operands: Vec<MatrixOperand>,
+    /// The pass of the job's program before which it runs: what its operands need is known then.
+    pub before: u16,
 }
 
 /// An operand of a matrix op.
 #[derive(Clone, Debug)]
 pub struct MatrixOperand {
-    /// How its elements are computed: a program of one pass. Its leaves may name earlier matrix ops of
-    /// the same job; it has none of its own.
+    /// How its elements are computed: a program of one pass, without scalar steps. Its leaves may name
+    /// matrix ops of the same job that come before; it has none of its own.
     pub merge: Merge,
+    /// What passes of the job's program have found for it.
+    pub facts: FactsRead,
     /// Its rows: those of the result, but for Gram matrices.
     pub rows: u64,
     /// Its columns.
@@ -239,6 +259,22 @@ pub struct MatrixOperand {
     /// The leaves that it is a linear combination of, with their factors, where all of them may be
     /// low-rank: then it needs not be multiplied out.
     pub combination: Option<Vec<(Leaf, f64)>>,
+}
+
+/// Facts that an operand gets from its job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FactsRead {
+    /// Entries of the job's scalar table, which follow the constants in the operand's.
+    pub scalars: Vec<u16>,
+    /// Cuts of the job, which are the operand's.
+    pub cuts: Vec<u16>,
+}
+
+impl FactsRead {
+    /// Whether the operand needs none.
+    pub fn is_empty(&self) -> bool {
+        self.scalars.is_empty() && self.cuts.is_empty()
+    }
 }
 
 /// The update of a low-rank adapter: `scale · left · right`, or its transpose.

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::{reduction_name, verb};
 use crate::assembled::{Assembled, Patch, PatchSource};
 use crate::plan::{
-    Job, Leaf, MatrixOperand, MatrixStep, Merge, Plan, RowSource, Rows, Side, TensorRef, Work,
+    FactsRead, Job, Leaf, MatrixOperand, MatrixStep, Merge, Plan, RowSource, Rows, Side, TensorRef,
+    Work,
 };
 
 /// The whole plan. The same plan gives the same text.
@@ -159,12 +160,17 @@ fn matrix_value(step: &MatrixStep) -> Value {
             let term = |(leaf, factor): &(Leaf, f64)| json!([leaf_value(leaf), factor]);
             value["combination"] = terms.iter().map(term).collect();
         }
+        if !operand.facts.is_empty() {
+            let FactsRead { scalars, cuts } = &operand.facts;
+            value["facts"] = json!({"scalars": scalars, "cuts": cuts});
+        }
         value
     };
     json!({
         "op": step.op.name(),
         "parameters": format!("{:?}", step.op),
         "shape": [step.rows, step.columns],
+        "before_pass": step.before,
         "operands": step.operands.iter().map(operand).collect::<Vec<_>>(),
     })
 }
