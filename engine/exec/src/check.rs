@@ -69,7 +69,8 @@ impl Checker<'_> {
         for (number, step) in merge.matrices.iter().enumerate() {
             let elements = step.rows.checked_mul(step.columns)?;
             let is_of_weight = elements == matrix_elements(job, merge)?;
-            (is_of_weight || step.op == MatrixOp::Gram).then_some(())?;
+            let has_own_shape = matches!(step.op, MatrixOp::Gram | MatrixOp::CommonBasis);
+            (is_of_weight || has_own_shape).then_some(())?;
             for operand in &step.operands {
                 self.facts(operand, program)?;
                 let elements = operand.rows.checked_mul(operand.columns)?;
@@ -139,6 +140,16 @@ impl Checker<'_> {
                 Leaf::Matrix(step) => {
                     let step = steps.get(usize::from(step))?;
                     step.rows.checked_mul(step.columns)?
+                }
+                Leaf::Part(step, part) => {
+                    let step = steps.get(usize::from(step))?;
+                    let is_within = part.end()? <= step.rows.checked_mul(step.columns)?;
+                    // Rows beneath those that are there are zeros, so that only columns must fit.
+                    let fits = part.columns > 0
+                        && wanted.is_multiple_of(part.columns)
+                        && part.rows.checked_mul(part.columns)? <= wanted;
+                    (is_within && fits).then_some(())?;
+                    wanted
                 }
                 // Only the program that stores it reads a side.
                 Leaf::Factor => return None,

@@ -4,15 +4,19 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use mixdown_diagnostics::Diagnostic;
 use mixdown_ops::Precision;
 use mixdown_ops::matrix::{Factors, Matrix};
 use mixdown_plan::{Factor, Leaf, Merge, Product, Side};
 use mixdown_tensor::DType;
 
-use crate::context::lock;
+use crate::context::{Context, internal, lock};
+use crate::part;
 use crate::read::Inputs;
 use crate::rows::gathered;
 use crate::scheduler::Failure;
+use crate::sink::Sink;
+use crate::steps::Form;
 use crate::widen;
 
 /// A matrix that is held, read like the elements of a tensor.
@@ -57,6 +61,45 @@ impl Values {
             Precision::Single => Self::Single(vec![0.0; count]),
             Precision::Double => Self::Double(vec![0.0; count]),
         }
+    }
+
+    /// From little-endian bytes.
+    fn from_bytes(bytes: &[u8], precision: Precision) -> Self {
+        match precision {
+            Precision::Single => {
+                let numbers = bytes.as_chunks().0.iter();
+                Self::Single(numbers.map(|&bytes| f32::from_le_bytes(bytes)).collect())
+            }
+            Precision::Double => {
+                let numbers = bytes.as_chunks().0.iter();
+                Self::Double(numbers.map(|&bytes| f64::from_le_bytes(bytes)).collect())
+            }
+        }
+    }
+
+    /// Puts them aside, from a byte on. Returns where they end.
+    fn put_aside(&self, offset: u64, sink: &dyn Sink) -> Result<u64, Box<Diagnostic>> {
+        // Not all at once: the bytes are there beside the numbers.
+        const NUMBERS: usize = 1 << 16;
+        let mut at = offset;
+        let mut put = |bytes: Vec<u8>| {
+            sink.put_aside(at, &bytes)?;
+            at += bytes.len() as u64;
+            Ok::<(), Box<Diagnostic>>(())
+        };
+        match self {
+            Self::Single(values) => {
+                for part in values.chunks(NUMBERS) {
+                    put(part.iter().flat_map(|value| value.to_le_bytes()).collect())?;
+                }
+            }
+            Self::Double(values) => {
+                for part in values.chunks(NUMBERS) {
+                    put(part.iter().flat_map(|value| value.to_le_bytes()).collect())?;
+                }
+            }
+        }
+        Ok(at)
     }
 
     /// Count of numbers.
@@ -112,6 +155,22 @@ impl Held {
             right: Values::from_f64(&factors.right.values, precision),
             rank: factors.right.rows,
             columns: factors.right.columns,
+        }
+    }
+
+    /// Puts it aside, from a byte on. Says how it lies there.
+    pub(crate) fn put_aside(&self, offset: u64, sink: &dyn Sink) -> Result<Form, Box<Diagnostic>> {
+        match self {
+            Self::Dense(values) => {
+                values.put_aside(offset, sink)?;
+                Ok(Form::Dense)
+            }
+            Self::Factors { left, right, rank, columns } => {
+                let next = left.put_aside(offset, sink)?;
+                right.put_aside(next, sink)?;
+                let rows = left.len().checked_div(*rank).unwrap_or(0);
+                Ok(Form::Factors(rows, *rank, *columns))
+            }
         }
     }
 
@@ -285,12 +344,20 @@ fn multiply<T: Real>(
     }
 }
 
+/// Where the result of a matrix op is.
+#[derive(Clone, Debug)]
+enum Kept {
+    InMemory(Arc<Held>),
+    /// Aside, all its elements from this byte on.
+    Aside(u64),
+}
+
 /// What one job holds while its flow runs.
 #[derive(Debug, Default)]
 pub(crate) struct Resources {
     products: HashMap<Product, Arc<Held>>,
     /// Results of matrix ops, by position.
-    matrices: Mutex<HashMap<usize, Arc<Held>>>,
+    matrices: Mutex<HashMap<usize, Kept>>,
     /// What is written where it is one side of a low-rank matrix, and its type.
     factor: Option<(Factor, Precision)>,
     side: OnceLock<Option<Arc<Held>>>,
@@ -310,6 +377,34 @@ impl Resources {
         Ok(Self { products, matrices: Mutex::default(), factor, side: OnceLock::new() })
     }
 
+    /// Finds what earlier flows of the job have put aside. Factors come back into memory.
+    pub(crate) fn find_aside(
+        &self,
+        context: &Context<'_>,
+        job: u32,
+        merge: &Merge,
+    ) -> Result<(), Failure> {
+        for step in 0..merge.matrices.len() {
+            let Some(put) = lock(&context.put).get(&(job, step)).copied() else { continue };
+            match put.form {
+                Form::Dense => self.put_aside(step, put.offset),
+                Form::Factors(rows, rank, columns) => {
+                    let width = held_dtype(merge.precision).bytes();
+                    let mut at = put.offset;
+                    let mut read = |count: usize| -> Result<Values, Failure> {
+                        let mut bytes = vec![0; count * width];
+                        context.sink.read_aside(at, &mut bytes).map_err(Failure::Fatal)?;
+                        at += bytes.len() as u64;
+                        Ok(Values::from_bytes(&bytes, merge.precision))
+                    };
+                    let (left, right) = (read(rows * rank)?, read(rank * columns)?);
+                    self.put(step, Arc::new(Held::Factors { left, right, rank, columns }));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The same matrices for the job of the other side, once all are there.
     pub(crate) fn for_twin(&self, merge: &Merge) -> Self {
         Self {
@@ -322,7 +417,12 @@ impl Resources {
 
     /// Adds the result of a matrix op.
     pub(crate) fn put(&self, step: usize, held: Arc<Held>) {
-        lock(&self.matrices).insert(step, held);
+        lock(&self.matrices).insert(step, Kept::InMemory(held));
+    }
+
+    /// Adds a result that was put aside, all its elements from this byte on.
+    pub(crate) fn put_aside(&self, step: usize, offset: u64) {
+        lock(&self.matrices).insert(step, Kept::Aside(offset));
     }
 
     /// Whether a matrix op has its result here.
@@ -330,13 +430,51 @@ impl Resources {
         lock(&self.matrices).contains_key(&step)
     }
 
-    /// What a leaf is that comes from no file.
+    /// What a leaf is that comes from no file, where it is in memory and no part of another.
     pub(crate) fn get(&self, leaf: &Leaf) -> Option<Arc<Held>> {
         match leaf {
             Leaf::Product(product) => self.products.get(product).cloned(),
-            Leaf::Matrix(step) => lock(&self.matrices).get(&usize::from(*step)).cloned(),
+            Leaf::Matrix(step) => match lock(&self.matrices).get(&usize::from(*step)) {
+                Some(Kept::InMemory(held)) => Some(Arc::clone(held)),
+                Some(Kept::Aside(_)) | None => None,
+            },
             Leaf::Factor => self.side.get_or_init(|| self.side()).clone(),
-            Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Assembled(..) => None,
+            Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Assembled(..) | Leaf::Part(..) => None,
+        }
+    }
+
+    /// Reads a stretch of a leaf that comes from no file.
+    pub(crate) fn read(
+        &self,
+        leaf: &Leaf,
+        first: u64,
+        dtype: DType,
+        out: &mut [u8],
+        sink: &dyn Sink,
+    ) -> Result<(), Failure> {
+        let kept = leaf.step().and_then(|step| lock(&self.matrices).get(&step).cloned());
+        let width = dtype.bytes();
+        match (leaf, kept) {
+            (Leaf::Part(_, part), Some(Kept::InMemory(held))) => {
+                part::read(part, first, width, out, |at, out| {
+                    held.read(at, out);
+                    Ok(())
+                })
+            }
+            (Leaf::Part(_, part), Some(Kept::Aside(offset))) => {
+                part::read(part, first, width, out, |at, out| {
+                    sink.read_aside(offset + at * width as u64, out).map_err(Failure::Fatal)
+                })
+            }
+            (Leaf::Matrix(_), Some(Kept::Aside(offset))) => {
+                sink.read_aside(offset + first * width as u64, out).map_err(Failure::Fatal)
+            }
+            _ => {
+                let held = self.get(leaf);
+                let held = held.ok_or_else(|| Failure::Fatal(internal("a leaf is not held")))?;
+                held.read(first, out);
+                Ok(())
+            }
         }
     }
 

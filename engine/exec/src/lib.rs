@@ -18,6 +18,7 @@ mod matrix_needs;
 mod merge;
 mod messages;
 mod needs;
+mod part;
 mod progress;
 mod read;
 mod report;
@@ -30,6 +31,7 @@ mod scheduler;
 mod sink;
 mod sizing;
 mod stages;
+mod steps;
 mod sums;
 mod widen;
 

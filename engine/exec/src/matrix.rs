@@ -19,6 +19,7 @@ use crate::held::{Held, Resources, Values, combine, held_dtype};
 use crate::report::MatrixReport;
 use crate::rows::SCRATCH_BYTES;
 use crate::scheduler::Failure;
+use crate::steps::Put;
 use crate::widen;
 
 /// The matrix ops of one job, one after another.
@@ -54,14 +55,15 @@ enum Phase {
 }
 
 impl<'a> MatrixStage<'a> {
+    /// Some of a job's ops, in this order.
     pub(crate) fn new(
         context: &'a Context<'a>,
         job: u32,
         merge: &'a Merge,
+        order: Vec<usize>,
         resources: Arc<Resources>,
     ) -> Self {
         let state = State { number: 0, facts: Arc::default(), phase: Phase::Between };
-        let order = merge.matrix_order();
         Self { context, job, merge, resources, order, state: Mutex::new(state) }
     }
 
@@ -91,7 +93,7 @@ impl<'a> MatrixStage<'a> {
                 Phase::Between => {
                     let kept = self.context.results.load(self.job, number, self.merge.precision);
                     if let Some((held, report)) = kept {
-                        self.conclude(number, held, report, true);
+                        self.conclude(number, held, report, true)?;
                         continue;
                     }
                     *state = State { number, facts: Arc::clone(facts), phase: Phase::Preparing };
@@ -107,7 +109,7 @@ impl<'a> MatrixStage<'a> {
                             let tensor = &self.context.job(self.job).name;
                             return Err(Failure::Input(Box::new(not_finite(step, tensor, None))));
                         }
-                        self.keep(number, held, prepared.report());
+                        self.keep(number, held, prepared.report())?;
                     }
                     None => {
                         let blocks = self.blocks(number, step);
@@ -136,7 +138,7 @@ impl<'a> MatrixStage<'a> {
                             Some(element),
                         ))));
                     }
-                    self.keep(number, Held::Dense(values), report);
+                    self.keep(number, Held::Dense(values), report)?;
                 }
             }
         }
@@ -152,21 +154,32 @@ impl<'a> MatrixStage<'a> {
     }
 
     /// Hands a result to the store and to the rest of the flow.
-    fn keep(&self, number: usize, held: Held, mut report: Report) {
+    fn keep(&self, number: usize, held: Held, mut report: Report) -> Result<(), Failure> {
         report.norm = report.norm.or_else(|| Some(held.norm()));
         let flops = self.context.matrix_needs.of(self.job)[number].flops;
         // With NaN allowed among the inputs a result may be NaN, which another run must not find.
         if self.context.check_finite {
             self.context.results.keep(self.job, number, flops, &held, &report);
         }
-        self.conclude(number, held, report, false);
+        self.conclude(number, held, report, false)
     }
 
-    fn conclude(&self, number: usize, held: Held, report: Report, from_store: bool) {
+    fn conclude(
+        &self,
+        number: usize,
+        held: Held,
+        report: Report,
+        from_store: bool,
+    ) -> Result<(), Failure> {
+        if let Some(offset) = self.context.aside.place(self.job, number) {
+            let form = held.put_aside(offset, self.context.sink).map_err(Failure::Fatal)?;
+            lock(&self.context.put).insert((self.job, number), Put { offset, form });
+        }
         let tensor = self.context.job(self.job).name.clone();
         let op = self.merge.matrices[number].op.name();
         self.resources.put(number, Arc::new(held));
         lock(&self.context.matrix_reports).push(MatrixReport { tensor, op, report, from_store });
+        Ok(())
     }
 
     /// Runs one unit of the round.
@@ -311,15 +324,8 @@ impl Reader<'_, '_> {
             for (&leaf, buffer) in leaves.iter().zip(buffers) {
                 let dtype = leaf_dtype(leaf);
                 if !buffer.is_empty() {
-                    let held = self.resources.get(&leaf);
-                    self.context.read_leaf(
-                        leaf,
-                        held.as_deref(),
-                        position,
-                        dtype,
-                        buffer,
-                        scratch,
-                    )?;
+                    let resources = self.resources;
+                    self.context.read_leaf(leaf, resources, position, dtype, buffer, scratch)?;
                 }
                 inputs.push(Input { dtype, bytes: buffer });
             }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use mixdown_checkpoint::tensor_digest::{PieceHash, TensorHasher};
 use mixdown_ops::{Call, Input, Output, Partial, Pass, Program};
-use mixdown_plan::{Job, Leaf, Merge, TensorRef};
+use mixdown_plan::{Job, Merge, TensorRef};
 
 use crate::context::{Context, Facts, PieceWriter, internal, lock, tensor_of};
 use crate::hands::Hands;
@@ -24,6 +24,8 @@ pub(crate) struct MergeFlow<'a> {
     passes: usize,
     /// Matrix ops that come before the passes, or between them.
     matrices: Option<MatrixStage<'a>>,
+    /// Whether a pass comes after those, in another flow.
+    goes_on: bool,
     state: Mutex<State>,
 }
 
@@ -54,16 +56,13 @@ struct State {
     overflow: u64,
 }
 
-/// Whether a leaf is there only when matrix ops are done.
-fn is_late(leaf: Leaf) -> bool {
-    matches!(leaf, Leaf::Matrix(_) | Leaf::Factor)
-}
-
 impl<'a> Member<'a> {
     fn new(context: &'a Context<'a>, number: u32, first_pass: usize) -> Result<Self, Failure> {
         let merge = context.merge(number);
         let merge = merge.ok_or_else(|| Failure::Fatal(internal("a copy has no passes")))?;
-        let resources = Arc::new(Resources::load(&context.inputs, merge)?);
+        let resources = Resources::load(&context.inputs, merge)?;
+        resources.find_aside(context, number, merge)?;
+        let resources = Arc::new(resources);
         Self::with(context, number, first_pass, resources)
     }
 
@@ -93,13 +92,6 @@ impl<'a> Member<'a> {
         &self.program.passes[self.first_pass + done]
     }
 
-    /// Whether one of the next passes reads the result of a matrix op.
-    fn reads_matrices(&self, passes: usize) -> bool {
-        let passes = &self.program.passes[self.first_pass..self.first_pass + passes];
-        let mut leaves = passes.iter().flat_map(|pass| &pass.inputs);
-        leaves.any(|&input| is_late(self.merge.leaves[usize::from(input)]))
-    }
-
     fn stores(&self, done: usize) -> bool {
         self.first_pass + done + 1 == self.program.passes.len()
     }
@@ -113,8 +105,14 @@ impl<'a> Member<'a> {
 impl<'a> MergeFlow<'a> {
     /// Some passes of one job.
     pub(crate) fn of_job(context: &'a Context<'a>, stretch: &Stretch) -> Result<Self, Failure> {
-        let members = vec![Member::new(context, stretch.job, stretch.passes.start)?];
-        Ok(Self::new(context, members, stretch.passes.len()))
+        let member = Member::new(context, stretch.job, stretch.passes.start)?;
+        let matrices = (!stretch.steps.is_empty()).then(|| {
+            let (steps, resources) = (stretch.steps.clone(), Arc::clone(&member.resources));
+            MatrixStage::new(context, member.number, member.merge, steps, resources)
+        });
+        let goes_on = stretch.passes.end < member.program.passes.len();
+        let passes = stretch.passes.len();
+        Ok(Self { matrices, goes_on, ..Self::new(context, vec![member], passes) })
     }
 
     /// One pass of each job of a gathering.
@@ -138,14 +136,8 @@ impl<'a> MergeFlow<'a> {
             hasher: None,
             overflow: 0,
         };
-        let matrices = match members.as_slice() {
-            [only] if only.reads_matrices(passes) => {
-                let resources = Arc::clone(&only.resources);
-                Some(MatrixStage::new(context, only.number, only.merge, resources))
-            }
-            _ => None,
-        };
-        Self { context, members, passes, matrices, state: Mutex::new(state) }
+        let state = Mutex::new(state);
+        Self { context, members, passes, matrices: None, goes_on: false, state }
     }
 
     /// Runs the scalar steps before a pass. They give the same when they run again.
@@ -238,6 +230,13 @@ impl Flow<Hands> for MergeFlow<'_> {
             }
             match state.rounds.take() {
                 None if state.done == self.passes => {
+                    // What the next pass reads is computed here, where that one is made for several jobs.
+                    if self.goes_on
+                        && self.matrices.is_some()
+                        && let Some(units) = self.before_pass(state)?
+                    {
+                        return Ok(Step::Round(units));
+                    }
                     self.finish(state)?;
                     return Ok(Step::Done);
                 }
@@ -427,8 +426,8 @@ impl Work<'_> {
         for (&leaf, buffer) in leaves.iter().zip(buffers) {
             let dtype = leaf_dtype(leaf);
             if !buffer.is_empty() {
-                let held = self.member.resources.get(&leaf);
-                context.read_leaf(leaf, held.as_deref(), first, dtype, buffer, scratch)?;
+                let resources = &self.member.resources;
+                context.read_leaf(leaf, resources, first, dtype, buffer, scratch)?;
             }
             inputs.push(Input { dtype, bytes: buffer });
         }

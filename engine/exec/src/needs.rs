@@ -58,7 +58,9 @@ impl<'a> Indexes<'a> {
             Leaf::Tensor(tensor) => self.entry(tensor).dtype,
             Leaf::Rows(_) => gathered(precision),
             Leaf::Assembled(_, dtype) => dtype,
-            Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => held_dtype(precision),
+            Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Part(..) | Leaf::Factor => {
+                held_dtype(precision)
+            }
         }
     }
 }
@@ -198,11 +200,13 @@ pub(crate) fn flow_bytes(
         Item::Merge(stretch) => {
             let passes = stretch.passes.clone();
             let passes = passes.map(|pass| pass_bytes(plan, &[(stretch.job, pass)])).max();
-            passes.unwrap_or(0) + held_bytes(plan, stretch.job, matrices, threads)
+            passes.unwrap_or(0) + held_bytes(plan, stretch, matrices, threads)
         }
         Item::Gathering(members) => {
             let products = members.iter().map(|&(job, _)| match &plan.jobs[job as usize].work {
-                Work::Merge(merge) => product_bytes(merge),
+                Work::Merge(merge) => {
+                    product_bytes(merge) + matrices.factors_of_others(job, merge, &[])
+                }
                 Work::Copy { .. } => 0,
             });
             pass_bytes(plan, members) + products.sum::<u64>()
@@ -214,9 +218,9 @@ pub(crate) fn flow_bytes(
 }
 
 /// Bytes that the flow of a job holds for adapters and matrix ops.
-fn held_bytes(plan: &Plan, job: u32, matrices: &MatrixNeeds, threads: usize) -> u64 {
-    match &plan.jobs[job as usize].work {
-        Work::Merge(merge) => matrices.bytes(job, merge, threads),
+fn held_bytes(plan: &Plan, stretch: &Stretch, matrices: &MatrixNeeds, threads: usize) -> u64 {
+    match &plan.jobs[stretch.job as usize].work {
+        Work::Merge(merge) => matrices.bytes(stretch.job, merge, &stretch.steps, threads),
         Work::Copy { .. } => 0,
     }
 }

@@ -236,12 +236,15 @@ impl Rounds {
     ) -> Result<Machine, Box<Diagnostic>> {
         let slot = |&(member, slot): &(usize, usize)| {
             let slot = &parts[member].pass.selections[slot];
-            let density = facts[member].scalars[usize::from(slot.density)];
-            (density, slot.ties, parts[member].precision)
+            let scalar = |number: u16| facts[member].scalars[usize::from(number)];
+            let among = slot.among.map(scalar);
+            ((scalar(slot.density), among), slot.ties, parts[member].precision)
         };
-        let (density, ties, precision) = slot(&slots[0]);
-        let same = |found: (f64, _, _)| {
-            (found.0.to_bits(), found.1, found.2) == (density.to_bits(), ties, precision)
+        let ((density, among), ties, precision) = slot(&slots[0]);
+        let bits =
+            |(density, among): (f64, Option<f64>)| (density.to_bits(), among.map(f64::to_bits));
+        let same = |found: ((f64, Option<f64>), _, _)| {
+            (bits(found.0), found.1, found.2) == (bits((density, among)), ties, precision)
         };
         if !slots.iter().all(|other| same(slot(other))) {
             return Err(internal("tensors of one group differ in density, ties or precision"));
@@ -251,7 +254,10 @@ impl Rounds {
         let cut =
             |&(member, slot): &(usize, usize)| (member, parts[member].pass.selections[slot].cut);
         Ok(Machine {
-            selection: Selection::new(&members, density, ties, precision, budget),
+            selection: match among {
+                Some(among) => Selection::among(among, &members, density, ties, precision, budget),
+                None => Selection::new(&members, density, ties, precision, budget),
+            },
             targets: slots.iter().map(cut).collect(),
             plan: None,
         })

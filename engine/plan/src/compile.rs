@@ -150,7 +150,8 @@ impl<'a> Compiler<'a> {
                         let cut = self.cuts.len() as u16;
                         self.cuts.insert(id, cut);
                         let density = self.scalars[&operands[1]];
-                        pass.selections.push(SelectionSlot { density, ties, cut, scope });
+                        let among = operands.get(2).map(|among| self.scalars[among]);
+                        pass.selections.push(SelectionSlot { density, among, ties, cut, scope });
                         Sink::Select(pass.selections.len() as u16 - 1)
                     }
                     _ => continue,
@@ -253,7 +254,7 @@ impl<'a> Compiler<'a> {
         }
         let operands = self.graph.operands(step.node);
         let from_registers = match self.graph.nodes[step.node] {
-            // Operand 1 is the density.
+            // The others are scalars.
             Node::KeepLargest(..) | Node::KeepRandom(_) => &operands[..1],
             _ => &operands[..],
         };

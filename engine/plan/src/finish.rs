@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::program::Scope;
-use mixdown_ops::{Pass, Precision, Program};
+use mixdown_ops::{Precision, Program};
 use mixdown_tensor::{DType, Shape};
 
 use crate::adapter::{self, Adapting, Change, Names, Update};
@@ -16,7 +16,7 @@ use crate::assembled::Assembled;
 use crate::compile::{OperandProgram, StepPrograms, compile, compile_with};
 use crate::graph::{Graph, GroupKey};
 use crate::layer;
-use crate::matrices::{Split, group_over_matrix, operand_shape, split};
+use crate::matrices::{Split, operand_shape, split};
 use crate::plan::{
     AdapterFiles, Factor, FactsRead, Group, Job, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge,
     Origin, Parts, Plan, Rows, Side, TensorRef, Work,
@@ -42,7 +42,7 @@ pub(crate) fn plan(
     match &adapting {
         _ if request.recipes[0].adapter.is_none() => {
             for made in &solved.made {
-                assembly.whole(made, made.name.clone(), reporter);
+                assembly.whole(made, made.name.clone());
             }
         }
         Some(adapting) => adapter_files = Some(assembly.adapter(adapting, solved, reporter)),
@@ -88,13 +88,6 @@ pub(crate) fn plan(
     Some(Plan { models, programs, jobs, groups, rows, assembled, origins, left_out, output })
 }
 
-/// Whether a pass finds a fact about a group of tensors.
-fn has_group(pass: &Pass) -> bool {
-    let reductions = pass.reductions.iter().map(|slot| slot.scope);
-    let scopes = reductions.chain(pass.selections.iter().map(|slot| slot.scope));
-    scopes.into_iter().any(|scope| matches!(scope, Scope::Group(_)))
-}
-
 /// Jobs so far, and what they share.
 #[derive(Default)]
 struct Assembly {
@@ -107,7 +100,7 @@ struct Assembly {
 
 impl Assembly {
     /// A tensor that is written as it was made, under this name.
-    fn whole(&mut self, made: &Made, name: String, reporter: &mut Reporter) {
+    fn whole(&mut self, made: &Made, name: String) {
         let work = match &made.how {
             How::Copy { from, equal_to, within } => {
                 Work::Copy { from: *from, equal_to: equal_to.clone(), within: *within }
@@ -116,7 +109,7 @@ impl Assembly {
                 let precision = if *double { Precision::Double } else { Precision::Single };
                 match split(graph, *output) {
                     None => Work::Merge(self.merge(graph, compile(graph, *output), precision)),
-                    Some(split) => self.matrices(&split, made, precision, reporter),
+                    Some(split) => self.matrices(&split, made, precision),
                 }
             }
         };
@@ -142,7 +135,7 @@ impl Assembly {
             let Some(made) = made(*position) else { continue };
             match change {
                 Change::None => {}
-                Change::Whole => self.whole(made, names.replacement(*position), reporter),
+                Change::Whole => self.whole(made, names.replacement(*position)),
                 Change::Update(update) => {
                     let found = changes.updates.iter().find(|one| one.base_tensor == *position);
                     let Some(pair) = found.and_then(|found| names.factors(found)) else {
@@ -164,7 +157,7 @@ impl Assembly {
             });
         }
         for made in changes.beside.iter().map(|&number| &solved.made[number]) {
-            self.whole(made, made.name.clone(), reporter);
+            self.whole(made, made.name.clone());
         }
         let (updates, replacements) = (changes.updates, changes.replacements);
         AdapterFiles { base: adapting.base, updates, replacements }
@@ -257,29 +250,16 @@ impl Assembly {
                 let facts = FactsRead { scalars, cuts };
                 operands.push(MatrixOperand { merge, facts, rows, columns, combination });
             }
-            let (rows, columns) = step.op.result_shape((rows, columns));
+            let (rows, columns) = step.op.result_shape((rows, columns), count);
             steps.push(MatrixStep { op: step.op.clone(), rows, columns, operands, before });
         }
         steps
     }
 
     /// A merge with matrix ops.
-    fn matrices(
-        &mut self,
-        split: &Split,
-        made: &Made,
-        precision: Precision,
-        reporter: &mut Reporter,
-    ) -> Work {
+    fn matrices(&mut self, split: &Split, made: &Made, precision: Precision) -> Work {
         let compiled = compile_with(&split.graph, split.output, &split.steps);
         let mut merge = self.merge(&split.graph, compiled.job, precision);
-        let passes = &self.programs[merge.program as usize].passes;
-        let is_matrix = |input: &u16| matches!(merge.leaves[usize::from(*input)], Leaf::Matrix(_));
-        let last_fact = passes.iter().rposition(has_group);
-        let early = passes.iter().take(last_fact.map_or(0, |last| last + 1));
-        if early.flat_map(|pass| &pass.inputs).any(is_matrix) {
-            reporter.add(group_over_matrix(&made.name));
-        }
         merge.matrices = self.steps(split, compiled.steps, made, precision);
         Work::Merge(merge)
     }

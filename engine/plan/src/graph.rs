@@ -9,7 +9,7 @@ use mixdown_ops::selection::Ties;
 use mixdown_tensor::DType;
 use petgraph::graph::{DiGraph, NodeIndex};
 
-use crate::plan::{Leaf, Product};
+use crate::plan::{Leaf, Product, Rectangle};
 
 /// A node of a [`Graph`].
 pub type NodeId = NodeIndex<u32>;
@@ -25,7 +25,8 @@ pub enum Node {
     Map(MapOp),
     /// Rounds to a storage type.
     Round(DType),
-    /// Keeps the largest magnitudes of operand 0; operand 1 is the density.
+    /// Keeps the largest magnitudes of operand 0; operand 1 is the density, and operand 2, if there is one,
+    /// the count of elements that it is a share of.
     KeepLargest(Ties, Reach),
     /// Keeps elements of operand 0 at random; operand 1 is the density; the stream by position.
     KeepRandom(u16),
@@ -35,6 +36,8 @@ pub enum Node {
     ///
     /// [`operand_shape`]: crate::matrices::operand_shape
     Matrix(MatrixOp),
+    /// A part of the result of a matrix op.
+    Part(Rectangle),
 }
 
 /// Which elements a reduction or a threshold looks at.
@@ -187,7 +190,8 @@ impl Graph {
             | Node::Round(_)
             | Node::KeepLargest(..)
             | Node::KeepRandom(_)
-            | Node::Matrix(_) => true,
+            | Node::Matrix(_)
+            | Node::Part(_) => true,
             Node::Map(_) => operands.iter().any(|&operand| self.is_tensor(operand)),
         });
         for (position, &operand) in operands.iter().enumerate() {

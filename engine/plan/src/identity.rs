@@ -114,6 +114,10 @@ impl<'p> Identities<'p> {
                 let inner = self.step(merge, usize::from(*step))?;
                 let _ = write!(text, "matrix {{\n{inner}}}");
             }
+            Leaf::Part(step, part) => {
+                let inner = self.step(merge, usize::from(*step))?;
+                let _ = write!(text, "{part:?} of matrix {{\n{inner}}}");
+            }
             // No matrix op reads a side of a result.
             Leaf::Factor => return None,
         }

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 
-use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::MapOp;
 use mixdown_ops::matrix::MatrixOp;
 
@@ -49,11 +48,26 @@ pub(crate) fn split(graph: &Graph, output: NodeId) -> Option<Split> {
                 steps.push(SplitStep { op: op.clone(), operands });
                 rest.leaf(Leaf::Matrix(steps.len() as u16 - 1))
             }
+            Node::Part(part) => match result_of(&rest, operands[0]) {
+                Some(step) => rest.leaf(Leaf::Part(step, *part)),
+                None => unreachable!("only results of matrix ops have parts"),
+            },
             node => rest.add(node.clone(), &operands),
         };
         here.insert(id, new);
     }
     Some(Split { output: here[&output], graph: rest, steps })
+}
+
+/// The matrix op whose result a node is.
+fn result_of(graph: &Graph, id: NodeId) -> Option<u16> {
+    match graph.nodes[id] {
+        Node::Leaf(leaf) => match graph.leaves[usize::from(leaf)] {
+            Leaf::Matrix(step) => Some(step),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Rows and columns of one of `count` operands, from those of the weight.
@@ -66,6 +80,10 @@ pub(crate) fn operand_shape(
     match op {
         // Weights `[out, in]`, then as many Gram matrices `[in, in]`.
         MatrixOp::Regression { .. } if operand >= count / 2 => (columns, columns),
+        // Coordinates like a weight, then the basis, one row for each direction.
+        MatrixOp::OutOfBasis { experts } if operand == 1 => {
+            (rows.min(columns.saturating_mul(u64::from(*experts))), rows)
+        }
         _ => (rows, columns),
     }
 }
@@ -128,14 +146,4 @@ impl Split {
             _ => None,
         }
     }
-}
-
-/// A fact about the whole model that depends on the result of a matrix op.
-pub(crate) fn group_over_matrix(tensor: &str) -> Diagnostic {
-    Diagnostic::error(
-        codes::UNSUPPORTED,
-        "`scope: model` over the result of a matrix op is not supported",
-    )
-    .note(format!("at tensor `{tensor}`"))
-    .help("use `scope: tensor`, or write the result first and name it in a second recipe")
 }

@@ -206,7 +206,7 @@ impl Merge {
                     found.extend(parts.assembled[*number as usize].tensors());
                 }
                 Leaf::Product(product) => found.extend([product.left, product.right]),
-                Leaf::Matrix(_) | Leaf::Factor => {}
+                Leaf::Matrix(_) | Leaf::Part(..) | Leaf::Factor => {}
             }
         }
         found
@@ -309,8 +309,49 @@ pub enum Leaf {
     Product(Product),
     /// The result of a matrix op: position in [`Merge::matrices`].
     Matrix(u16),
+    /// A part of the result of a matrix op: position in [`Merge::matrices`].
+    Part(u16, Rectangle),
     /// One side of a matrix that is written as factors: [`Merge::factor`].
     Factor,
+}
+
+impl Leaf {
+    /// The matrix op whose result it is, or a part of.
+    pub fn step(&self) -> Option<usize> {
+        match self {
+            Self::Matrix(step) | Self::Part(step, _) => Some(usize::from(*step)),
+            _ => None,
+        }
+    }
+}
+
+/// A part of a matrix, seen as a matrix of its own: steps through its elements from a place on, and zeros
+/// beneath the rows that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rectangle {
+    /// The element of the matrix that comes first.
+    pub start: u64,
+    /// Elements from one row to the next.
+    pub row_step: u64,
+    /// Elements from one column to the next; with 0 all columns are one.
+    pub column_step: u64,
+    /// Rows that are there.
+    pub rows: u64,
+    /// Columns.
+    pub columns: u64,
+}
+
+impl Rectangle {
+    /// The elements of the matrix before which it ends.
+    pub fn end(&self) -> Option<u64> {
+        let (Some(row), Some(column)) = (self.rows.checked_sub(1), self.columns.checked_sub(1))
+        else {
+            return Some(0);
+        };
+        let rows = row.checked_mul(self.row_step)?;
+        let columns = column.checked_mul(self.column_step)?;
+        self.start.checked_add(rows)?.checked_add(columns)?.checked_add(1)
+    }
 }
 
 /// An embedding (`[vocabulary, ..]`) put together row by row, for models whose vocabularies differ.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use matrices::*;
 use mixdown_cpu::CpuBackend;
 use mixdown_ops::matrix::interference::{Cut, Filter, Init, Rows, Solver, Targets};
-use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis, Doge};
+use mixdown_ops::matrix::spectral::Doge;
 use mixdown_ops::matrix::{MatrixOp, OperandShapes, Operands, Rank, RankAware};
 use mixdown_ops::{Backend, Precision};
 
@@ -83,17 +83,18 @@ fn needs_are_upper_bounds() {
             MatrixOp::Isotropic(RankAware::Automatic),
         ];
         single.iter().for_each(|op| check(op, &one, Precision::Single));
-        let weights = vec![1.0.into(); 3];
-        let merge = BasisMerge::Ties { density: 0.5.into() };
         let doge =
             Doge { eta: 0.07.into(), learning_rate: 1e-4.into(), steps: 1, subspace_divisor: 6 };
         let many = [
             MatrixOp::TaskSingularVectors(Rank::PerExpert),
             MatrixOp::IsotropicCommon(0.8.into()),
-            MatrixOp::CommonBasis(CommonBasis { merge, weights }),
+            MatrixOp::CommonBasis,
             MatrixOp::SharedShift(doge),
         ];
         many.iter().for_each(|op| check(op, &several, Precision::Single));
+        let basis = random(rows.min(3 * columns), rows, 5);
+        let back = dense(&[experts[0].clone(), basis]);
+        check(&MatrixOp::OutOfBasis { experts: 3 }, &back, Precision::Single);
         let sgd = sgd(1e-3, 0.9, 3);
         for member in [
             (Targets::Whole, Rows::Whole),

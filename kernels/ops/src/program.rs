@@ -154,6 +154,8 @@ pub struct SelectionSlot {
     /// Entry of the scalar table with the density, 0 to 1. `max(1, floor(density · n))` elements
     /// survive, all of them at 1 and none at 0.
     pub density: u16,
+    /// Entry with the count of elements that the density is a share of, where that is not all of them.
+    pub among: Option<u16>,
     /// What becomes of elements that equal the threshold.
     pub ties: crate::selection::Ties,
     /// The entry of the job's cuts that receives the result.

@@ -45,7 +45,7 @@ impl Matrix {
         let one = if is_left { self.clone() } else { self.transposed() };
         let (values, vectors) = eigen(&one.times(&one.transposed()));
         let largest = values.first().copied().unwrap_or(0.0);
-        let rank = values.iter().take_while(|&&value| value > largest * 1e-20).count();
+        let rank = values.iter().take_while(|&&value| value > largest * 1e-13).count();
         let sigma: Vec<f64> = values[..rank].iter().map(|value| value.sqrt()).collect();
         let near = Self::new(rank, one.rows, vectors.values[..rank * one.rows].to_vec());
         let mut far = near.times(&one);

@@ -148,14 +148,19 @@ fn facts_and_matrix_ops_take_turns() {
     check(&space, &read_checkpoint(space.path("merged")), &expected);
 }
 
-/// It is over a list, and gets steps of its own.
+/// These are over lists, and get steps of their own.
 const INTERFERENCE: &str = "interference";
+const KNOTS: &str = "knots_ties";
 
-const FORMULAS: [&str; 4] = [
+const FORMULAS: [&str; 7] = [
     INTERFERENCE,
+    KNOTS,
     "truncated_svd(keep_largest(delta, 0.2), rank=0.5)",
     "polar(keep_largest(delta, 0.2, scope=\"model\")) * norm(delta)",
     "keep_largest(polar(delta / norm(delta)) * norm2(other, scope=\"layer\"), 0.1)",
+    // Facts of the model over results, dense ones and factors, which wait aside; and ops on these.
+    "keep_largest(polar(delta) + truncated_svd(other, rank=3), 0.1, scope=\"model\")",
+    "truncated_svd(keep_largest(truncated_svd(delta, rank=3), 0.4, scope=\"model\") / norm(polar(other)), rank=0.5)",
 ];
 
 fn recipe(formula: &str) -> String {
@@ -164,12 +169,15 @@ fn recipe(formula: &str) -> String {
             "{MODELS}steps:\n  delta: experts - base\n  unit: where(norm(delta) > 0, delta / norm(delta), delta)\n  \
              found: where(is_linear(), interference(unit, steps=5), mean(unit))\noutput: base + 0.1 * found\n"
         ),
+        KNOTS => format!("{MODELS}method: knots_ties\nparameters: {{density: 0.3}}\n"),
         formula => steps(formula),
     }
 }
 
+/// The weights of the result, which is then removed.
 fn take(space: &Space) -> Vec<(String, Vec<u8>)> {
-    let files = space.files_under("merged");
+    let mut files = space.files_under("merged");
+    files.retain(|(name, _)| name.ends_with(".safetensors"));
     fs::remove_dir_all(space.path("merged")).expect("the result can be removed");
     files
 }
@@ -297,4 +305,107 @@ fn an_adapter_holds_the_leading_directions_of_what_is_trimmed() {
     let over_model = recipe.replace("density: 0.3", "density: 0.3, scope: model");
     let talk = merge(&space, &over_model, &["--force"]).exits(2).talk();
     assert!(talk.contains("depends on other tensors"), "{talk}");
+}
+
+/// `[τ_1 … τ_N] = U·[R_1 … R_N]`: U as columns, and the coordinates of each.
+fn common_basis(experts: &[&Matrix]) -> (Matrix, Vec<Matrix>) {
+    let (rows, columns) = (experts[0].rows, experts[0].columns);
+    let side_by_side = (0..rows).flat_map(|row| {
+        experts.iter().flat_map(move |one| one.values[row * columns..][..columns].to_vec())
+    });
+    let all = Matrix::new(rows, columns * experts.len(), side_by_side.collect());
+    let (left, _, _) = all.svd();
+    let inverse = left.transposed();
+    let own = experts.iter().map(|one| inverse.times(one)).collect();
+    (left, own)
+}
+
+/// KnOTS-TIES as the paper's code has it: keep the largest of all coordinates of all tensors, everything that
+/// equals the next one too; elect signs; mean of those that agree.
+fn knots(
+    experts: [&BTreeMap<String, Matrix>; 2],
+    density: f64,
+    over_model: bool,
+) -> BTreeMap<String, Matrix> {
+    let bases: BTreeMap<&String, (Matrix, Vec<Matrix>)> = experts[0]
+        .keys()
+        .map(|name| (name, common_basis(&experts.map(|expert| &expert[name]))))
+        .collect();
+    let least = |values: Vec<&f64>| {
+        let kept = (values.len() as f64 * density) as usize;
+        threshold(values.into_iter(), kept + 1)
+    };
+    let whole: Vec<f64> = (0..2)
+        .map(|expert| least(bases.values().flat_map(|(_, own)| &own[expert].values).collect()))
+        .collect();
+    let merge = |(name, (left, own)): (&&String, &(Matrix, Vec<Matrix>))| {
+        let own: Vec<Vec<f64>> = (0..2)
+            .map(|expert| {
+                let values = &own[expert].values;
+                let of_tensor = least(values.iter().collect());
+                trimmed(values, if over_model { whole[expert] } else { of_tensor })
+            })
+            .collect();
+        let elected = own[0].iter().zip(&own[1]).map(|(a, b)| {
+            let sign = (a + b).signum();
+            let agreeing: Vec<&f64> =
+                [a, b].into_iter().filter(|&value| value * sign > 0.0).collect();
+            agreeing.iter().copied().sum::<f64>() / agreeing.len().max(1) as f64
+        });
+        let columns = own[0].len() / left.columns;
+        let merged = Matrix::new(left.columns, columns, elected.collect());
+        ((*name).clone(), left.times(&merged))
+    };
+    bases.iter().map(merge).collect()
+}
+
+/// A share of the coordinates of the whole model, or of each tensor: full rank, and of adapters' rank, where
+/// directions that are not there must not count.
+#[test]
+fn knots_trims_coordinates_over_the_model() {
+    let space = family();
+    let full = [deltas(&space, "a"), deltas(&space, "b")];
+    // Experts of rank 3 on the same base, one of them larger in the first layer.
+    let base = read_checkpoint(space.path("base"));
+    for (name, expert, from) in [("low-a", 0, &full[0]), ("low-b", 1, &full[1])] {
+        let mut builder = checkpoint("base").layers(2).hidden(32).intermediate(48);
+        builder = builder.dtype(DType::F64);
+        let mut written = Vec::new();
+        for tensor in builder.tensors() {
+            let mut values = base.values(&tensor.name);
+            if let Some(delta) = from.get(&tensor.name) {
+                let low = delta.with_singular_values(|k, sigma| match k {
+                    _ if k > 2 => 0.0,
+                    _ if layer(&tensor.name) == "0" => sigma * 2.0,
+                    _ => sigma * (1.0 + f64::from(expert)),
+                });
+                values.iter_mut().zip(&low.values).for_each(|(value, low)| *value += low);
+            }
+            written.push(mixdown_kit::Tensor::new(
+                &tensor.name,
+                DType::F64,
+                &tensor.shape,
+                &values,
+            ));
+        }
+        let copy = written
+            .into_iter()
+            .fold(checkpoint(name).layers(2).hidden(32).intermediate(48), |copy, one| {
+                copy.without(&one.name).with(one)
+            });
+        copy.write(&space);
+    }
+    let low = [deltas(&space, "low-a"), deltas(&space, "low-b")];
+    for (names, experts) in [(["a", "b"], &full), (["low-a", "low-b"], &low)] {
+        for (scope, over_model) in [("model", true), ("tensor", false)] {
+            let recipe = format!(
+                "mixdown: 1\nmodels: {{base: base, a: {}, b: {}}}\nbase: base\nmethod: knots_ties\n\
+                 dtype: float64\nparameters: {{density: 0.3, scope: {scope}}}\n",
+                names[0], names[1]
+            );
+            merge(&space, &recipe, &["--force"]).success();
+            let expected = knots([&experts[0], &experts[1]], 0.3, over_model);
+            check(&space, &read_checkpoint(space.path("merged")), &expected);
+        }
+    }
 }

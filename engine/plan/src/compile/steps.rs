@@ -87,7 +87,7 @@ fn levels(graph: &Graph, steps: &[SplitStep]) -> Vec<usize> {
         levels[id.index()] = match &graph.nodes[id] {
             Node::Reduce(..) | Node::KeepLargest(..) => above + 1,
             Node::Leaf(position) => match graph.leaves[usize::from(*position)] {
-                Leaf::Matrix(step) => {
+                Leaf::Matrix(step) | Leaf::Part(step, _) => {
                     steps.get(usize::from(step)).map_or(0, |step| before(&levels, step))
                 }
                 // A side of a matrix is there when all ops are done.

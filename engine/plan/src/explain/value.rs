@@ -116,6 +116,12 @@ fn leaf_value(leaf: &Leaf) -> Value {
         Leaf::Rows(rows) => json!({"rows": rows}),
         Leaf::Assembled(number, _) => json!({"assembled": number}),
         Leaf::Matrix(step) => json!({"matrix": step}),
+        Leaf::Part(step, part) => json!({
+            "matrix": step,
+            "start": part.start,
+            "steps": [part.row_step, part.column_step],
+            "shape": [part.rows, part.columns],
+        }),
         Leaf::Factor => json!("factor"),
         Leaf::Product(product) => json!({
             "left": reference(product.left),
@@ -221,7 +227,12 @@ fn pass_value(pass: &Pass) -> Value {
         .iter()
         .map(|slot| {
             let (ties, scope) = (format!("{:?}", slot.ties), format!("{:?}", slot.scope));
-            json!({"density": slot.density, "ties": ties, "cut": slot.cut, "scope": scope})
+            let mut value =
+                json!({"density": slot.density, "ties": ties, "cut": slot.cut, "scope": scope});
+            if let Some(among) = slot.among {
+                value["among"] = json!(among);
+            }
+            value
         })
         .collect();
     json!({

@@ -181,9 +181,18 @@ pub(super) fn keep_largest(
     lowering: &mut Lowering<'_>,
     call: &Call<'_>,
 ) -> Result<Value, Reported> {
-    let options = call.options(lowering, &[("ties", &["exact", "inclusive"]), ("scope", SCOPES)]);
-    let values = call.positional(lowering, 2)?;
+    let known: &[(&str, &[&str])] = &[("ties", &["exact", "inclusive"]), ("scope", SCOPES)];
+    let options = call.options_beside(lowering, known, &["among"]);
+    let mut values = call.positional(lowering, 2)?;
     let options = options?;
+    if let Some(among) = call.value_of(lowering, "among")? {
+        let count = |lowering: &mut Lowering<'_>, items: &[Typed], span| {
+            tensors(lowering, items, span)?;
+            let reach = reach(lowering, options[1].as_deref());
+            reduce_over(lowering, Reduction::CountNonzero, items, reach, span)
+        };
+        values.push(over_lists(lowering, &[among], call.span, count)?);
+    }
     let ties =
         if options[0].as_deref() == Some("inclusive") { Ties::Inclusive } else { Ties::Exact };
     over_lists(lowering, &values, call.span, |lowering, items, span| {
@@ -196,7 +205,8 @@ pub(super) fn keep_largest(
         }
         let reach = reach(lowering, options[1].as_deref());
         let node = Node::KeepLargest(ties, reach);
-        let node = lowering.graph.add(node, &[items[0].node, items[1].node]);
+        let operands: Vec<_> = items.iter().map(|item| item.node).collect();
+        let node = lowering.graph.add(node, &operands);
         Ok(Typed { node, kind: items[0].kind })
     })
 }

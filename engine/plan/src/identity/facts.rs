@@ -164,6 +164,7 @@ impl Numbers {
         }
         for slot in &mut pass.selections {
             slot.density = self.of(slot.density);
+            slot.among = slot.among.map(|among| self.of(among));
         }
         pass
     }
