@@ -169,11 +169,22 @@ impl<'a> MergeFlow<'a> {
         }
     }
 
+    /// The layers of a job in its groups.
+    fn layers_of(&self, member: &Member<'_>) -> Vec<u32> {
+        let of_group = |&group: &u32| {
+            let group = &self.context.plan.groups[group as usize];
+            let place = group.jobs.binary_search(&member.number).ok();
+            place.and_then(|place| group.layers.get(place).copied()).unwrap_or_default()
+        };
+        member.merge.groups.iter().map(of_group).collect()
+    }
+
     /// Prepares the rounds of a pass.
     fn begin_pass(&self, state: &mut State) -> Result<(), Failure> {
         let part = |member: &Member<'a>| Part {
             pass: member.pass(state.done),
             groups: &member.merge.groups,
+            layers: self.layers_of(member),
             elements: member.elements(state.done),
             precision: member.merge.precision,
         };

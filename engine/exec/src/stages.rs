@@ -143,7 +143,7 @@ pub(crate) fn groups(pass: &Pass) -> BTreeSet<u16> {
         Scope::Group(group) => Some(group),
         Scope::Tensor => None,
     };
-    scopes.filter_map(group).collect()
+    scopes.filter_map(group).chain(pass.standings.iter().map(|slot| slot.group)).collect()
 }
 
 /// Passes that have a fact in common, directly or through others.

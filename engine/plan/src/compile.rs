@@ -8,10 +8,10 @@ mod steps;
 
 use std::collections::HashMap;
 
-use mixdown_ops::program::{ReductionSlot, Scope, SelectionSlot};
+use mixdown_ops::program::{ReductionSlot, Scope, SelectionSlot, StandingSlot};
 use mixdown_ops::{Instruction, Operand, Pass, Program, ScalarStep};
 
-use crate::graph::{Graph, GroupKey, Node, NodeId, Reach};
+use crate::graph::{Graph, GroupKey, LayerKey, Node, NodeId, Reach};
 pub(crate) use steps::{OperandProgram, StepPrograms, compile_with};
 
 /// A graph as a block program, with what is the job's own.
@@ -26,7 +26,7 @@ pub struct Compiled {
     /// Keys of the random streams.
     pub streams: Vec<u64>,
     /// For each group scope of the program: the group.
-    pub groups: Vec<GroupKey>,
+    pub groups: Vec<(GroupKey, LayerKey)>,
 }
 
 /// Compiles the part of the graph that `output` needs.
@@ -62,7 +62,7 @@ struct Compiler<'a> {
     /// Cut for each node that keeps the largest.
     cuts: HashMap<NodeId, u16>,
     streams: Vec<u64>,
-    groups: Vec<GroupKey>,
+    groups: Vec<(GroupKey, LayerKey)>,
 }
 
 impl<'a> Compiler<'a> {
@@ -115,13 +115,19 @@ impl<'a> Compiler<'a> {
     }
 
     fn scope(&mut self, reach: Reach) -> Scope {
-        let Reach::Group(position) = reach else { return Scope::Tensor };
+        match reach {
+            Reach::Group(position) => Scope::Group(self.group(position)),
+            Reach::Tensor => Scope::Tensor,
+        }
+    }
+
+    fn group(&mut self, position: u16) -> u16 {
         let key = &self.graph.groups[usize::from(position)];
         let known = self.groups.iter().position(|group| group == key).unwrap_or_else(|| {
             self.groups.push(key.clone());
             self.groups.len() - 1
         });
-        Scope::Group(known as u16)
+        known as u16
     }
 
     /// One pass: its scalar steps, then a stretch of instructions for each fact it finds, or the store.
@@ -153,6 +159,12 @@ impl<'a> Compiler<'a> {
                         let among = operands.get(2).map(|among| self.scalars[among]);
                         pass.selections.push(SelectionSlot { density, among, ties, cut, scope });
                         Sink::Select(pass.selections.len() as u16 - 1)
+                    }
+                    Node::Standing(standing, group) => {
+                        let (of, to) = (self.scalars[&operands[0]], self.scalars[&id]);
+                        let group = self.group(group);
+                        pass.standings.push(StandingSlot { standing, of, to, group });
+                        continue;
                     }
                     _ => continue,
                 };

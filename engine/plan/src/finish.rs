@@ -3,7 +3,7 @@
 mod output_files;
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use mixdown_diagnostics::{Diagnostic, codes};
@@ -13,8 +13,8 @@ use mixdown_tensor::{DType, Shape};
 
 use crate::adapter::{self, Adapting, Change, Names, Update};
 use crate::assembled::Assembled;
-use crate::compile::{OperandProgram, StepPrograms, compile, compile_with};
-use crate::graph::{Graph, GroupKey};
+use crate::compile::{OperandProgram, StepPrograms, compile, compile_with, needed};
+use crate::graph::{Graph, GroupKey, LayerKey, Node, NodeId, Reach};
 use crate::layer;
 use crate::matrices::{Split, operand_shape, split};
 use crate::plan::{
@@ -84,6 +84,7 @@ pub(crate) fn plan(
             }
         }
     }
+    assembly.number_layers();
     let Assembly { programs, jobs, groups, .. } = assembly;
     Some(Plan { models, programs, jobs, groups, rows, assembled, origins, left_out, output })
 }
@@ -95,6 +96,8 @@ struct Assembly {
     known: HashMap<Arc<Program>, u32>,
     jobs: Vec<Job>,
     groups: Vec<Group>,
+    /// For each group the layer of each of its jobs.
+    layers: Vec<Vec<LayerKey>>,
     group_keys: BTreeMap<GroupKey, u32>,
 }
 
@@ -210,7 +213,8 @@ impl Assembly {
         };
         let leaves = compiled.leaves.iter().map(|&leaf| graph.leaves[usize::from(leaf)]).collect();
         let job = self.jobs.len() as u32;
-        let groups = compiled.groups.into_iter().map(|key| self.group(key, job)).collect();
+        let groups = compiled.groups.into_iter();
+        let groups = groups.map(|(key, layer)| self.group(key, layer, job)).collect();
         Merge {
             program: number,
             leaves,
@@ -265,7 +269,7 @@ impl Assembly {
     }
 
     /// The group of a key, with the job in it.
-    fn group(&mut self, key: GroupKey, job: u32) -> u32 {
+    fn group(&mut self, key: GroupKey, layer: LayerKey, job: u32) -> u32 {
         let number = match self.group_keys.get(&key) {
             Some(&number) => number,
             None => {
@@ -273,7 +277,8 @@ impl Assembly {
                 if let Some((prefix, layer)) = &key.layer {
                     title.push_str(&format!(", of `{prefix}{layer}`"));
                 }
-                self.groups.push(Group { title, jobs: Vec::new() });
+                self.groups.push(Group { title, jobs: Vec::new(), layers: Vec::new() });
+                self.layers.push(Vec::new());
                 let number = self.groups.len() as u32 - 1;
                 self.group_keys.insert(key, number);
                 number
@@ -282,8 +287,18 @@ impl Assembly {
         let jobs = &mut self.groups[number as usize].jobs;
         if jobs.last() != Some(&job) {
             jobs.push(job);
+            self.layers[number as usize].push(layer);
         }
         number
+    }
+
+    /// Counts the layers of each group, in the order of the model.
+    fn number_layers(&mut self) {
+        for (group, own) in self.groups.iter_mut().zip(&self.layers) {
+            let all: BTreeSet<&LayerKey> = own.iter().collect();
+            let numbers: BTreeMap<&LayerKey, u32> = all.into_iter().zip(0..).collect();
+            group.layers = own.iter().map(|layer| numbers[layer]).collect();
+        }
     }
 
     /// A fact over the whole model of a recipe that is an input needs all that recipe's tensors: over
@@ -297,8 +312,10 @@ impl Assembly {
         for (key, &group) in &self.group_keys {
             let inner = key.section.0 as usize;
             let Some(solved) = results[inner].get().filter(|_| inner != 0) else { continue };
-            let takes_part =
-                |how: &How| matches!(how, How::Graph { graph, .. } if graph.groups.contains(key));
+            let takes_part = |how: &How| match how {
+                How::Graph { graph, output, .. } => needs_group(graph, *output, key),
+                How::Copy { .. } => false,
+            };
             let all = solved.made.iter().filter(|made| takes_part(&made.how)).count();
             let used = self.groups[group as usize].jobs.len();
             if used != all {
@@ -344,6 +361,18 @@ impl Assembly {
             }
         }
     }
+}
+
+/// Whether an output depends on a fact about this group.
+fn needs_group(graph: &Graph, output: NodeId, key: &GroupKey) -> bool {
+    let Some(position) = graph.groups.iter().position(|(own, _)| own == key) else { return false };
+    needed(graph, &[output]).into_iter().any(|id| match graph.nodes[id] {
+        Node::Reduce(_, Reach::Group(group)) | Node::KeepLargest(_, Reach::Group(group)) => {
+            usize::from(group) == position
+        }
+        Node::Standing(_, group) => usize::from(group) == position,
+        _ => false,
+    })
 }
 
 /// The input tensors that no job reads.

@@ -185,6 +185,12 @@ pub static FUNCTIONS: &[Function] = &[
         summary: "max |x| over all elements.",
         evaluate: Evaluate::Within(|l, x, s| reduce(l, Reduction::LargestAbsolute, x, s), 1),
     },
+    Function {
+        name: "layers",
+        signature: "layers()",
+        summary: "Count of layers (under the same rule or slice); a tensor outside layers is one of its own.",
+        evaluate: Evaluate::Special(within::layers),
+    },
     map("log", MapOp::Log, "log(x)", "Natural logarithm."),
     map("maximum", MapOp::Maximum, "maximum(a, b)", "The larger of two."),
     Function {
@@ -225,6 +231,14 @@ pub static FUNCTIONS: &[Function] = &[
         signature: "polar(x)",
         summary: "The nearest matrix with orthonormal rows or columns: U·Vᵀ of its singular value decomposition.",
         evaluate: Evaluate::Special(matrix::polar),
+    },
+    Function {
+        name: "position",
+        signature: "position(x)",
+        summary: "The place of this layer's number x among those of all layers (under the same rule or slice): 1 for \
+                  the largest; of equal ones the layer that comes first has the lower place. A tensor outside layers \
+                  is a layer of its own.",
+        evaluate: Evaluate::Within(within::position, 1),
     },
     map("power", MapOp::Power, "power(a, b)", "a to the power of b."),
     Function {

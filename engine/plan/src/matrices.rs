@@ -96,7 +96,9 @@ impl Split {
         needed(&self.graph, &operands).into_iter().any(|id| {
             matches!(
                 self.graph.nodes[id],
-                Node::Reduce(_, Reach::Group(_)) | Node::KeepLargest(_, Reach::Group(_))
+                Node::Reduce(_, Reach::Group(_))
+                    | Node::KeepLargest(_, Reach::Group(_))
+                    | Node::Standing(..)
             )
         })
     }

@@ -385,6 +385,8 @@ pub struct Group {
     pub title: String,
     /// The jobs, ascending.
     pub jobs: Vec<u32>,
+    /// For each job its layer, counted in the order of the model; a tensor outside layers is one of its own.
+    pub layers: Vec<u32>,
 }
 
 /// Why a tensor is made as it is.

@@ -10,7 +10,7 @@ use std::fs;
 
 use mixdown_kit::{DType, Space, Stored, checkpoint, mixdown, read_checkpoint};
 use mixdown_suite::literal::{Matrix, norm, threshold, trimmed};
-use mixdown_suite::{merge, program};
+use mixdown_suite::{merge, program, with_snapshots};
 
 const MODELS: &str = "mixdown: 1\nmodels: {base: base, a: a, b: b}\nbase: base\ndtype: float64\n";
 
@@ -40,6 +40,7 @@ fn deltas(space: &Space, expert: &str) -> BTreeMap<String, Matrix> {
     found
 }
 
+/// The layer's number in a name.
 fn layer(name: &str) -> &str {
     name.split('.').nth(2).expect("a name in a layer")
 }
@@ -407,5 +408,73 @@ fn knots_trims_coordinates_over_the_model() {
             let expected = knots([&experts[0], &experts[1]], 0.3, over_model);
             check(&space, &read_checkpoint(space.path("merged")), &expected);
         }
+    }
+}
+
+/// What waits aside is told before the merge: each common basis, and nothing where each tensor is by itself.
+#[test]
+fn a_plan_tells_what_lies_aside() {
+    let space = family();
+    let footprint = |recipe: &str| {
+        space.write("recipe.yaml", recipe);
+        mixdown(&space, ["plan", "recipe.yaml", "--json"]).success().json()["footprint"].take()
+    };
+    let knots = recipe(KNOTS);
+    let shapes = deltas(&space, "a");
+    let basis = |one: &Matrix| {
+        let (rows, columns) = (one.rows as u64, 2 * one.columns as u64);
+        rows.min(columns) * (columns + rows + 1) * 8
+    };
+    let over_model = footprint(&knots);
+    assert_eq!(over_model["bytes_aside"], shapes.values().map(basis).sum::<u64>());
+    let own = footprint(&knots.replace("density", "scope: tensor, density"));
+    assert_eq!(own["bytes_aside"], 0);
+    // Both read the operands once, and the base once more where the result is added to it.
+    assert_eq!(over_model["bytes_read"], own["bytes_read"]);
+    space.write("recipe.yaml", knots);
+    let table = mixdown(&space, ["plan", "recipe.yaml"]).success().stdout;
+    assert!(table.lines().any(|line| line.starts_with("aside ")), "{table}");
+}
+
+#[test]
+fn what_does_not_compare_layers_is_refused() {
+    let space = family();
+    let mut told = String::new();
+    for formula in [
+        "position(norm2(delta)) * delta",
+        "position(delta) * delta",
+        "layers(delta) * delta",
+        "from_coordinates(experts - base, experts - base)",
+        "from_coordinates(delta, delta)",
+        "coordinates(delta)",
+        "keep_largest(delta, 0.5, among=norm(delta))",
+        "keep_largest(delta, 0.5, amongst=delta)",
+    ] {
+        let outcome = merge(&space, &steps(formula), &[]);
+        assert_eq!(outcome.status, Some(2), "{formula}: {}", outcome.stderr);
+        told.push_str(&format!("== {formula}\n{}\n", outcome.talk()));
+    }
+    with_snapshots(|| insta::assert_snapshot!("facts_refused", told));
+}
+
+/// Tensors that share no fact with the others do not count among those that it needs.
+#[test]
+fn a_recipe_as_a_model_may_look_at_its_whole_model() {
+    let space = family();
+    for (method, parameters) in [("knots_ties", "density: 0.4"), ("doge", "steps: 3")] {
+        let inner = format!("{MODELS}method: {method}\nparameters: {{{parameters}}}\n");
+        space.write("inner.yaml", inner);
+        let outer = |inner: &str| {
+            format!(
+                "mixdown: 1\nmodels: {{inner: {inner}, b: b}}\nmethod: linear\n\
+                 parameters: {{weight: 0.5}}\ndtype: float64\n"
+            )
+        };
+        merge(&space, &outer("{recipe: inner.yaml}"), &["--force"]).success();
+        let streamed = read_checkpoint(space.path("merged"));
+        mixdown(&space, ["merge", "inner.yaml", "--out", "inner", "--force"]).success();
+        merge(&space, &outer("inner"), &["--force"]).success();
+        let written = read_checkpoint(space.path("merged"));
+        assert_eq!(streamed.tensors, written.tensors, "{method}");
     }
 }

@@ -85,7 +85,7 @@ fn levels(graph: &Graph, steps: &[SplitStep]) -> Vec<usize> {
         let operands = graph.operands(id);
         let above = operands.iter().map(|operand| levels[operand.index()]).max().unwrap_or(0);
         levels[id.index()] = match &graph.nodes[id] {
-            Node::Reduce(..) | Node::KeepLargest(..) => above + 1,
+            Node::Reduce(..) | Node::KeepLargest(..) | Node::Standing(..) => above + 1,
             Node::Leaf(position) => match graph.leaves[usize::from(*position)] {
                 Leaf::Matrix(step) | Leaf::Part(step, _) => {
                     steps.get(usize::from(step)).map_or(0, |step| before(&levels, step))

@@ -1,6 +1,7 @@
 //! The plan as JSON: the form that scripts read and that its digest is taken of.
 
 use mixdown_checkpoint::adapter::OutputUpdate;
+use mixdown_ops::program::Standing;
 use mixdown_ops::{Instruction, Operand, Pass, Precision, Program};
 use serde_json::{Value, json};
 
@@ -235,14 +236,29 @@ fn pass_value(pass: &Pass) -> Value {
             value
         })
         .collect();
-    json!({
+    let standings: Vec<Value> = pass
+        .standings
+        .iter()
+        .map(|slot| {
+            let op = match slot.standing {
+                Standing::Position => "position",
+                Standing::Count => "layers",
+            };
+            json!({"op": op, "of": slot.of, "to": slot.to, "group": slot.group})
+        })
+        .collect();
+    let mut value = json!({
         "inputs": pass.inputs,
         "registers": pass.registers,
         "scalar_steps": prelude,
         "instructions": pass.instructions.iter().map(instruction_value).collect::<Vec<_>>(),
         "reductions": slots,
         "selections": selections,
-    })
+    });
+    if !standings.is_empty() {
+        value["standings"] = standings.into();
+    }
+    value
 }
 
 fn instruction_value(instruction: &Instruction) -> Value {

@@ -78,7 +78,7 @@ impl Identities<'_> {
 
     fn group_text(&self, group: u32, nth: usize) -> Option<String> {
         let mut text = String::new();
-        for &job in &self.plan.groups[group as usize].jobs {
+        for (position, &job) in self.plan.groups[group as usize].jobs.iter().enumerate() {
             let Work::Merge(merge) = &self.plan.jobs[job as usize].work else { continue };
             let passes = &self.plan.programs[merge.program as usize].passes;
             let mentions = |pass: &Pass| {
@@ -91,7 +91,8 @@ impl Identities<'_> {
                 .into_iter()
                 .filter(|&own| merge.groups[usize::from(own)] == group)
                 .collect();
-            let _ = writeln!(text, "member {own:?}");
+            let layers = &self.plan.groups[group as usize].layers;
+            let _ = writeln!(text, "member {own:?} of layer {:?}", layers.get(position));
             self.passes(merge, index + 1, index, &mut Numbers::default(), &mut text)?;
         }
         Some(text)
@@ -102,11 +103,13 @@ impl Identities<'_> {
 fn groups(pass: &Pass) -> Vec<u16> {
     let reductions = pass.reductions.iter().map(|slot| slot.scope);
     let scopes = reductions.chain(pass.selections.iter().map(|slot| slot.scope));
+    let named = scopes.filter_map(|scope| match scope {
+        Scope::Group(group) => Some(group),
+        Scope::Tensor => None,
+    });
     let mut found = Vec::new();
-    for scope in scopes {
-        if let Scope::Group(group) = scope
-            && !found.contains(&group)
-        {
+    for group in named.chain(pass.standings.iter().map(|slot| slot.group)) {
+        if !found.contains(&group) {
             found.push(group);
         }
     }
@@ -161,6 +164,9 @@ impl Numbers {
         }
         for slot in &mut pass.reductions {
             slot.to = self.of(slot.to);
+        }
+        for slot in &mut pass.standings {
+            (slot.of, slot.to) = (self.of(slot.of), self.of(slot.to));
         }
         for slot in &mut pass.selections {
             slot.density = self.of(slot.density);
