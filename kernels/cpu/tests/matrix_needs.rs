@@ -57,7 +57,8 @@ fn check(op: &MatrixOp, given: &[Given], precision: Precision) {
     assert!(peak <= needs.prepare_bytes, "{what} takes {peak} of {}", needs.prepare_bytes);
     // A bound that is far off keeps other tensors waiting.
     assert!(needs.prepare_bytes < 12 * peak + (4 << 20), "{what}: {peak}, {}", needs.prepare_bytes);
-    let mut values = vec![0.0; needs.block_rows.min(rows) * columns];
+    let (rows, columns) = op.result_shape((rows as u64, columns as u64), given.len());
+    let mut values = vec![0.0; needs.block_rows.min(rows as usize) * columns as usize];
     let (_, peak, _) = counted(|| prepared.rows(&mut operands, 0, &mut values).unwrap());
     assert!(peak <= needs.rows_bytes, "{what}: rows take {peak} of {}", needs.rows_bytes);
 }
@@ -70,6 +71,10 @@ fn needs_are_upper_bounds() {
         let op = objective((Targets::Whole, Rows::Whole), Rank::Full, Init::Sum, solver);
         run_in(&op, &dense(&randoms(2, 300, 300)), Precision::Single, 1).unwrap();
         run_in(&op, &dense(&randoms(2, 300, 300)), Precision::Double, 1).unwrap();
+    }
+    // More directions than one block has.
+    for (rows, columns) in [(1536, 512), (1300, 300)] {
+        check(&MatrixOp::CommonBasis, &dense(&randoms(3, rows, columns)), Precision::Single);
     }
     let shapes = [(150, 160), (160, 150), (40, 400), (400, 40)];
     for (rows, columns) in shapes {

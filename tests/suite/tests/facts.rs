@@ -153,12 +153,14 @@ fn facts_and_matrix_ops_take_turns() {
 const INTERFERENCE: &str = "interference";
 const KNOTS: &str = "knots_ties";
 
-const FORMULAS: [&str; 7] = [
+const FORMULAS: [&str; 8] = [
     INTERFERENCE,
     KNOTS,
     "truncated_svd(keep_largest(delta, 0.2), rank=0.5)",
     "polar(keep_largest(delta, 0.2, scope=\"model\")) * norm(delta)",
     "keep_largest(polar(delta / norm(delta)) * norm2(other, scope=\"layer\"), 0.1)",
+    // A fact over facts of all layers.
+    "truncated_svd(delta * position(norm2(delta, scope=\"layer\")) / layers(), rank=0.5)",
     // Facts of the model over results, dense ones and factors, which wait aside; and ops on these.
     "keep_largest(polar(delta) + truncated_svd(other, rank=3), 0.1, scope=\"model\")",
     "truncated_svd(keep_largest(truncated_svd(delta, rank=3), 0.4, scope=\"model\") / norm(polar(other)), rank=0.5)",
