@@ -14,12 +14,13 @@ use mixdown_plan::{Job, Leaf, Merge, Plan, TensorRef, Work};
 use mixdown_tensor::DType;
 
 use crate::assembled::{self, Bands, is_banded};
-use crate::held::{Resources, held_dtype};
+use crate::held::held_dtype;
 use crate::matrix_needs::MatrixNeeds;
 use crate::messages;
 use crate::progress::Progress;
 use crate::read::Inputs;
 use crate::report::MatrixReport;
+use crate::resources::Resources;
 use crate::results::Results;
 use crate::rows::{Embedding, gathered};
 use crate::scheduler::Failure;

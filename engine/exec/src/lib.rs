@@ -22,6 +22,7 @@ mod part;
 mod progress;
 mod read;
 mod report;
+mod resources;
 mod results;
 mod rounds;
 mod row_means;

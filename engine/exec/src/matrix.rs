@@ -15,8 +15,9 @@ use mixdown_tensor::DType;
 
 use crate::context::{Context, Facts, internal, lock};
 use crate::hands::Hands;
-use crate::held::{Held, Resources, Values, combine, held_dtype};
+use crate::held::{Held, Values, combine, held_dtype};
 use crate::report::MatrixReport;
+use crate::resources::Resources;
 use crate::rows::SCRATCH_BYTES;
 use crate::scheduler::Failure;
 use crate::steps::Put;

@@ -7,8 +7,8 @@ use mixdown_ops::Backend;
 use mixdown_ops::matrix::{Needs, OperandShapes};
 use mixdown_plan::{Leaf, MatrixOperand, MatrixStep, Merge, Plan, Work};
 
-use crate::held::{factor_bytes, product_bytes};
 use crate::matrix::{result_bytes, stop_diagnostic};
+use crate::resources::{factor_bytes, product_bytes};
 
 /// For each job with matrix ops, what each of them holds.
 #[derive(Clone, Debug, Default)]

@@ -8,9 +8,9 @@ use mixdown_plan::{Job, Merge, TensorRef};
 
 use crate::context::{Context, Facts, PieceWriter, internal, lock, tensor_of};
 use crate::hands::Hands;
-use crate::held::Resources;
 use crate::matrix::MatrixStage;
 use crate::needs::StretchNeeds;
+use crate::resources::Resources;
 use crate::rounds::{Part, Reading, Rounds, Unit};
 use crate::scheduler::{Failure, Flow, Step};
 use crate::stages::{Gathering, Stretch};

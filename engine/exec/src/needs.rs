@@ -8,8 +8,9 @@ use mixdown_tensor::DType;
 
 use crate::assembled;
 use crate::hands::Arena;
-use crate::held::{held_dtype, product_bytes};
+use crate::held::held_dtype;
 use crate::matrix_needs::MatrixNeeds;
+use crate::resources::product_bytes;
 use crate::rounds::key_budget;
 use crate::rows::{self, gathered};
 use crate::stages::{Gathering, Stretch};
