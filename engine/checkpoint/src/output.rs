@@ -7,9 +7,11 @@
 //! lock       held by the running process, with its number; at the very end it says what was finished
 //! journal    what is written so far, see `journal`
 //! output/    becomes DIR
+//! aside      without this name: results that are needed again, gone when the process is
 //! replaced/  the old DIR, for the moment between two renames where the system cannot swap folders
 //! ```
 
+mod aside;
 mod begin;
 mod clone;
 mod disk;
@@ -36,6 +38,7 @@ use crate::reread::{self, Stretch};
 use crate::shown::{bytes_text, io_text, shown, shown_path};
 use crate::side_files::is_plain_name;
 use crate::tensor_digest::TensorDigest;
+use aside::Aside;
 use disk::Disk;
 use shards::Shards;
 use trouble::refused;
@@ -62,7 +65,8 @@ impl PlanIdentity {
 pub struct OutputOptions {
     /// Whether a folder under the target's name is replaced. It is, at the very end.
     pub force: bool,
-    /// Bytes of the files that will be added beside the shards, for the check of free space.
+    /// Bytes of the files that will be added beside the shards, and of what will be put aside, for the check
+    /// of free space.
     pub side_bytes: u64,
 }
 
@@ -156,6 +160,7 @@ pub struct OutputFolder {
     recorded: BTreeMap<usize, TensorDigest>,
     finished: Mutex<Vec<Option<TensorDigest>>>,
     files: Mutex<BTreeMap<String, FileRecord>>,
+    aside: Aside,
     /// Held until the end; other processes see it.
     lock: File,
 }

@@ -10,7 +10,7 @@ use mixdown_diagnostics::Diagnostic;
 use mixdown_exec::{Held, Results, Values};
 use mixdown_ops::matrix::Report;
 use mixdown_ops::{Backend, Precision};
-use mixdown_plan::{Job, TensorRef, Work, matrix_identity};
+use mixdown_plan::{Identities, Job, Merge, TensorRef, Work};
 use mixdown_store::{Array, Data, Entry, Key, Store};
 use mixdown_tensor::Shape;
 use serde_json::{Value, json};
@@ -49,11 +49,12 @@ impl StoredResults {
             let (offset, dtype) = (entry.offset, entry.dtype.name());
             Some(format!("{digest} {offset} {dtype} {}", entry.shape))
         };
+        let identities = Identities::new(plan, &content);
         let mut keys = HashMap::new();
         for (number, job) in (0..).zip(&plan.jobs) {
             let Work::Merge(merge) = &job.work else { continue };
             for (step, found) in merge.matrices.iter().enumerate() {
-                let Some(text) = matrix_identity(plan, merge, step, &content) else { continue };
+                let Some(text) = identities.matrix(number, step) else { continue };
                 // Matrix products may differ in their last bits from one instruction set to another.
                 let text = format!("{} {}\n{text}", backend.name(), backend.describe());
                 let title = format!("{} of {}", found.op.name(), job.name);
@@ -118,11 +119,29 @@ fn matrix_ops(job: &Job) -> usize {
 pub fn files(planned: &Planned) -> Vec<&Shard> {
     let mut found: Vec<&Shard> = Vec::new();
     let mut seen = BTreeSet::new();
-    for job in &planned.plan.jobs {
+    let needs_facts = |merge: &Merge| {
+        let mut operands = merge.matrices.iter().flat_map(|step| &step.operands);
+        operands.any(|operand| !operand.facts.is_empty())
+    };
+    // What is known of a group is made from all of its tensors.
+    let facts_from: BTreeSet<u32> = (0..)
+        .zip(&planned.plan.jobs)
+        .filter_map(|(number, job)| match &job.work {
+            Work::Merge(merge) if needs_facts(merge) => Some((number, merge)),
+            _ => None,
+        })
+        .flat_map(|(number, merge)| {
+            let groups = merge.groups.iter().map(|&group| &planned.plan.groups[group as usize]);
+            groups.flat_map(|group| group.jobs.iter().copied()).chain([number])
+        })
+        .collect();
+    for (number, job) in (0..).zip(&planned.plan.jobs) {
         let Work::Merge(merge) = &job.work else { continue };
         let operands = merge.matrices.iter().flat_map(|step| &step.operands);
+        let own = facts_from.contains(&number).then_some(merge);
         let parts = planned.plan.parts();
-        for tensor in operands.flat_map(|operand| operand.merge.tensors(&parts)) {
+        let merges = operands.map(|operand| &operand.merge).chain(own);
+        for tensor in merges.flat_map(|merge| merge.tensors(&parts)) {
             let index = &planned.loaded.models[tensor.model as usize].model.checkpoint.index;
             let shard = index.shard_of(&index.tensors()[tensor.tensor as usize]);
             if seen.insert(&shard.path) {

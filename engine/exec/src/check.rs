@@ -1,8 +1,11 @@
 //! Checks what a plan promises, so that the flows can rely on it.
 
 use mixdown_diagnostics::Diagnostic;
+use mixdown_ops::Program;
 use mixdown_ops::matrix::MatrixOp;
-use mixdown_plan::{Job, Leaf, MatrixStep, Merge, Plan, Product, RowSource, Rows, TensorRef, Work};
+use mixdown_plan::{
+    Job, Leaf, MatrixOperand, MatrixStep, Merge, Plan, Product, RowSource, Rows, TensorRef, Work,
+};
 use mixdown_tensor::DType;
 
 use crate::assembled;
@@ -66,10 +69,10 @@ impl Checker<'_> {
         for (number, step) in merge.matrices.iter().enumerate() {
             let elements = step.rows.checked_mul(step.columns)?;
             let is_of_weight = elements == matrix_elements(job, merge)?;
-            (is_of_weight || step.op == MatrixOp::Gram).then_some(())?;
+            let has_own_shape = matches!(step.op, MatrixOp::Gram | MatrixOp::CommonBasis);
+            (is_of_weight || has_own_shape).then_some(())?;
             for operand in &step.operands {
-                let passes = &self.plan.programs.get(operand.merge.program as usize)?.passes;
-                (passes.len() == 1 && operand.merge.matrices.is_empty()).then_some(())?;
+                self.facts(operand, program)?;
                 let elements = operand.rows.checked_mul(operand.columns)?;
                 self.leaves(&operand.merge, elements, &merge.matrices[..number])?;
             }
@@ -78,12 +81,32 @@ impl Checker<'_> {
             None => self.leaves(merge, job.shape.elements(), &merge.matrices),
             Some(factor) => {
                 let elements = factor.rows.checked_mul(factor.columns)?;
-                let is_alone = merge.leaves == [Leaf::Factor];
+                let last = program.passes.last()?;
+                let mut stored = last.inputs.iter().map(|&input| merge.leaves[usize::from(input)]);
+                let is_alone = stored.next() == Some(Leaf::Factor) && stored.next().is_none();
                 (is_alone && factor.elements()? == job.shape.elements()).then_some(())?;
                 let terms = factor.terms.iter().map(|(leaf, _)| leaf);
-                self.leaves_of(terms, elements, &merge.matrices)
+                let found = merge.leaves.iter().filter(|&&leaf| leaf != Leaf::Factor);
+                self.leaves_of(terms.chain(found), elements, &merge.matrices)
             }
         }
+    }
+
+    /// Whether an operand's program is of one pass, and gets from its job what it reads.
+    fn facts(&self, operand: &MatrixOperand, job: &Program) -> Option<()> {
+        let MatrixOperand { merge, facts, .. } = operand;
+        let program = self.plan.programs.get(merge.program as usize)?;
+        let [pass] = program.passes.as_slice() else { return None };
+        let scalars = merge.constants.len() + facts.scalars.len();
+        let fits = pass.prelude.is_empty()
+            && merge.matrices.is_empty()
+            && merge.leaves.len() == usize::from(program.inputs)
+            && merge.constants.len() == usize::from(program.constants)
+            && scalars == usize::from(program.scalars)
+            && facts.cuts.len() == usize::from(program.cuts)
+            && facts.scalars.iter().all(|&scalar| scalar < job.scalars)
+            && facts.cuts.iter().all(|&cut| cut < job.cuts);
+        fits.then_some(())
     }
 
     /// Whether each leaf has so many elements; these matrix ops have their results by then.
@@ -117,6 +140,16 @@ impl Checker<'_> {
                 Leaf::Matrix(step) => {
                     let step = steps.get(usize::from(step))?;
                     step.rows.checked_mul(step.columns)?
+                }
+                Leaf::Part(step, part) => {
+                    let step = steps.get(usize::from(step))?;
+                    let is_within = part.end()? <= step.rows.checked_mul(step.columns)?;
+                    // Rows beneath those that are there are zeros, so that only columns must fit.
+                    let fits = part.columns > 0
+                        && wanted.is_multiple_of(part.columns)
+                        && part.rows.checked_mul(part.columns)? <= wanted;
+                    (is_within && fits).then_some(())?;
+                    wanted
                 }
                 // Only the program that stores it reads a side.
                 Leaf::Factor => return None,

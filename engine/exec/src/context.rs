@@ -14,16 +14,18 @@ use mixdown_plan::{Job, Leaf, Merge, Plan, TensorRef, Work};
 use mixdown_tensor::DType;
 
 use crate::assembled::{self, Bands, is_banded};
-use crate::held::{Held, held_dtype};
+use crate::held::held_dtype;
 use crate::matrix_needs::MatrixNeeds;
 use crate::messages;
 use crate::progress::Progress;
 use crate::read::Inputs;
 use crate::report::MatrixReport;
+use crate::resources::Resources;
 use crate::results::Results;
 use crate::rows::{Embedding, gathered};
 use crate::scheduler::Failure;
 use crate::sink::Sink;
+use crate::steps::{Aside, Put};
 
 /// What all flows of a run share.
 pub(crate) struct Context<'a> {
@@ -35,6 +37,9 @@ pub(crate) struct Context<'a> {
     pub(crate) backend: &'a dyn Backend,
     /// Where results of matrix ops are kept.
     pub(crate) results: &'a dyn Results,
+    /// Where results of matrix ops go that later flows read, and those that are there.
+    pub(crate) aside: Aside,
+    pub(crate) put: Mutex<HashMap<(u32, usize), Put>>,
     /// What matrix ops hold.
     pub(crate) matrix_needs: MatrixNeeds,
     /// What matrix ops have told.
@@ -113,7 +118,9 @@ impl<'a> Context<'a> {
             Leaf::Tensor(tensor) => self.inputs.entry(tensor).dtype,
             Leaf::Rows(_) => gathered(precision),
             Leaf::Assembled(_, dtype) => dtype,
-            Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => held_dtype(precision),
+            Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Part(..) | Leaf::Factor => {
+                held_dtype(precision)
+            }
         }
     }
 
@@ -122,12 +129,12 @@ impl<'a> Context<'a> {
         Embedding { rows: &self.plan.rows[rows as usize], padding }
     }
 
-    /// Reads a stretch of a leaf. `held` is what it is if it comes from no file, and who multiplies out its
-    /// factors; `scratch` is used by embeddings and tensors that are put together.
+    /// Reads a stretch of a leaf. `resources` have what comes from no file, and the worker multiplies out
+    /// what is there as factors; `scratch` is used by embeddings and tensors that are put together.
     pub(crate) fn read_leaf(
         &self,
         leaf: Leaf,
-        (held, worker): (Option<&Held>, &mut (dyn Worker + 'static)),
+        (resources, worker): (&Resources, &mut (dyn Worker + 'static)),
         first: u64,
         dtype: DType,
         out: &mut [u8],
@@ -145,10 +152,8 @@ impl<'a> Context<'a> {
                 }
                 assembled::read(&self.inputs, one, first, out, scratch)
             }
-            Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => {
-                let held = held.ok_or_else(|| Failure::Fatal(internal("a leaf is not held")))?;
-                held.read(worker, first, out);
-                Ok(())
+            Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Part(..) | Leaf::Factor => {
+                resources.read(&leaf, first, dtype, out, self.sink, worker)
             }
         }
     }
@@ -170,7 +175,7 @@ impl<'a> Context<'a> {
                 of(assembled::culprit(&self.plan.assembled[number as usize], element))
             }
             Leaf::Product(product) => messages::overflown_update(inputs, &product, element),
-            Leaf::Matrix(_) | Leaf::Factor => {
+            Leaf::Matrix(_) | Leaf::Part(..) | Leaf::Factor => {
                 Failure::Fatal(internal("a result that was finite is not"))
             }
         }
@@ -242,9 +247,12 @@ impl<'a> Context<'a> {
 pub(crate) fn tensor_of(leaf: &Leaf) -> Option<TensorRef> {
     match leaf {
         Leaf::Tensor(tensor) => Some(*tensor),
-        Leaf::Rows(_) | Leaf::Assembled(..) | Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => {
-            None
-        }
+        Leaf::Rows(_)
+        | Leaf::Assembled(..)
+        | Leaf::Product(_)
+        | Leaf::Matrix(_)
+        | Leaf::Part(..)
+        | Leaf::Factor => None,
     }
 }
 

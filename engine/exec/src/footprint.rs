@@ -25,6 +25,8 @@ pub struct Footprint {
     pub flops: u64,
     /// Bytes of all output tensors.
     pub bytes_written: u64,
+    /// Bytes of results that lie on the output's disk until all facts about the model are known.
+    pub bytes_aside: u64,
     /// The most memory that the run will admit, with what is held already.
     pub peak_bytes: u64,
     /// Threads that will work.
@@ -44,8 +46,8 @@ pub fn footprint(
 ) -> Result<Footprint, Box<Diagnostic>> {
     let indexes = Indexes(indexes);
     check(plan, indexes)?;
-    let lineup = Lineup::new(plan, indexes, |_| true)?;
     let matrices = MatrixNeeds::new(plan, backend)?;
+    let lineup = Lineup::new(plan, indexes, &matrices, |_| true)?;
     let (needs, sizing) = fit(plan, indexes, backend, &matrices, &lineup, options)?;
     let mut bytes_read_by_pass = Vec::new();
     let mut means = 0;
@@ -72,6 +74,7 @@ pub fn footprint(
         bytes_read: bytes_read_by_pass.iter().sum::<u64>() + means,
         bytes_read_by_pass,
         flops: matrices.flops(),
+        bytes_aside: lineup.aside.bytes,
         bytes_written: plan.jobs.iter().map(|job| job.shape.bytes(job.dtype)).sum(),
         peak_bytes: (base + flows).min(options.memory_bytes),
         threads: sizing.threads,
@@ -121,7 +124,19 @@ fn reads(plan: &Plan, indexes: Indexes<'_>, item: &Item) -> Vec<(Option<usize>, 
             Work::Merge(_) => Vec::new(),
         },
         Item::Merge(stretch) => {
-            stretch.passes.clone().map(|index| (Some(index), pass(stretch.job, index))).collect()
+            let of_passes = stretch.passes.clone();
+            let of_passes = of_passes.map(|index| (Some(index), pass(stretch.job, index)));
+            // Operands of matrix ops are read once at least.
+            let Work::Merge(merge) = &plan.jobs[stretch.job as usize].work else {
+                return of_passes.collect();
+            };
+            let steps = stretch.steps.iter().map(|&step| &merge.matrices[step]);
+            let of_steps = steps.map(|step| {
+                let leaves = step.operands.iter().flat_map(|operand| &operand.merge.leaves);
+                let bytes = leaves.map(|&leaf| leaf_reads(plan, indexes, leaf, 0)).sum();
+                (Some(usize::from(step.before)), bytes)
+            });
+            of_passes.chain(of_steps).collect()
         }
         Item::Gathering(members) => {
             members.iter().map(|&(job, index)| (Some(index), pass(job, index))).collect()
@@ -137,38 +152,39 @@ fn pass_reads(plan: &Plan, indexes: Indexes<'_>, job: u32, merge: &Merge, index:
     if !stores && pass.reductions.is_empty() && pass.selections.is_empty() {
         return 0;
     }
-    let elements = plan.jobs[job as usize].shape.elements();
+    let elements = merge.elements(plan.jobs[job as usize].shape.elements(), stores);
     // A sample of a block per piece comes before the one reading of all elements.
     let sampled = match stores || pass.selections.is_empty() || elements <= PIECE {
         true => 0,
         false => elements.div_ceil(PIECE).min(SAMPLE_BLOCKS) * BLOCK as u64,
     };
     let leaves = pass.inputs.iter().map(|&input| merge.leaves[usize::from(input)]);
-    // Operands of matrix ops are read once at least, beside the pass that stores.
-    let operands = merge.matrices.iter().filter(|_| stores).flat_map(|step| &step.operands);
-    let operands = operands.flat_map(|operand| operand.merge.leaves.iter().copied());
     let terms = merge.factor.iter().filter(|_| stores).flat_map(|factor| &factor.terms);
     leaves
-        .chain(operands)
         .chain(terms.map(|(leaf, _)| *leaf))
-        .map(|leaf| match leaf {
-            Leaf::Tensor(tensor) => {
-                let entry = indexes.entry(tensor);
-                entry.bytes() + sampled * entry.dtype.bytes() as u64
-            }
-            Leaf::Rows(rows) => rows_bytes(plan, indexes, rows),
-            Leaf::Assembled(number, _) => {
-                let assembled = &plan.assembled[number as usize];
-                let width = assembled.dtype.bytes() as u64;
-                let read = |patch: &&Patch| matches!(patch.from, PatchSource::Tensor { .. });
-                assembled.patches.iter().filter(read).map(|patch| patch.elements() * width).sum()
-            }
-            Leaf::Product(product) => {
-                indexes.entry(product.left).bytes() + indexes.entry(product.right).bytes()
-            }
-            Leaf::Matrix(_) | Leaf::Factor => 0,
-        })
+        .map(|leaf| leaf_reads(plan, indexes, leaf, sampled))
         .sum()
+}
+
+/// Bytes of the inputs that one reading of a leaf takes, and of so many elements of a sample.
+fn leaf_reads(plan: &Plan, indexes: Indexes<'_>, leaf: Leaf, sampled: u64) -> u64 {
+    match leaf {
+        Leaf::Tensor(tensor) => {
+            let entry = indexes.entry(tensor);
+            entry.bytes() + sampled * entry.dtype.bytes() as u64
+        }
+        Leaf::Rows(rows) => rows_bytes(plan, indexes, rows),
+        Leaf::Assembled(number, _) => {
+            let assembled = &plan.assembled[number as usize];
+            let width = assembled.dtype.bytes() as u64;
+            let read = |patch: &&Patch| matches!(patch.from, PatchSource::Tensor { .. });
+            assembled.patches.iter().filter(read).map(|patch| patch.elements() * width).sum()
+        }
+        Leaf::Product(product) => {
+            indexes.entry(product.left).bytes() + indexes.entry(product.right).bytes()
+        }
+        Leaf::Matrix(_) | Leaf::Part(..) | Leaf::Factor => 0,
+    }
 }
 
 /// Bytes that one reading of an embedding takes.

@@ -1,19 +1,16 @@
-//! What a flow holds besides files: the factors of adapters, and the results of matrix ops.
+//! Matrices that are held: all their elements, or factors that are multiplied out where they are read.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
 
+use mixdown_diagnostics::Diagnostic;
 use mixdown_ops::matrix::{Factors, Matrix};
 use mixdown_ops::{LowRank, Precision, Sides, Worker};
-use mixdown_plan::{Factor, Leaf, Merge, Product, Side};
+use mixdown_plan::{Factor, Side};
 use mixdown_tensor::DType;
 
-use crate::context::lock;
-use crate::read::Inputs;
 use crate::rows::gathered;
-use crate::scheduler::Failure;
-use crate::widen;
+use crate::sink::Sink;
+use crate::steps::Form;
 
 /// A matrix that is held, read like the elements of a tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +56,45 @@ impl Values {
         }
     }
 
+    /// From little-endian bytes.
+    pub(crate) fn from_bytes(bytes: &[u8], precision: Precision) -> Self {
+        match precision {
+            Precision::Single => {
+                let numbers = bytes.as_chunks().0.iter();
+                Self::Single(numbers.map(|&bytes| f32::from_le_bytes(bytes)).collect())
+            }
+            Precision::Double => {
+                let numbers = bytes.as_chunks().0.iter();
+                Self::Double(numbers.map(|&bytes| f64::from_le_bytes(bytes)).collect())
+            }
+        }
+    }
+
+    /// Puts them aside, from a byte on. Returns where they end.
+    fn put_aside(&self, offset: u64, sink: &dyn Sink) -> Result<u64, Box<Diagnostic>> {
+        // Not all at once: the bytes are there beside the numbers.
+        const NUMBERS: usize = 1 << 16;
+        let mut at = offset;
+        let mut put = |bytes: Vec<u8>| {
+            sink.put_aside(at, &bytes)?;
+            at += bytes.len() as u64;
+            Ok::<(), Box<Diagnostic>>(())
+        };
+        match self {
+            Self::Single(values) => {
+                for part in values.chunks(NUMBERS) {
+                    put(part.iter().flat_map(|value| value.to_le_bytes()).collect())?;
+                }
+            }
+            Self::Double(values) => {
+                for part in values.chunks(NUMBERS) {
+                    put(part.iter().flat_map(|value| value.to_le_bytes()).collect())?;
+                }
+            }
+        }
+        Ok(at)
+    }
+
     /// Count of numbers.
     pub fn len(&self) -> usize {
         match self {
@@ -97,6 +133,22 @@ impl Held {
             right: Values::from_f64(&factors.right.values, precision),
             rank: factors.right.rows,
             columns: factors.right.columns,
+        }
+    }
+
+    /// Puts it aside, from a byte on. Says how it lies there.
+    pub(crate) fn put_aside(&self, offset: u64, sink: &dyn Sink) -> Result<Form, Box<Diagnostic>> {
+        match self {
+            Self::Dense(values) => {
+                values.put_aside(offset, sink)?;
+                Ok(Form::Dense)
+            }
+            Self::Factors { left, right, rank, columns } => {
+                let next = left.put_aside(offset, sink)?;
+                right.put_aside(next, sink)?;
+                let rows = left.len().checked_div(*rank).unwrap_or(0);
+                Ok(Form::Factors(rows, *rank, *columns))
+            }
         }
     }
 
@@ -205,7 +257,11 @@ pub(crate) fn combine(rows: usize, terms: &[(Arc<Held>, f64)]) -> Option<Factors
 }
 
 /// One side of a matrix that is written as factors. None if a term is dense, or has more directions.
-fn side_of(factor: &Factor, terms: &[(Arc<Held>, f64)], precision: Precision) -> Option<Held> {
+pub(crate) fn side_of(
+    factor: &Factor,
+    terms: &[(Arc<Held>, f64)],
+    precision: Precision,
+) -> Option<Held> {
     let Factors { left, right } = combine(factor.rows as usize, terms)?;
     let (found, rank, columns) = (right.rows, factor.rank as usize, factor.columns as usize);
     if found > rank {
@@ -227,145 +283,6 @@ fn side_of(factor: &Factor, terms: &[(Arc<Held>, f64)], precision: Precision) ->
         }
     };
     Some(Held::Dense(Values::from_f64(&values, precision)))
-}
-
-/// What one job holds while its flow runs.
-#[derive(Debug, Default)]
-pub(crate) struct Resources {
-    products: HashMap<Product, Arc<Held>>,
-    matrices: Mutex<Vec<Arc<Held>>>,
-    /// What is written where it is one side of a low-rank matrix, and its type.
-    factor: Option<(Factor, Precision)>,
-    side: OnceLock<Option<Arc<Held>>>,
-}
-
-impl Resources {
-    /// The factors of all adapters that a merge reads, in its operands too.
-    pub(crate) fn load(inputs: &Inputs<'_>, merge: &Merge) -> Result<Self, Failure> {
-        let mut products = HashMap::new();
-        for product in products_of(merge) {
-            if let Entry::Vacant(place) = products.entry(product) {
-                let held = load_product(inputs, &product, merge.precision)?;
-                place.insert(Arc::new(held));
-            }
-        }
-        let factor = merge.factor.clone().map(|factor| (factor, merge.precision));
-        Ok(Self { products, matrices: Mutex::default(), factor, side: OnceLock::new() })
-    }
-
-    /// The same matrices for the job of the other side, once all are there.
-    pub(crate) fn for_twin(&self, merge: &Merge) -> Self {
-        Self {
-            products: self.products.clone(),
-            matrices: Mutex::new(lock(&self.matrices).clone()),
-            factor: merge.factor.clone().map(|factor| (factor, merge.precision)),
-            side: OnceLock::new(),
-        }
-    }
-
-    /// Adds the result of the next matrix op.
-    pub(crate) fn push(&self, held: Arc<Held>) {
-        lock(&self.matrices).push(held);
-    }
-
-    /// How many matrix ops have their result here.
-    pub(crate) fn done(&self) -> usize {
-        lock(&self.matrices).len()
-    }
-
-    /// What a leaf is that comes from no file.
-    pub(crate) fn get(&self, leaf: &Leaf) -> Option<Arc<Held>> {
-        match leaf {
-            Leaf::Product(product) => self.products.get(product).cloned(),
-            Leaf::Matrix(step) => lock(&self.matrices).get(usize::from(*step)).cloned(),
-            Leaf::Factor => self.side.get_or_init(|| self.side()).clone(),
-            Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Assembled(..) => None,
-        }
-    }
-
-    /// The side that is written, once all matrix ops are done.
-    fn side(&self) -> Option<Arc<Held>> {
-        let (factor, precision) = self.factor.as_ref()?;
-        let terms = factor.terms.iter().map(|(leaf, by)| Some((self.get(leaf)?, *by)));
-        let terms: Option<Vec<_>> = terms.collect();
-        side_of(factor, &terms?, *precision).map(Arc::new)
-    }
-}
-
-/// The adapters' updates that a merge reads.
-pub(crate) fn products_of(merge: &Merge) -> impl Iterator<Item = Product> {
-    let operands = merge.matrices.iter().flat_map(|step| &step.operands);
-    let merges = operands.map(|operand| &operand.merge).chain([merge]);
-    let terms = merge.factor.iter().flat_map(|factor| &factor.terms).map(|(leaf, _)| leaf);
-    merges.flat_map(|merge| &merge.leaves).chain(terms).filter_map(|leaf| match leaf {
-        Leaf::Product(product) => Some(*product),
-        _ => None,
-    })
-}
-
-/// Reads the factors of an update. The scale goes to the left one.
-fn load_product(
-    inputs: &Inputs<'_>,
-    product: &Product,
-    precision: Precision,
-) -> Result<Held, Failure> {
-    let read = |tensor| -> Result<Vec<f64>, Failure> {
-        let entry = inputs.entry(tensor);
-        let mut bytes = vec![0; entry.bytes() as usize];
-        inputs.read(tensor, 0, &mut bytes)?;
-        if let Some(element) = widen::first_nonfinite(&bytes, entry.dtype) {
-            return Err(crate::messages::nonfinite(inputs, tensor, element));
-        }
-        Ok(widen::to_f64(&bytes, entry.dtype))
-    };
-    let rank = product.rank as usize;
-    let (left, right) = match rank {
-        0 => (Vec::new(), Vec::new()),
-        _ => (read(product.left)?, read(product.right)?),
-    };
-    let (rows, columns) = (product.rows as usize, product.columns as usize);
-    // The transposed product is right's transpose times left's.
-    let (mut left, right) = match product.transposed {
-        false => (left, right),
-        true => (transposed(&right, rank, rows), transposed(&left, columns, rank)),
-    };
-    let scale = product.scale.get();
-    left.iter_mut().for_each(|value| *value *= scale);
-    Ok(Held::Factors {
-        left: Values::from_f64(&left, precision),
-        right: Values::from_f64(&right, precision),
-        rank,
-        columns,
-    })
-}
-
-fn transposed(values: &[f64], rows: usize, columns: usize) -> Vec<f64> {
-    let mut out = vec![0.0; values.len()];
-    for row in 0..rows {
-        for column in 0..columns {
-            out[column * rows + row] = values[row * columns + column];
-        }
-    }
-    out
-}
-
-/// Bytes of what a merge holds for adapters.
-pub(crate) fn product_bytes(merge: &Merge) -> u64 {
-    let width = gathered(merge.precision).bytes() as u64;
-    let mut seen: Vec<Product> = products_of(merge).collect();
-    seen.sort_unstable_by_key(|product| (product.left, product.right));
-    seen.dedup();
-    // While one is read it is there as f64 too.
-    let of = |product: &Product| u64::from(product.rank) * (product.rows + product.columns);
-    let largest = seen.iter().map(of).max().unwrap_or(0);
-    seen.iter().map(of).sum::<u64>() * width + largest * 24
-}
-
-/// Bytes of what a merge holds to write one side of a low-rank matrix: both sides in f64 while they are
-/// combined, and the one.
-pub(crate) fn factor_bytes(merge: &Merge) -> u64 {
-    let bytes = |factor: &Factor| factor.rank * (factor.rows + factor.columns) * 32;
-    merge.factor.as_ref().map_or(0, bytes)
 }
 
 /// The type in which what is held comes to a backend.

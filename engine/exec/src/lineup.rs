@@ -5,8 +5,10 @@ use std::collections::{BTreeSet, HashMap};
 use mixdown_diagnostics::Diagnostic;
 use mixdown_plan::{Leaf, Plan, TensorRef, Work};
 
+use crate::matrix_needs::MatrixNeeds;
 use crate::needs::{Indexes, Item, needs_mean};
-use crate::stages::{Stages, Stretch};
+use crate::stages::{Part, Stages, Stretch};
+use crate::steps::Aside;
 
 /// All flows of a run.
 #[derive(Debug, Default)]
@@ -14,6 +16,8 @@ pub(crate) struct Lineup {
     pub(crate) stages: Vec<LineupStage>,
     /// Count of output tensors that it finishes.
     pub(crate) jobs: usize,
+    /// Results of matrix ops that later flows read.
+    pub(crate) aside: Aside,
 }
 
 /// Flows that may run at the same time.
@@ -29,13 +33,15 @@ impl Lineup {
     pub(crate) fn new(
         plan: &Plan,
         indexes: Indexes<'_>,
+        matrices: &MatrixNeeds,
         wanted: impl Fn(u32) -> bool,
     ) -> Result<Self, Box<Diagnostic>> {
         let stages = Stages::new(plan, &wanted)?;
         let jobs = 0..plan.jobs.len() as u32;
         let order = Order { plan, indexes };
-        let mut lineup = Self::default();
-        let reads = |job: &u32| wanted(*job) || stages.resume_at.contains_key(job);
+        let aside = Aside::new(plan, &stages, matrices)?;
+        let mut lineup = Self { aside, ..Self::default() };
+        let reads = |job: &u32| wanted(*job) || stages.flows.contains_key(job);
         lineup.add("means of rows", row_means(plan, jobs.clone().filter(reads)));
         for stage in &stages.stages {
             let mut lead_ins = stage.lead_ins.clone();
@@ -52,17 +58,17 @@ impl Lineup {
         wanted.sort_by_cached_key(|&job| order.place(job));
         let twins = twins(plan, &wanted);
         let item = |job: u32| match &plan.jobs[job as usize].work {
-            Work::Copy { .. } => Item::Copy(job),
-            Work::Merge(merge) => {
-                let first = stages.resume_at.get(&job).copied().unwrap_or(0);
-                let passes = first..plan.programs[merge.program as usize].passes.len();
-                Item::Merge(Stretch { job, passes, twin: twins.get(&job).copied() })
+            Work::Copy { .. } => Ok(Item::Copy(job)),
+            Work::Merge(_) => {
+                let Part { passes, steps } = stages.last(plan, job)?;
+                Ok(Item::Merge(Stretch { job, passes, steps, twin: twins.get(&job).copied() }))
             }
         };
         lineup.jobs = wanted.len();
         let seconds: BTreeSet<u32> = twins.values().copied().collect();
         let firsts = wanted.into_iter().filter(|job| !seconds.contains(job));
-        lineup.add("tensors", firsts.map(item));
+        let items: Result<Vec<Item>, Box<Diagnostic>> = firsts.map(item).collect();
+        lineup.add("tensors", items?);
         Ok(lineup)
     }
 
@@ -147,7 +153,7 @@ impl Order<'_> {
                 self.plan.assembled[number as usize].tensors().first().copied()
             }
             Leaf::Product(product) => Some(product.left),
-            Leaf::Matrix(_) | Leaf::Factor => None,
+            Leaf::Matrix(_) | Leaf::Part(..) | Leaf::Factor => None,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The part of a flow that computes matrix ops, before the block program that reads their results.
+//! The part of a flow that computes matrix ops, each before the pass that reads its result or waits for it.
 //!
 //! An op is prepared by one thread, and its rows are then computed in blocks by all of them. Operands
 //! are read from the inputs as often as the op asks and never held here.
@@ -8,16 +8,19 @@ use std::sync::{Arc, Mutex};
 
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::matrix::{Factors, Operands, Prepared, Report, Stop};
+use mixdown_ops::selection::Cut;
 use mixdown_ops::{Call, Input, Output, Precision};
 use mixdown_plan::{MatrixOperand, MatrixStep, Merge};
 use mixdown_tensor::DType;
 
-use crate::context::{Context, internal, lock};
+use crate::context::{Context, Facts, internal, lock};
 use crate::hands::Hands;
-use crate::held::{Held, Resources, Values, combine, held_dtype};
+use crate::held::{Held, Values, combine, held_dtype};
 use crate::report::MatrixReport;
+use crate::resources::Resources;
 use crate::rows::SCRATCH_BYTES;
 use crate::scheduler::Failure;
+use crate::steps::Put;
 use crate::widen;
 
 /// The matrix ops of one job, one after another.
@@ -26,10 +29,19 @@ pub(crate) struct MatrixStage<'a> {
     job: u32,
     merge: &'a Merge,
     resources: Arc<Resources>,
+    /// The ops in the order in which they run.
+    order: Vec<usize>,
     state: Mutex<State>,
 }
 
-enum State {
+/// The op under way: which, what it may know of whole tensors, and how far it is.
+struct State {
+    number: usize,
+    facts: Arc<Vec<Facts>>,
+    phase: Phase,
+}
+
+enum Phase {
     /// The next op has not begun.
     Between,
     /// A thread prepares it.
@@ -44,63 +56,72 @@ enum State {
 }
 
 impl<'a> MatrixStage<'a> {
+    /// Some of a job's ops, in this order.
     pub(crate) fn new(
         context: &'a Context<'a>,
         job: u32,
         merge: &'a Merge,
+        order: Vec<usize>,
         resources: Arc<Resources>,
     ) -> Self {
-        Self { context, job, merge, resources, state: Mutex::new(State::Between) }
+        let state = State { number: 0, facts: Arc::default(), phase: Phase::Between };
+        Self { context, job, merge, resources, order, state: Mutex::new(state) }
     }
 
-    /// The op under way.
-    fn step(&self) -> (usize, &'a MatrixStep) {
-        let number = self.resources.done();
-        (number, &self.merge.matrices[number])
+    /// Whether an op is under way.
+    pub(crate) fn is_active(&self) -> bool {
+        !matches!(lock(&self.state).phase, Phase::Between)
     }
 
-    /// Whether all ops have their results.
-    pub(crate) fn is_done(&self) -> bool {
-        self.resources.done() == self.merge.matrices.len()
+    /// The next op that runs before a pass, or an earlier one.
+    fn next_before(&self, pass: usize) -> Option<usize> {
+        let due = |&&step: &&usize| usize::from(self.merge.matrices[step].before) <= pass;
+        let mut due = self.order.iter().take_while(due);
+        due.find(|&&step| !self.resources.is_done(step)).copied()
     }
 
-    /// Ends what a round did; says how many units the next one has, none when all is done.
-    pub(crate) fn advance(&self) -> Result<Option<u64>, Failure> {
+    /// Ends what a round did; says how many units the next one has, none when all ops that run before
+    /// this pass are done. `facts` are what is known there.
+    pub(crate) fn advance(
+        &self,
+        pass: usize,
+        facts: &Arc<Vec<Facts>>,
+    ) -> Result<Option<u64>, Failure> {
         let mut state = lock(&self.state);
-        while !self.is_done() {
-            let (number, step) = self.step();
-            match std::mem::replace(&mut *state, State::Between) {
-                State::Between => {
+        while let Some(number) = self.next_before(pass) {
+            let step = &self.merge.matrices[number];
+            match std::mem::replace(&mut state.phase, Phase::Between) {
+                Phase::Between => {
                     let kept = self.context.results.load(self.job, number, self.merge.precision);
                     if let Some((held, report)) = kept {
-                        self.conclude(held, report, true);
+                        self.conclude(number, held, report, true)?;
                         continue;
                     }
-                    *state = State::Preparing;
+                    *state = State { number, facts: Arc::clone(facts), phase: Phase::Preparing };
                     return Ok(Some(1));
                 }
-                State::Preparing => {
+                Phase::Preparing => {
                     return Err(Failure::Fatal(internal("a matrix op was not prepared")));
                 }
-                State::Prepared(prepared) => match prepared.factors() {
+                Phase::Prepared(prepared) => match prepared.factors() {
                     Some(factors) => {
                         let held = Held::from_factors(factors, self.merge.precision);
                         if self.context.check_finite && !held.is_finite() {
                             let tensor = &self.context.job(self.job).name;
                             return Err(Failure::Input(Box::new(not_finite(step, tensor, None))));
                         }
-                        self.keep(number, held, prepared.report());
+                        self.keep(number, held, prepared.report())?;
                     }
                     None => {
                         let blocks = self.blocks(number, step);
                         let count = (step.rows * step.columns) as usize;
                         let values = Values::zeros(count, self.merge.precision);
                         let losses = vec![(0.0, 0.0); blocks as usize];
-                        *state = State::Rows { prepared, losses, values };
+                        state.phase = Phase::Rows { prepared, losses, values };
                         return Ok(Some(blocks));
                     }
                 },
-                State::Rows { prepared, losses, values } => {
+                Phase::Rows { prepared, losses, values } => {
                     let mut report = prepared.report();
                     if let Some(known) = report.loss {
                         // In order of the blocks, so that it does not depend on the threads.
@@ -118,7 +139,7 @@ impl<'a> MatrixStage<'a> {
                             Some(element),
                         ))));
                     }
-                    self.keep(number, Held::Dense(values), report);
+                    self.keep(number, Held::Dense(values), report)?;
                 }
             }
         }
@@ -134,44 +155,59 @@ impl<'a> MatrixStage<'a> {
     }
 
     /// Hands a result to the store and to the rest of the flow.
-    fn keep(&self, number: usize, held: Held, mut report: Report) {
+    fn keep(&self, number: usize, held: Held, mut report: Report) -> Result<(), Failure> {
         report.norm = report.norm.or_else(|| Some(held.norm()));
         let flops = self.context.matrix_needs.of(self.job)[number].flops;
         // With NaN allowed among the inputs a result may be NaN, which another run must not find.
         if self.context.check_finite {
             self.context.results.keep(self.job, number, flops, &held, &report);
         }
-        self.conclude(held, report, false);
+        self.conclude(number, held, report, false)
     }
 
-    fn conclude(&self, held: Held, report: Report, from_store: bool) {
-        let (_, step) = self.step();
+    fn conclude(
+        &self,
+        number: usize,
+        held: Held,
+        report: Report,
+        from_store: bool,
+    ) -> Result<(), Failure> {
+        if let Some(offset) = self.context.aside.place(self.job, number) {
+            let form = held.put_aside(offset, self.context.sink).map_err(Failure::Fatal)?;
+            lock(&self.context.put).insert((self.job, number), Put { offset, form });
+        }
         let tensor = self.context.job(self.job).name.clone();
-        let op = step.op.name();
-        self.resources.push(Arc::new(held));
+        let op = self.merge.matrices[number].op.name();
+        self.resources.put(number, Arc::new(held));
         lock(&self.context.matrix_reports).push(MatrixReport { tensor, op, report, from_store });
+        Ok(())
     }
 
     /// Runs one unit of the round.
     pub(crate) fn piece(&self, index: u64, hands: &mut Hands) -> Result<(), Failure> {
-        let (number, step) = self.step();
-        let prepared = match &*lock(&self.state) {
-            State::Preparing => None,
-            State::Rows { prepared, .. } => Some(Arc::clone(prepared)),
-            _ => return Err(Failure::Fatal(internal("a matrix op has no such round"))),
+        let (number, facts, prepared) = {
+            let state = lock(&self.state);
+            let prepared = match &state.phase {
+                Phase::Preparing => None,
+                Phase::Rows { prepared, .. } => Some(Arc::clone(prepared)),
+                _ => return Err(Failure::Fatal(internal("a matrix op has no such round"))),
+            };
+            (state.number, Arc::clone(&state.facts), prepared)
         };
+        let step = &self.merge.matrices[number];
         let precision = self.merge.precision;
         let mut reader = Reader {
             context: self.context,
             step,
             resources: &self.resources,
+            facts: &facts[0],
             hands,
             failure: None,
         };
         let Some(prepared) = prepared else {
             let found = self.context.backend.prepare(&step.op, &mut reader, precision);
             let prepared = found.map_err(|stop| self.stopped(stop, reader.failure, step))?;
-            *lock(&self.state) = State::Prepared(Arc::from(prepared));
+            lock(&self.state).phase = Phase::Prepared(Arc::from(prepared));
             return Ok(());
         };
         let first = index * self.block_rows(number);
@@ -180,7 +216,7 @@ impl<'a> MatrixStage<'a> {
         let mut block = vec![0.0; rows as usize * columns];
         let loss = prepared.rows(&mut reader, first as usize, &mut block);
         let loss = loss.map_err(|stop| self.stopped(stop, reader.failure, step))?;
-        if let State::Rows { losses, values, .. } = &mut *lock(&self.state) {
+        if let Phase::Rows { losses, values, .. } = &mut lock(&self.state).phase {
             losses[index as usize] = loss;
             let at = first as usize * columns;
             match values {
@@ -234,6 +270,8 @@ struct Reader<'a, 'h> {
     context: &'a Context<'a>,
     step: &'a MatrixStep,
     resources: &'h Resources,
+    /// What is known of the job's whole tensors.
+    facts: &'h Facts,
     hands: &'h mut Hands,
     /// Why reading failed.
     failure: Option<Failure>,
@@ -253,17 +291,14 @@ impl Reader<'_, '_> {
         if self.context.cancel.load(Ordering::Relaxed) {
             return Err(Failure::Interrupted);
         }
-        let Merge { program, leaves, constants, streams, precision, .. } =
-            &self.step.operands[operand].merge;
+        let MatrixOperand { merge, facts: read, .. } = &self.step.operands[operand];
+        let Merge { program, leaves, constants, streams, precision, .. } = merge;
         let program = &*self.context.plan.programs[*program as usize];
         let pass = &program.passes[0];
-        let mut scalars = constants.clone();
-        scalars.resize(usize::from(program.scalars), 0.0);
-        for step in &pass.prelude {
-            let arguments: Vec<f64> =
-                step.arguments.iter().map(|&from| scalars[usize::from(from)]).collect();
-            scalars[usize::from(step.to)] = step.op.apply_f64(&arguments[..step.op.arity()]);
-        }
+        let found = read.scalars.iter().map(|&from| self.facts.scalars[usize::from(from)]);
+        let scalars: Vec<f64> = constants.iter().copied().chain(found).collect();
+        let cuts: Vec<Cut> =
+            read.cuts.iter().map(|&from| self.facts.cuts[usize::from(from)]).collect();
         let mut at = 0;
         while at < count {
             let elements = (count - at).min(self.context.stripe);
@@ -283,15 +318,8 @@ impl Reader<'_, '_> {
             for (&leaf, buffer) in leaves.iter().zip(buffers) {
                 let dtype = leaf_dtype(leaf);
                 if !buffer.is_empty() {
-                    let held = self.resources.get(&leaf);
-                    self.context.read_leaf(
-                        leaf,
-                        (held.as_deref(), &mut *self.hands.worker),
-                        position,
-                        dtype,
-                        buffer,
-                        scratch,
-                    )?;
+                    let from = (self.resources, &mut *self.hands.worker);
+                    self.context.read_leaf(leaf, from, position, dtype, buffer, scratch)?;
                 }
                 inputs.push(Input { dtype, bytes: buffer });
             }
@@ -305,7 +333,7 @@ impl Reader<'_, '_> {
                 elements,
                 inputs: &inputs,
                 scalars: &scalars,
-                cuts: &[],
+                cuts: &cuts,
                 streams,
                 rounds: &[],
                 reduce: false,

@@ -7,8 +7,8 @@ use mixdown_ops::Backend;
 use mixdown_ops::matrix::{Needs, OperandShapes};
 use mixdown_plan::{Leaf, MatrixOperand, MatrixStep, Merge, Plan, Work};
 
-use crate::held::{factor_bytes, product_bytes};
 use crate::matrix::{result_bytes, stop_diagnostic};
+use crate::resources::{factor_bytes, product_bytes};
 
 /// For each job with matrix ops, what each of them holds.
 #[derive(Clone, Debug, Default)]
@@ -43,12 +43,14 @@ impl MatrixNeeds {
         self.0.get(&job).map_or(&[], Vec::as_slice)
     }
 
-    /// The most bytes that a flow holds for adapters and matrix ops.
-    pub(crate) fn bytes(&self, job: u32, merge: &Merge, threads: usize) -> u64 {
-        let mut held = product_bytes(merge) + factor_bytes(merge);
+    /// The most bytes that a flow holds for adapters and the matrix ops that it runs.
+    pub(crate) fn bytes(&self, job: u32, merge: &Merge, steps: &[usize], threads: usize) -> u64 {
+        let of_others = self.factors_of_others(job, merge, steps);
+        let mut held = product_bytes(merge) + factor_bytes(merge) + of_others;
         let mut most = held;
-        for (step, needs) in merge.matrices.iter().zip(self.of(job)) {
-            let result = result_bytes(step, needs.result_rank, merge.precision);
+        for &number in steps {
+            let (step, needs) = (&merge.matrices[number], &self.of(job)[number]);
+            let result = self.result_bytes(job, merge, number);
             let block = (needs.block_rows as u64).min(step.rows) * step.columns * 8;
             let rows = (needs.rows_bytes + block) * threads as u64;
             let working = needs.prepare_bytes.max(needs.held_bytes + rows + result);
@@ -56,6 +58,18 @@ impl MatrixNeeds {
             held += result;
         }
         most.max(held)
+    }
+
+    /// Bytes of a result in the type of the arithmetic.
+    pub(crate) fn result_bytes(&self, job: u32, merge: &Merge, step: usize) -> u64 {
+        result_bytes(&merge.matrices[step], self.of(job)[step].result_rank, merge.precision)
+    }
+
+    /// Bytes of the results of other ops that are factors, which a flow holds where it reads them.
+    pub(crate) fn factors_of_others(&self, job: u32, merge: &Merge, steps: &[usize]) -> u64 {
+        let others = (0..merge.matrices.len()).filter(|step| !steps.contains(step));
+        let factors = others.filter(|&step| self.of(job)[step].result_rank.is_some());
+        factors.map(|step| self.result_bytes(job, merge, step)).sum()
     }
 
     /// Operations of all matrix ops.
@@ -69,7 +83,9 @@ fn shapes(step: &MatrixStep, before: &[Needs]) -> OperandShapes {
     let of_leaf = |leaf: &Leaf| match leaf {
         Leaf::Product(product) => Some(product.rank as usize),
         Leaf::Matrix(earlier) => before.get(usize::from(*earlier))?.result_rank,
-        Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Assembled(..) | Leaf::Factor => None,
+        Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Assembled(..) | Leaf::Part(..) | Leaf::Factor => {
+            None
+        }
     };
     let rank = |operand: &MatrixOperand| {
         let terms = operand.combination.as_ref()?;

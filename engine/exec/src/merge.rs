@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use mixdown_checkpoint::tensor_digest::{PieceHash, TensorHasher};
 use mixdown_ops::{Call, Input, Output, Partial, Pass, Program};
-use mixdown_plan::{Job, Leaf, Merge, TensorRef};
+use mixdown_plan::{Job, Merge, TensorRef};
 
 use crate::context::{Context, Facts, PieceWriter, internal, lock, tensor_of};
 use crate::hands::Hands;
-use crate::held::Resources;
 use crate::matrix::MatrixStage;
 use crate::needs::StretchNeeds;
+use crate::resources::Resources;
 use crate::rounds::{Part, Reading, Rounds, Unit};
 use crate::scheduler::{Failure, Flow, Step};
 use crate::stages::{Gathering, Stretch};
@@ -22,8 +22,10 @@ pub(crate) struct MergeFlow<'a> {
     members: Vec<Member<'a>>,
     /// Count of passes that each member makes.
     passes: usize,
-    /// Matrix ops that come before the passes.
+    /// Matrix ops that come before the passes, or between them.
     matrices: Option<MatrixStage<'a>>,
+    /// Whether a pass comes after those, in another flow.
+    goes_on: bool,
     state: Mutex<State>,
 }
 
@@ -34,7 +36,8 @@ struct Member<'a> {
     program: &'a Program,
     /// The first pass that this flow makes of it.
     first_pass: usize,
-    elements: u64,
+    /// Elements that each pass goes over, but the one that stores, and those of the job's tensor.
+    elements: (u64, u64),
     /// Factors of adapters, and results of matrix ops.
     resources: Arc<Resources>,
 }
@@ -53,16 +56,13 @@ struct State {
     overflow: u64,
 }
 
-/// Whether a leaf is there only when matrix ops are done.
-fn is_late(leaf: Leaf) -> bool {
-    matches!(leaf, Leaf::Matrix(_) | Leaf::Factor)
-}
-
 impl<'a> Member<'a> {
     fn new(context: &'a Context<'a>, number: u32, first_pass: usize) -> Result<Self, Failure> {
         let merge = context.merge(number);
         let merge = merge.ok_or_else(|| Failure::Fatal(internal("a copy has no passes")))?;
-        let resources = Arc::new(Resources::load(&context.inputs, merge)?);
+        let resources = Resources::load(&context.inputs, merge)?;
+        resources.find_aside(context, number, merge)?;
+        let resources = Arc::new(resources);
         Self::with(context, number, first_pass, resources)
     }
 
@@ -76,13 +76,14 @@ impl<'a> Member<'a> {
         let merge = context.merge(number);
         let merge = merge.ok_or_else(|| Failure::Fatal(internal("a copy has no passes")))?;
         let program = context.program(merge);
+        let elements = job.shape.elements();
         Ok(Self {
             number,
             job,
             merge,
             program,
             first_pass,
-            elements: job.shape.elements(),
+            elements: (merge.elements(elements, false), elements),
             resources,
         })
     }
@@ -91,23 +92,27 @@ impl<'a> Member<'a> {
         &self.program.passes[self.first_pass + done]
     }
 
-    /// Whether one of the next passes reads the result of a matrix op.
-    fn reads_matrices(&self, passes: usize) -> bool {
-        let passes = &self.program.passes[self.first_pass..self.first_pass + passes];
-        let mut leaves = passes.iter().flat_map(|pass| &pass.inputs);
-        leaves.any(|&input| is_late(self.merge.leaves[usize::from(input)]))
-    }
-
     fn stores(&self, done: usize) -> bool {
         self.first_pass + done + 1 == self.program.passes.len()
+    }
+
+    /// Elements that a pass goes over.
+    fn elements(&self, done: usize) -> u64 {
+        if self.stores(done) { self.elements.1 } else { self.elements.0 }
     }
 }
 
 impl<'a> MergeFlow<'a> {
     /// Some passes of one job.
     pub(crate) fn of_job(context: &'a Context<'a>, stretch: &Stretch) -> Result<Self, Failure> {
-        let members = vec![Member::new(context, stretch.job, stretch.passes.start)?];
-        Ok(Self::new(context, members, stretch.passes.len()))
+        let member = Member::new(context, stretch.job, stretch.passes.start)?;
+        let matrices = (!stretch.steps.is_empty()).then(|| {
+            let (steps, resources) = (stretch.steps.clone(), Arc::clone(&member.resources));
+            MatrixStage::new(context, member.number, member.merge, steps, resources)
+        });
+        let goes_on = stretch.passes.end < member.program.passes.len();
+        let passes = stretch.passes.len();
+        Ok(Self { matrices, goes_on, ..Self::new(context, vec![member], passes) })
     }
 
     /// One pass of each job of a gathering.
@@ -131,36 +136,60 @@ impl<'a> MergeFlow<'a> {
             hasher: None,
             overflow: 0,
         };
-        let matrices = match members.as_slice() {
-            [only] if only.reads_matrices(passes) => {
-                let resources = Arc::clone(&only.resources);
-                Some(MatrixStage::new(context, only.number, only.merge, resources))
-            }
-            _ => None,
-        };
-        Self { context, members, passes, matrices, state: Mutex::new(state) }
+        let state = Mutex::new(state);
+        Self { context, members, passes, matrices: None, goes_on: false, state }
     }
 
-    /// Runs the scalar steps before a pass, and prepares its rounds.
-    fn begin_pass(&self, state: &mut State) -> Result<(), Failure> {
+    /// Runs the scalar steps before a pass. They give the same when they run again.
+    fn run_prelude(&self, state: &mut State) {
         let facts = Arc::make_mut(&mut state.facts);
-        let mut parts = Vec::with_capacity(self.members.len());
         for (member, facts) in self.members.iter().zip(facts.iter_mut()) {
-            let pass = member.pass(state.done);
-            for step in &pass.prelude {
+            for step in &member.pass(state.done).prelude {
                 let mut arguments = [0.0; 3];
                 for (to, &from) in arguments.iter_mut().zip(&step.arguments).take(step.op.arity()) {
                     *to = facts.scalars[usize::from(from)];
                 }
                 facts.scalars[usize::from(step.to)] = step.op.apply_f64(&arguments);
             }
-            parts.push(Part {
-                pass,
-                groups: &member.merge.groups,
-                elements: member.elements,
-                precision: member.merge.precision,
-            });
         }
+    }
+
+    /// Runs what comes before a pass: scalar steps, then the matrix ops that wait for them. Says how many
+    /// units the next round of these has, none when they are done.
+    fn before_pass(&self, state: &mut State) -> Result<Option<u64>, Failure> {
+        if !self.matrices.as_ref().is_some_and(MatrixStage::is_active) {
+            self.run_prelude(state);
+        }
+        match &self.matrices {
+            Some(matrices) => {
+                let pass = self.members[0].first_pass + state.done;
+                matrices.advance(pass, &state.facts)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The layers of a job in its groups.
+    fn layers_of(&self, member: &Member<'_>) -> Vec<u32> {
+        let of_group = |&group: &u32| {
+            let group = &self.context.plan.groups[group as usize];
+            let place = group.jobs.binary_search(&member.number).ok();
+            place.and_then(|place| group.layers.get(place).copied()).unwrap_or_default()
+        };
+        member.merge.groups.iter().map(of_group).collect()
+    }
+
+    /// Prepares the rounds of a pass.
+    fn begin_pass(&self, state: &mut State) -> Result<(), Failure> {
+        let part = |member: &Member<'a>| Part {
+            pass: member.pass(state.done),
+            groups: &member.merge.groups,
+            layers: self.layers_of(member),
+            elements: member.elements(state.done),
+            precision: member.merge.precision,
+        };
+        let parts: Vec<Part<'_>> = self.members.iter().map(part).collect();
+        let facts = &*state.facts;
         let first = &self.members[0];
         let stores = first.stores(state.done);
         if stores && self.members.len() > 1 {
@@ -204,11 +233,6 @@ impl<'a> MergeFlow<'a> {
 
 impl Flow<Hands> for MergeFlow<'_> {
     fn advance(&self) -> Result<Step, Failure> {
-        if let Some(matrices) = &self.matrices
-            && let Some(units) = matrices.advance()?
-        {
-            return Ok(Step::Round(units));
-        }
         let state = &mut *lock(&self.state);
         loop {
             if let (Some(rounds), Some(reading)) = (&mut state.rounds, state.reading.take()) {
@@ -217,10 +241,22 @@ impl Flow<Hands> for MergeFlow<'_> {
             }
             match state.rounds.take() {
                 None if state.done == self.passes => {
+                    // What the next pass reads is computed here, where that one is made for several jobs.
+                    if self.goes_on
+                        && self.matrices.is_some()
+                        && let Some(units) = self.before_pass(state)?
+                    {
+                        return Ok(Step::Round(units));
+                    }
                     self.finish(state)?;
                     return Ok(Step::Done);
                 }
-                None => self.begin_pass(state)?,
+                None => {
+                    if let Some(units) = self.before_pass(state)? {
+                        return Ok(Step::Round(units));
+                    }
+                    self.begin_pass(state)?;
+                }
                 Some(mut rounds) => match rounds.next_round() {
                     None => self.end_pass(state, &rounds),
                     Some(reading) => {
@@ -235,7 +271,7 @@ impl Flow<Hands> for MergeFlow<'_> {
     }
 
     fn piece(&self, index: u64, hands: &mut Hands) -> Result<(), Failure> {
-        if let Some(matrices) = self.matrices.as_ref().filter(|matrices| !matrices.is_done()) {
+        if let Some(matrices) = self.matrices.as_ref().filter(|matrices| matrices.is_active()) {
             return matrices.piece(index, hands);
         }
         let (reading, facts, done) = {
@@ -243,7 +279,7 @@ impl Flow<Hands> for MergeFlow<'_> {
             let reading = state.reading.clone().expect("a piece belongs to a reading");
             (reading, Arc::clone(&state.facts), state.done)
         };
-        let unit = reading.unit(index, |member| self.members[member].elements);
+        let unit = reading.unit(index, |member| self.members[member].elements(done));
         if reading.is_everything() {
             self.expect_more(&reading, &unit, done);
         }
@@ -313,7 +349,9 @@ impl<'a> TwinFlow<'a> {
         let merge = context.merge(self.twin);
         let merge = merge.ok_or_else(|| Failure::Fatal(internal("a copy has no sides")))?;
         let resources = Arc::new(self.first.members[0].resources.for_twin(merge));
-        let member = Member::with(context, self.twin, 0, resources)?;
+        // What its passes before the last would find, the other side's have found.
+        let last = context.program(merge).passes.len().saturating_sub(1);
+        let member = Member::with(context, self.twin, last, resources)?;
         Ok(self.second.get_or_init(|| MergeFlow::new(context, vec![member], 1)))
     }
 }
@@ -399,9 +437,8 @@ impl Work<'_> {
         for (&leaf, buffer) in leaves.iter().zip(buffers) {
             let dtype = leaf_dtype(leaf);
             if !buffer.is_empty() {
-                let held = self.member.resources.get(&leaf);
-                let held = (held.as_deref(), &mut *hands.worker);
-                context.read_leaf(leaf, held, first, dtype, buffer, scratch)?;
+                let from = (&*self.member.resources, &mut *hands.worker);
+                context.read_leaf(leaf, from, first, dtype, buffer, scratch)?;
             }
             inputs.push(Input { dtype, bytes: buffer });
         }

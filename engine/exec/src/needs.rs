@@ -8,8 +8,9 @@ use mixdown_tensor::DType;
 
 use crate::assembled;
 use crate::hands::Arena;
-use crate::held::{held_dtype, product_bytes};
+use crate::held::held_dtype;
 use crate::matrix_needs::MatrixNeeds;
+use crate::resources::product_bytes;
 use crate::rounds::key_budget;
 use crate::rows::{self, gathered};
 use crate::stages::{Gathering, Stretch};
@@ -58,7 +59,9 @@ impl<'a> Indexes<'a> {
             Leaf::Tensor(tensor) => self.entry(tensor).dtype,
             Leaf::Rows(_) => gathered(precision),
             Leaf::Assembled(_, dtype) => dtype,
-            Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Factor => held_dtype(precision),
+            Leaf::Product(_) | Leaf::Matrix(_) | Leaf::Part(..) | Leaf::Factor => {
+                held_dtype(precision)
+            }
         }
     }
 }
@@ -198,11 +201,13 @@ pub(crate) fn flow_bytes(
         Item::Merge(stretch) => {
             let passes = stretch.passes.clone();
             let passes = passes.map(|pass| pass_bytes(plan, &[(stretch.job, pass)])).max();
-            passes.unwrap_or(0) + held_bytes(plan, stretch.job, matrices, threads)
+            passes.unwrap_or(0) + held_bytes(plan, stretch, matrices, threads)
         }
         Item::Gathering(members) => {
             let products = members.iter().map(|&(job, _)| match &plan.jobs[job as usize].work {
-                Work::Merge(merge) => product_bytes(merge),
+                Work::Merge(merge) => {
+                    product_bytes(merge) + matrices.factors_of_others(job, merge, &[])
+                }
                 Work::Copy { .. } => 0,
             });
             pass_bytes(plan, members) + products.sum::<u64>()
@@ -214,9 +219,9 @@ pub(crate) fn flow_bytes(
 }
 
 /// Bytes that the flow of a job holds for adapters and matrix ops.
-fn held_bytes(plan: &Plan, job: u32, matrices: &MatrixNeeds, threads: usize) -> u64 {
-    match &plan.jobs[job as usize].work {
-        Work::Merge(merge) => matrices.bytes(job, merge, threads),
+fn held_bytes(plan: &Plan, stretch: &Stretch, matrices: &MatrixNeeds, threads: usize) -> u64 {
+    match &plan.jobs[stretch.job as usize].work {
+        Work::Merge(merge) => matrices.bytes(stretch.job, merge, &stretch.steps, threads),
         Work::Copy { .. } => 0,
     }
 }
@@ -245,7 +250,8 @@ fn pass_bytes(plan: &Plan, members: &[(u32, usize)]) -> u64 {
             bytes += pieces(plan, job) * HASH_BYTES;
         } else {
             let selections = pass.selections.len() as u64;
-            bytes += selections * (pieces(plan, job) * TALLY_BYTES + SELECTION_BYTES);
+            let elements = merge.elements(plan.jobs[job as usize].shape.elements(), stores);
+            bytes += selections * (elements.div_ceil(PIECE) * TALLY_BYTES + SELECTION_BYTES);
         }
     }
     bytes
@@ -260,7 +266,8 @@ fn pass_keys(plan: &Plan, members: &[(u32, usize)], limit: u64) -> u64 {
         let alone: usize = pass.selections.iter().map(|slot| of_tensor(slot.scope)).sum();
         own += alone;
         shared = shared.max(pass.selections.len() - alone);
-        elements = elements.saturating_add(plan.jobs[job as usize].shape.elements());
+        let of_job = merge.elements(plan.jobs[job as usize].shape.elements(), false);
+        elements = elements.saturating_add(of_job);
         if merge.precision == Precision::Double {
             width = 8;
         }

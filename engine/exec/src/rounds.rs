@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mixdown_diagnostics::Diagnostic;
-use mixdown_ops::program::{BLOCK, PIECE, Scope};
+use mixdown_ops::program::{BLOCK, PIECE, Scope, Standing, StandingSlot};
 use mixdown_ops::selection::{Coverage, Cut, Round, RoundPlan, SAMPLE_BLOCKS, Selection};
 use mixdown_ops::{Partial, Pass, Precision, Reduction};
 
@@ -19,6 +19,8 @@ pub(crate) struct Part<'a> {
     pub(crate) pass: &'a Pass,
     /// The plan's groups, by position in the job's list.
     pub(crate) groups: &'a [u32],
+    /// In each of these the layer that the tensor belongs to.
+    pub(crate) layers: Vec<u32>,
     pub(crate) elements: u64,
     pub(crate) precision: Precision,
 }
@@ -28,6 +30,8 @@ pub(crate) struct Rounds {
     members: Vec<MemberRounds>,
     machines: Vec<Machine>,
     sums: Vec<SharedSum>,
+    /// For each comparison of layers: what is compared, and where it goes.
+    standings: Vec<Vec<Compared>>,
     /// Whether the pass stores: then all elements must be seen even if no fact asks for them.
     stores: bool,
     /// Whether all elements were seen: then reductions are complete and what is stored is.
@@ -53,6 +57,13 @@ struct Machine {
 struct SharedSum {
     reduction: Reduction,
     parts: Vec<(usize, usize, u16)>,
+}
+
+/// What a tensor brings to a comparison of layers.
+struct Compared {
+    member: usize,
+    layer: u32,
+    slot: StandingSlot,
 }
 
 /// Which selections a round serves: those that want this.
@@ -166,6 +177,7 @@ impl Rounds {
             members: Vec::with_capacity(parts.len()),
             machines: Vec::new(),
             sums: Vec::new(),
+            standings: Vec::new(),
             stores,
             complete: false,
         };
@@ -181,6 +193,7 @@ impl Rounds {
         if !stores {
             rounds.add_sums(parts)?;
             rounds.add_machines(parts, facts, key_bytes)?;
+            rounds.add_standings(parts)?;
         }
         Ok(rounds)
     }
@@ -227,6 +240,21 @@ impl Rounds {
         Ok(())
     }
 
+    fn add_standings(&mut self, parts: &[Part<'_>]) -> Result<(), Box<Diagnostic>> {
+        let mut shared: BTreeMap<Key, Vec<Compared>> = BTreeMap::new();
+        for (member, part) in parts.iter().enumerate() {
+            let mut ordinals = Ordinals::default();
+            for &slot in &part.pass.standings {
+                let key = ordinals.key(member, 0, Scope::Group(slot.group), part.groups)?;
+                let layer = part.layers.get(usize::from(slot.group)).copied();
+                let layer = layer.ok_or_else(|| internal("a job is in no layer of its group"))?;
+                shared.entry(key).or_default().push(Compared { member, layer, slot });
+            }
+        }
+        self.standings = shared.into_values().collect();
+        Ok(())
+    }
+
     fn machine(
         &self,
         parts: &[Part<'_>],
@@ -236,12 +264,15 @@ impl Rounds {
     ) -> Result<Machine, Box<Diagnostic>> {
         let slot = |&(member, slot): &(usize, usize)| {
             let slot = &parts[member].pass.selections[slot];
-            let density = facts[member].scalars[usize::from(slot.density)];
-            (density, slot.ties, parts[member].precision)
+            let scalar = |number: u16| facts[member].scalars[usize::from(number)];
+            let among = slot.among.map(scalar);
+            ((scalar(slot.density), among), slot.ties, parts[member].precision)
         };
-        let (density, ties, precision) = slot(&slots[0]);
-        let same = |found: (f64, _, _)| {
-            (found.0.to_bits(), found.1, found.2) == (density.to_bits(), ties, precision)
+        let ((density, among), ties, precision) = slot(&slots[0]);
+        let bits =
+            |(density, among): (f64, Option<f64>)| (density.to_bits(), among.map(f64::to_bits));
+        let same = |found: ((f64, Option<f64>), _, _)| {
+            (bits(found.0), found.1, found.2) == (bits((density, among)), ties, precision)
         };
         if !slots.iter().all(|other| same(slot(other))) {
             return Err(internal("tensors of one group differ in density, ties or precision"));
@@ -251,7 +282,10 @@ impl Rounds {
         let cut =
             |&(member, slot): &(usize, usize)| (member, parts[member].pass.selections[slot].cut);
         Ok(Machine {
-            selection: Selection::new(&members, density, ties, precision, budget),
+            selection: match among {
+                Some(among) => Selection::among(among, &members, density, ties, precision, budget),
+                None => Selection::new(&members, density, ties, precision, budget),
+            },
             targets: slots.iter().map(cut).collect(),
             plan: None,
         })
@@ -379,6 +413,23 @@ impl Rounds {
             let value = sums::combine(sum.reduction, values);
             for &(member, _, to) in &sum.parts {
                 facts[member].scalars[usize::from(to)] = value;
+            }
+        }
+        for compared in &self.standings {
+            // −0 becomes 0, so that the two are equal.
+            let number = |one: &Compared| facts[one.member].scalars[usize::from(one.slot.of)] + 0.0;
+            let layers: BTreeMap<u32, f64> =
+                compared.iter().map(|one| (one.layer, number(one))).collect();
+            let mut order: Vec<(u32, f64)> = layers.into_iter().collect();
+            // The sort keeps equal ones in the order of the layers.
+            order.sort_by(|a, b| b.1.total_cmp(&a.1));
+            for one in compared {
+                let place = order.iter().position(|(layer, _)| *layer == one.layer);
+                let value = match one.slot.standing {
+                    Standing::Position => place.map_or(0, |place| place + 1),
+                    Standing::Count => order.len(),
+                };
+                facts[one.member].scalars[usize::from(one.slot.to)] = value as f64;
             }
         }
         for machine in &self.machines {

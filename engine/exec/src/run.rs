@@ -85,12 +85,12 @@ pub fn run(
     let indexes = Indexes(&indexes);
     let alone = |error: Box<Diagnostic>| vec![*error];
     check(plan, indexes).map_err(alone)?;
-    let all = Lineup::new(plan, indexes, |_| true).map_err(alone)?;
     let matrix_needs = MatrixNeeds::new(plan, backend).map_err(alone)?;
+    let all = Lineup::new(plan, indexes, &matrix_needs, |_| true).map_err(alone)?;
     let fitted = fit(plan, indexes, backend, &matrix_needs, &all, options);
     let (needs, sizing) = fitted.map_err(alone)?;
-    let lineup =
-        Lineup::new(plan, indexes, |job| !sink.is_complete(job as usize)).map_err(alone)?;
+    let is_left = |job| !sink.is_complete(job as usize);
+    let mut lineup = Lineup::new(plan, indexes, &matrix_needs, is_left).map_err(alone)?;
     let todo = lineup.jobs;
     progress.started(todo, expected_bytes(plan, indexes, &lineup));
     let context = Context {
@@ -100,6 +100,8 @@ pub fn run(
         progress,
         backend,
         results,
+        aside: std::mem::take(&mut lineup.aside),
+        put: Mutex::default(),
         matrix_needs,
         matrix_reports: Mutex::default(),
         cancel,

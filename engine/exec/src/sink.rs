@@ -6,6 +6,8 @@ use mixdown_checkpoint::output::OutputFolder;
 use mixdown_checkpoint::tensor_digest::TensorDigest;
 use mixdown_diagnostics::Diagnostic;
 
+use crate::context::internal;
+
 /// Takes the bytes of output tensors, which are known by their position in the plan's jobs.
 ///
 /// Called from many threads. Each byte of a tensor is written once, in any order, and the tensor is
@@ -24,6 +26,18 @@ pub trait Sink: Sync {
         Ok(0)
     }
 
+    /// Puts bytes aside until the end of the run, at a place of their own. An earlier run's are gone.
+    fn put_aside(&self, offset: u64, bytes: &[u8]) -> Result<(), Box<Diagnostic>> {
+        let _ = (offset, bytes);
+        Err(internal("nothing can be put aside here"))
+    }
+
+    /// Reads bytes that were put aside.
+    fn read_aside(&self, offset: u64, out: &mut [u8]) -> Result<(), Box<Diagnostic>> {
+        let _ = (offset, out);
+        Err(internal("nothing was put aside"))
+    }
+
     /// Records a tensor as finished.
     fn complete(&self, tensor: usize, digest: TensorDigest) -> Result<(), Box<Diagnostic>>;
 }
@@ -39,6 +53,14 @@ impl Sink for OutputFolder {
 
     fn share(&self, tensor: usize, from: (&File, u64), bytes: u64) -> Result<u64, Box<Diagnostic>> {
         self.copy_range(tensor, 0, from.0, from.1, bytes)
+    }
+
+    fn put_aside(&self, offset: u64, bytes: &[u8]) -> Result<(), Box<Diagnostic>> {
+        self.put_aside(offset, bytes)
+    }
+
+    fn read_aside(&self, offset: u64, out: &mut [u8]) -> Result<(), Box<Diagnostic>> {
+        self.read_aside(offset, out)
     }
 
     fn complete(&self, tensor: usize, digest: TensorDigest) -> Result<(), Box<Diagnostic>> {

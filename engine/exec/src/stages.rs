@@ -8,15 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use mixdown_diagnostics::Diagnostic;
 use mixdown_ops::Pass;
 use mixdown_ops::program::Scope;
-use mixdown_plan::{Plan, Work};
+use mixdown_plan::{Merge, Plan, Work};
 
 use crate::context::internal;
+use crate::steps::needed;
 
 /// Some passes of one job, run one after another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stretch {
     pub(crate) job: u32,
     pub(crate) passes: std::ops::Range<usize>,
+    /// The matrix ops that it runs, each before the pass that waits for it, or at the end for the pass that
+    /// comes after.
+    pub(crate) steps: Vec<usize>,
     /// The job that the same flow does after this one: the other side of a low-rank matrix.
     pub(crate) twin: Option<u32>,
 }
@@ -35,8 +39,16 @@ pub(crate) struct Stage {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stages {
     pub(crate) stages: Vec<Stage>,
-    /// For jobs that took part in a stage: their next pass.
-    pub(crate) resume_at: BTreeMap<u32, usize>,
+    /// For jobs that take part in a stage: their flows, in order, the last of which stores.
+    pub(crate) flows: BTreeMap<u32, Vec<Part>>,
+}
+
+/// What one flow does of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) passes: std::ops::Range<usize>,
+    /// The matrix ops that it runs.
+    pub(crate) steps: Vec<usize>,
 }
 
 impl Stages {
@@ -65,20 +77,61 @@ impl Stages {
                 level = Some(levels[index]);
                 stages.stages.push(Stage::default());
             }
-            stages.add(&gatherings[index]);
+            stages.add(plan, &gatherings[index])?;
+        }
+        let jobs: Vec<u32> = stages.flows.keys().copied().collect();
+        for job in jobs {
+            let last = stages.last(plan, job)?;
+            stages.flows.entry(job).or_default().push(last);
         }
         Ok(stages)
     }
 
-    fn add(&mut self, gathering: &Gathering) {
-        let stage = self.stages.last_mut().expect("a stage is open");
+    fn add(&mut self, plan: &Plan, gathering: &Gathering) -> Result<(), Box<Diagnostic>> {
         for &(job, pass) in gathering {
-            let done = self.resume_at.insert(job, pass + 1).unwrap_or(0);
-            if done < pass {
-                stage.lead_ins.push(Stretch { job, passes: done..pass, twin: None });
+            let merge = merge(plan, job)?;
+            let done = self.flows.get(&job).and_then(|flows| flows.last());
+            let done = done.map_or(0, |flow| flow.passes.end);
+            // A pass over several tensors computes no matrix: what it reads is there.
+            let steps = self.left(job, needed(plan, merge, done..pass + 1));
+            let flows = self.flows.entry(job).or_default();
+            if done < pass || !steps.is_empty() {
+                flows.push(Part { passes: done..pass, steps: steps.clone() });
+                let stage = self.stages.last_mut().expect("a stage is open");
+                stage.lead_ins.push(Stretch { job, passes: done..pass, steps, twin: None });
             }
+            flows.push(Part { passes: pass..pass + 1, steps: Vec::new() });
         }
+        let stage = self.stages.last_mut().expect("a stage is open");
         stage.gatherings.push(gathering.clone());
+        Ok(())
+    }
+
+    /// What of these matrix ops no flow so far runs.
+    fn left(&self, job: u32, mut steps: Vec<usize>) -> Vec<usize> {
+        let flows = self.flows.get(&job).map_or(&[][..], Vec::as_slice);
+        steps.retain(|step| !flows.iter().any(|flow| flow.steps.contains(step)));
+        steps
+    }
+
+    /// The last flow of a merge, after all stages.
+    pub(crate) fn last(&self, plan: &Plan, job: u32) -> Result<Part, Box<Diagnostic>> {
+        let merge = merge(plan, job)?;
+        let end = plan.programs[merge.program as usize].passes.len();
+        let flows = self.flows.get(&job).map_or(&[][..], Vec::as_slice);
+        if let Some(last) = flows.last().filter(|flow| flow.passes.end == end) {
+            return Ok(last.clone());
+        }
+        let first = flows.last().map_or(0, |flow| flow.passes.end);
+        let steps = self.left(job, needed(plan, merge, first..end));
+        Ok(Part { passes: first..end, steps })
+    }
+}
+
+fn merge(plan: &Plan, job: u32) -> Result<&Merge, Box<Diagnostic>> {
+    match &plan.jobs[job as usize].work {
+        Work::Merge(merge) => Ok(merge),
+        Work::Copy { .. } => Err(internal("a copy has no passes")),
     }
 }
 
@@ -90,7 +143,7 @@ pub(crate) fn groups(pass: &Pass) -> BTreeSet<u16> {
         Scope::Group(group) => Some(group),
         Scope::Tensor => None,
     };
-    scopes.filter_map(group).collect()
+    scopes.filter_map(group).chain(pass.standings.iter().map(|slot| slot.group)).collect()
 }
 
 /// Passes that have a fact in common, directly or through others.
@@ -180,7 +233,7 @@ mod tests {
 
     use mixdown_ops::program::{ReductionSlot, Scope};
     use mixdown_ops::{Precision, Program, Reduction};
-    use mixdown_plan::{Job, Merge};
+    use mixdown_plan::Job;
     use mixdown_tensor::{DType, Shape};
 
     use super::*;

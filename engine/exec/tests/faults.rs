@@ -121,7 +121,7 @@ fn special_values_in_a_sample_a_copy_or_a_group() {
     for name in ["t0", "t2", "t1"] {
         world.merge(name, DType::Bf16, program, &[0.3, 0.0]).groups = vec![0];
     }
-    world.plan.groups.push(Group { title: "all".to_owned(), jobs: vec![0, 1, 2] });
+    world.plan.groups.push(Group { title: "all".to_owned(), jobs: vec![0, 1, 2], layers: vec![] });
     assert_eq!(error(&world).headline, "`t2` holds a weight that is NaN");
 }
 
@@ -236,7 +236,7 @@ fn a_finished_tensor_still_counts_for_its_group() {
     for name in ["t0", "t1", "t2"] {
         world.merge(name, DType::Bf16, program, &[0.3, 0.0]).groups = vec![0];
     }
-    world.plan.groups.push(Group { title: "all".to_owned(), jobs: vec![0, 1, 2] });
+    world.plan.groups.push(Group { title: "all".to_owned(), jobs: vec![0, 1, 2], layers: vec![] });
     let whole = MemorySink::new(&world.plan);
     let options = Options { threads: 2, ..Options::default() };
     world.run(&whole, &options).unwrap();

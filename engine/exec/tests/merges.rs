@@ -110,7 +110,11 @@ fn norms_over_a_group_of_tensors() {
     for number in 0..sizes.len() {
         world.merge(&format!("t{number}"), DType::F32, program, &[]).groups = vec![0];
     }
-    world.plan.groups.push(Group { title: "norms".to_owned(), jobs: vec![0, 1, 2, 3] });
+    world.plan.groups.push(Group {
+        title: "norms".to_owned(),
+        jobs: vec![0, 1, 2, 3],
+        layers: vec![],
+    });
     let output = world.output();
     let total = |model| -> f64 {
         (0..sizes.len()).map(|number| square(&f32_values(input(&world, model, number)))).sum()
@@ -201,7 +205,11 @@ fn a_threshold_over_three_tensors() {
             merge.groups = vec![0, 1];
         }
         for title in ["expert 1", "expert 2"] {
-            world.plan.groups.push(Group { title: title.to_owned(), jobs: vec![0, 1, 2] });
+            world.plan.groups.push(Group {
+                title: title.to_owned(),
+                jobs: vec![0, 1, 2],
+                layers: vec![],
+            });
         }
         check_trimmed(&world, &[&[0, 1, 2]], 2, density, ties);
     }

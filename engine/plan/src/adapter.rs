@@ -14,7 +14,6 @@ use mixdown_ops::matrix::{MatrixOp, Rank};
 use mixdown_recipe::recipe::{AdapterOutput, Body, ModuleContent, Recipe};
 use mixdown_tensor::DType;
 
-use crate::compile::compile;
 use crate::graph::Graph;
 use crate::matrices::{Split, SplitStep, split};
 use crate::plan::{Leaf, TensorRef};
@@ -342,6 +341,9 @@ impl<'r> Adapting<'r> {
         let rank = match (bounded, stated) {
             (Some(0), _) => return Change::None,
             (Some(total), _) if is_exact(total) => {
+                if split.needs_group() {
+                    return self.refuse_group(made, reporter);
+                }
                 let (terms, rank) = (terms.unwrap_or_default(), total as u32);
                 return Change::Update(Box::new(Update {
                     split,
@@ -370,21 +372,25 @@ impl<'r> Adapting<'r> {
                 split.graph.map(MapOp::Subtract, &[split.output, base])
             }
         };
-        if compile(&split.graph, operand).program.passes.len() > 1 {
-            let headline =
-                format!("the update of `{}` depends on all of its elements at once", made.name);
-            let diagnostic = Diagnostic::error(codes::UNSUPPORTED, headline)
-                .note("norms and thresholds over a tensor are found in a pass of their own, and the directions of its update in another")
-                .help("merge to a model first, then `mixdown extract` its adapter");
-            self.refuse(diagnostic, reporter);
-            return Change::None;
-        }
         let op = MatrixOp::TruncatedSvd(Rank::Count(rank));
         split.steps.push(SplitStep { op, operands: vec![operand] });
+        if split.needs_group() {
+            return self.refuse_group(made, reporter);
+        }
         let leaf = Leaf::Matrix(split.steps.len() as u16 - 1);
         split.graph.leaf(leaf);
         let terms = vec![(leaf, 1.0)];
         Change::Update(Box::new(Update { split, terms, rank, is_exact: false, double }))
+    }
+
+    /// A share of the whole model would count the elements of both factors.
+    fn refuse_group(&self, made: &Made, reporter: &mut Reporter) -> Change {
+        let headline = format!("the update of `{}` depends on other tensors", made.name);
+        let diagnostic = Diagnostic::error(codes::UNSUPPORTED, headline)
+            .note("the directions of an update are found from its own tensor; a fact of scope `model` or `layer` is about several")
+            .help("use `scope: tensor`, or merge to a model first, then `mixdown extract` its adapter");
+        self.refuse(diagnostic, reporter);
+        Change::None
     }
 }
 

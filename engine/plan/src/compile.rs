@@ -4,13 +4,15 @@
 //! made in pass p and known from pass p + 1 on. No tensor is kept between passes; what a later pass
 //! needs of an earlier one's values it computes again from the inputs, block by block.
 
+mod steps;
+
 use std::collections::HashMap;
 
-use mixdown_ops::program::{ReductionSlot, Scope, SelectionSlot};
+use mixdown_ops::program::{ReductionSlot, Scope, SelectionSlot, StandingSlot};
 use mixdown_ops::{Instruction, Operand, Pass, Program, ScalarStep};
 
-use crate::fuse::fuse;
-use crate::graph::{Graph, GroupKey, Node, NodeId, Reach};
+use crate::graph::{Graph, GroupKey, LayerKey, Node, NodeId, Reach};
+pub(crate) use steps::{OperandProgram, StepPrograms, compile_with};
 
 /// A graph as a block program, with what is the job's own.
 #[derive(Clone, Debug)]
@@ -24,53 +26,19 @@ pub struct Compiled {
     /// Keys of the random streams.
     pub streams: Vec<u64>,
     /// For each group scope of the program: the group.
-    pub groups: Vec<GroupKey>,
+    pub groups: Vec<(GroupKey, LayerKey)>,
 }
 
 /// Compiles the part of the graph that `output` needs.
 pub fn compile(graph: &Graph, output: NodeId) -> Compiled {
-    let (graph, output) = fuse(graph, output, &needed(graph, output));
-    let graph = &graph;
-    let needed = needed(graph, output);
-    let levels = levels(graph, &needed);
-    let last = levels[output.index()];
-    let mut compiler = Compiler {
-        graph,
-        levels,
-        scalars: HashMap::new(),
-        constants: Vec::new(),
-        leaves: HashMap::new(),
-        leaf_order: Vec::new(),
-        cuts: HashMap::new(),
-        streams: Vec::new(),
-        groups: Vec::new(),
-    };
-    compiler.number_scalars(&needed);
-    let passes = (0..=last)
-        .map(|level| compiler.pass(level, &needed, (level == last).then_some(output)))
-        .collect();
-    let program = Program {
-        inputs: compiler.leaf_order.len() as u16,
-        constants: compiler.constants.len() as u16,
-        scalars: compiler.scalars.len() as u16,
-        cuts: compiler.cuts.len() as u16,
-        streams: compiler.streams.len() as u16,
-        passes,
-    };
-    Compiled {
-        program,
-        constants: compiler.constants,
-        leaves: compiler.leaf_order,
-        streams: compiler.streams,
-        groups: compiler.groups,
-    }
+    compile_with(graph, output, &[]).job
 }
 
-/// The nodes that `output` depends on, operands before users.
-pub(crate) fn needed(graph: &Graph, output: NodeId) -> Vec<NodeId> {
+/// The nodes that these depend on, and these, operands before users.
+pub(crate) fn needed(graph: &Graph, roots: &[NodeId]) -> Vec<NodeId> {
     let mut seen = vec![false; graph.nodes.node_count()];
-    let mut open = vec![output];
-    seen[output.index()] = true;
+    let mut open = roots.to_vec();
+    roots.iter().for_each(|root| seen[root.index()] = true);
     while let Some(id) = open.pop() {
         for operand in graph.operands(id) {
             if !std::mem::replace(&mut seen[operand.index()], true) {
@@ -80,18 +48,6 @@ pub(crate) fn needed(graph: &Graph, output: NodeId) -> Vec<NodeId> {
     }
     // Indexes are given in a topological order.
     graph.nodes.node_indices().filter(|id| seen[id.index()]).collect()
-}
-
-/// The first pass in which each node can be computed.
-fn levels(graph: &Graph, needed: &[NodeId]) -> Vec<usize> {
-    let mut levels = vec![0; graph.nodes.node_count()];
-    for &id in needed {
-        let above =
-            graph.operands(id).iter().map(|operand| levels[operand.index()]).max().unwrap_or(0);
-        let after = matches!(graph.nodes[id], Node::Reduce(..) | Node::KeepLargest(..));
-        levels[id.index()] = above + usize::from(after);
-    }
-    levels
 }
 
 struct Compiler<'a> {
@@ -106,10 +62,43 @@ struct Compiler<'a> {
     /// Cut for each node that keeps the largest.
     cuts: HashMap<NodeId, u16>,
     streams: Vec<u64>,
-    groups: Vec<GroupKey>,
+    groups: Vec<(GroupKey, LayerKey)>,
 }
 
-impl Compiler<'_> {
+impl<'a> Compiler<'a> {
+    fn new(graph: &'a Graph, levels: Vec<usize>) -> Self {
+        Self {
+            graph,
+            levels,
+            scalars: HashMap::new(),
+            constants: Vec::new(),
+            leaves: HashMap::new(),
+            leaf_order: Vec::new(),
+            cuts: HashMap::new(),
+            streams: Vec::new(),
+            groups: Vec::new(),
+        }
+    }
+
+    /// The program of these passes.
+    fn finish(self, passes: Vec<Pass>) -> Compiled {
+        let program = Program {
+            inputs: self.leaf_order.len() as u16,
+            constants: self.constants.len() as u16,
+            scalars: self.scalars.len() as u16,
+            cuts: self.cuts.len() as u16,
+            streams: self.streams.len() as u16,
+            passes,
+        };
+        Compiled {
+            program,
+            constants: self.constants,
+            leaves: self.leaf_order,
+            streams: self.streams,
+            groups: self.groups,
+        }
+    }
+
     /// Gives entries of the scalar table: constants first, then what is computed.
     fn number_scalars(&mut self, needed: &[NodeId]) {
         let scalars: Vec<NodeId> =
@@ -126,13 +115,19 @@ impl Compiler<'_> {
     }
 
     fn scope(&mut self, reach: Reach) -> Scope {
-        let Reach::Group(position) = reach else { return Scope::Tensor };
+        match reach {
+            Reach::Group(position) => Scope::Group(self.group(position)),
+            Reach::Tensor => Scope::Tensor,
+        }
+    }
+
+    fn group(&mut self, position: u16) -> u16 {
         let key = &self.graph.groups[usize::from(position)];
         let known = self.groups.iter().position(|group| group == key).unwrap_or_else(|| {
             self.groups.push(key.clone());
             self.groups.len() - 1
         });
-        Scope::Group(known as u16)
+        known as u16
     }
 
     /// One pass: its scalar steps, then a stretch of instructions for each fact it finds, or the store.
@@ -161,8 +156,15 @@ impl Compiler<'_> {
                         let cut = self.cuts.len() as u16;
                         self.cuts.insert(id, cut);
                         let density = self.scalars[&operands[1]];
-                        pass.selections.push(SelectionSlot { density, ties, cut, scope });
+                        let among = operands.get(2).map(|among| self.scalars[among]);
+                        pass.selections.push(SelectionSlot { density, among, ties, cut, scope });
                         Sink::Select(pass.selections.len() as u16 - 1)
+                    }
+                    Node::Standing(standing, group) => {
+                        let (of, to) = (self.scalars[&operands[0]], self.scalars[&id]);
+                        let group = self.group(group);
+                        pass.standings.push(StandingSlot { standing, of, to, group });
+                        continue;
                     }
                     _ => continue,
                 };
@@ -264,7 +266,7 @@ impl Compiler<'_> {
         }
         let operands = self.graph.operands(step.node);
         let from_registers = match self.graph.nodes[step.node] {
-            // Operand 1 is the density.
+            // The others are scalars.
             Node::KeepLargest(..) | Node::KeepRandom(_) => &operands[..1],
             _ => &operands[..],
         };
@@ -273,10 +275,16 @@ impl Compiler<'_> {
 
     /// The operands of a step as an instruction names them.
     fn reads_in_place(&self, step: &Step, registers: &HashMap<NodeId, u16>) -> Vec<Operand> {
-        let nodes = match step.sink {
+        let mut nodes = match step.sink {
             Some(Sink::Store) => vec![step.node],
             _ => self.graph.operands(step.node),
         };
+        // What follows tells which are kept, and the cut knows it.
+        if matches!(self.graph.nodes[step.node], Node::KeepLargest(..))
+            && step.sink != Some(Sink::Store)
+        {
+            nodes.truncate(1);
+        }
         let place = |node: &NodeId| match registers.get(node) {
             Some(&register) if self.graph.is_tensor(*node) => Operand::Register(register),
             _ => Operand::Scalar(self.scalars[node]),

@@ -1,28 +1,30 @@
 //! Made tensors become jobs: programs compiled and shared, groups gathered, every input tensor accounted for.
 
+mod output_files;
+
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::program::Scope;
-use mixdown_ops::{Pass, Precision, Program};
-use mixdown_recipe::recipe::ModelId;
+use mixdown_ops::{Precision, Program};
 use mixdown_tensor::{DType, Shape};
 
 use crate::adapter::{self, Adapting, Change, Names, Update};
 use crate::assembled::Assembled;
-use crate::compile::compile;
-use crate::graph::{Graph, GroupKey};
+use crate::compile::{OperandProgram, StepPrograms, compile, compile_with, needed};
+use crate::graph::{Graph, GroupKey, LayerKey, Node, NodeId, Reach};
 use crate::layer;
-use crate::matrices::{Split, group_over_matrix, needs_facts, operand_shape, split};
+use crate::matrices::{Split, operand_shape, split};
 use crate::plan::{
-    AdapterFiles, Factor, Group, Job, LayerChange, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge,
-    Origin, OutputFiles, Parts, Plan, Rows, Side, TensorRef, Work,
+    AdapterFiles, Factor, FactsRead, Group, Job, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge,
+    Origin, Parts, Plan, Rows, Side, TensorRef, Work,
 };
 use crate::report::Reporter;
 use crate::resolve::{ModelSource, Request, Solved, whole};
-use crate::view::{How, Made, tied_flag};
+use crate::view::{How, Made};
+use output_files::output_files;
 
 /// Assembles the plan of the first recipe; none if it makes no tensor.
 pub(crate) fn plan(
@@ -40,7 +42,7 @@ pub(crate) fn plan(
     match &adapting {
         _ if request.recipes[0].adapter.is_none() => {
             for made in &solved.made {
-                assembly.whole(made, made.name.clone(), reporter);
+                assembly.whole(made, made.name.clone());
             }
         }
         Some(adapting) => adapter_files = Some(assembly.adapter(adapting, solved, reporter)),
@@ -82,15 +84,9 @@ pub(crate) fn plan(
             }
         }
     }
+    assembly.number_layers();
     let Assembly { programs, jobs, groups, .. } = assembly;
     Some(Plan { models, programs, jobs, groups, rows, assembled, origins, left_out, output })
-}
-
-/// Whether a pass finds a fact about a group of tensors.
-fn has_group(pass: &Pass) -> bool {
-    let reductions = pass.reductions.iter().map(|slot| slot.scope);
-    let scopes = reductions.chain(pass.selections.iter().map(|slot| slot.scope));
-    scopes.into_iter().any(|scope| matches!(scope, Scope::Group(_)))
 }
 
 /// Jobs so far, and what they share.
@@ -100,12 +96,14 @@ struct Assembly {
     known: HashMap<Arc<Program>, u32>,
     jobs: Vec<Job>,
     groups: Vec<Group>,
+    /// For each group the layer of each of its jobs.
+    layers: Vec<Vec<LayerKey>>,
     group_keys: BTreeMap<GroupKey, u32>,
 }
 
 impl Assembly {
     /// A tensor that is written as it was made, under this name.
-    fn whole(&mut self, made: &Made, name: String, reporter: &mut Reporter) {
+    fn whole(&mut self, made: &Made, name: String) {
         let work = match &made.how {
             How::Copy { from, equal_to, within } => {
                 Work::Copy { from: *from, equal_to: equal_to.clone(), within: *within }
@@ -114,7 +112,7 @@ impl Assembly {
                 let precision = if *double { Precision::Double } else { Precision::Single };
                 match split(graph, *output) {
                     None => Work::Merge(self.merge(graph, compile(graph, *output), precision)),
-                    Some(split) => self.matrices(&split, made, precision, reporter),
+                    Some(split) => self.matrices(&split, made, precision),
                 }
             }
         };
@@ -140,13 +138,13 @@ impl Assembly {
             let Some(made) = made(*position) else { continue };
             match change {
                 Change::None => {}
-                Change::Whole => self.whole(made, names.replacement(*position), reporter),
+                Change::Whole => self.whole(made, names.replacement(*position)),
                 Change::Update(update) => {
                     let found = changes.updates.iter().find(|one| one.base_tensor == *position);
                     let Some(pair) = found.and_then(|found| names.factors(found)) else {
                         continue;
                     };
-                    self.factors(made, update, pair, adapting.dtype, reporter);
+                    self.factors(made, update, pair, adapting.dtype);
                 }
             }
         }
@@ -162,7 +160,7 @@ impl Assembly {
             });
         }
         for made in changes.beside.iter().map(|&number| &solved.made[number]) {
-            self.whole(made, made.name.clone(), reporter);
+            self.whole(made, made.name.clone());
         }
         let (updates, replacements) = (changes.updates, changes.replacements);
         AdapterFiles { base: adapting.base, updates, replacements }
@@ -175,20 +173,20 @@ impl Assembly {
         update: &Update,
         (left, right): (String, String),
         dtype: DType,
-        reporter: &mut Reporter,
     ) {
         let precision = if update.double { Precision::Double } else { Precision::Single };
         let &[rows, columns] = made.shape.dimensions() else { return };
         let (rank, pair) = (u64::from(update.rank), self.jobs.len() as u32);
-        let mut graph = Graph::default();
+        let mut graph = update.split.graph.clone();
         let output = graph.leaf(Leaf::Factor);
         for (name, side, shape) in
             [(left, Side::Left, [rows, rank]), (right, Side::Right, [rank, columns])]
         {
             let Ok(shape) = Shape::new(shape.to_vec()) else { continue };
-            let matrices = self.steps(&update.split, made, precision, reporter);
-            let mut merge = self.merge(&graph, compile(&graph, output), precision);
-            merge.matrices = matrices;
+            let steps = &update.split.steps;
+            let compiled = compile_with(&graph, output, steps);
+            let mut merge = self.merge(&graph, compiled.job, precision);
+            merge.matrices = self.steps(&update.split, compiled.steps, made, precision);
             let terms = update.terms.clone();
             let is_exact = update.is_exact;
             merge.factor = Some(Factor { terms, side, rank, is_exact, rows, columns, pair });
@@ -215,7 +213,8 @@ impl Assembly {
         };
         let leaves = compiled.leaves.iter().map(|&leaf| graph.leaves[usize::from(leaf)]).collect();
         let job = self.jobs.len() as u32;
-        let groups = compiled.groups.into_iter().map(|key| self.group(key, job)).collect();
+        let groups = compiled.groups.into_iter();
+        let groups = groups.map(|(key, layer)| self.group(key, layer, job)).collect();
         Merge {
             program: number,
             leaves,
@@ -232,9 +231,9 @@ impl Assembly {
     fn steps(
         &mut self,
         split: &Split,
+        programs: Vec<StepPrograms>,
         made: &Made,
         precision: Precision,
-        reporter: &mut Reporter,
     ) -> Vec<MatrixStep> {
         if split.steps.is_empty() {
             return Vec::new();
@@ -243,49 +242,34 @@ impl Assembly {
             unreachable!("lowering refuses matrix ops on other shapes")
         };
         let mut steps = Vec::with_capacity(split.steps.len());
-        for step in &split.steps {
+        for (step, StepPrograms { before, operands: programs }) in split.steps.iter().zip(programs)
+        {
             let count = step.operands.len();
             let mut operands = Vec::with_capacity(count);
-            for (position, &operand) in step.operands.iter().enumerate() {
-                let compiled = compile(&split.graph, operand);
-                if compiled.program.passes.len() > 1 {
-                    reporter.add(needs_facts(&step.op, &made.name));
-                }
+            for (position, (&operand, program)) in step.operands.iter().zip(programs).enumerate() {
+                let OperandProgram { compiled, scalars, cuts } = program;
                 let merge = self.merge(&split.graph, compiled, precision);
                 let combination = split.combination(operand);
                 let (rows, columns) = operand_shape(&step.op, position, count, (rows, columns));
-                operands.push(MatrixOperand { merge, rows, columns, combination });
+                let facts = FactsRead { scalars, cuts };
+                operands.push(MatrixOperand { merge, facts, rows, columns, combination });
             }
-            let (rows, columns) = step.op.result_shape((rows, columns));
-            steps.push(MatrixStep { op: step.op.clone(), rows, columns, operands });
+            let (rows, columns) = step.op.result_shape((rows, columns), count);
+            steps.push(MatrixStep { op: step.op.clone(), rows, columns, operands, before });
         }
         steps
     }
 
     /// A merge with matrix ops.
-    fn matrices(
-        &mut self,
-        split: &Split,
-        made: &Made,
-        precision: Precision,
-        reporter: &mut Reporter,
-    ) -> Work {
-        let steps = self.steps(split, made, precision, reporter);
-        let compiled = compile(&split.graph, split.output);
-        let mut merge = self.merge(&split.graph, compiled, precision);
-        let passes = &self.programs[merge.program as usize].passes;
-        let is_matrix = |input: &u16| matches!(merge.leaves[usize::from(*input)], Leaf::Matrix(_));
-        let last_fact = passes.iter().rposition(has_group);
-        let early = passes.iter().take(last_fact.map_or(0, |last| last + 1));
-        if early.flat_map(|pass| &pass.inputs).any(is_matrix) {
-            reporter.add(group_over_matrix(&made.name));
-        }
-        merge.matrices = steps;
+    fn matrices(&mut self, split: &Split, made: &Made, precision: Precision) -> Work {
+        let compiled = compile_with(&split.graph, split.output, &split.steps);
+        let mut merge = self.merge(&split.graph, compiled.job, precision);
+        merge.matrices = self.steps(split, compiled.steps, made, precision);
         Work::Merge(merge)
     }
 
     /// The group of a key, with the job in it.
-    fn group(&mut self, key: GroupKey, job: u32) -> u32 {
+    fn group(&mut self, key: GroupKey, layer: LayerKey, job: u32) -> u32 {
         let number = match self.group_keys.get(&key) {
             Some(&number) => number,
             None => {
@@ -293,7 +277,8 @@ impl Assembly {
                 if let Some((prefix, layer)) = &key.layer {
                     title.push_str(&format!(", of `{prefix}{layer}`"));
                 }
-                self.groups.push(Group { title, jobs: Vec::new() });
+                self.groups.push(Group { title, jobs: Vec::new(), layers: Vec::new() });
+                self.layers.push(Vec::new());
                 let number = self.groups.len() as u32 - 1;
                 self.group_keys.insert(key, number);
                 number
@@ -302,8 +287,18 @@ impl Assembly {
         let jobs = &mut self.groups[number as usize].jobs;
         if jobs.last() != Some(&job) {
             jobs.push(job);
+            self.layers[number as usize].push(layer);
         }
         number
+    }
+
+    /// Counts the layers of each group, in the order of the model.
+    fn number_layers(&mut self) {
+        for (group, own) in self.groups.iter_mut().zip(&self.layers) {
+            let all: BTreeSet<&LayerKey> = own.iter().collect();
+            let numbers: BTreeMap<&LayerKey, u32> = all.into_iter().zip(0..).collect();
+            group.layers = own.iter().map(|layer| numbers[layer]).collect();
+        }
     }
 
     /// A fact over the whole model of a recipe that is an input needs all that recipe's tensors: over
@@ -317,8 +312,10 @@ impl Assembly {
         for (key, &group) in &self.group_keys {
             let inner = key.section.0 as usize;
             let Some(solved) = results[inner].get().filter(|_| inner != 0) else { continue };
-            let takes_part =
-                |how: &How| matches!(how, How::Graph { graph, .. } if graph.groups.contains(key));
+            let takes_part = |how: &How| match how {
+                How::Graph { graph, output, .. } => needs_group(graph, *output, key),
+                How::Copy { .. } => false,
+            };
             let all = solved.made.iter().filter(|made| takes_part(&made.how)).count();
             let used = self.groups[group as usize].jobs.len();
             if used != all {
@@ -364,6 +361,18 @@ impl Assembly {
             }
         }
     }
+}
+
+/// Whether an output depends on a fact about this group.
+fn needs_group(graph: &Graph, output: NodeId, key: &GroupKey) -> bool {
+    let Some(position) = graph.groups.iter().position(|(own, _)| own == key) else { return false };
+    needed(graph, &[output]).into_iter().any(|id| match graph.nodes[id] {
+        Node::Reduce(_, Reach::Group(group)) | Node::KeepLargest(_, Reach::Group(group)) => {
+            usize::from(group) == position
+        }
+        Node::Standing(_, group) => usize::from(group) == position,
+        _ => false,
+    })
 }
 
 /// The input tensors that no job reads.
@@ -416,93 +425,4 @@ fn is_only_attached(request: &Request<'_>, checkpoint: u32) -> bool {
     let uses = recipes.flat_map(|(recipe, sources)| recipe.models.iter().zip(sources));
     let mut uses = uses.filter(|(_, source)| **source == ModelSource::Checkpoint(checkpoint));
     uses.all(|(model, _)| model.attached_as.is_some())
-}
-
-/// What config.json and the other files are made from.
-fn output_files(request: &Request<'_>, results: &[OnceCell<Solved>], jobs: &[Job]) -> OutputFiles {
-    let (files_from, mut layers) = files_from(request, results, 0);
-    let solved = results[0].get();
-    for change in &mut layers {
-        let index = files_from.map(|model| request.checkpoints[model as usize].index);
-        let names = index.iter().flat_map(|index| index.tensors());
-        let of_stack = names.filter_map(|tensor| layer::split(&tensor.name));
-        let own = of_stack.filter(|name| name.prefix == change.prefix);
-        change.before = own.map(|name| name.layer + 1).max().unwrap_or(0);
-    }
-    layers.retain(|change| !change.sources.iter().copied().eq(0..change.before));
-    let mut floats = jobs.iter().map(|job| job.dtype).filter(|dtype| dtype.is_float());
-    let first: Option<DType> = floats.next();
-    let agreed = first.filter(|first| floats.all(|dtype| dtype == *first));
-    let rebuilt = solved.and_then(|solved| solved.tokenizer.as_ref());
-    OutputFiles {
-        files_from,
-        dtype: solved.and_then(|solved| solved.declared).or(agreed),
-        layers,
-        tied: tied(request, files_from, jobs),
-        vocabulary: rebuilt.map(|rebuilt| rebuilt.rows),
-        adapter: None,
-        files: rebuilt.map(|rebuilt| rebuilt.files.clone()).unwrap_or_default(),
-    }
-}
-
-/// The checkpoint whose files a recipe's output gets, and how layers were stacked on the way.
-fn files_from(
-    request: &Request<'_>,
-    results: &[OnceCell<Solved>],
-    number: usize,
-) -> (Option<u32>, Vec<LayerChange>) {
-    let recipe = &request.recipes[number];
-    let own = results[number].get().map(|solved| solved.layers.clone()).unwrap_or_default();
-    let chosen = recipe.files_from.as_ref().or(recipe.base.as_ref()).map(|model| model.value);
-    let chosen = chosen.or(recipe.merged().first().copied()).unwrap_or(ModelId(0));
-    // Files that are stated count; else they are those of the model whose names the tensors have.
-    let like = recipe.models.get(chosen.0 as usize).and_then(|model| model.reading.like);
-    let chosen = like.filter(|_| recipe.files_from.is_none()).unwrap_or(chosen);
-    match request.models[number].get(chosen.0 as usize) {
-        Some(ModelSource::Checkpoint(model)) => (Some(*model), own),
-        Some(ModelSource::Adapted(adapter)) => {
-            (Some(request.adapters[*adapter as usize].base), own)
-        }
-        Some(ModelSource::Mapped(mapped)) => (Some(request.mapped[*mapped as usize].target), own),
-        Some(ModelSource::Recipe(inner)) => {
-            let (model, inner) = files_from(request, results, *inner as usize);
-            (model, through(own, inner))
-        }
-        _ => (None, own),
-    }
-}
-
-/// Layers stacked by a recipe over those that the recipe beneath it stacked.
-fn through(outer: Vec<LayerChange>, inner: Vec<LayerChange>) -> Vec<LayerChange> {
-    let mut all = inner;
-    for mut change in outer {
-        match all.iter_mut().find(|known| known.prefix == change.prefix) {
-            None => all.push(change),
-            Some(known) => {
-                for source in &mut change.sources {
-                    *source = known.sources.get(*source as usize).copied().unwrap_or(*source);
-                }
-                known.sources = change.sources;
-            }
-        }
-    }
-    all
-}
-
-/// Whether the output layer is tied to the embedding, judged by what is written.
-fn tied(request: &Request<'_>, files_from: Option<u32>, jobs: &[Job]) -> Option<bool> {
-    let has = |suffix: &str| jobs.iter().any(|job| job.name.ends_with(suffix));
-    let embeds = has("embed_tokens.weight") || has("wte.weight") || has("embed_in.weight");
-    let heads = has("lm_head.weight") || has("embed_out.weight");
-    if !embeds {
-        return None;
-    }
-    if heads {
-        return Some(false);
-    }
-    let config = request.checkpoints[files_from? as usize].config?;
-    let class = config.get("architectures")?.as_array()?.first()?.as_str()?.to_owned();
-    let generates = class.ends_with("ForCausalLM") || class.ends_with("ForConditionalGeneration");
-    // Without a flag the family's default speaks, as it did for the input.
-    (generates && tied_flag(config).is_some()).then_some(true)
 }

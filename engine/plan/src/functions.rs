@@ -2,6 +2,7 @@
 
 mod across;
 mod arguments;
+mod basis;
 mod interference;
 mod matrix;
 mod settings;
@@ -64,10 +65,11 @@ pub static FUNCTIONS: &[Function] = &[
     },
     map("clamp", MapOp::Clamp, "clamp(x, low, high)", "x, but not below `low` nor above `high`."),
     Function {
-        name: "common_basis",
-        signature: "common_basis(values, merge=\"sum\", density=1, weight=1)",
-        summary: "The values written in the basis that they share (left singular vectors of all side by side), merged there and written back. merge: \"sum\", \"ties\", \"dare_linear\", \"dare_ties\".",
-        evaluate: Evaluate::Special(matrix::common_basis),
+        name: "coordinates",
+        signature: "coordinates(values)",
+        summary: "Each value in the basis that all of them share, the left singular vectors of all side by side: \
+                  a row for each direction, and zeros in the rows beyond.",
+        evaluate: Evaluate::Special(basis::coordinates),
     },
     map("cos", MapOp::Cos, "cos(x)", "Cosine of x in radians."),
     Function {
@@ -105,6 +107,12 @@ pub static FUNCTIONS: &[Function] = &[
     map("exp", MapOp::Exp, "exp(x)", "e to the power of x."),
     map("floor", MapOp::Floor, "floor(x)", "The next whole number below."),
     Function {
+        name: "from_coordinates",
+        signature: "from_coordinates(x, values)",
+        summary: "What has the coordinates x in the basis that the values share.",
+        evaluate: Evaluate::Special(basis::from_coordinates),
+    },
+    Function {
         name: "gram",
         signature: "gram(x)",
         summary: "The Gram matrix xᵀ·x of a matrix, [in, in], for `regression`: of a task vector it stands in for that of the layer's inputs.",
@@ -117,6 +125,13 @@ pub static FUNCTIONS: &[Function] = &[
         evaluate: Evaluate::Special(interference::interference),
     },
     map("interpolate", MapOp::Interpolate, "interpolate(a, b, t)", "(1 − t)·a + t·b."),
+    Function {
+        name: "is_coordinate",
+        signature: "is_coordinate(values)",
+        summary: "Whether an element of `coordinates(values)` belongs to a direction that the values have: rows beyond \
+                  their rank do not.",
+        evaluate: Evaluate::Special(basis::is_coordinate),
+    },
     Function {
         name: "is_kept",
         signature: "is_kept(classes=\"roles\")",
@@ -143,11 +158,12 @@ pub static FUNCTIONS: &[Function] = &[
     },
     Function {
         name: "keep_largest",
-        signature: "keep_largest(x, density, ties=\"exact\", scope=\"tensor\")",
+        signature: "keep_largest(x, density, ties=\"exact\", scope=\"tensor\", among=…)",
         summary: "Keeps the `density` share of elements with the largest magnitude and zeroes the others. \
                   ties: \"exact\" keeps max(1, floor(density·n)), of equal ones those of lower index; \"inclusive\" \
                   keeps everything that reaches the (floor(density·n) + 1)-th magnitude. scope: the share of each \
-                  \"tensor\", or of the whole \"model\" (all tensors under the same rule or slice).",
+                  \"tensor\", or of the whole \"model\" (all tensors under the same rule or slice). among: the share is \
+                  of the elements where this holds; the others are expected to be zero.",
         evaluate: Evaluate::Special(keep_largest),
     },
     Function {
@@ -168,6 +184,12 @@ pub static FUNCTIONS: &[Function] = &[
         signature: "largest_magnitude(x)",
         summary: "max |x| over all elements.",
         evaluate: Evaluate::Within(|l, x, s| reduce(l, Reduction::LargestAbsolute, x, s), 1),
+    },
+    Function {
+        name: "layers",
+        signature: "layers()",
+        summary: "Count of layers (under the same rule or slice); a tensor outside layers is one of its own.",
+        evaluate: Evaluate::Special(within::layers),
     },
     map("log", MapOp::Log, "log(x)", "Natural logarithm."),
     map("maximum", MapOp::Maximum, "maximum(a, b)", "The larger of two."),
@@ -209,6 +231,14 @@ pub static FUNCTIONS: &[Function] = &[
         signature: "polar(x)",
         summary: "The nearest matrix with orthonormal rows or columns: U·Vᵀ of its singular value decomposition.",
         evaluate: Evaluate::Special(matrix::polar),
+    },
+    Function {
+        name: "position",
+        signature: "position(x)",
+        summary: "The place of this layer's number x among those of all layers (under the same rule or slice): 1 for \
+                  the largest; of equal ones the layer that comes first has the lower place. A tensor outside layers \
+                  is a layer of its own.",
+        evaluate: Evaluate::Within(within::position, 1),
     },
     map("power", MapOp::Power, "power(a, b)", "a to the power of b."),
     Function {

@@ -6,11 +6,15 @@ use mixdown_ops::MapOp;
 
 use crate::graph::{Graph, Node, NodeId};
 
-/// The part of the graph that `output` needs, with each `a + b·c` as one node.
+/// The part of the graph that `roots` need, with each `a + b·c` as one node, and which node each became.
 ///
 /// A product that something else reads too stays as it is: computing it twice would gain nothing.
-pub(crate) fn fuse(graph: &Graph, output: NodeId, needed: &[NodeId]) -> (Graph, NodeId) {
-    let mut uses: HashMap<NodeId, usize> = HashMap::from([(output, 1)]);
+pub(crate) fn fuse(
+    graph: &Graph,
+    roots: &[NodeId],
+    needed: &[NodeId],
+) -> (Graph, HashMap<NodeId, NodeId>) {
+    let mut uses: HashMap<NodeId, usize> = roots.iter().map(|&root| (root, 1)).collect();
     for &id in needed {
         for operand in graph.operands(id) {
             *uses.entry(operand).or_default() += 1;
@@ -41,7 +45,7 @@ pub(crate) fn fuse(graph: &Graph, output: NodeId, needed: &[NodeId]) -> (Graph, 
         };
         here.insert(id, new);
     }
-    (fused, here[&output])
+    (fused, here)
 }
 
 #[cfg(test)]
@@ -63,9 +67,9 @@ mod tests {
         let (mut graph, a, _, product) = graph_of_two();
         let sum = graph.map(MapOp::Add, &[product, a]);
         let needed: Vec<NodeId> = graph.nodes.node_indices().collect();
-        let (fused, output) = fuse(&graph, sum, &needed);
-        assert_eq!(fused.nodes[output], Node::Map(MapOp::AddProduct));
-        let first = fused.operands(output)[0];
+        let (fused, here) = fuse(&graph, &[sum], &needed);
+        assert_eq!(fused.nodes[here[&sum]], Node::Map(MapOp::AddProduct));
+        let first = fused.operands(here[&sum])[0];
         assert_eq!(fused.nodes[first], Node::Leaf(0), "the other summand comes first");
     }
 
@@ -76,7 +80,7 @@ mod tests {
         let difference = graph.map(MapOp::Subtract, &[product, b]);
         let both = graph.map(MapOp::Maximum, &[sum, difference]);
         let needed: Vec<NodeId> = graph.nodes.node_indices().collect();
-        let (fused, _) = fuse(&graph, both, &needed);
+        let (fused, _) = fuse(&graph, &[both], &needed);
         let ops: Vec<&Node> = fused.nodes.node_weights().collect();
         assert!(ops.contains(&&Node::Map(MapOp::Add)), "{ops:?}");
     }

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use mixdown_ops::MapOp;
 use mixdown_ops::matrix::MatrixOp;
-use mixdown_ops::program::Reduction;
+use mixdown_ops::program::{Reduction, Standing};
 use mixdown_ops::selection::Ties;
 use mixdown_tensor::DType;
 use petgraph::graph::{DiGraph, NodeIndex};
 
-use crate::plan::{Leaf, Product};
+use crate::plan::{Leaf, Product, Rectangle};
 
 /// A node of a [`Graph`].
 pub type NodeId = NodeIndex<u32>;
@@ -25,16 +25,21 @@ pub enum Node {
     Map(MapOp),
     /// Rounds to a storage type.
     Round(DType),
-    /// Keeps the largest magnitudes of operand 0; operand 1 is the density.
+    /// Keeps the largest magnitudes of operand 0; operand 1 is the density, and operand 2, if there is one,
+    /// the count of elements that it is a share of.
     KeepLargest(Ties, Reach),
     /// Keeps elements of operand 0 at random; operand 1 is the density; the stream by position.
     KeepRandom(u16),
     /// A scalar made from all elements.
     Reduce(Reduction, Reach),
+    /// A layer's number compared with those of all layers of a group, by position in [`Graph::groups`].
+    Standing(Standing, u16),
     /// A matrix op; its result has the tensor's shape, and [`operand_shape`] tells those of its operands.
     ///
     /// [`operand_shape`]: crate::matrices::operand_shape
     Matrix(MatrixOp),
+    /// A part of the result of a matrix op.
+    Part(Rectangle),
 }
 
 /// Which elements a reduction or a threshold looks at.
@@ -55,13 +60,18 @@ pub struct Graph {
     pub leaves: Vec<Leaf>,
     /// Keys of the random streams it draws from.
     pub streams: Vec<u64>,
-    /// The groups it takes part in, by their identity within the plan.
-    pub groups: Vec<GroupKey>,
+    /// The groups it takes part in, by their identity within the plan, with the layer that its tensor
+    /// belongs to there.
+    pub groups: Vec<(GroupKey, LayerKey)>,
     /// Equal nodes are one: the node by what it computes from what.
     known: HashMap<(Node, Vec<NodeId>), NodeId>,
     /// For each node, whether it has one value for each element.
     tensors: Vec<bool>,
 }
+
+/// A layer: what the names of its tensors begin with, and its number. A tensor outside layers is one of its
+/// own, by its name.
+pub type LayerKey = (String, u64);
 
 /// What makes a group: jobs with the same key share the fact.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -182,12 +192,13 @@ impl Graph {
         }
         let id = self.nodes.add_node(key.0.clone());
         self.tensors.push(match key.0 {
-            Node::Constant(_) | Node::Reduce(..) => false,
+            Node::Constant(_) | Node::Reduce(..) | Node::Standing(..) => false,
             Node::Leaf(_)
             | Node::Round(_)
             | Node::KeepLargest(..)
             | Node::KeepRandom(_)
-            | Node::Matrix(_) => true,
+            | Node::Matrix(_)
+            | Node::Part(_) => true,
             Node::Map(_) => operands.iter().any(|&operand| self.is_tensor(operand)),
         });
         for (position, &operand) in operands.iter().enumerate() {
@@ -214,8 +225,8 @@ impl Graph {
     }
 
     /// The position of a group.
-    pub fn group(&mut self, key: GroupKey) -> u16 {
-        self.groups.push(key);
+    pub fn group(&mut self, key: GroupKey, layer: LayerKey) -> u16 {
+        self.groups.push((key, layer));
         (self.groups.len() - 1) as u16
     }
 
@@ -244,6 +255,10 @@ impl Graph {
                     let reach = self.import_reach(other, *reach);
                     self.add(Node::Reduce(*reduction, reach), &operands)
                 }
+                Node::Standing(standing, group) => {
+                    let group = self.import_group(other, *group);
+                    self.add(Node::Standing(*standing, group), &operands)
+                }
                 node => self.add(node.clone(), &operands),
             };
             here.push(new);
@@ -252,12 +267,18 @@ impl Graph {
     }
 
     fn import_reach(&mut self, other: &Graph, reach: Reach) -> Reach {
-        let Reach::Group(position) = reach else { return Reach::Tensor };
-        let key = &other.groups[usize::from(position)];
-        Reach::Group(match self.groups.iter().position(|known| known == key) {
+        match reach {
+            Reach::Group(position) => Reach::Group(self.import_group(other, position)),
+            Reach::Tensor => Reach::Tensor,
+        }
+    }
+
+    fn import_group(&mut self, other: &Graph, position: u16) -> u16 {
+        let (key, layer) = &other.groups[usize::from(position)];
+        match self.groups.iter().position(|(known, _)| known == key) {
             Some(known) => known as u16,
-            None => self.group(key.clone()),
-        })
+            None => self.group(key.clone(), layer.clone()),
+        }
     }
 }
 

@@ -38,14 +38,15 @@ mod vocabulary;
 
 pub use assembled::{Assembled, Patch, PatchSource};
 pub use check::check_method;
-pub use identity::matrix_identity;
+pub use identity::Identities;
 pub use knowledge::Architectures;
 pub use library::Library;
 pub use pair::Detail;
 pub use parameters::{Bound, Resolved};
 pub use plan::{
-    AdapterFiles, Factor, Group, Job, LayerChange, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge,
-    Origin, OutputFiles, Parts, Plan, Product, RowSource, Rows, Side, TensorRef, Work,
+    AdapterFiles, Factor, FactsRead, Group, Job, LayerChange, Leaf, LeftOut, MatrixOperand,
+    MatrixStep, Merge, Origin, OutputFiles, Parts, Plan, Product, Rectangle, RowSource, Rows, Side,
+    TensorRef, Work,
 };
 pub use resolve::{
     AdapterInput, CheckpointInput, MapInput, ModelSource, Outcome, Request, compile,

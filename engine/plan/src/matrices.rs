@@ -1,16 +1,16 @@
 //! Takes the matrix ops out of a graph: what is left are block programs over their results.
 //!
 //! A matrix op becomes a step of the job, each of its operands a block program of one pass, and its
-//! result a leaf like a tensor of a file.
+//! result a leaf like a tensor of a file. What operands need to know of whole tensors, passes of the
+//! job's own program find before it.
 
 use std::collections::HashMap;
 
-use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::MapOp;
 use mixdown_ops::matrix::MatrixOp;
 
 use crate::compile::needed;
-use crate::graph::{Graph, Node, NodeId};
+use crate::graph::{Graph, Node, NodeId, Reach};
 use crate::plan::Leaf;
 
 /// A graph without matrix ops, and these.
@@ -33,7 +33,7 @@ pub(crate) struct SplitStep {
 
 /// Takes out the matrix ops that `output` needs; none if there are none.
 pub(crate) fn split(graph: &Graph, output: NodeId) -> Option<Split> {
-    let needed = needed(graph, output);
+    let needed = needed(graph, &[output]);
     if !needed.iter().any(|&id| matches!(graph.nodes[id], Node::Matrix(_))) {
         return None;
     }
@@ -48,11 +48,26 @@ pub(crate) fn split(graph: &Graph, output: NodeId) -> Option<Split> {
                 steps.push(SplitStep { op: op.clone(), operands });
                 rest.leaf(Leaf::Matrix(steps.len() as u16 - 1))
             }
+            Node::Part(part) => match result_of(&rest, operands[0]) {
+                Some(step) => rest.leaf(Leaf::Part(step, *part)),
+                None => unreachable!("only results of matrix ops have parts"),
+            },
             node => rest.add(node.clone(), &operands),
         };
         here.insert(id, new);
     }
     Some(Split { output: here[&output], graph: rest, steps })
+}
+
+/// The matrix op whose result a node is.
+fn result_of(graph: &Graph, id: NodeId) -> Option<u16> {
+    match graph.nodes[id] {
+        Node::Leaf(leaf) => match graph.leaves[usize::from(leaf)] {
+            Leaf::Matrix(step) => Some(step),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Rows and columns of one of `count` operands, from those of the weight.
@@ -65,11 +80,29 @@ pub(crate) fn operand_shape(
     match op {
         // Weights `[out, in]`, then as many Gram matrices `[in, in]`.
         MatrixOp::Regression { .. } if operand >= count / 2 => (columns, columns),
+        // Coordinates like a weight, then the basis, one row for each direction.
+        MatrixOp::OutOfBasis { experts } if operand == 1 => {
+            (rows.min(columns.saturating_mul(u64::from(*experts))), rows)
+        }
         _ => (rows, columns),
     }
 }
 
 impl Split {
+    /// Whether a matrix op is applied to what depends on several tensors.
+    pub fn needs_group(&self) -> bool {
+        let operands: Vec<NodeId> =
+            self.steps.iter().flat_map(|step| step.operands.clone()).collect();
+        needed(&self.graph, &operands).into_iter().any(|id| {
+            matches!(
+                self.graph.nodes[id],
+                Node::Reduce(_, Reach::Group(_))
+                    | Node::KeepLargest(_, Reach::Group(_))
+                    | Node::Standing(..)
+            )
+        })
+    }
+
     /// The leaves that a node is a linear combination of, with their factors, where all of them may be
     /// low-rank: such a value needs not be multiplied out. None are left of a value that is 0.
     pub fn combination(&self, id: NodeId) -> Option<Vec<(Leaf, f64)>> {
@@ -115,23 +148,4 @@ impl Split {
             _ => None,
         }
     }
-}
-
-/// A matrix op over values that need a fact about the whole tensor first.
-pub(crate) fn needs_facts(op: &MatrixOp, tensor: &str) -> Diagnostic {
-    let headline = format!("`{}` is applied to values that depend on all elements", op.name());
-    Diagnostic::error(codes::UNSUPPORTED, headline)
-        .note(format!("at tensor `{tensor}`"))
-        .note("its operands can be elementwise formulas over tensors and results of other matrix ops; norms, sums over all elements and thresholds cannot be among them")
-        .help("apply the norm or the threshold to its result, or merge in two recipes")
-}
-
-/// A fact about the whole model that depends on the result of a matrix op.
-pub(crate) fn group_over_matrix(tensor: &str) -> Diagnostic {
-    Diagnostic::error(
-        codes::UNSUPPORTED,
-        "`scope: model` over the result of a matrix op is not supported",
-    )
-    .note(format!("at tensor `{tensor}`"))
-    .help("use `scope: tensor`, or write the result first and name it in a second recipe")
 }

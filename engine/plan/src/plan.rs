@@ -176,6 +176,22 @@ impl Factor {
 }
 
 impl Merge {
+    /// Elements that a pass goes over: those of the job's tensor, which has `elements`, or of the matrix
+    /// that is written as two factors.
+    pub fn elements(&self, elements: u64, stores: bool) -> u64 {
+        match &self.factor {
+            Some(factor) if !stores => factor.rows.saturating_mul(factor.columns),
+            _ => elements,
+        }
+    }
+
+    /// Its matrix ops in the order in which they run: by the pass that they come before, then by position.
+    pub fn matrix_order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.matrices.len()).collect();
+        order.sort_by_key(|&step| self.matrices[step].before);
+        order
+    }
+
     /// The tensors of files that it reads, those of its matrix ops among them.
     pub fn tensors(&self, parts: &Parts<'_>) -> Vec<TensorRef> {
         let operands = self.matrices.iter().flat_map(|step| &step.operands);
@@ -190,7 +206,7 @@ impl Merge {
                     found.extend(parts.assembled[*number as usize].tensors());
                 }
                 Leaf::Product(product) => found.extend([product.left, product.right]),
-                Leaf::Matrix(_) | Leaf::Factor => {}
+                Leaf::Matrix(_) | Leaf::Part(..) | Leaf::Factor => {}
             }
         }
         found
@@ -224,14 +240,18 @@ pub struct MatrixStep {
     pub columns: u64,
     /// What it is applied to.
     pub operands: Vec<MatrixOperand>,
+    /// The pass of the job's program before which it runs: what its operands need is known then.
+    pub before: u16,
 }
 
 /// An operand of a matrix op.
 #[derive(Clone, Debug)]
 pub struct MatrixOperand {
-    /// How its elements are computed: a program of one pass. Its leaves may name earlier matrix ops of
-    /// the same job; it has none of its own.
+    /// How its elements are computed: a program of one pass, without scalar steps. Its leaves may name
+    /// matrix ops of the same job that come before; it has none of its own.
     pub merge: Merge,
+    /// What passes of the job's program have found for it.
+    pub facts: FactsRead,
     /// Its rows: those of the result, but for Gram matrices.
     pub rows: u64,
     /// Its columns.
@@ -239,6 +259,22 @@ pub struct MatrixOperand {
     /// The leaves that it is a linear combination of, with their factors, where all of them may be
     /// low-rank: then it needs not be multiplied out.
     pub combination: Option<Vec<(Leaf, f64)>>,
+}
+
+/// Facts that an operand gets from its job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FactsRead {
+    /// Entries of the job's scalar table, which follow the constants in the operand's.
+    pub scalars: Vec<u16>,
+    /// Cuts of the job, which are the operand's.
+    pub cuts: Vec<u16>,
+}
+
+impl FactsRead {
+    /// Whether the operand needs none.
+    pub fn is_empty(&self) -> bool {
+        self.scalars.is_empty() && self.cuts.is_empty()
+    }
 }
 
 /// The update of a low-rank adapter: `scale · left · right`, or its transpose.
@@ -273,8 +309,49 @@ pub enum Leaf {
     Product(Product),
     /// The result of a matrix op: position in [`Merge::matrices`].
     Matrix(u16),
+    /// A part of the result of a matrix op: position in [`Merge::matrices`].
+    Part(u16, Rectangle),
     /// One side of a matrix that is written as factors: [`Merge::factor`].
     Factor,
+}
+
+impl Leaf {
+    /// The matrix op whose result it is, or a part of.
+    pub fn step(&self) -> Option<usize> {
+        match self {
+            Self::Matrix(step) | Self::Part(step, _) => Some(usize::from(*step)),
+            _ => None,
+        }
+    }
+}
+
+/// A part of a matrix, seen as a matrix of its own: steps through its elements from a place on, and zeros
+/// beneath the rows that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rectangle {
+    /// The element of the matrix that comes first.
+    pub start: u64,
+    /// Elements from one row to the next.
+    pub row_step: u64,
+    /// Elements from one column to the next; with 0 all columns are one.
+    pub column_step: u64,
+    /// Rows that are there.
+    pub rows: u64,
+    /// Columns.
+    pub columns: u64,
+}
+
+impl Rectangle {
+    /// The elements of the matrix before which it ends.
+    pub fn end(&self) -> Option<u64> {
+        let (Some(row), Some(column)) = (self.rows.checked_sub(1), self.columns.checked_sub(1))
+        else {
+            return Some(0);
+        };
+        let rows = row.checked_mul(self.row_step)?;
+        let columns = column.checked_mul(self.column_step)?;
+        self.start.checked_add(rows)?.checked_add(columns)?.checked_add(1)
+    }
 }
 
 /// An embedding (`[vocabulary, ..]`) put together row by row, for models whose vocabularies differ.
@@ -308,6 +385,8 @@ pub struct Group {
     pub title: String,
     /// The jobs, ascending.
     pub jobs: Vec<u32>,
+    /// For each job its layer, counted in the order of the model; a tensor outside layers is one of its own.
+    pub layers: Vec<u32>,
 }
 
 /// Why a tensor is made as it is.

@@ -233,8 +233,13 @@ fn select(experts: u16) -> Pass {
         steps.push(Load { input: expert + 1, to: 1 });
         steps.push(map(MapOp::Subtract, &[Register(1), Register(0)], 1));
         steps.push(Select { from: 1, slot: expert });
-        let slot =
-            SelectionSlot { density: 6, ties: Ties::Exact, cut: expert, scope: Scope::Tensor };
+        let slot = SelectionSlot {
+            density: 6,
+            among: None,
+            ties: Ties::Exact,
+            cut: expert,
+            scope: Scope::Tensor,
+        };
         selections.push(slot);
     }
     Pass { selections, ..pass(2, experts + 1, steps) }

@@ -63,7 +63,7 @@ pub(crate) fn prepare(
     check::check(op, &shapes)?;
     check::same_shapes(op, operands)?;
     if shape.0 == 0 || shape.1 == 0 {
-        let shape = op.result_shape((shape.0 as u64, shape.1 as u64));
+        let shape = op.result_shape((shape.0 as u64, shape.1 as u64), count);
         let zero = product::Product::zero(shape.0 as usize, shape.1 as usize, Report::default());
         return Ok(Box::new(zero));
     }
@@ -113,7 +113,8 @@ fn on_dense(
             Box::new(task_singular_vectors::prepare(*rank, operands, smaller)?)
         }
         MatrixOp::Interference(op) => interference::prepare(op, operands, shape, precision)?,
-        MatrixOp::CommonBasis(op) => common_basis::prepare(op, operands)?,
+        MatrixOp::CommonBasis => common_basis::prepare(operands)?,
+        MatrixOp::OutOfBasis { .. } => Box::new(common_basis::way_back(operands)?),
         MatrixOp::SharedShift(op) => match precision {
             Precision::Single => {
                 let read = |operands: &mut dyn Operands, operand, values: &mut [f32]| {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use matrices::*;
 use mixdown_cpu::CpuBackend;
 use mixdown_ops::matrix::interference::{Cut, Filter, Init, Rows, Solver, Targets};
-use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis, Doge};
+use mixdown_ops::matrix::spectral::Doge;
 use mixdown_ops::matrix::{MatrixOp, OperandShapes, Operands, Rank, RankAware};
 use mixdown_ops::{Backend, Precision};
 
@@ -57,7 +57,8 @@ fn check(op: &MatrixOp, given: &[Given], precision: Precision) {
     assert!(peak <= needs.prepare_bytes, "{what} takes {peak} of {}", needs.prepare_bytes);
     // A bound that is far off keeps other tensors waiting.
     assert!(needs.prepare_bytes < 12 * peak + (4 << 20), "{what}: {peak}, {}", needs.prepare_bytes);
-    let mut values = vec![0.0; needs.block_rows.min(rows) * columns];
+    let (rows, columns) = op.result_shape((rows as u64, columns as u64), given.len());
+    let mut values = vec![0.0; needs.block_rows.min(rows as usize) * columns as usize];
     let (_, peak, _) = counted(|| prepared.rows(&mut operands, 0, &mut values).unwrap());
     assert!(peak <= needs.rows_bytes, "{what}: rows take {peak} of {}", needs.rows_bytes);
 }
@@ -71,6 +72,10 @@ fn needs_are_upper_bounds() {
         run_in(&op, &dense(&randoms(2, 300, 300)), Precision::Single, 1).unwrap();
         run_in(&op, &dense(&randoms(2, 300, 300)), Precision::Double, 1).unwrap();
     }
+    // More directions than one block has.
+    for (rows, columns) in [(1536, 512), (1300, 300)] {
+        check(&MatrixOp::CommonBasis, &dense(&randoms(3, rows, columns)), Precision::Single);
+    }
     let shapes = [(150, 160), (160, 150), (40, 400), (400, 40)];
     for (rows, columns) in shapes {
         let experts = randoms(3, rows, columns);
@@ -83,17 +88,18 @@ fn needs_are_upper_bounds() {
             MatrixOp::Isotropic(RankAware::Automatic),
         ];
         single.iter().for_each(|op| check(op, &one, Precision::Single));
-        let weights = vec![1.0.into(); 3];
-        let merge = BasisMerge::Ties { density: 0.5.into() };
         let doge =
             Doge { eta: 0.07.into(), learning_rate: 1e-4.into(), steps: 1, subspace_divisor: 6 };
         let many = [
             MatrixOp::TaskSingularVectors(Rank::PerExpert),
             MatrixOp::IsotropicCommon(0.8.into()),
-            MatrixOp::CommonBasis(CommonBasis { merge, weights }),
+            MatrixOp::CommonBasis,
             MatrixOp::SharedShift(doge),
         ];
         many.iter().for_each(|op| check(op, &several, Precision::Single));
+        let basis = random(rows.min(3 * columns), rows, 5);
+        let back = dense(&[experts[0].clone(), basis]);
+        check(&MatrixOp::OutOfBasis { experts: 3 }, &back, Precision::Single);
         let sgd = sgd(1e-3, 0.9, 3);
         for member in [
             (Targets::Whole, Rows::Whole),

@@ -4,7 +4,7 @@ mod matrices;
 
 use matrices::*;
 use mixdown_ops::Precision;
-use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis, Doge};
+use mixdown_ops::matrix::spectral::Doge;
 use mixdown_ops::matrix::{Factors, Matrix, MatrixOp, Rank, RankAware};
 
 const SHAPES: [(usize, usize); 4] = [(6, 40), (12, 20), (20, 12), (16, 16)];
@@ -106,16 +106,11 @@ fn factors_are_dense_matrices() {
     for (rows, columns) in [(40, 60), (60, 40)] {
         let many = factored(rows, columns, &[3, 5, 2]);
         let one = many[..1].to_vec();
-        let sum = CommonBasis {
-            merge: BasisMerge::Sum,
-            weights: vec![0.5.into(), 1.0.into(), 2.0.into()],
-        };
         let cases = [
             (MatrixOp::TruncatedSvd(Rank::Count(2)), &one),
             (MatrixOp::Isotropic(RankAware::Yes), &one),
             (MatrixOp::TaskSingularVectors(Rank::PerExpert), &many),
             (MatrixOp::TaskSingularVectors(Rank::Count(2)), &many),
-            (MatrixOp::CommonBasis(sum), &many),
         ];
         for (op, given) in cases {
             let low = outcome(&op, given);
@@ -176,39 +171,69 @@ fn zero_matrices() {
         ] {
             assert!(run(&op, &zero[..1]).values.iter().all(|value| *value == 0.0), "{op:?}");
         }
-        let weights = vec![1.0.into(); 2];
-        let merge = BasisMerge::Ties { density: 0.5.into() };
-        let op = MatrixOp::CommonBasis(CommonBasis { merge, weights });
-        assert!(run(&op, &zero).values.iter().all(|value| *value == 0.0));
+        assert!(run(&MatrixOp::CommonBasis, &zero).values.iter().all(|value| *value == 0.0));
         let doge =
             Doge { eta: 0.07.into(), learning_rate: 1e-4.into(), steps: 3, subspace_divisor: 2 };
         assert!(run(&MatrixOp::SharedShift(doge), &zero).values.iter().all(|value| *value == 0.0));
     }
 }
 
-/// The basis is that of all columns, also where it comes from the other side.
+/// Of the rows of a common basis: coordinates of the experts, the basis, and which directions count.
+fn parts(found: &Matrix, experts: usize, rows: usize) -> (Vec<Matrix>, Matrix, Vec<f64>) {
+    let columns = (found.columns - rows - 1) / experts;
+    let part = |first: usize, columns: usize| {
+        let rows = found.values.chunks(found.columns);
+        let values: Vec<f64> = rows.flat_map(|row| &row[first..first + columns]).copied().collect();
+        matrix(found.rows, columns, &values)
+    };
+    let coordinates = (0..experts).map(|expert| part(expert * columns, columns)).collect();
+    (coordinates, part(experts * columns, rows), part(found.columns - 1, 1).values)
+}
+
+/// The basis is that of all columns, also where it comes from the other side, in blocks of any rows.
 #[test]
 fn common_basis() {
-    for (rows, columns) in [(6, 10), (50, 10)] {
+    for (rows, columns) in [(6, 10), (50, 10), (600, 210)] {
         let experts = randoms(3, rows, columns);
-        let op = |merge| {
-            let weights = vec![1.0.into(), 0.5.into(), 2.0.into()];
-            MatrixOp::CommonBasis(CommonBasis { merge, weights })
-        };
-        let sum = combined(&experts, &[1.0, 0.5, 2.0]);
-        near(&run(&op(BasisMerge::Sum), &experts), &sum, 1e-14, "sum");
-        // With all elements kept, DARE is the sum too, but goes through the basis.
-        let all = BasisMerge::DareLinear { density: 1.0.into(), key: 5 };
-        near(&run(&op(all), &experts), &sum, 1e-11, "basis");
-        let half = BasisMerge::DareLinear { density: 0.5.into(), key: 5 };
-        let dropped = run(&op(half), &experts);
-        assert!(distance(&dropped, &sum) > 0.1);
-        // Keeping all, TIES only elects signs; of one expert it returns that.
-        let ties = |merge| MatrixOp::CommonBasis(CommonBasis { merge, weights: vec![2.0.into()] });
-        let one = run(&ties(BasisMerge::Ties { density: 1.0.into() }), &experts[..1]);
-        near(&one, &experts[0], 1e-11, "mean of one");
-        let one = run(&ties(BasisMerge::DareTies { density: 1.0.into(), key: 1 }), &experts[..1]);
-        near(&one, &experts[0], 1e-11, "mean of one");
+        let found = run(&MatrixOp::CommonBasis, &experts);
+        let (coordinates, basis, counts) = parts(&found, 3, rows);
+        assert_eq!(found.rows, rows.min(3 * columns));
+        assert!(counts.iter().all(|&count| count == 1.0));
+        let unit = multiplied(&basis, &transposed(&basis));
+        for (at, value) in unit.values.iter().enumerate() {
+            let expected = f64::from(at / unit.columns == at % unit.columns);
+            assert!((value - expected).abs() < 1e-9, "{rows}×{columns}: {value}");
+        }
+        for (expert, own) in experts.iter().zip(&coordinates) {
+            near(&multiplied(&transposed(&basis), own), expert, 1e-11, "U·R");
+            let mut padded = own.values.clone();
+            padded.resize(rows * columns, 0.0);
+            let given = [matrix(rows, columns, &padded), basis.clone()];
+            near(&run(&MatrixOp::OutOfBasis { experts: 3 }, &given), expert, 1e-11, "the way back");
+        }
+        // Rows of all coordinates side by side are orthogonal.
+        let all: Vec<f64> = (0..found.rows)
+            .flat_map(|row| found.values[row * found.columns..][..3 * columns].to_vec())
+            .collect();
+        let all = matrix(found.rows, 3 * columns, &all);
+        let gram = multiplied(&all, &transposed(&all));
+        let largest = gram.values[0];
+        for (at, value) in gram.values.iter().enumerate() {
+            let is_diagonal = at / gram.columns == at % gram.columns;
+            assert!(is_diagonal || value.abs() < 1e-11 * largest, "{rows}×{columns}: {value}");
+        }
+    }
+    // Directions that experts do not have are zero, and do not count.
+    for (rows, columns) in [(12, 20), (40, 10)] {
+        let experts: Vec<_> = factored(rows, columns, &[2, 3]).iter().map(Given::dense).collect();
+        let found = run(&MatrixOp::CommonBasis, &experts);
+        let (coordinates, basis, counts) = parts(&found, 2, rows);
+        let expected: Vec<f64> = (0..found.rows).map(|row| f64::from(row < 5)).collect();
+        assert_eq!(counts, expected, "{rows}×{columns}");
+        assert!(found.values[5 * found.columns..].iter().all(|value| *value == 0.0));
+        for (expert, own) in experts.iter().zip(&coordinates) {
+            near(&multiplied(&transposed(&basis), own), expert, 1e-9, "U·R");
+        }
     }
 }
 

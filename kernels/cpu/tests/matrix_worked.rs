@@ -5,7 +5,7 @@ mod matrices;
 
 use matrices::*;
 use mixdown_ops::matrix::interference::{Cut, Filter, Init, NoiseLevel, RankRule, Rows, Targets};
-use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis, Doge};
+use mixdown_ops::matrix::spectral::Doge;
 use mixdown_ops::matrix::{Matrix, MatrixOp, Rank, RankAware};
 
 const PRINTED: f64 = 6e-7;
@@ -213,11 +213,39 @@ fn eigenvalues_have_a_floor() {
 
 #[test]
 fn common_basis() {
-    let op =
-        |merge| MatrixOp::CommonBasis(CommonBasis { merge, weights: vec![1.0.into(), 1.0.into()] });
-    let ties = run(&op(BasisMerge::Ties { density: 0.5.into() }), &experts());
-    is(&ties, &[0.353869, 0.504282, 0.408256, -0.035997, -0.352486, 0.332391], PRINTED);
-    near(&run(&op(BasisMerge::Sum), &experts()), &sum()[0], 1e-15, "sum");
+    let found = run(&MatrixOp::CommonBasis, &experts());
+    assert_eq!((found.rows, found.columns), (2, 2 * 3 + 2 + 1));
+    let part = |first: usize, columns: usize| {
+        let rows = found.values.chunks(found.columns);
+        let values: Vec<f64> = rows.flat_map(|row| &row[first..first + columns]).copied().collect();
+        matrix(2, columns, &values)
+    };
+    let coordinates = [part(0, 3), part(3, 3)];
+    is(&part(8, 1), &[1.0, 1.0], 0.0);
+    // Singular values of [τ₁ τ₂] are the lengths of the rows of [R₁ R₂].
+    for (row, sigma) in [(0, 0.813321), (1, 0.589923)] {
+        let square: f64 = found.values[row * 9..row * 9 + 6].iter().map(|x| x * x).sum();
+        assert!((square.sqrt() - sigma).abs() < PRINTED, "{square}");
+    }
+    // TIES of half of the elements, inclusively: the fourth largest magnitude of each still counts. Signs of
+    // directions are arbitrary, and cancel in the way back.
+    let trimmed = coordinates.clone().map(|one| {
+        let mut sizes: Vec<f64> = one.values.iter().map(|value| value.abs()).collect();
+        sizes.sort_by(|a, b| b.total_cmp(a));
+        let kept = |value: &f64| if value.abs() < sizes[3] { 0.0 } else { *value };
+        one.values.iter().map(kept).collect::<Vec<f64>>()
+    });
+    let merged: Vec<f64> = (0..6)
+        .map(|at| {
+            let values = [trimmed[0][at], trimmed[1][at]];
+            let sign = (values[0] + values[1]).signum();
+            let agreeing: Vec<f64> =
+                values.into_iter().filter(|value| value * sign > 0.0).collect();
+            agreeing.iter().sum::<f64>() / agreeing.len().max(1) as f64
+        })
+        .collect();
+    let back = run(&MatrixOp::OutOfBasis { experts: 2 }, &[matrix(2, 3, &merged), part(6, 2)]);
+    is(&back, &[0.353869, 0.504282, 0.408256, -0.035997, -0.352486, 0.332391], PRINTED);
 }
 
 #[test]

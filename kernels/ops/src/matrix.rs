@@ -1,7 +1,7 @@
 //! Matrix ops: what needs a whole matrix at once, and what a backend must do to run it.
 //!
 //! A matrix op takes one or several matrices of one shape `m × n` (`[out, in]`, row-major) and gives
-//! one of the same shape, but for Gram matrices, which are `n × n`. It runs in two steps. [`prepare`](crate::backend::Backend::prepare) reads the operands as often as it
+//! one of the same shape, but for Gram matrices, which are `n × n`, and bases. It runs in two steps. [`prepare`](crate::backend::Backend::prepare) reads the operands as often as it
 //! wants and keeps what all rows need; [`Prepared::rows`] then computes rows of the result, in any
 //! order and in parallel. Operands are never held as a whole unless the op says so in [`Needs`].
 
@@ -13,7 +13,7 @@ pub use spectral::{Rank, RankAware};
 
 use crate::Precision;
 use crate::matrix::interference::Solver;
-use crate::matrix::spectral::{BasisMerge, CommonBasis, Doge};
+use crate::matrix::spectral::Doge;
 
 /// A number that equals itself bit by bit, so that ops with parameters can be compared and hashed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,8 +57,16 @@ pub enum MatrixOp {
     TaskSingularVectors(Rank),
     /// Minimizes the interference objective: WUDI, OptMerge, SWUDI, ASWUDI.
     Interference(Interference),
-    /// KnOTS: task vectors expressed in a common basis, merged there.
-    CommonBasis(CommonBasis),
+    /// KnOTS: the basis that the columns of all operands share. With `[τ_1 … τ_N] = U·[R_1 … R_N]` the
+    /// result has a row for each column of U: the rows of all `R_i` side by side, the column of U, and 1;
+    /// zeros for directions without energy. `min(m, N·n) × (N·n + m + 1)`.
+    CommonBasis,
+    /// What has coordinates in such a basis: `U·x`. Operands: `x`, of which as many rows count as the basis
+    /// has, and `Uᵀ`.
+    OutOfBasis {
+        /// How many matrices share the basis, which bounds its directions.
+        experts: u32,
+    },
     /// DOGE: the shift Δ that all task vectors share.
     SharedShift(Doge),
     /// RegMean: the least-squares solution from Gram matrices. Operands: the experts' weights, then as
@@ -81,16 +89,21 @@ impl MatrixOp {
             Self::IsotropicCommon(_) => "isotropic_common",
             Self::TaskSingularVectors(_) => "task_singular_vectors",
             Self::Interference(_) => "interference",
-            Self::CommonBasis(_) => "common_basis",
+            Self::CommonBasis => "common_basis",
+            Self::OutOfBasis { .. } => "out_of_basis",
             Self::SharedShift(_) => "shared_shift",
             Self::Regression { .. } => "regression",
         }
     }
 
-    /// Rows and columns of the result, from those of the first operand.
-    pub fn result_shape(&self, (rows, columns): (u64, u64)) -> (u64, u64) {
+    /// Rows and columns of the result, from those of the first of `count` operands.
+    pub fn result_shape(&self, (rows, columns): (u64, u64), count: usize) -> (u64, u64) {
         match self {
             Self::Gram => (columns, columns),
+            Self::CommonBasis => {
+                let all = columns.saturating_mul(count as u64);
+                (rows.min(all), all.saturating_add(rows).saturating_add(1))
+            }
             _ => (rows, columns),
         }
     }
@@ -105,11 +118,12 @@ impl MatrixOp {
                 Self::Interference(Interference { solver, .. }) => {
                     matches!(solver, Solver::Filter(..))
                 }
-                Self::CommonBasis(CommonBasis { merge, .. }) => *merge == BasisMerge::Sum,
                 Self::Polar
                 | Self::SingularValues
                 | Self::Gram
                 | Self::IsotropicCommon(_)
+                | Self::CommonBasis
+                | Self::OutOfBasis { .. }
                 | Self::SharedShift(_)
                 | Self::Regression { .. } => false,
             }

@@ -154,12 +154,37 @@ pub struct SelectionSlot {
     /// Entry of the scalar table with the density, 0 to 1. `max(1, floor(density · n))` elements
     /// survive, all of them at 1 and none at 0.
     pub density: u16,
+    /// Entry with the count of elements that the density is a share of, where that is not all of them.
+    pub among: Option<u16>,
     /// What becomes of elements that equal the threshold.
     pub ties: crate::selection::Ties,
     /// The entry of the job's cuts that receives the result.
     pub cut: u16,
     /// Over this tensor, or over all tensors of a group of the plan.
     pub scope: Scope,
+}
+
+/// A number of a layer compared with those of all layers of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StandingSlot {
+    /// What is told.
+    pub standing: Standing,
+    /// Entry of the scalar table with the layer's number, the same in all tensors of the layer.
+    pub of: u16,
+    /// The entry of the scalar table that receives the result.
+    pub to: u16,
+    /// The group: position in the job's list.
+    pub group: u16,
+}
+
+/// What a comparison of layers tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// The place of the layer's number among those of all layers: 1 is the largest. Of equal ones the layer
+    /// that comes first in the model has the lower place.
+    Position,
+    /// How many layers there are.
+    Count,
 }
 
 /// The elements that a reduction or a selection looks at.
@@ -186,6 +211,8 @@ pub struct Pass {
     pub reductions: Vec<ReductionSlot>,
     /// Selections it makes.
     pub selections: Vec<SelectionSlot>,
+    /// Comparisons of layers that it makes, which look at no elements.
+    pub standings: Vec<StandingSlot>,
 }
 
 /// What is done to one tensor. Many tensors share one program, each with inputs, constants and

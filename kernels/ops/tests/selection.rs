@@ -68,7 +68,11 @@ fn select<R: Real>(
     sample: Sample,
 ) -> (Vec<Cut>, usize) {
     let sizes: Vec<_> = members.iter().map(|values| values.len() as u64).collect();
-    let mut selection = Selection::new(&sizes, density, ties, R::PRECISION, key_budget);
+    run(Selection::new(&sizes, density, ties, R::PRECISION, key_budget), members, sample)
+}
+
+/// Shows it what it asks for.
+fn run<R: Real>(mut selection: Selection, members: &[Vec<R>], sample: Sample) -> (Vec<Cut>, usize) {
     let mut full_rounds = 0;
     while let Some(plan) = selection.next_round() {
         let mut partials = Vec::new();
@@ -336,4 +340,28 @@ proptest! {
             check(&members, density, ties, budget, sample);
         }
     }
+}
+
+/// Of so many elements, of which the others are zeros: half of 5 is 2, not 4.
+#[test]
+fn a_share_of_fewer_elements() {
+    let members: Vec<Vec<f32>> = vec![vec![5.0, 0.0, -4.0, 0.0, 1.0], vec![0.0, 3.0, 0.0, -2.0]];
+    let survivors = |population: f64, density: f64, ties: Ties| {
+        let selection =
+            Selection::among(population, &[5, 4], density, ties, Precision::Single, 1000);
+        let (cuts, _) = run(selection, &members, Sample::Honest);
+        let kept = members.iter().zip(cuts).map(|(values, cut)| {
+            let is_kept = |(at, value): &(u64, &f32)| {
+                let key = value.key().widen();
+                key > cut.key || key == cut.key && *at < cut.ties_before
+            };
+            (0..).zip(values).filter(is_kept).count()
+        });
+        kept.sum::<usize>()
+    };
+    assert_eq!(survivors(5.0, 0.5, Ties::Exact), 2);
+    assert_eq!(survivors(5.0, 0.5, Ties::Inclusive), 3);
+    assert_eq!(survivors(9.0, 0.5, Ties::Exact), 4);
+    assert_eq!(survivors(1.0, 0.1, Ties::Exact), 1, "at least one");
+    assert_eq!(survivors(5.0, 0.9, Ties::Inclusive), 5, "and zeros are below");
 }

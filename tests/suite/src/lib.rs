@@ -2,6 +2,7 @@
 //!
 //! The suites themselves are in `tests/`, one program each; all of them run the real `mixdown`.
 
+pub mod literal;
 pub mod modalities;
 pub mod search;
 

@@ -213,8 +213,9 @@ fn what_an_adapter_cannot_be_is_refused() {
     checkpoint("a").dtype(DType::F32).expert(11, 0.004).write(&space);
     let ties = "merge_method: ties\nbase_model: base\n\
                 models: [{model: a, parameters: {weight: 1, density: 0.5}}]\n\
-                output: {as: adapter, rank: 4}\n";
+                parameters: {scope: model}\noutput: {as: adapter, rank: 4}\n";
     let told = refusal(&space, ties, &[], 2);
+    assert!(told.contains("depends on other tensors"), "{told}");
     assert!(told.contains("`mixdown extract`"), "{told}");
     let without_base = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\n\
                         output: {as: adapter, rank: 4}\n";

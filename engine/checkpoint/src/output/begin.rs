@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use mixdown_diagnostics::{Diagnostic, codes};
 
+use super::aside::Aside;
 use super::disk::Disk;
 use super::shards::Shards;
 use super::trouble::{refused, refused_early};
@@ -114,6 +115,7 @@ pub(super) fn begin(
         journal: Mutex::new(journal_file),
         recorded,
         files: Mutex::default(),
+        aside: Aside::default(),
         lock,
     })))
 }

@@ -66,6 +66,15 @@ impl Space {
     fn run(&self, disk: Disk, options: &OutputOptions) -> Result<(), Box<Diagnostic>> {
         let Begun::Open(mut output) = self.begin(disk, options)? else { return Ok(()) };
         output.confirm(2, &|_| true);
+        for offset in [100, 0] {
+            output.put_aside(offset, &[offset as u8 + 1; 50])?;
+        }
+        let mut aside = [0; 20];
+        output.read_aside(30, &mut aside)?;
+        assert_eq!(aside, [1; 20]);
+        output.read_aside(120, &mut aside)?;
+        assert_eq!(aside, [101; 20]);
+        assert!(!output.partial().join("aside").exists(), "it has no name");
         for tensor in 0..output.layout().tensors().len() {
             write_tensor(&output, tensor)?;
         }

@@ -295,7 +295,7 @@ pub fn merge(arguments: &Arguments, talk: Talk, style: Style) -> Result<Merged, 
     let threads = crate::commands::threads(arguments.machine.threads);
     let mut options = planned.options(arguments.machine.memory, threads);
     options.allow_nonfinite = arguments.allow_nonfinite;
-    planned.footprint(&backend, &options)?;
+    let footprint = planned.footprint(&backend, &options)?;
     check_target(&arguments.out, &planned)?;
     let files = files::choose(&planned, arguments)?;
     let mut warnings = planned.warnings.clone();
@@ -304,7 +304,8 @@ pub fn merge(arguments: &Arguments, talk: Talk, style: Style) -> Result<Merged, 
 
     let layout = Arc::new(layout(arguments, &planned)?);
     let identity = record::identity(&planned, arguments, layout.shards().len());
-    let output_options = OutputOptions { force: arguments.force, side_bytes: files.bytes };
+    let side_bytes = files.bytes.saturating_add(footprint.bytes_aside);
+    let output_options = OutputOptions { force: arguments.force, side_bytes };
     let begun_output =
         OutputFolder::begin(&arguments.out, Arc::clone(&layout), &identity, &output_options)?;
     let mut output = match begun_output {

@@ -66,6 +66,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
             "bytes_read": footprint.bytes_read,
             "bytes_read_by_pass": footprint.bytes_read_by_pass,
             "bytes_written": footprint.bytes_written,
+            "bytes_aside": footprint.bytes_aside,
             "peak_bytes": footprint.peak_bytes,
             "threads": footprint.threads,
             "flops": footprint.flops,
@@ -99,6 +100,10 @@ fn cost(footprint: &Footprint, outlook: Option<&Outlook>) -> String {
     };
     table.row(["read", &bytes(footprint.bytes_read), &note]);
     table.row(["write", &bytes(footprint.bytes_written), ""]);
+    if footprint.bytes_aside > 0 {
+        let note = "on the output's disk, of matrix ops whose results facts about the model need";
+        table.row(["aside", &bytes(footprint.bytes_aside), note]);
+    }
     let threads = quantity::count(footprint.threads, "thread");
     table.row(["memory", &bytes(footprint.peak_bytes), &format!("at most, with {threads}")]);
     if footprint.flops > 0 {
@@ -132,6 +137,7 @@ mod tests {
             bytes_read_by_pass: vec![4_000_000],
             bytes_read: 4_000_000,
             bytes_written: 1_000_000,
+            bytes_aside: 0,
             peak_bytes: 20_000_000,
             threads: 2,
             stripe_elements: 65536,

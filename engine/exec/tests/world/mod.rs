@@ -397,7 +397,13 @@ pub fn trimmed(experts: u16, ties: Ties, scope: impl Fn(u16) -> Scope) -> Progra
     apply.push(Instruction::Store { from: register(2) });
     let inputs: Vec<u16> = (0..=experts).collect();
     let selections = (0..experts)
-        .map(|expert| SelectionSlot { density: 0, ties, cut: expert, scope: scope(expert) })
+        .map(|expert| SelectionSlot {
+            density: 0,
+            among: None,
+            ties,
+            cut: expert,
+            scope: scope(expert),
+        })
         .collect();
     let first = Pass {
         instructions: select,

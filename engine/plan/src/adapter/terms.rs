@@ -74,7 +74,9 @@ pub(super) fn bounded_rank(split: &Split, leaf: &Leaf, sides: (usize, usize)) ->
             let ranks = operands.iter().map(of_operand).collect();
             op.result_rank(&OperandShapes { rows: sides.0, columns: sides.1, ranks })
         }
-        Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Assembled(..) | Leaf::Factor => None,
+        Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Assembled(..) | Leaf::Part(..) | Leaf::Factor => {
+            None
+        }
     }
 }
 

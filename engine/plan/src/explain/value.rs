@@ -1,13 +1,15 @@
 //! The plan as JSON: the form that scripts read and that its digest is taken of.
 
 use mixdown_checkpoint::adapter::OutputUpdate;
+use mixdown_ops::program::Standing;
 use mixdown_ops::{Instruction, Operand, Pass, Precision, Program};
 use serde_json::{Value, json};
 
 use super::{reduction_name, verb};
 use crate::assembled::{Assembled, Patch, PatchSource};
 use crate::plan::{
-    Job, Leaf, MatrixOperand, MatrixStep, Merge, Plan, RowSource, Rows, Side, TensorRef, Work,
+    FactsRead, Job, Leaf, MatrixOperand, MatrixStep, Merge, Plan, RowSource, Rows, Side, TensorRef,
+    Work,
 };
 
 /// The whole plan. The same plan gives the same text.
@@ -115,6 +117,12 @@ fn leaf_value(leaf: &Leaf) -> Value {
         Leaf::Rows(rows) => json!({"rows": rows}),
         Leaf::Assembled(number, _) => json!({"assembled": number}),
         Leaf::Matrix(step) => json!({"matrix": step}),
+        Leaf::Part(step, part) => json!({
+            "matrix": step,
+            "start": part.start,
+            "steps": [part.row_step, part.column_step],
+            "shape": [part.rows, part.columns],
+        }),
         Leaf::Factor => json!("factor"),
         Leaf::Product(product) => json!({
             "left": reference(product.left),
@@ -159,12 +167,17 @@ fn matrix_value(step: &MatrixStep) -> Value {
             let term = |(leaf, factor): &(Leaf, f64)| json!([leaf_value(leaf), factor]);
             value["combination"] = terms.iter().map(term).collect();
         }
+        if !operand.facts.is_empty() {
+            let FactsRead { scalars, cuts } = &operand.facts;
+            value["facts"] = json!({"scalars": scalars, "cuts": cuts});
+        }
         value
     };
     json!({
         "op": step.op.name(),
         "parameters": format!("{:?}", step.op),
         "shape": [step.rows, step.columns],
+        "before_pass": step.before,
         "operands": step.operands.iter().map(operand).collect::<Vec<_>>(),
     })
 }
@@ -215,17 +228,37 @@ fn pass_value(pass: &Pass) -> Value {
         .iter()
         .map(|slot| {
             let (ties, scope) = (format!("{:?}", slot.ties), format!("{:?}", slot.scope));
-            json!({"density": slot.density, "ties": ties, "cut": slot.cut, "scope": scope})
+            let mut value =
+                json!({"density": slot.density, "ties": ties, "cut": slot.cut, "scope": scope});
+            if let Some(among) = slot.among {
+                value["among"] = json!(among);
+            }
+            value
         })
         .collect();
-    json!({
+    let standings: Vec<Value> = pass
+        .standings
+        .iter()
+        .map(|slot| {
+            let op = match slot.standing {
+                Standing::Position => "position",
+                Standing::Count => "layers",
+            };
+            json!({"op": op, "of": slot.of, "to": slot.to, "group": slot.group})
+        })
+        .collect();
+    let mut value = json!({
         "inputs": pass.inputs,
         "registers": pass.registers,
         "scalar_steps": prelude,
         "instructions": pass.instructions.iter().map(instruction_value).collect::<Vec<_>>(),
         "reductions": slots,
         "selections": selections,
-    })
+    });
+    if !standings.is_empty() {
+        value["standings"] = standings.into();
+    }
+    value
 }
 
 fn instruction_value(instruction: &Instruction) -> Value {

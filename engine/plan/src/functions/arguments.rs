@@ -39,14 +39,35 @@ impl Call<'_> {
         values.into_iter().collect()
     }
 
+    /// Evaluates a named argument that is a value.
+    pub(super) fn value_of(
+        &self,
+        lowering: &mut Lowering<'_>,
+        name: &str,
+    ) -> Result<Option<Value>, Reported> {
+        let found = self.named.iter().find(|(given, ..)| given == name);
+        found.map(|(_, _, expression)| lowering.evaluate(expression)).transpose()
+    }
+
     /// Evaluates named arguments that choose among words; the first word of each is the default.
     pub(super) fn options(
         &self,
         lowering: &mut Lowering<'_>,
         known: &[(&str, &[&str])],
     ) -> Result<Vec<Option<String>>, Reported> {
+        self.options_beside(lowering, known, &[])
+    }
+
+    /// The same where other named arguments are values.
+    pub(super) fn options_beside(
+        &self,
+        lowering: &mut Lowering<'_>,
+        known: &[(&str, &[&str])],
+        values: &[&str],
+    ) -> Result<Vec<Option<String>>, Reported> {
         for (name, span, _) in self.named {
-            if !known.iter().any(|(known, _)| known == name) {
+            let is_value = values.contains(&name.as_str());
+            if !is_value && !known.iter().any(|(known, _)| known == name) {
                 let headline = format!("`{}` has no argument `{name}`", self.function.name);
                 let diagnostic = Diagnostic::error(codes::BAD_EXPRESSION, headline)
                     .help(format!("write `{}`", self.function.signature));

@@ -5,7 +5,7 @@
 
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 use mixdown_ops::MapOp;
-use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis, Doge};
+use mixdown_ops::matrix::spectral::Doge;
 use mixdown_ops::matrix::{MatrixOp, Rank, RankAware};
 
 use super::Call;
@@ -77,27 +77,6 @@ pub(super) fn task_singular_vectors(
     let (operands, mut settings) = several(lowering, call, &["rank"])?;
     let rank = settings.rank(lowering, "rank", Rank::PerExpert)?;
     apply(lowering, MatrixOp::TaskSingularVectors(rank), &operands, call.span)
-}
-
-/// `common_basis`.
-pub(super) fn common_basis(
-    lowering: &mut Lowering<'_>,
-    call: &Call<'_>,
-) -> Result<Value, Reported> {
-    let (operands, mut settings) = several(lowering, call, &["weight", "density", "merge"])?;
-    let weights = settings.list(lowering, "weight", operands.len(), 1.0)?;
-    let density = settings.fraction(lowering, "density", 1.0)?;
-    let op = format!("common_basis {}", lowering.step);
-    let (seed, tensor) = (lowering.inputs.seed, lowering.inputs.tensor);
-    let key = mixdown_ops::random::stream_key(seed, &op, tensor, 0);
-    let words = &[
-        ("sum", BasisMerge::Sum),
-        ("ties", BasisMerge::Ties { density }),
-        ("dare_linear", BasisMerge::DareLinear { density, key }),
-        ("dare_ties", BasisMerge::DareTies { density, key }),
-    ];
-    let merge = settings.choice(lowering, "merge", words)?;
-    apply(lowering, MatrixOp::CommonBasis(CommonBasis { merge, weights }), &operands, call.span)
 }
 
 /// `shared_shift`.

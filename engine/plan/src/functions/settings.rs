@@ -180,33 +180,6 @@ impl Settings {
         Ok(number.get() as u32)
     }
 
-    /// One number for each expert.
-    pub fn list(
-        &mut self,
-        lowering: &mut Lowering<'_>,
-        name: &str,
-        length: usize,
-        default: f64,
-    ) -> Result<Vec<Exact>, Reported> {
-        let Some((span, value)) = self.take(name) else {
-            return Ok(vec![default.into(); length]);
-        };
-        match &value {
-            Value::One(item) => {
-                let number = self.known(lowering, name, *item, span, default)?;
-                Ok(vec![number; length])
-            }
-            Value::List(items) if items.len() == length => {
-                items.iter().map(|item| self.known(lowering, name, *item, span, default)).collect()
-            }
-            other => {
-                let headline =
-                    format!("`{name}` is one number for each expert, found {}", describe(other));
-                Err(lowering.report(Diagnostic::error(codes::WRONG_KIND, headline), span))
-            }
-        }
-    }
-
     /// How many singular directions: `"1/n"`, `"full"`, a fraction of the smaller side, or a count.
     pub fn rank(
         &mut self,

@@ -2,12 +2,12 @@
 
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 use mixdown_ops::MapOp;
-use mixdown_ops::program::Reduction;
+use mixdown_ops::program::{Reduction, Standing};
 use mixdown_ops::selection::Ties;
 
 use super::Call;
 use super::arguments::over_lists;
-use crate::graph::{GroupKey, Node, Reach};
+use crate::graph::{GroupKey, LayerKey, Node, NodeId, Reach};
 use crate::kind::Kind;
 use crate::layer;
 use crate::lower::{Lowering, Reported, Typed, Value};
@@ -161,6 +161,11 @@ pub(super) fn reach(lowering: &mut Lowering<'_>, scope: Option<&str>) -> Reach {
         },
         _ => return Reach::Tensor,
     };
+    Reach::Group(group(lowering, layer))
+}
+
+/// A new fact about all tensors, or those of a layer.
+fn group(lowering: &mut Lowering<'_>, layer: Option<LayerKey>) -> u16 {
     let key = GroupKey {
         section: lowering.inputs.section,
         layer,
@@ -168,7 +173,59 @@ pub(super) fn reach(lowering: &mut Lowering<'_>, scope: Option<&str>) -> Reach {
         ordinal: lowering.facts,
     };
     lowering.facts += 1;
-    Reach::Group(lowering.graph.group(key))
+    let own = match layer::split(lowering.inputs.tensor) {
+        Some(name) => (name.prefix.to_owned(), name.layer),
+        None => (lowering.inputs.tensor.to_owned(), 0),
+    };
+    lowering.graph.group(key, own)
+}
+
+/// `position`: the place of a layer's number among those of all layers.
+pub(super) fn position(
+    lowering: &mut Lowering<'_>,
+    items: &[Typed],
+    span: Span,
+) -> Result<Typed, Reported> {
+    if items[0].kind != Kind::Scalar {
+        let headline =
+            format!("`position` compares numbers of layers, found {}", items[0].kind.name());
+        let diagnostic = Diagnostic::error(codes::WRONG_KIND, headline)
+            .help("make one of them first, for example with `norm2(x, scope=\"layer\")`");
+        return Err(lowering.report(diagnostic, span));
+    }
+    if layer::split(lowering.inputs.tensor).is_some() && depends_on_tensor(lowering, items[0].node)
+    {
+        let headline = "`position` compares layers, and this number differs from tensor to tensor";
+        let diagnostic = Diagnostic::error(codes::WRONG_KIND, headline)
+            .help("take facts of whole layers, with `scope=\"layer\"`");
+        return Err(lowering.report(diagnostic, span));
+    }
+    let group = group(lowering, None);
+    let node = lowering.graph.add(Node::Standing(Standing::Position, group), &[items[0].node]);
+    Ok(Typed { node, kind: Kind::Scalar })
+}
+
+/// Whether a scalar is made from a fact about one tensor.
+fn depends_on_tensor(lowering: &Lowering<'_>, node: NodeId) -> bool {
+    let mut open = vec![node];
+    while let Some(id) = open.pop() {
+        match lowering.graph.nodes[id] {
+            Node::Reduce(_, Reach::Tensor) => return true,
+            // What a fact about several tensors is made from may differ between them.
+            Node::Reduce(..) | Node::Standing(..) => {}
+            _ => open.extend(lowering.graph.operands(id)),
+        }
+    }
+    false
+}
+
+/// `layers`: how many there are.
+pub(super) fn layers(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
+    call.values(lowering, 0)?;
+    let group = group(lowering, None);
+    let any = lowering.graph.constant(0.0);
+    let node = lowering.graph.add(Node::Standing(Standing::Count, group), &[any]);
+    Ok(Value::One(Typed { node, kind: Kind::Scalar }))
 }
 
 /// Scopes of thresholds, and of what votes.
@@ -181,9 +238,18 @@ pub(super) fn keep_largest(
     lowering: &mut Lowering<'_>,
     call: &Call<'_>,
 ) -> Result<Value, Reported> {
-    let options = call.options(lowering, &[("ties", &["exact", "inclusive"]), ("scope", SCOPES)]);
-    let values = call.positional(lowering, 2)?;
+    let known: &[(&str, &[&str])] = &[("ties", &["exact", "inclusive"]), ("scope", SCOPES)];
+    let options = call.options_beside(lowering, known, &["among"]);
+    let mut values = call.positional(lowering, 2)?;
     let options = options?;
+    if let Some(among) = call.value_of(lowering, "among")? {
+        let count = |lowering: &mut Lowering<'_>, items: &[Typed], span| {
+            tensors(lowering, items, span)?;
+            let reach = reach(lowering, options[1].as_deref());
+            reduce_over(lowering, Reduction::CountNonzero, items, reach, span)
+        };
+        values.push(over_lists(lowering, &[among], call.span, count)?);
+    }
     let ties =
         if options[0].as_deref() == Some("inclusive") { Ties::Inclusive } else { Ties::Exact };
     over_lists(lowering, &values, call.span, |lowering, items, span| {
@@ -196,7 +262,8 @@ pub(super) fn keep_largest(
         }
         let reach = reach(lowering, options[1].as_deref());
         let node = Node::KeepLargest(ties, reach);
-        let node = lowering.graph.add(node, &[items[0].node, items[1].node]);
+        let operands: Vec<_> = items.iter().map(|item| item.node).collect();
+        let node = lowering.graph.add(node, &operands);
         Ok(Typed { node, kind: items[0].kind })
     })
 }

@@ -1,7 +1,6 @@
 //! What is refused before anything is read.
 
 use mixdown_ops::matrix::interference::{Cut, Filter, Interference, Optimizer, Sgd, Solver};
-use mixdown_ops::matrix::spectral::BasisMerge;
 use mixdown_ops::matrix::{MatrixOp, OperandShapes, Operands, Rank, Stop};
 
 fn refuse<T>(headline: String, help: impl Into<String>) -> Result<T, Stop> {
@@ -18,12 +17,6 @@ pub(crate) fn check(op: &MatrixOp, operands: &OperandShapes) -> Result<(), Stop>
         MatrixOp::Interference(op) => interference(op, operands),
         MatrixOp::IsotropicCommon(share) => fraction("common", share.get(), true),
         MatrixOp::Regression { off_diagonal } => fraction("off_diagonal", off_diagonal.get(), true),
-        MatrixOp::CommonBasis(op) => match op.merge {
-            BasisMerge::Sum => Ok(()),
-            BasisMerge::Ties { density }
-            | BasisMerge::DareLinear { density, .. }
-            | BasisMerge::DareTies { density, .. } => fraction("density", density.get(), false),
-        },
         MatrixOp::SharedShift(doge) => {
             if doge.subspace_divisor == 0 {
                 return refuse(
@@ -33,9 +26,12 @@ pub(crate) fn check(op: &MatrixOp, operands: &OperandShapes) -> Result<(), Stop>
             }
             step(doge.learning_rate.get())
         }
-        MatrixOp::Polar | MatrixOp::SingularValues | MatrixOp::Gram | MatrixOp::Isotropic(_) => {
-            Ok(())
-        }
+        MatrixOp::Polar
+        | MatrixOp::SingularValues
+        | MatrixOp::Gram
+        | MatrixOp::Isotropic(_)
+        | MatrixOp::CommonBasis
+        | MatrixOp::OutOfBasis { .. } => Ok(()),
     }
 }
 
@@ -60,9 +56,9 @@ fn count(op: &MatrixOp, found: usize) -> Result<(), Stop> {
             ),
             "give one Gram matrix for each expert",
         ),
-        MatrixOp::CommonBasis(op) if op.weights.len() != found => refuse(
-            format!("`{name}` has {} weights for {found} experts", op.weights.len()),
-            "give one weight for each expert",
+        MatrixOp::OutOfBasis { .. } if found != 2 => refuse(
+            format!("`{name}` takes coordinates and a basis, found {found} matrices"),
+            "give it both",
         ),
         _ if found == 0 => refuse(format!("`{name}` has nothing to merge"), "give it an expert"),
         _ => Ok(()),
@@ -149,10 +145,23 @@ fn fraction(name: &str, found: f64, with_zero: bool) -> Result<(), Stop> {
     )
 }
 
-/// Whether all operands have one shape; Gram matrices have their own.
+/// Whether all operands have one shape; Gram matrices and bases have their own.
 pub(crate) fn same_shapes(op: &MatrixOp, operands: &dyn Operands) -> Result<(), Stop> {
     let count = match op {
         MatrixOp::Regression { .. } => operands.count() / 2,
+        MatrixOp::OutOfBasis { .. } => {
+            let (coordinates, basis) = (operands.shape(0), operands.shape(1));
+            if basis.1 == coordinates.0 && basis.0 <= coordinates.0 {
+                return Ok(());
+            }
+            return refuse(
+                format!(
+                    "coordinates of {} × {} do not belong to a basis of {} × {}",
+                    coordinates.0, coordinates.1, basis.0, basis.1
+                ),
+                "give the basis of matrices of the same shape",
+            );
+        }
         _ => operands.count(),
     };
     let (rows, columns) = operands.shape(0);

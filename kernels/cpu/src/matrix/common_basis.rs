@@ -1,68 +1,67 @@
-//! KnOTS: task vectors in a common basis of their columns.
+//! The basis that the columns of several matrices share, what they are in it, and the way back: KnOTS.
 
 use faer::MatMut;
-use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis};
 use mixdown_ops::matrix::{Matrix, Operands, Prepared, Report, Stop};
-use mixdown_ops::random::{keep_below, stream_key, uniform_bits};
 
 use super::dense::{
-    add_product, add_scaled, first_rows, mirror, scale_rows, transposed, view, zeros,
+    add_product, check_finite, first_rows, mirror, rows_of, transposed, view, zeros,
 };
-use super::directions::least_singular;
 use super::eigen::{Eigen, eigen};
 use super::gram::add_left_gram;
-use super::product::{LeftRows, Piece, Product, Sum};
+use super::product::{LeftRows, Product, in_blocks};
 use super::rows::{Blend, PANEL, panels, project};
 
-/// `U·merge(R_1 … R_N)` with `[τ_1 … τ_N] = U·[R_1 … R_N]`.
-///
-/// **Shapes.** N operands `m × n`; the result has their shape.
-/// **Numerics.** Directions below 1.5e-8·σ_1 are dropped. Elementwise merges do not depend on the signs
-/// of singular vectors, but do on their choice among equal singular values.
-/// **Source.** Stoica et al. 2025 (KnOTS). Its code drops below 1e-5, absolutely.
-pub(crate) fn prepare(
-    op: &CommonBasis,
-    operands: &mut dyn Operands,
-) -> Result<Box<dyn Prepared>, Stop> {
-    let weights: Vec<f64> = op.weights.iter().map(|weight| weight.get()).collect();
-    if op.merge == BasisMerge::Sum {
-        // The basis cancels: U·Σ w_i·R_i is Σ w_i·τ_i.
-        let blend = Blend::weighted(weights);
-        return Ok(Box::new(Sum { blend, report: Report::default() }));
-    }
-    let (rows, columns) = operands.shape(0);
-    let (left, coordinates, rank) = match rows <= operands.count() * columns {
-        true => by_left(operands)?,
-        false => by_right(operands)?,
-    };
-    let right = merge(op.merge, &weights, coordinates);
-    let report = Report { ranks: vec![rank], ..Report::default() };
-    Ok(Box::new(Product { left, right, report }))
+/// Directions that are computed at a time: each block of them reads all operands once.
+pub(crate) const BASIS_ROWS: usize = 512;
+
+/// With `[τ_1 … τ_N] = U·[R_1 … R_N]`, one row for each column of U: of every `R_i`, the column, and 1.
+#[derive(Debug)]
+struct CommonBasis {
+    directions: Directions,
+    /// Those with energy, which come first.
+    rank: usize,
+    columns: usize,
 }
 
-type Basis = (LeftRows, Vec<Matrix>, usize);
+#[derive(Debug)]
+enum Directions {
+    /// Columns of U as rows.
+    Left(Matrix),
+    /// Rows of `[V_1ᵀ … V_Nᵀ]`, and singular values.
+    Right(Matrix, Vec<f64>),
+}
 
-/// From `Σ τ_i·τ_iᵀ`.
-fn by_left(operands: &mut dyn Operands) -> Result<Basis, Stop> {
+/// **Shapes.** N operands `m × n`; the result is `min(m, N·n) × (N·n + m + 1)`.
+/// **Numerics.** Directions below √(s·ε)·σ_1 are zero, with a 0 in the last column; s is the larger of m and
+/// N·n. Signs of directions are arbitrary, and so are they themselves among equal singular values.
+/// **Source.** Stoica et al. 2025 (KnOTS). Its code drops below 1e-5, absolutely.
+pub(crate) fn prepare(operands: &mut dyn Operands) -> Result<Box<dyn Prepared>, Stop> {
     let (rows, columns) = operands.shape(0);
     let count = operands.count();
-    let mut gram = zeros(rows, rows);
-    for operand in 0..count {
-        add_left_gram(operands, &Blend::one(operand), &mut gram)?;
-    }
-    mirror(&mut gram);
+    let is_left = rows <= count * columns;
+    let gram = if is_left { left_gram(operands)? } else { right_gram(operands)? };
     let Eigen { values, vectors } = eigen(&gram)?;
     let rank = nonzero(&values, rows.max(count * columns));
     let vectors = first_rows(vectors, rank);
-    let mut coordinates = Vec::new();
-    for operand in 0..count {
-        coordinates.push(project(operands, &Blend::one(operand), &vectors)?);
-    }
-    Ok((LeftRows::Held(transposed(&vectors)), coordinates, rank))
+    let sigma = values[..rank].iter().map(|value| value.sqrt()).collect();
+    let directions =
+        if is_left { Directions::Left(vectors) } else { Directions::Right(vectors, sigma) };
+    Ok(Box::new(CommonBasis { directions, rank, columns: count * columns + rows + 1 }))
 }
 
-/// From the blocks `τ_iᵀ·τ_j`, where together they have fewer columns than rows.
-fn by_right(operands: &mut dyn Operands) -> Result<Basis, Stop> {
+/// `Σ τ_i·τ_iᵀ`.
+fn left_gram(operands: &mut dyn Operands) -> Result<Matrix, Stop> {
+    let rows = operands.shape(0).0;
+    let mut gram = zeros(rows, rows);
+    for operand in 0..operands.count() {
+        add_left_gram(operands, &Blend::one(operand), &mut gram)?;
+    }
+    mirror(&mut gram);
+    Ok(gram)
+}
+
+/// The blocks `τ_iᵀ·τ_j`.
+fn right_gram(operands: &mut dyn Operands) -> Result<Matrix, Stop> {
     let (rows, columns) = operands.shape(0);
     let count = operands.count();
     let size = count * columns;
@@ -81,106 +80,112 @@ fn by_right(operands: &mut dyn Operands) -> Result<Basis, Stop> {
         }
     }
     mirror(&mut gram);
-    let Eigen { values, vectors } = eigen(&gram)?;
-    let rank = nonzero(&values, rows.max(size));
-    let (mut pieces, mut coordinates) = (Vec::new(), Vec::new());
-    for operand in 0..count {
-        let mut part = zeros(rank, columns);
-        for row in 0..rank {
-            let start = row * size + operand * columns;
-            part.values[row * columns..(row + 1) * columns]
-                .copy_from_slice(&vectors.values[start..start + columns]);
-        }
-        let mut directions = part.clone();
-        scale_rows(&mut directions, |row| 1.0 / values[row].sqrt());
-        pieces.push(Piece { blend: Blend::one(operand), offset: 0, directions });
-        scale_rows(&mut part, |row| values[row].sqrt());
-        coordinates.push(part);
-    }
-    Ok((LeftRows::Read { pieces, rank }, coordinates, rank))
+    Ok(gram)
 }
 
+/// Directions that are there. How many counts where shares of them are taken, so that rounding noise in the
+/// eigenvalues, up to ε·λ_1 for each row of the Gram matrix, must not be among them.
 fn nonzero(values: &[f64], sides: usize) -> usize {
-    let least = least_singular(values.first().map_or(0.0, |value| value.max(0.0).sqrt()), sides);
-    values.iter().take_while(|value| value.max(0.0).sqrt() > least).count()
+    let least = values.first().map_or(0.0, |first| first.max(0.0) * sides as f64 * f64::EPSILON);
+    values.iter().take_while(|&&value| value > least).count()
 }
 
-fn merge(how: BasisMerge, weights: &[f64], mut coordinates: Vec<Matrix>) -> Matrix {
-    match how {
-        BasisMerge::Sum => {}
-        BasisMerge::Ties { density } => {
-            coordinates.iter_mut().for_each(|one| trim(&mut one.values, density.get()));
+impl CommonBasis {
+    /// What rows from `first` on hold, in columns of these positions.
+    fn block(
+        &self,
+        operands: &mut dyn Operands,
+        first: usize,
+        values: &mut [f64],
+    ) -> Result<(), Stop> {
+        let (rows, columns) = operands.shape(0);
+        let (count, width) = (operands.count(), self.columns);
+        values.fill(0.0);
+        let found = (values.len() / width).min(self.rank.saturating_sub(first));
+        let mut put = |row: usize, at: usize, from: &[f64]| {
+            values[row * width + at..row * width + at + from.len()].copy_from_slice(from);
+        };
+        for row in 0..found {
+            put(row, width - 1, &[1.0]);
         }
-        BasisMerge::DareLinear { density, key } | BasisMerge::DareTies { density, key } => {
-            for (expert, one) in coordinates.iter_mut().enumerate() {
-                // Streams of neighboring keys hold the same numbers in another order.
-                let key = stream_key(key, "common_basis", "", expert as u64);
-                drop_at_random(&mut one.values, density.get(), key);
+        let basis_at = count * columns;
+        match &self.directions {
+            Directions::Left(vectors) => {
+                let own = vectors.values[first * rows..(first + found) * rows].to_vec();
+                let own = Matrix { rows: found, columns: rows, values: own };
+                for row in 0..found {
+                    put(row, basis_at, &own.values[row * rows..(row + 1) * rows]);
+                }
+                for operand in 0..count {
+                    let one = project(operands, &Blend::one(operand), &own)?;
+                    for row in 0..found {
+                        let from = &one.values[row * columns..(row + 1) * columns];
+                        put(row, operand * columns, from);
+                    }
+                }
+            }
+            Directions::Right(vectors, sigma) => {
+                let size = vectors.columns;
+                for row in 0..found {
+                    let own = &vectors.values[(first + row) * size..(first + row + 1) * size];
+                    let scaled: Vec<f64> =
+                        own.iter().map(|value| value * sigma[first + row]).collect();
+                    put(row, 0, &scaled);
+                }
+                for (start, height) in panels(rows, PANEL) {
+                    // Columns of U·Σ, for a panel of its rows.
+                    let mut part = zeros(height, found);
+                    for operand in 0..count {
+                        let block = Blend::one(operand).block(operands, start, height)?;
+                        let own =
+                            rows_of(vectors, first, found).subcols(operand * columns, columns);
+                        let into =
+                            MatMut::from_row_major_slice_mut(&mut part.values, height, found);
+                        add_product(into, 1.0, view(&block), own.transpose());
+                    }
+                    for (at, values) in part.values.chunks(found.max(1)).enumerate() {
+                        for (row, value) in values.iter().enumerate() {
+                            put(row, basis_at + start + at, &[value / sigma[first + row]]);
+                        }
+                    }
+                }
             }
         }
-    }
-    let mut merged = zeros(coordinates[0].rows, coordinates[0].columns);
-    match how {
-        BasisMerge::Sum | BasisMerge::DareLinear { .. } => {
-            for (one, &weight) in coordinates.iter().zip(weights) {
-                add_scaled(&mut merged.values, weight, &one.values);
-            }
-        }
-        BasisMerge::Ties { .. } | BasisMerge::DareTies { .. } => {
-            mean_of_agreeing(&coordinates, weights, &mut merged.values);
-        }
-    }
-    merged
-}
-
-/// Keeps elements at or above the `(d − ⌊density·d⌋)`-th smallest magnitude, as the paper's code does:
-/// one more than the share, and all equal ones.
-fn trim(values: &mut [f64], density: f64) {
-    let kept = (values.len() as f64 * density) as usize;
-    let position = values.len().saturating_sub(kept);
-    if position == 0 {
-        return;
-    }
-    let mut magnitudes: Vec<f64> = values.iter().map(|value| value.abs()).collect();
-    let (_, &mut threshold, _) = magnitudes.select_nth_unstable_by(position - 1, f64::total_cmp);
-    values.iter_mut().filter(|value| value.abs() < threshold).for_each(|value| *value = 0.0);
-}
-
-fn drop_at_random(values: &mut [f64], density: f64, key: u64) {
-    let below = keep_below(density);
-    for (index, value) in values.iter_mut().enumerate() {
-        let is_kept = u64::from(uniform_bits(key, index as u64)) < below;
-        *value = if is_kept { *value / density } else { 0.0 };
+        Ok(())
     }
 }
 
-/// One sign for each element from the weighted sum, of most elements where it is 0; the weighted mean
-/// of the elements that have it.
-fn mean_of_agreeing(experts: &[Matrix], weights: &[f64], merged: &mut [f64]) {
-    for (one, &weight) in experts.iter().zip(weights) {
-        add_scaled(merged, weight, &one.values);
+impl Prepared for CommonBasis {
+    fn rows(
+        &self,
+        operands: &mut dyn Operands,
+        first_row: usize,
+        values: &mut [f64],
+    ) -> Result<(f64, f64), Stop> {
+        in_blocks(self.columns, BASIS_ROWS, first_row, values, |first, _, values| {
+            self.block(operands, first, values)?;
+            Ok((0.0, 0.0))
+        })
     }
-    let balance: f64 = merged.iter().map(|sum| sign(*sum)).sum();
-    for (index, merged) in merged.iter_mut().enumerate() {
-        let elected = if *merged == 0.0 { sign(balance) } else { sign(*merged) };
-        let (mut sum, mut total) = (0.0, 0.0);
-        for (one, &weight) in experts.iter().zip(weights) {
-            let value = weight * one.values[index];
-            if value != 0.0 && sign(value) == elected {
-                sum += value;
-                total += weight;
-            }
-        }
-        *merged = if total == 0.0 { 0.0 } else { sum / total };
+
+    fn report(&self) -> Report {
+        Report { ranks: vec![self.rank], ..Report::default() }
     }
 }
 
-fn sign(value: f64) -> f64 {
-    if value > 0.0 {
-        1.0
-    } else if value < 0.0 {
-        -1.0
-    } else {
-        0.0
-    }
+/// What has these coordinates in a basis.
+///
+/// **Shapes.** Coordinates `m × n`, of which the first `p` rows count; the basis, columns as rows, `p × m`;
+/// the result is `m × n`.
+pub(crate) fn way_back(operands: &mut dyn Operands) -> Result<Product, Stop> {
+    let (directions, rows) = operands.shape(1);
+    let columns = operands.shape(0).1;
+    let mut basis = zeros(directions, rows);
+    operands.read(1, 0, &mut basis.values)?;
+    check_finite(&basis.values, "a basis")?;
+    let left = LeftRows::Held(transposed(&basis));
+    drop(basis);
+    let mut right = zeros(directions, columns);
+    operands.read(0, 0, &mut right.values)?;
+    Ok(Product { left, right, report: Report::default() })
 }

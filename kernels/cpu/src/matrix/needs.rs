@@ -6,10 +6,11 @@ use mixdown_ops::Precision;
 use mixdown_ops::matrix::interference::{
     Cut, Filter, Interference, Optimizer, Rows, Solver, Targets,
 };
-use mixdown_ops::matrix::spectral::{BasisMerge, CommonBasis, Doge};
+use mixdown_ops::matrix::spectral::Doge;
 use mixdown_ops::matrix::{MatrixOp, Needs, OperandShapes, Rank, RankAware};
 
 use super::adam::{Form, Scratch, System};
+use super::common_basis::BASIS_ROWS;
 use super::gram::PAIR_PANEL;
 use super::interference::cut::looks_at_energies;
 use super::interference::filter::{check_stable, smooth};
@@ -149,7 +150,16 @@ pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) 
             }
             interference(op, operands, &sizes, precision)
         }
-        MatrixOp::CommonBasis(op) => common_basis(op, &sizes),
+        MatrixOp::CommonBasis => {
+            block_rows = BASIS_ROWS;
+            common_basis(&sizes)
+        }
+        MatrixOp::OutOfBasis { experts } => {
+            let size = m.min(f64::from(*experts) * n);
+            // The basis is there twice while it is turned.
+            let held = size * (m + n);
+            Counts { preparing: size * m, held, row: size, flops: 2.0 * size * m * n }
+        }
         MatrixOp::SharedShift(doge) => shared_shift(doge, &sizes, precision),
         MatrixOp::Regression { .. } => Counts {
             preparing: 4.0 * n * n,
@@ -333,21 +343,18 @@ fn steps(optimizer: Optimizer) -> u32 {
     }
 }
 
-fn common_basis(op: &CommonBasis, sizes: &Sizes) -> Counts {
+fn common_basis(sizes: &Sizes) -> Counts {
     let Sizes { m, n, experts, .. } = *sizes;
-    if op.merge == BasisMerge::Sum {
-        return Counts { row: n, flops: 2.0 * experts * m * n, ..Counts::default() };
-    }
-    let size = m.min(experts * n);
-    let left = if m <= experts * n { m * size } else { experts * n * size };
+    let all = experts * n;
+    let size = m.min(all);
+    let panel = PANEL as f64;
+    // A block of directions, what operands are in them, and a panel that is read.
+    let row = m + 2.0 * all + panel * (n + BASIS_ROWS as f64) / BASIS_ROWS as f64;
     Counts {
-        preparing: sizes.panels()
-            + PANEL as f64 * experts * n
-            + EIGEN * size * size
-            + (2.0 * experts + 1.0) * size * n,
-        held: left + size * n,
-        row: 3.0 * n + size,
-        flops: 4.0 * experts * m * n * size + 9.0 * size * size * size + 4.0 * m * n * size,
+        preparing: sizes.panels() + panel * all + EIGEN * size * size,
+        held: size * size,
+        row,
+        flops: m * all * size + 9.0 * size * size * size + 2.0 * m * all * size,
     }
 }
 

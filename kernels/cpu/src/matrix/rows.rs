@@ -22,11 +22,6 @@ impl Blend {
         Self((0..count).map(|operand| (operand, factor)).collect())
     }
 
-    /// Operands with their own factors, from the first on.
-    pub fn weighted(factors: impl IntoIterator<Item = f64>) -> Self {
-        Self(factors.into_iter().enumerate().collect())
-    }
-
     /// An operand less the mean of all.
     pub fn centered(operand: usize, count: usize) -> Self {
         let mut blend = Self::each(count, -1.0 / count as f64);

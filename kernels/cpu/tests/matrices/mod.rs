@@ -102,7 +102,7 @@ pub fn run_in(
     let needs = backend.needs(op, &OperandShapes { rows, columns, ranks }, precision)?;
     assert!(needs.prepare_bytes >= needs.held_bytes);
     let prepared = backend.prepare(op, &mut operands, precision)?;
-    let (rows, columns) = op.result_shape((rows as u64, columns as u64));
+    let (rows, columns) = op.result_shape((rows as u64, columns as u64), given.len());
     let (rows, columns) = (rows as usize, columns as usize);
     let mut values = vec![0.0; rows * columns];
     let report = prepared.report();

@@ -38,42 +38,6 @@ pub enum RankAware {
     Yes,
 }
 
-/// KnOTS: `M = [τ_1 … τ_N] = U·S·Vᵀ`, `R_i = S·V_iᵀ`, merged element by element, `U·merged`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CommonBasis {
-    /// What is done to the `R_i`.
-    pub merge: BasisMerge,
-    /// Factors of the experts.
-    pub weights: Vec<Exact>,
-}
-
-/// How coordinates in a common basis are merged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum BasisMerge {
-    /// Their weighted sum, which equals task arithmetic.
-    Sum,
-    /// TIES: the largest `density` of each, inclusive as in the paper's code; sign election by sum,
-    /// where 0 elects the majority; weighted mean of those that agree.
-    Ties {
-        /// Share of elements kept.
-        density: Exact,
-    },
-    /// DARE: each element kept with probability `density`, divided by it, then summed with the weights.
-    DareLinear {
-        /// Share of elements kept.
-        density: Exact,
-        /// Key from which each expert's random stream gets its own.
-        key: u64,
-    },
-    /// DARE, then TIES without trimming.
-    DareTies {
-        /// Share of elements kept.
-        density: Exact,
-        /// Key from which each expert's random stream gets its own.
-        key: u64,
-    },
-}
-
 /// DOGE: the shift Δ, learned by Adam against the projected gradient (methods: adaptive projective
 /// gradient descent).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -102,8 +102,22 @@ impl Selection {
         key_budget: usize,
     ) -> Self {
         let total: u64 = members.iter().sum();
-        // Not more than `total`, which fits: the conversion saturates.
-        let wanted = (density * total as f64).floor() as u64;
+        Self::among(total as f64, members, density, ties, precision, key_budget)
+    }
+
+    /// The same with a density that is a share of `population` elements: the others are expected to be
+    /// zero, and do not count.
+    pub fn among(
+        population: f64,
+        members: &[u64],
+        density: f64,
+        ties: Ties,
+        precision: Precision,
+        key_budget: usize,
+    ) -> Self {
+        let total: u64 = members.iter().sum();
+        // The conversion saturates, and a rank beyond all elements lets all survive.
+        let wanted = (density * population).floor() as u64;
         let rank = match ties {
             Ties::Exact => wanted.max(1),
             Ties::Inclusive => wanted.saturating_add(1),
