@@ -132,7 +132,7 @@ impl MatrixOp {
     }
 
     /// Counted up when the op's results change: stored results of another version are not read.
-    pub const VERSION: u32 = 4;
+    pub const VERSION: u32 = 5;
 }
 
 /// A dense matrix in memory, row-major.

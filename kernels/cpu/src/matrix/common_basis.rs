@@ -8,7 +8,6 @@ use mixdown_ops::random::{keep_below, stream_key, uniform_bits};
 use super::dense::{
     add_product, add_scaled, first_rows, mirror, scale_rows, transposed, view, zeros,
 };
-use super::directions::least_singular;
 use super::eigen::{Eigen, eigen};
 use super::gram::add_left_gram;
 use super::product::{LeftRows, Piece, Product, Sum};
@@ -17,7 +16,8 @@ use super::rows::{Blend, PANEL, panels, project};
 /// `U·merge(R_1 … R_N)` with `[τ_1 … τ_N] = U·[R_1 … R_N]`.
 ///
 /// **Shapes.** N operands `m × n`; the result has their shape.
-/// **Numerics.** Directions below 1.5e-8·σ_1 are dropped. Elementwise merges do not depend on the signs
+/// **Numerics.** Directions below `√(ε·max(m, N·n))·σ_1` are dropped: less cannot be told from 0 in a
+/// Gram matrix. Elementwise merges do not depend on the signs
 /// of singular vectors, but do on their choice among equal singular values.
 /// **Source.** Stoica et al. 2025 (KnOTS). Its code drops below 1e-5, absolutely.
 pub(crate) fn prepare(
@@ -100,9 +100,11 @@ fn by_right(operands: &mut dyn Operands) -> Result<Basis, Stop> {
     Ok((LeftRows::Read { pieces, rank }, coordinates, rank))
 }
 
+/// Eigenvalues above what rounding leaves of a zero: the coordinates of other directions are noise, which
+/// would count among those that are trimmed.
 fn nonzero(values: &[f64], sides: usize) -> usize {
-    let least = least_singular(values.first().map_or(0.0, |value| value.max(0.0).sqrt()), sides);
-    values.iter().take_while(|value| value.max(0.0).sqrt() > least).count()
+    let least = values.first().map_or(0.0, |first| first.max(0.0) * sides as f64 * f64::EPSILON);
+    values.iter().take_while(|&&value| value > least).count()
 }
 
 fn merge(how: BasisMerge, weights: &[f64], mut coordinates: Vec<Matrix>) -> Matrix {
