@@ -184,6 +184,17 @@ fn an_adapter_of_full_rank_is_the_model() {
 }
 
 /// ‖a − b‖² of two tensors.
+/// peft unties the output layer from an embedding that an adapter stores.
+#[test]
+fn an_embedding_that_is_the_output_layer_too_is_told() {
+    let space = Space::new();
+    checkpoint("base").tied().dtype(DType::F32).write(&space);
+    checkpoint("expert").tied().dtype(DType::F32).expert(11, 0.004).write(&space);
+    let outcome = extract(&space, "2", &[]).success();
+    assert!(outcome.stderr.contains("W0615"), "{}", outcome.stderr);
+    assert!(!extract(&with_expert(), "2", &[]).success().stderr.contains("W0615"));
+}
+
 fn distance(a: &Tensor, b: &Tensor) -> f64 {
     a.values().iter().zip(b.values()).map(|(a, b)| (a - b) * (a - b)).sum()
 }

@@ -355,7 +355,9 @@ fn adapters_that_do_not_fit_are_refused() {
         .module("model.layers.0.self_attn.q_proj", 2, [64, 64])
         .write(&space);
     adapter("none", 2).config("r", json!(0)).write(&space);
-    let experts = ["base+stranger", "base+wide", "base+weighted", "base+none"];
+    let bare = adapter("bare", 2).module("model.layers.0.self_attn.q_proj", 2, [64, 64]);
+    fs::remove_file(bare.write(&space).join("adapter_config.json")).unwrap();
+    let experts = ["base+stranger", "base+wide", "base+weighted", "base+none", "bare"];
     let experts = experts.map(|name| (name, "weight: 1"));
     let recipe = configuration("task_arithmetic", Some("base"), &experts, "");
     let outcome = merge(&space, &recipe, &[]);
