@@ -129,5 +129,6 @@ codes! {
     DEAD_PATTERN = "W0612", "a pattern of an adapter's configuration matches none of its modules";
     STORE_DAMAGED = "W0613", "an entry of the store is damaged, and its result is computed again";
     STORE_UNUSABLE = "W0614", "a result cannot be kept in the store, or read from it";
+    TIED_IN_ADAPTER = "W0615", "an adapter changes an embedding that is the output layer too";
     LEFT_IN_FILE = "W0630", "parts of an adapter's file are not in the output";
 }

@@ -197,6 +197,48 @@ impl Held {
         })
     }
 
+    /// Adds elements of a matrix that is held as factors, from `first` on, to `sums`. In f64, so that
+    /// the product has no more directions than the factors: rounded to f32 it would have noise in all.
+    pub(crate) fn add_product(&self, factor: f64, first: u64, sums: &mut [f64]) {
+        match self {
+            Self::Dense(_) => {}
+            Self::Factors { left: Values::Single(left), right: Values::Single(right), .. } => {
+                self.add_wide(left, right, factor, first, sums);
+            }
+            Self::Factors { left: Values::Double(left), right: Values::Double(right), .. } => {
+                self.add_wide(left, right, factor, first, sums);
+            }
+            Self::Factors { .. } => unreachable!("both factors have the type of the arithmetic"),
+        }
+    }
+
+    fn add_wide<T: Copy + Into<f64>>(
+        &self,
+        left: &[T],
+        right: &[T],
+        factor: f64,
+        first: u64,
+        sums: &mut [f64],
+    ) {
+        let Self::Factors { rank, columns, .. } = self else { return };
+        let (rank, columns) = (*rank, *columns);
+        let (mut at, mut rest) = (first as usize, sums);
+        while !rest.is_empty() && rank > 0 {
+            let (row, from) = (at / columns, at % columns);
+            let width = (columns - from).min(rest.len());
+            let (own, after) = rest.split_at_mut(width);
+            for (direction, &value) in left[row * rank..(row + 1) * rank].iter().enumerate() {
+                let scale = factor * value.into();
+                let start = direction * columns + from;
+                for (sum, &value) in own.iter_mut().zip(&right[start..start + width]) {
+                    *sum += scale * value.into();
+                }
+            }
+            at += width;
+            rest = after;
+        }
+    }
+
     /// Whether no number in it is NaN or infinite.
     pub(crate) fn is_finite(&self) -> bool {
         match self {

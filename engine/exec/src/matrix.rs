@@ -246,7 +246,9 @@ pub(crate) fn stop_diagnostic(stop: Stop, step: &MatrixStep, tensor: &str) -> Di
         Stop::Refused(headline, help) => {
             Diagnostic::error(codes::OUT_OF_RANGE, headline).help(help)
         }
-        Stop::Failed(headline) => Diagnostic::error(codes::NUMERICS, headline),
+        Stop::Failed(headline) => Diagnostic::error(codes::NUMERICS, headline).help(
+            "look at this tensor in each model with `mixdown inspect`; a rule can give it another method",
+        ),
         Stop::Reading => *internal("an operand could not be read, and nobody said why"),
     };
     diagnostic
@@ -350,6 +352,30 @@ impl Reader<'_, '_> {
         Ok(())
     }
 
+    /// Elements of an operand that is a combination of products, in f64.
+    fn multiply(&mut self, operand: usize, first: u64, values: &mut [f64]) -> Result<(), Failure> {
+        if self.context.cancel.load(Ordering::Relaxed) {
+            return Err(Failure::Interrupted);
+        }
+        values.fill(0.0);
+        for (held, factor) in self.held(operand).unwrap_or_default() {
+            held.add_product(factor, first, values);
+        }
+        let MatrixOperand { merge, combination, .. } = &self.step.operands[operand];
+        // What the arithmetic cannot hold is refused, as where a program reads it.
+        let is_lost = |value: &f64| match merge.precision {
+            Precision::Single => !(*value as f32).is_finite(),
+            Precision::Double => !value.is_finite(),
+        };
+        let lost = values.iter().position(is_lost).filter(|_| self.context.check_finite);
+        match (lost, combination.as_deref()) {
+            (Some(at), Some([(leaf, _), ..])) => {
+                Err(self.context.nonfinite(*leaf, first + at as u64))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Keeps the reason of a failure for who called the op.
     fn or_stop(&mut self, result: Result<(), Failure>) -> Result<(), Stop> {
         result.map_err(|failure| {
@@ -378,6 +404,10 @@ impl Operands for Reader<'_, '_> {
 
     fn read(&mut self, operand: usize, first_row: usize, values: &mut [f64]) -> Result<(), Stop> {
         let first = first_row as u64 * self.step.operands[operand].columns;
+        if self.rank(operand).is_some() {
+            let result = self.multiply(operand, first, values);
+            return self.or_stop(result);
+        }
         let dtype = held_dtype(self.step.operands[operand].merge.precision);
         let result = self.evaluate(operand, first, values.len(), dtype, |at, bytes| {
             widen::to_f64_into(bytes, dtype, &mut values[at..]);

@@ -19,7 +19,7 @@ use crate::matrices::{Split, SplitStep, split};
 use crate::plan::{Leaf, TensorRef};
 use crate::report::Reporter;
 use crate::resolve::{ModelSource, Request, Solved};
-use crate::view::{How, Made, sum};
+use crate::view::{How, Made, TIED, sum, tied_flag};
 pub(crate) use names::{Form, Names};
 use terms::{bounded_rank, linear, without_base};
 
@@ -33,6 +33,8 @@ pub(crate) struct Adapting<'r> {
     /// Type of the factors.
     pub dtype: DType,
     pub form: Form,
+    /// Whether the base's embedding is its output layer too.
+    is_tied: bool,
 }
 
 /// What becomes of a tensor of the base.
@@ -147,13 +149,17 @@ impl<'r> Adapting<'r> {
                 None
             }
             Ok(base) => {
-                let index = request.checkpoints[base as usize].index;
+                let checkpoint = &request.checkpoints[base as usize];
+                let index = checkpoint.index;
+                let has_head =
+                    index.tensors().iter().any(|one| one.name.ends_with("lm_head.weight"));
+                let is_tied = !has_head && checkpoint.config.and_then(tied_flag) == Some(true);
                 let dtype = solved.declared.unwrap_or(DType::F32);
                 let form = match recipe.modality {
                     Some(_) => Form::ModelCompose,
                     None => Form::Peft,
                 };
-                let adapting = Self { base, index, recipe, wanted, dtype, form };
+                let adapting = Self { base, index, recipe, wanted, dtype, form, is_tied };
                 if form == Form::Peft {
                     adapting.warn(reporter);
                 }
@@ -256,11 +262,30 @@ impl<'r> Adapting<'r> {
             }
         }
         if is_peft {
+            self.warn_of_tied(&found.replacements, reporter);
             found.copied =
                 OutputAdapter::new(self.index, &[], &found.replacements).missing_replacements();
         }
         found.replacements.extend(&found.copied);
         found
+    }
+
+    /// peft gives what is stored of an embedding to the embedding alone, also where the output layer is
+    /// the same tensor.
+    fn warn_of_tied(&self, replacements: &[u32], reporter: &mut Reporter) {
+        let name = |at: &u32| self.index.tensors()[*at as usize].name.as_str();
+        let is_head = |name: &&str| TIED.iter().any(|tied| name.ends_with(tied));
+        let Some(embedding) = replacements.iter().map(name).find(is_head) else { return };
+        if self.is_tied {
+            let headline =
+                format!("the adapter changes `{embedding}`, which is the output layer too");
+            let diagnostic = Diagnostic::warning(codes::TIED_IN_ADAPTER, headline)
+                .note(
+                    "peft unties them when it loads the adapter: its output layer stays the base's",
+                )
+                .help("use the adapter in mixdown, or write a model instead of an adapter");
+            reporter.add(diagnostic.at(&self.recipe.source, self.wanted.span));
+        }
     }
 
     /// The tensor of the base that a made one takes the place of.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use mixdown_diagnostics::{Diagnostic, Source, Span, codes, suggest};
-use mixdown_recipe::method::{Method, Parameter, ParameterKind, Per};
+use mixdown_recipe::method::{Bounds, Method, Parameter, ParameterKind, Per};
 use mixdown_recipe::recipe::Form;
 use mixdown_recipe::setting::{Scalar, Setting, Settings, truth_of};
 
@@ -232,11 +232,10 @@ pub(crate) fn convert(scalar: &Scalar, kind: &ParameterKind, form: Form) -> Resu
             Scalar::Text(text) if words.contains(text) => Ok(Bound::Word(text.clone())),
             _ => Err(wrong_type(&format!("one of `{}`", words.join("`, `")))),
         },
-        ParameterKind::NumberOrWord { words, at_least, at_most } => match (scalar, number) {
+        ParameterKind::NumberOrWord { words, bounds } => match (scalar, number) {
             (Scalar::Text(text), _) if words.contains(text) => Ok(Bound::Word(text.clone())),
-            (_, Some(number)) if number.is_finite() => {
-                in_bounds(number, *at_least, *at_most).map_err(out_of_range)
-            }
+            (_, Some(number)) if bounds.hold(number) => Ok(Bound::Number(number)),
+            (_, Some(number)) if number.is_finite() => Err(out_of_range(bounds.words())),
             _ => Err(wrong_type(&format!("a number or one of `{}`", words.join("`, `")))),
         },
         ParameterKind::Fraction => match number {
@@ -244,15 +243,21 @@ pub(crate) fn convert(scalar: &Scalar, kind: &ParameterKind, form: Form) -> Resu
             Some(_) => Err(out_of_range("between 0 and 1".to_owned())),
             None => Err(wrong_type("a number from 0 to 1")),
         },
-        ParameterKind::Real { at_least, at_most } => match number {
-            Some(number) if !number.is_finite() => Err(out_of_range("finite".to_owned())),
-            Some(number) => in_bounds(number, *at_least, *at_most).map_err(out_of_range),
+        ParameterKind::Real(bounds) => match number {
+            Some(number) if bounds.hold(number) => Ok(Bound::Number(number)),
+            Some(number) if number.is_finite() => Err(out_of_range(bounds.words())),
+            Some(_) => Err(out_of_range("finite".to_owned())),
             None => Err(wrong_type("a number")),
         },
         ParameterKind::Integer { at_least, at_most } => match number {
             Some(number) if number.fract() == 0.0 && number.abs() < 9.0e15 => {
                 let bound = |bound: Option<i64>| bound.map(|bound| bound as f64);
-                in_bounds(number, bound(*at_least), bound(*at_most)).map_err(out_of_range)
+                let (at_least, at_most) = (bound(*at_least), bound(*at_most));
+                let bounds = Bounds { at_least, at_most, ..Bounds::default() };
+                match bounds.hold(number) {
+                    true => Ok(Bound::Number(number)),
+                    false => Err(out_of_range(bounds.words())),
+                }
             }
             _ => Err(wrong_type("a whole number")),
         },
@@ -266,18 +271,6 @@ pub(crate) struct Wrong {
     pub wanted: String,
     /// Whether it is a value of the right type beyond its range.
     pub is_range: bool,
-}
-
-fn in_bounds(number: f64, low: Option<f64>, high: Option<f64>) -> Result<Bound, String> {
-    if low.is_some_and(|low| number < low) || high.is_some_and(|high| number > high) {
-        return Err(match (low, high) {
-            (Some(low), Some(high)) => format!("between {low} and {high}"),
-            (Some(low), None) => format!("at least {low}"),
-            (None, Some(high)) => format!("at most {high}"),
-            (None, None) => "finite".to_owned(),
-        });
-    }
-    Ok(Bound::Number(number))
 }
 
 /// Numbers that YAML leaves as text, such as `1e-5` and `1/3`.
@@ -401,10 +394,8 @@ fn check_scalar(
         Scalar::Text(text) => format!("`{text}`"),
     };
     let mut diagnostic = if wrong.is_range {
-        let headline = format!("`{name}` must lie {}, found {found}", wrong.wanted);
-        let headline = headline
-            .replace("must lie finite", "must be finite")
-            .replace("must lie at", "must be at");
+        let verb = if wrong.wanted.starts_with("between") { "lie" } else { "be" };
+        let headline = format!("`{name}` must {verb} {}, found {found}", wrong.wanted);
         Diagnostic::error(codes::OUT_OF_RANGE, headline)
     } else {
         let headline = format!("`{name}` must be {}, found {found}", wrong.wanted);
@@ -427,6 +418,17 @@ fn check_scalar(
         && let Some(near) = suggest::nearest(text, words.iter().map(String::as_str))
     {
         diagnostic = diagnostic.help(format!("did you mean `{near}`?"));
+    }
+    if wrong.is_range
+        && diagnostic.help.is_none()
+        && let Some(default) = &parameter.default
+    {
+        let default = match default {
+            Scalar::Boolean(flag) => flag.to_string(),
+            Scalar::Number(number) => number.to_string(),
+            Scalar::Text(text) => text.clone(),
+        };
+        diagnostic = diagnostic.help(format!("left out, `{name}` is {default}"));
     }
     diagnostics.push(diagnostic.at(source, span));
 }
@@ -466,7 +468,7 @@ mod tests {
 
     #[test]
     fn scalars_become_what_the_parameter_wants() {
-        let real = || ParameterKind::Real { at_least: None, at_most: None };
+        let real = || ParameterKind::Real(Bounds::default());
         converts(Scalar::Text("1e-5".to_owned()), real(), Some(1e-5));
         converts(Scalar::Text("inf".to_owned()), real(), None);
         converts(Scalar::Number(f64::INFINITY), real(), None);
@@ -478,5 +480,11 @@ mod tests {
         converts(Scalar::Number(2.5), integer(), None);
         converts(Scalar::Number(0.0), integer(), None);
         converts(Scalar::Number(3.0), integer(), Some(3.0));
+        let share = Bounds { above: Some(0.0), below: Some(1.0), ..Bounds::default() };
+        for (number, fits) in [(0.0, false), (1e-9, true), (0.5, true), (1.0, false)] {
+            let kind = ParameterKind::Real(share);
+            converts(Scalar::Number(number), kind, fits.then_some(number));
+        }
+        assert_eq!(share.words(), "above 0 and below 1");
     }
 }

@@ -65,13 +65,14 @@ pub(crate) struct View<'a> {
     is_zero: bool,
 }
 
-/// What an adapter does to a tensor.
-#[derive(Clone, Copy, Debug)]
-enum Adapted {
-    /// Adds a low-rank update.
-    Update(Product),
-    /// Replaces it: by this tensor of this type.
-    Replace(TensorRef, DType),
+/// What an adapter does to a tensor. An embedding may be replaced and updated: peft stores it beside its
+/// update.
+#[derive(Clone, Copy, Debug, Default)]
+struct Adapted {
+    /// What takes its place first: this tensor of this type.
+    replaced: Option<(TensorRef, DType)>,
+    /// What is added then.
+    update: Option<Product>,
 }
 
 #[derive(Debug)]
@@ -133,12 +134,12 @@ impl<'a> View<'a> {
                 scale: update.scale.into(),
                 transposed: update.transposed,
             };
-            view.adapted.insert(update.base_tensor, Adapted::Update(product));
+            view.adapted.entry(update.base_tensor).or_default().update = Some(product);
         }
         for replacement in &adapter.replacements {
             let dtype = files.tensors()[replacement.adapter_tensor as usize].dtype;
-            let replaced = Adapted::Replace(own(replacement.adapter_tensor), dtype);
-            view.adapted.insert(replacement.base_tensor, replaced);
+            let replaced = Some((own(replacement.adapter_tensor), dtype));
+            view.adapted.entry(replacement.base_tensor).or_default().replaced = replaced;
         }
         view
     }
@@ -296,7 +297,7 @@ impl<'a> View<'a> {
             Tensors::Checkpoint { index, .. } => {
                 let entry = &index.tensors()[place];
                 let dtype = match self.adapted.get(&(place as u32)) {
-                    Some(Adapted::Replace(_, dtype)) => *dtype,
+                    Some(Adapted { replaced: Some((_, dtype)), .. }) => *dtype,
                     _ => entry.dtype,
                 };
                 (entry.name.as_str(), dtype, &entry.shape)
@@ -354,9 +355,9 @@ impl<'a> View<'a> {
             return None;
         }
         match self.adapted.get(&(self.place(position) as u32)) {
-            Some(Adapted::Update(_)) => return None,
-            Some(Adapted::Replace(by, _)) => return Some(*by),
-            None => {}
+            Some(Adapted { update: Some(_), .. }) => return None,
+            Some(Adapted { replaced: Some((by, _)), .. }) => return Some(*by),
+            _ => {}
         }
         match &self.tensors {
             Tensors::Checkpoint { model, .. } => {
@@ -398,9 +399,13 @@ impl<'a> View<'a> {
         }
         let tensors = match (&self.tensors, self.adapted.get(&(self.place(position) as u32))) {
             (Tensors::Recipe { tensors, .. }, _) => tensors,
-            (Tensors::Checkpoint { model, .. }, Some(Adapted::Update(product))) => {
-                let place = self.place(position) as u32;
-                let base = graph.leaf(Leaf::Tensor(TensorRef { model: *model, tensor: place }));
+            (
+                Tensors::Checkpoint { model, .. },
+                Some(Adapted { replaced, update: Some(product) }),
+            ) => {
+                let own = TensorRef { model: *model, tensor: self.place(position) as u32 };
+                let base = replaced.map_or(own, |(by, _)| by);
+                let base = graph.leaf(Leaf::Tensor(base));
                 let update = graph.leaf(Leaf::Product(*product));
                 return (graph.map(MapOp::Add, &[base, update]), false);
             }

@@ -99,13 +99,8 @@ pub enum Per {
 /// What values a parameter takes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ParameterKind {
-    /// Any finite number, within bounds if given.
-    Real {
-        /// Lowest value, inclusive.
-        at_least: Option<f64>,
-        /// Highest value, inclusive.
-        at_most: Option<f64>,
-    },
+    /// A finite number within bounds.
+    Real(Bounds),
     /// A number from 0 to 1.
     Fraction,
     /// A whole number, within bounds if given.
@@ -123,11 +118,49 @@ pub enum ParameterKind {
     NumberOrWord {
         /// The words.
         words: Vec<String>,
-        /// Lowest number, inclusive.
-        at_least: Option<f64>,
-        /// Highest number, inclusive.
-        at_most: Option<f64>,
+        /// The bounds.
+        bounds: Bounds,
     },
+}
+
+/// Between which numbers a parameter lies; all finite ones where no bound is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Bounds {
+    /// The lowest.
+    pub at_least: Option<f64>,
+    /// Lower than all.
+    pub above: Option<f64>,
+    /// The highest.
+    pub at_most: Option<f64>,
+    /// Higher than all.
+    pub below: Option<f64>,
+}
+
+impl Bounds {
+    /// Whether a number lies between them.
+    pub fn hold(&self, number: f64) -> bool {
+        number.is_finite()
+            && self.at_least.is_none_or(|least| number >= least)
+            && self.above.is_none_or(|least| number > least)
+            && self.at_most.is_none_or(|most| number <= most)
+            && self.below.is_none_or(|most| number < most)
+    }
+
+    /// What continues "must be".
+    pub fn words(&self) -> String {
+        if let Self { at_least: Some(low), above: None, at_most: Some(high), below: None } = self {
+            return format!("between {low} and {high}");
+        }
+        let all = [
+            ("at least", self.at_least),
+            ("above", self.above),
+            ("at most", self.at_most),
+            ("below", self.below),
+        ];
+        let given = all.iter().filter_map(|(word, bound)| Some(format!("{word} {}", (*bound)?)));
+        let given: Vec<String> = given.collect();
+        if given.is_empty() { "finite".to_owned() } else { given.join(" and ") }
+    }
 }
 
 /// A named step.

@@ -7,7 +7,9 @@ use crate::decode::declare::Declared;
 use crate::decode::reader::{Decoder, Fields};
 use crate::decode::scalar_of;
 use crate::expression::{Expression, parse_at, span_between};
-use crate::method::{BaseUse, ExpertCount, Method, Missing, Parameter, ParameterKind, Per, Step};
+use crate::method::{
+    BaseUse, Bounds, ExpertCount, Method, Missing, Parameter, ParameterKind, Per, Step,
+};
 use crate::recipe::{Attachment, Form};
 use crate::schema::Keys;
 use crate::schema::method::{ExpertCountKeys, InputsKeys, MethodKeys, ParameterKeys};
@@ -325,6 +327,8 @@ impl Decoder<'_> {
             ("choices", matches!(word, "choice" | "real")),
             ("at_least", matches!(word, "real" | "integer")),
             ("at_most", matches!(word, "real" | "integer")),
+            ("above", word == "real"),
+            ("below", word == "real"),
         ] {
             if let Some(entry) = fields.entry(key).filter(|_| !fits) {
                 let headline = format!("`{key}` has no meaning for the type `{word}`");
@@ -342,13 +346,9 @@ impl Decoder<'_> {
             },
             _ if fields.entry("choices").is_some() => ParameterKind::NumberOrWord {
                 words: self.choices(fields, node, what)?,
-                at_least: self.bound(fields, "at_least"),
-                at_most: self.bound(fields, "at_most"),
+                bounds: self.bounds(fields),
             },
-            _ => ParameterKind::Real {
-                at_least: self.bound(fields, "at_least"),
-                at_most: self.bound(fields, "at_most"),
-            },
+            _ => ParameterKind::Real(self.bounds(fields)),
         }))
     }
 
@@ -367,6 +367,15 @@ impl Decoder<'_> {
             self.error(codes::WRONG_TYPE, choices.span, format!("{what} has no choices"));
         }
         Some(words)
+    }
+
+    fn bounds(&mut self, fields: Fields<'_>) -> Bounds {
+        Bounds {
+            at_least: self.bound(fields, "at_least"),
+            above: self.bound(fields, "above"),
+            at_most: self.bound(fields, "at_most"),
+            below: self.bound(fields, "below"),
+        }
     }
 
     fn bound(&mut self, fields: Fields<'_>, key: &str) -> Option<f64> {
@@ -475,7 +484,7 @@ fn line_of(entry: &Entry) -> Span {
 fn kind_of(value: &Scalar) -> Option<ParameterKind> {
     match value {
         Scalar::Boolean(_) => Some(ParameterKind::Boolean),
-        Scalar::Number(_) => Some(ParameterKind::Real { at_least: None, at_most: None }),
+        Scalar::Number(_) => Some(ParameterKind::Real(Bounds::default())),
         Scalar::Text(_) => None,
     }
 }
@@ -498,8 +507,12 @@ fn misfit(value: &Scalar, kind: &ParameterKind) -> Option<String> {
         };
         (!inside).then_some(range)
     };
+    let bounded = |bounds: &Bounds| {
+        let fits = number.is_some_and(|number| bounds.hold(number));
+        (!fits).then(|| format!("be a number, {}", bounds.words()))
+    };
     match kind {
-        ParameterKind::Real { at_least, at_most } => between(*at_least, *at_most),
+        ParameterKind::Real(bounds) => bounded(bounds),
         ParameterKind::Fraction => between(Some(0.0), Some(1.0)),
         ParameterKind::Integer { at_least, at_most } => {
             if !number.is_some_and(|x| x.fract() == 0.0) {
@@ -507,9 +520,9 @@ fn misfit(value: &Scalar, kind: &ParameterKind) -> Option<String> {
             }
             between(at_least.map(|x| x as f64), at_most.map(|x| x as f64))
         }
-        ParameterKind::NumberOrWord { words, at_least, at_most } => match value {
+        ParameterKind::NumberOrWord { words, bounds } => match value {
             Scalar::Text(text) if words.contains(text) => None,
-            Scalar::Number(_) => between(*at_least, *at_most),
+            Scalar::Number(_) => bounded(bounds),
             _ => Some(format!("be a number or one of {}", words.join(", "))),
         },
         ParameterKind::Boolean => {

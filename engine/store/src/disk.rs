@@ -56,9 +56,12 @@ impl Disk {
 
     pub fn open(&self, path: &Path) -> io::Result<File> {
         self.ask(Access::Open, path)?;
-        let file = File::open(path)?;
-        // A folder can be opened, and only reading it fails.
-        if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) }
+        // A folder can be opened, and only reading it fails; a pipe would be waited for.
+        if fs::metadata(path)?.is_file() {
+            File::open(path)
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
     }
 
     pub fn read_exact_at(

@@ -450,6 +450,22 @@ fn a_place_where_no_folder_can_be_is_an_error_and_holds_nothing() {
     assert!(case.store.get(&key).unwrap().is_none());
 }
 
+/// Opening a pipe would wait for whoever writes to it.
+#[test]
+fn what_is_no_file_is_absent() {
+    let case = Case::new();
+    let key = case.aged("pipe", 400, 1);
+    let file = case.file(&key);
+    fs::remove_file(&file).unwrap();
+    match std::process::Command::new("mkfifo").arg(&file).status() {
+        Ok(status) => assert!(status.success(), "`mkfifo` makes a pipe"),
+        Err(error) => return eprintln!("skipped: no `mkfifo` on this machine: {error}"),
+    }
+    assert!(case.store.get(&key).unwrap().is_none());
+    case.store.put(&key, &small()).unwrap();
+    assert_eq!(case.store.get(&key).unwrap().unwrap().title, small().title);
+}
+
 #[test]
 fn a_use_is_noted_and_a_look_is_none() {
     let case = Case::new();

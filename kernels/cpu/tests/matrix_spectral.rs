@@ -237,6 +237,16 @@ fn common_basis() {
     }
 }
 
+/// Noise beyond the rank would count among the coordinates that are trimmed.
+#[test]
+fn a_common_basis_has_the_rank_of_its_matrices() {
+    for (rows, columns) in [(24, 30), (30, 24), (200, 20)] {
+        let experts = factored(rows, columns, &[2, 3, 2]);
+        let found = outcome(&MatrixOp::CommonBasis, &experts);
+        assert_eq!(found.report.ranks, [7], "{rows}×{columns}");
+    }
+}
+
 #[test]
 fn regression_returns_equal_weights() {
     let weight = random(5, 8, 1);

@@ -95,6 +95,47 @@ fn results_of_matrix_ops_on_adapters_are_exact() {
     check_exact(&space, &format!("{method}{TWO}"));
 }
 
+/// peft stores an embedding beside its update, so that both count: the one in place of the base's, and the
+/// other added to it.
+#[test]
+fn an_embedding_is_replaced_and_updated() {
+    let space = Space::new();
+    checkpoint("base").dtype(DType::F32).write(&space);
+    let (rows, columns, rank) = (24, 16, 2);
+    let number = |seed: usize, index: usize| ((index * 7 + seed) % 13) as f64 * 0.125 - 0.75;
+    let numbers = |seed: usize, count: usize| -> Vec<f64> {
+        (0..count).map(|index| number(seed, index)).collect()
+    };
+    let (embedding, a, b) =
+        (numbers(1, rows * columns), numbers(2, rank * rows), numbers(3, columns * rank));
+    let module = "base_model.model.model.embed_tokens";
+    let named = |part: &str, shape: [usize; 2], values: &[f64]| {
+        let shape = shape.map(|side| side as u64);
+        Tensor::new(&format!("{module}.{part}"), DType::F32, &shape, values)
+    };
+    adapter("tokens", rank as u64)
+        .with(named("base_layer.weight", [rows, columns], &embedding))
+        .with(named("lora_embedding_A", [rank, rows], &a))
+        .with(named("lora_embedding_B", [columns, rank], &b))
+        .write(&space);
+    // α is twice the rank.
+    let expected: Vec<f64> = (0..rows * columns)
+        .map(|element| {
+            let (row, column) = (element / columns, element % columns);
+            let product: f64 = (0..rank).map(|k| b[column * rank + k] * a[k * rows + row]).sum();
+            embedding[element] + 2.0 * product
+        })
+        .collect();
+    let found = |tensors: &BTreeMap<String, Tensor>| {
+        let found = tensors["model.embed_tokens.weight"].values();
+        assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
+    };
+    found(&applied(&space, "tokens"));
+    let recipe = "merge_method: task_arithmetic\nbase_model: base\nmodels: [{model: base+tokens, parameters: {weight: 1}}]\ndtype: float32\n";
+    merge(&space, recipe, &[]).success();
+    found(&tensors(&space, "merged"));
+}
+
 #[test]
 fn the_strict_form_writes_adapters_too() {
     let space = with_adapters();
@@ -143,6 +184,17 @@ fn an_adapter_of_full_rank_is_the_model() {
 }
 
 /// ‖a − b‖² of two tensors.
+/// peft unties the output layer from an embedding that an adapter stores.
+#[test]
+fn an_embedding_that_is_the_output_layer_too_is_told() {
+    let space = Space::new();
+    checkpoint("base").tied().dtype(DType::F32).write(&space);
+    checkpoint("expert").tied().dtype(DType::F32).expert(11, 0.004).write(&space);
+    let outcome = extract(&space, "2", &[]).success();
+    assert!(outcome.stderr.contains("W0615"), "{}", outcome.stderr);
+    assert!(!extract(&with_expert(), "2", &[]).success().stderr.contains("W0615"));
+}
+
 fn distance(a: &Tensor, b: &Tensor) -> f64 {
     a.values().iter().zip(b.values()).map(|(a, b)| (a - b) * (a - b)).sum()
 }

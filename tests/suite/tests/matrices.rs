@@ -297,6 +297,27 @@ fn adapters_are_experts_like_the_models_they_stand_for() {
     }
 }
 
+/// Where not all is done on factors, a product must not get directions from rounding: TSV would give them
+/// the weight of others, and KnOTS count them among the elements that it trims.
+#[test]
+fn an_adapter_has_its_rank_beside_a_model_too() {
+    let space = adapters();
+    let rank = |method: &str, experts: [&str; 2], parameters: &str| {
+        let experts = experts.map(|name| (name, ""));
+        let event = done(&space, &configuration(method, Some("base"), &experts, parameters), &[]);
+        fs::remove_dir_all(space.path("merged")).unwrap();
+        let all = event["matrices"].as_array().unwrap().iter();
+        let last = all.filter_map(|one| {
+            let name = one["tensor"].as_str().unwrap();
+            let is_changed = |(module, _): &(&str, _)| name.contains(&format!("0.{module}"));
+            MODULES.iter().any(is_changed).then(|| one["ranks"].as_array().unwrap().last().cloned())
+        });
+        last.flatten().collect::<Vec<_>>()
+    };
+    assert_eq!(rank("tsv", ["x-full", "y"], "rank: 8"), [3, 3, 3]);
+    assert_eq!(rank("knots_ties", ["x", "y"], ""), [7, 7, 7]);
+}
+
 #[test]
 fn older_and_newer_module_names_mean_the_same() {
     let space = adapters();
@@ -337,7 +358,9 @@ fn adapters_that_do_not_fit_are_refused() {
         .module("model.layers.0.self_attn.q_proj", 2, [64, 64])
         .write(&space);
     adapter("none", 2).config("r", json!(0)).write(&space);
-    let experts = ["base+stranger", "base+wide", "base+weighted", "base+none"];
+    let bare = adapter("bare", 2).module("model.layers.0.self_attn.q_proj", 2, [64, 64]);
+    fs::remove_file(bare.write(&space).join("adapter_config.json")).unwrap();
+    let experts = ["base+stranger", "base+wide", "base+weighted", "base+none", "bare"];
     let experts = experts.map(|name| (name, "weight: 1"));
     let recipe = configuration("task_arithmetic", Some("base"), &experts, "");
     let outcome = merge(&space, &recipe, &[]);
@@ -362,7 +385,9 @@ fn settings_that_make_no_sense_are_refused() {
     ] {
         let outcome = merge(&space, &recipe(method, parameters), &[]);
         assert_ne!(outcome.status, Some(0), "{method} {parameters}");
-        assert!(!space.path("merged").exists(), "{method} {parameters}");
+        for left in ["merged", ".merged.mixdown-partial"] {
+            assert!(!space.path(left).exists(), "{method} {parameters}: `{left}`");
+        }
         told.push_str(&format!("== {method} {parameters}\n{}\n", outcome.talk()));
     }
     with_snapshots(|| insta::assert_snapshot!("matrix_settings_refused", told));

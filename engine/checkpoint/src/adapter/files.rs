@@ -43,10 +43,11 @@ impl AdapterFiles {
     }
 }
 
-/// Whether there is an adapter in the folder, and no model of its own.
+/// Whether there is an adapter in the folder, and no model of its own. One that has lost its configuration
+/// is told as such, and not as a model that lacks nearly all tensors.
 pub fn is_adapter(path: &Path) -> bool {
     let has = |name: &str| path.join(name).symlink_metadata().is_ok();
-    has(CONFIG) && !has("config.json")
+    (has(CONFIG) || has(WEIGHTS[0])) && !has("config.json")
 }
 
 /// Opens the adapter in the folder at `path`.

@@ -135,7 +135,8 @@ const SHARD_BYTES: u64 = 5_000_000_000;
 const MODELCOMPOSE_NAME: &str = "adapter_model.bin";
 
 /// What only other inputs or another command can cure.
-const INPUT_FAULTS: [Code; 2] = [codes::NONFINITE, codes::COPIES_DIFFER];
+const INPUT_FAULTS: [Code; 4] =
+    [codes::NONFINITE, codes::COPIES_DIFFER, codes::NUMERICS, codes::OUT_OF_RANGE];
 
 impl Arguments {
     /// A merge whose recipe is no file: an extraction.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use mixdown_plan::{Library, functions};
 use mixdown_recipe::Method;
-use mixdown_recipe::method::{BaseUse, Parameter, ParameterKind, Per};
+use mixdown_recipe::method::{BaseUse, Bounds, Parameter, ParameterKind, Per};
 use mixdown_recipe::recipe::Attachment;
 use mixdown_recipe::setting::Scalar;
 use serde_json::{Value, json};
@@ -168,14 +168,20 @@ fn kind(parameter: &Parameter) -> String {
             (None, None) => word.to_owned(),
         }
     }
+    let number = |all: &Bounds| match all {
+        Bounds { at_least, above: None, at_most, below: None } => {
+            bounds("number", *at_least, *at_most)
+        }
+        all => format!("number, {}", all.words()),
+    };
     match &parameter.kind {
-        ParameterKind::Real { at_least, at_most } => bounds("number", *at_least, *at_most),
+        ParameterKind::Real(bounds) => number(bounds),
         ParameterKind::Fraction => "fraction, 0 to 1".to_owned(),
         ParameterKind::Integer { at_least, at_most } => bounds("whole number", *at_least, *at_most),
         ParameterKind::Boolean => "true or false".to_owned(),
         ParameterKind::Choice(words) => words.join(" | "),
-        ParameterKind::NumberOrWord { words, at_least, at_most } => {
-            format!("{} | {}", words.join(" | "), bounds("number", *at_least, *at_most))
+        ParameterKind::NumberOrWord { words, bounds } => {
+            format!("{} | {}", words.join(" | "), number(bounds))
         }
     }
 }
@@ -226,8 +232,9 @@ fn example(method: &Method) -> String {
 /// A value that the parameter takes.
 fn sample(parameter: &Parameter) -> String {
     match &parameter.kind {
-        ParameterKind::Real { at_least, at_most } => {
-            0.5_f64.clamp(at_least.unwrap_or(f64::MIN), at_most.unwrap_or(f64::MAX)).to_string()
+        ParameterKind::Real(bounds) => {
+            let (low, high) = (bounds.at_least.or(bounds.above), bounds.at_most.or(bounds.below));
+            0.5_f64.clamp(low.unwrap_or(f64::MIN), high.unwrap_or(f64::MAX)).to_string()
         }
         ParameterKind::Fraction => "0.5".to_owned(),
         ParameterKind::Integer { at_least, at_most } => {

@@ -213,7 +213,8 @@ fn a_fatal_failure_ends_the_run_at_once() {
             _ => Ok(()),
         });
         assert_eq!(headline(&outcome.end), "flow 0, piece 3");
-        assert!(outcome.pieces <= 3 + threads);
+        // Other threads may do any number of pieces while the failure is on its way.
+        assert!(threads > 1 || outcome.pieces == 3, "{} pieces", outcome.pieces);
     }
 }
 

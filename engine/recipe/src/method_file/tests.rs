@@ -38,9 +38,13 @@ fn a_method_is_read_whole() {
         kinds,
         [
             ("density", Per::Expert, ParameterKind::Fraction),
-            ("weight", Per::Expert, ParameterKind::Real { at_least: None, at_most: None }),
+            ("weight", Per::Expert, ParameterKind::Real(Bounds::default())),
             ("scope", Per::Merge, ParameterKind::Choice(vec!["tensor".into(), "model".into()])),
-            ("lambda", Per::Merge, ParameterKind::Real { at_least: Some(0.0), at_most: None }),
+            (
+                "lambda",
+                Per::Merge,
+                ParameterKind::Real(Bounds { at_least: Some(0.0), ..Bounds::default() })
+            ),
         ]
     );
     assert_eq!(method.parameters[1].aliases, ["w"]);
@@ -97,7 +101,7 @@ fn mistakes() {
             "{head}output: base\nparameters: {{a: {{type: fraction, default: 20}}, b: {{type: integer, default: 1.5}}, c: {{type: boolean, default: 1}}, d: {{type: choice, choices: [one, two], default: tow}}, e: {{type: real, at_least: 0, default: -1}}}}\n"
         ),
         format!(
-            "{head}output: base\nparameters: {{a: {{type: boolean, at_least: 1}}, b: {{type: real, aliases: [a]}}, n: {{type: real}}, λ: {{type: real}}}}\n"
+            "{head}output: base\nparameters: {{a: {{type: boolean, at_least: 1}}, c: {{type: fraction, above: 0}}, d: {{type: real, above: 0, default: 0}}, b: {{type: real, aliases: [a]}}, n: {{type: real}}, λ: {{type: real}}}}\n"
         ),
         format!(
             "{head}parameters: {{a: {{type: real}}}}\nsteps: {{x: base, x: base, a: base, base: 1, experts: 2, n: 3}}\noutput: x\n"

@@ -125,6 +125,10 @@ keys! {
         pub at_least: Option<f64>,
         /// Highest value, inclusive.
         pub at_most: Option<f64>,
+        /// A number that values are above.
+        pub above: Option<f64>,
+        /// A number that values are below.
+        pub below: Option<f64>,
         /// Its value where the recipe says none; without one the recipe must.
         pub default: Option<ScalarKey>,
         /// One sentence, with the paper's symbol.

@@ -40,9 +40,9 @@ const LEAST_NORM: f64 = 1e-12;
 ///
 /// **Shapes.** N operands `m × n`; the result has their shape. `shape` is that of the matrices for which
 /// ranks are meant, where the operands are cores of them.
-/// **Numerics.** f64, but for Adam's iterations in the arithmetic's type. Zero experts are dropped from
-/// the objective and count in the mean. Eigenvalues that are rounding noise (below ε·n·λ_1) are left
-/// alone. Rows of truncated directions below about 1e-7·σ_1 are left out of S.
+/// **Numerics.** f64, but for Adam's iterations on large matrices, in the arithmetic's type. Zero experts are
+/// dropped from the objective and count in the mean. Eigenvalues that are rounding noise (below ε·n·λ_1)
+/// are left alone. Rows of truncated directions below about 1e-7·σ_1 are left out of S.
 /// **Errors.** SGD with a step that diverges; NaN or infinity.
 /// **Source.** Cheng et al. 2025 (WUDI); Wei et al. 2025 (OptMerge), equation 3 and §4.2; the released
 /// code of SWUDI and ASWUDI for filters, cuts and the floor of eigenvalues at 1e-8.
@@ -99,7 +99,8 @@ pub(crate) fn prepare(
         }
         Solver::Adam(adam) => {
             let system = system(&experts, inputs, operands, &mut report)?;
-            let kernel = kernel(&system, experts.columns, precision);
+            let iterations = solvers::iterations(adam, operands.shape(0), precision);
+            let kernel = kernel(&system, experts.columns, iterations);
             Ok(Box::new(AdamRows { experts, system, kernel, adam: *adam, report }))
         }
         Solver::Literal(optimizer) => {

@@ -15,7 +15,7 @@ use super::gram::PAIR_PANEL;
 use super::interference::cut::looks_at_energies;
 use super::interference::filter::{check_stable, smooth};
 use super::interference::partial::TERMS;
-use super::interference::solvers::ADAM_ROWS;
+use super::interference::solvers::{ADAM_ROWS, iterations};
 use super::product::BLOCK_ROWS;
 use super::rows::PANEL;
 use super::shifted::TERM;
@@ -295,6 +295,7 @@ fn interference(
             counts.flops += 9.0 * size * size * size + 2.0 * size * size * n;
         }
         Solver::Adam(adam) => {
+            let precision = iterations(&adam, (operands.rows, operands.columns), precision);
             let is_gram = !is_stacked || n <= 2.0 * rank;
             let kernel = if is_gram { n * n } else { rank * n };
             let form = match is_gram {

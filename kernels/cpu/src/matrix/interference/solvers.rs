@@ -1,6 +1,7 @@
 //! The solvers, row by row: the filter in closed form, Adam, and the literal loop.
 
 use faer::MatMut;
+use mixdown_ops::Precision;
 use mixdown_ops::matrix::interference::{self, Optimizer};
 use mixdown_ops::matrix::{Matrix, Operands, Prepared, Report, Stop};
 
@@ -15,6 +16,27 @@ use super::system::System;
 
 /// Rows of a block of Adam, which goes through all steps while it stays in cache.
 pub(crate) const ADAM_ROWS: usize = adam::BLOCK_ROWS;
+
+/// Operations of all steps of Adam up to which they are in f64 whatever the arithmetic is: a fraction of
+/// a second, of which f32 would save half.
+const DOUBLE_OPERATIONS: f64 = 2e9;
+
+/// The type of Adam's iterations on a matrix with these sides.
+///
+/// With a large rate Adam reaches the minimum and goes on with steps of the size of its rate, since it
+/// divides what is left of the gradient by its own size; the rounding of f32 then shows in the result.
+/// At the rates of the papers it does not, and on large matrices f32 takes half as long.
+pub(crate) fn iterations(
+    adam: &interference::Adam,
+    (rows, columns): (usize, usize),
+    precision: Precision,
+) -> Precision {
+    let (rows, columns) = (rows as f64, columns as f64);
+    match 2.0 * rows * columns * columns * f64::from(adam.steps) <= DOUBLE_OPERATIONS {
+        true => Precision::Double,
+        false => precision,
+    }
+}
 
 /// `X = X_0 − (X_0·Sᵀ − H)·map`, and for G the same with `X_0·G − C`.
 #[derive(Debug)]
@@ -98,6 +120,21 @@ impl AdamRows {
             }
         }
     }
+
+    /// Sets the gradient of rows to 0 where it is rounding noise, as with one expert or equal ones: Adam
+    /// would amplify it until its steps are whole ones, where the loop as written begins at 0 and stays.
+    fn keep_still(&self, init: &Matrix, offset: &mut Matrix) {
+        let columns = self.experts.columns;
+        // G is no larger than the count of experts.
+        let curvature = self.experts.experts.len() as f64;
+        let noise = 16.0 * f64::EPSILON * (columns as f64).sqrt() * curvature;
+        let rows = init.values.chunks_exact(columns).zip(offset.values.chunks_exact_mut(columns));
+        for (init, offset) in rows {
+            if squared_norm(offset).sqrt() <= noise * squared_norm(init).sqrt() {
+                offset.fill(0.0);
+            }
+        }
+    }
 }
 
 impl Prepared for AdamRows {
@@ -111,7 +148,9 @@ impl Prepared for AdamRows {
         in_blocks(columns, ADAM_ROWS, first_row, values, |first, rows, values| {
             let init = self.experts.init_block(operands, first, rows)?;
             let residual = self.system.residual(&self.experts, operands, &init, first)?;
-            let displacement = self.descend(&self.system.offset(&residual));
+            let mut offset = self.system.offset(&residual);
+            self.keep_still(&init, &mut offset);
+            let displacement = self.descend(&offset);
             finish(&init, &displacement, values)?;
             Ok((residual.loss, self.system.loss_after(&residual, &displacement)))
         })
