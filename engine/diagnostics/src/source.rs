@@ -26,6 +26,19 @@ impl Source {
     pub fn line(&self, line: u32) -> Option<&str> {
         self.text().lines().nth((line as usize).checked_sub(1)?)
     }
+
+    /// What is marked, if it lies in the text.
+    pub fn marked(&self, span: Span) -> Option<&str> {
+        let line = self.line(span.line)?;
+        let first = (span.column as usize).checked_sub(1)?;
+        let mut places = line.char_indices().map(|(at, _)| at).chain([line.len()]).skip(first);
+        let start = places.next()?;
+        let end = match span.length {
+            0 => start,
+            length => places.nth(length as usize - 1)?,
+        };
+        line.get(start..end)
+    }
 }
 
 /// A place in a text: line and column from 1, both in characters, and the length of what is marked.
@@ -37,4 +50,21 @@ pub struct Span {
     pub column: u32,
     /// Characters marked, on that line.
     pub length: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_marked_is_cut_by_characters() {
+        let source = Source::new("file", "first\nγ: rank=größe");
+        let marked = |line, column, length| source.marked(Span { line, column, length });
+        assert_eq!(marked(2, 4, 4), Some("rank"));
+        assert_eq!(marked(2, 9, 5), Some("größe"));
+        assert_eq!(marked(1, 1, 0), Some(""));
+        assert_eq!(marked(2, 9, 6), None);
+        assert_eq!(marked(3, 1, 1), None);
+        assert_eq!(marked(0, 0, 0), None);
+    }
 }

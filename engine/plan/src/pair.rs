@@ -1,6 +1,6 @@
 //! One output tensor from its inputs: which tensor of each model answers, whether they fit, and the graph.
 
-use mixdown_diagnostics::{Diagnostic, Source, Span, codes};
+use mixdown_diagnostics::{Diagnostic, Place, Source, Span, codes};
 use mixdown_ops::MapOp;
 use mixdown_recipe::method::{BaseUse, Method, Missing};
 use mixdown_recipe::recipe::Form;
@@ -453,7 +453,7 @@ impl<'a> Section<'a> {
         };
         let mut found = Vec::new();
         let output = lower(&mut graph, self.method, &inputs, &mut found);
-        reporter.extend(found);
+        reporter.extend(found.into_iter().map(|one| self.at_setting(one, &resolved)));
         let beside = beside.conclude(self.id, reporter);
         self.note_detail(present, beside, resolved, wanted.t, detail);
         let mut output = output.ok()?;
@@ -463,6 +463,18 @@ impl<'a> Section<'a> {
             output = graph.map(MapOp::Where, &[mask, expert_nodes[expert], output]);
         }
         Some((graph, output, double))
+    }
+
+    /// A mistake at a parameter's name in the method's file is one of its value: moved to where the recipe
+    /// says it.
+    fn at_setting(&self, diagnostic: Diagnostic, resolved: &[Resolved]) -> Diagnostic {
+        let Some(Place::Text(source, span)) = &diagnostic.place else { return diagnostic };
+        let name = source.marked(*span);
+        let set = resolved.iter().find(|one| one.span.line > 0 && Some(&*one.name) == name);
+        match set {
+            Some(set) if *source == self.method.file => diagnostic.at(self.source, set.span),
+            _ => diagnostic,
+        }
     }
 
     /// mergekit gives a merged tensor the type of its inputs before it becomes `out_dtype`: a wider

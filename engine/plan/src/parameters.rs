@@ -53,8 +53,8 @@ pub struct Resolved {
     pub value: Bound,
     /// Level that said it: `expert`, `slice`, `rule`, `top`, `default`.
     pub level: &'static str,
-    /// Line of the recipe; 0 for a default.
-    pub line: u32,
+    /// Where the recipe says it; line 0 for a default.
+    pub span: Span,
     /// Whether it was interpolated between the knots of a gradient.
     pub gradient: bool,
     /// The filter that chose it.
@@ -106,14 +106,22 @@ fn resolve_one(
             expert,
             value: found.value,
             level,
-            line: found.line,
+            span: found.span,
             gradient: found.gradient,
             filter: found.filter,
         });
     }
     let value = convert(parameter.default.as_ref()?, &parameter.kind, Form::Mergekit).ok()?;
     let name = parameter.name.value.clone();
-    Some(Resolved { name, expert, value, level: "default", line: 0, gradient: false, filter: None })
+    Some(Resolved {
+        name,
+        expert,
+        value,
+        level: "default",
+        span: Span::default(),
+        gradient: false,
+        filter: None,
+    })
 }
 
 fn find<'a>(
@@ -127,7 +135,7 @@ fn find<'a>(
 
 struct Found {
     value: Bound,
-    line: u32,
+    span: Span,
     gradient: bool,
     filter: Option<String>,
 }
@@ -137,7 +145,7 @@ fn choose(setting: &Setting, parameter: &Parameter, name: &str, t: f64) -> Optio
     match setting {
         Setting::Scalar(scalar) => {
             let value = convert(&scalar.value, &parameter.kind, Form::Mergekit).ok()?;
-            Some(Found { value, line: scalar.span.line, gradient: false, filter: None })
+            Some(Found { value, span: scalar.span, gradient: false, filter: None })
         }
         Setting::Gradient(knots) => {
             let values: Vec<Bound> = knots
@@ -145,7 +153,7 @@ fn choose(setting: &Setting, parameter: &Parameter, name: &str, t: f64) -> Optio
                 .map(|knot| convert(&knot.value, &parameter.kind, Form::Mergekit).ok())
                 .collect::<Option<_>>()?;
             let value = between(&values, t)?;
-            Some(Found { value, line: knots[0].span.line, gradient: true, filter: None })
+            Some(Found { value, span: knots[0].span, gradient: true, filter: None })
         }
         Setting::Conditional(conditions) => conditions.iter().find_map(|condition| {
             let filter = condition.filter.as_ref().map(|filter| filter.value.as_str());

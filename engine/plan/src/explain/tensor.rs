@@ -69,7 +69,7 @@ fn origin_text(parameter: &Resolved, t: f64) -> String {
     if parameter.level == "default" {
         return "default".to_owned();
     }
-    let mut text = format!("{}, line {}", parameter.level, parameter.line);
+    let mut text = format!("{}, line {}", parameter.level, parameter.span.line);
     if let Some(filter) = &parameter.filter {
         let _ = write!(text, ", filter `{filter}`");
     }
@@ -129,7 +129,7 @@ pub fn tensor_json(plan: &Plan, name: &str, detail: Option<&Detail>) -> Option<V
                 "expert": parameter.expert,
                 "value": value,
                 "level": parameter.level,
-                "line": parameter.line,
+                "line": parameter.span.line,
                 "gradient": parameter.gradient,
                 "filter": parameter.filter,
             })

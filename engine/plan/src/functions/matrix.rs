@@ -217,44 +217,25 @@ pub(super) fn apply(
             }
         }
     }
-    check_shape(lowering, &op, items.len(), span)?;
+    check_shape(lowering, &op, span)?;
     let nodes: Vec<_> = items.iter().map(|item| item.node).collect();
     let kind = items.first().map_or(Kind::Number, |item| item.kind);
     Ok(Value::One(Typed { node: lowering.graph.add(Node::Matrix(op), &nodes), kind }))
 }
 
 /// Whether the tensor is a matrix that the op can be applied to.
-fn check_shape(
-    lowering: &mut Lowering<'_>,
-    op: &MatrixOp,
-    operands: usize,
-    span: Span,
-) -> Result<(), Reported> {
+fn check_shape(lowering: &mut Lowering<'_>, op: &MatrixOp, span: Span) -> Result<(), Reported> {
     let Some(shape) = lowering.inputs.shape else { return Ok(()) };
     let tensor = lowering.inputs.tensor;
-    let &[rows, columns] = shape else {
+    if shape.len() != 2 {
         let headline = format!("`{}` needs a matrix, and `{tensor}` is none", op.name());
         let shape = shape.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
         let diagnostic = Diagnostic::error(codes::WRONG_KIND, headline)
             .fact("shape", format!("[{shape}]"))
             .help("choose by `is_linear()` in the formula, or by a rule in the recipe");
         return Err(lowering.report(diagnostic, span));
-    };
-    let smaller = rows.min(columns);
-    let rank = match op {
-        MatrixOp::TruncatedSvd(rank) | MatrixOp::TaskSingularVectors(rank) => *rank,
-        MatrixOp::Interference(settings) => settings.rank,
-        _ => return Ok(()),
-    };
-    if rank.of(smaller as usize, operands) as u64 <= smaller {
-        return Ok(());
     }
-    // The same words for all tensors, so that they are said once.
-    let asked = rank.of(smaller as usize, operands);
-    let headline = format!("a `rank` of {asked} is above the smaller side of a weight");
-    let diagnostic = Diagnostic::error(codes::OUT_OF_RANGE, headline)
-        .help("give a fraction of the smaller side, such as `rank: 0.2`, or a smaller number; `mixdown inspect` shows the shapes");
-    Err(lowering.report(diagnostic, span))
+    Ok(())
 }
 
 fn with_kind(value: Value, kind: Kind) -> Value {

@@ -211,7 +211,18 @@ impl Settings {
             return Ok(Rank::Share(number.into()));
         }
         if number >= 1.0 && number.fract() == 0.0 && number <= f64::from(u32::MAX) {
-            return Ok(Rank::Count(number as u32));
+            return match lowering.inputs.shape {
+                Some(&[rows, columns]) if number as u64 > rows.min(columns) => {
+                    // The same words for all tensors, so that they are said once.
+                    let headline =
+                        format!("a `{name}` of {number} is above the smaller side of a weight");
+                    let diagnostic = Diagnostic::error(codes::OUT_OF_RANGE, headline).help(
+                        "give a fraction of the smaller side, such as `rank: 0.2`, or a smaller number; `mixdown inspect` shows the shapes",
+                    );
+                    Err(lowering.report(diagnostic, span))
+                }
+                _ => Ok(Rank::Count(number as u32)),
+            };
         }
         let headline = format!("`{name}` must be above 0 and whole from 1 on, found {number}");
         Err(lowering.report(Diagnostic::error(codes::OUT_OF_RANGE, headline).help(RANK_HELP), span))
