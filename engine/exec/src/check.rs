@@ -59,10 +59,10 @@ impl Checker<'_> {
 
     fn merge(&self, job: &Job, merge: &Merge) -> Option<()> {
         let program = self.plan.programs.get(merge.program as usize)?;
-        let fits = merge.leaves.len() == usize::from(program.inputs)
-            && merge.constants.len() == usize::from(program.constants)
+        let fits = merge.leaves.len() == program.inputs as usize
+            && merge.constants.len() == program.constants as usize
             && program.constants <= program.scalars
-            && merge.streams.len() == usize::from(program.streams)
+            && merge.streams.len() == program.streams as usize
             && !program.passes.is_empty()
             && job.dtype.is_float();
         fits.then_some(())?;
@@ -82,7 +82,7 @@ impl Checker<'_> {
             Some(factor) => {
                 let elements = factor.rows.checked_mul(factor.columns)?;
                 let last = program.passes.last()?;
-                let mut stored = last.inputs.iter().map(|&input| merge.leaves[usize::from(input)]);
+                let mut stored = last.inputs.iter().map(|&input| merge.leaves[input as usize]);
                 let is_alone = stored.next() == Some(Leaf::Factor) && stored.next().is_none();
                 (is_alone && factor.elements()? == job.shape.elements()).then_some(())?;
                 let terms = factor.terms.iter().map(|(leaf, _)| leaf);
@@ -100,10 +100,10 @@ impl Checker<'_> {
         let scalars = merge.constants.len() + facts.scalars.len();
         let fits = pass.prelude.is_empty()
             && merge.matrices.is_empty()
-            && merge.leaves.len() == usize::from(program.inputs)
-            && merge.constants.len() == usize::from(program.constants)
-            && scalars == usize::from(program.scalars)
-            && facts.cuts.len() == usize::from(program.cuts)
+            && merge.leaves.len() == program.inputs as usize
+            && merge.constants.len() == program.constants as usize
+            && scalars == program.scalars as usize
+            && facts.cuts.len() == program.cuts as usize
             && facts.scalars.iter().all(|&scalar| scalar < job.scalars)
             && facts.cuts.iter().all(|&cut| cut < job.cuts);
         fits.then_some(())
@@ -138,11 +138,11 @@ impl Checker<'_> {
                 }
                 Leaf::Product(product) => self.product(&product)?,
                 Leaf::Matrix(step) => {
-                    let step = steps.get(usize::from(step))?;
+                    let step = steps.get(step as usize)?;
                     step.rows.checked_mul(step.columns)?
                 }
                 Leaf::Part(step, part) => {
-                    let step = steps.get(usize::from(step))?;
+                    let step = steps.get(step as usize)?;
                     let is_within = part.end()? <= step.rows.checked_mul(step.columns)?;
                     // Rows beneath those that are there are zeros, so that only columns must fit.
                     let fits = part.columns > 0
@@ -184,9 +184,9 @@ impl Checker<'_> {
             dtype.is_float().then_some(())?;
             counts.push(elements);
         }
-        let fits = |&(tensor, row): &(u16, u32)| {
+        let fits = |&(tensor, row): &(u32, u32)| {
             let end = (u64::from(row) + 1).checked_mul(rows.row_elements)?;
-            (end <= *counts.get(usize::from(tensor))?).then_some(())
+            (end <= *counts.get(tensor as usize)?).then_some(())
         };
         for row in &rows.rows {
             match row {

@@ -80,11 +80,11 @@ pub(crate) struct Facts {
 impl Facts {
     fn new(program: &Program, merge: &Merge) -> Self {
         let mut scalars = merge.constants.clone();
-        scalars.resize(usize::from(program.scalars), 0.0);
+        scalars.resize(program.scalars as usize, 0.0);
         Self {
             scalars,
-            cuts: vec![Cut::NONE; usize::from(program.cuts)],
-            checked: vec![false; usize::from(program.inputs)],
+            cuts: vec![Cut::NONE; program.cuts as usize],
+            checked: vec![false; program.inputs as usize],
         }
     }
 }

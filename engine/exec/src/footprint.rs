@@ -134,7 +134,7 @@ fn reads(plan: &Plan, indexes: Indexes<'_>, item: &Item) -> Vec<(Option<usize>, 
             let of_steps = steps.map(|step| {
                 let leaves = step.operands.iter().flat_map(|operand| &operand.merge.leaves);
                 let bytes = leaves.map(|&leaf| leaf_reads(plan, indexes, leaf, 0)).sum();
-                (Some(usize::from(step.before)), bytes)
+                (Some(step.before as usize), bytes)
             });
             of_passes.chain(of_steps).collect()
         }
@@ -158,7 +158,7 @@ fn pass_reads(plan: &Plan, indexes: Indexes<'_>, job: u32, merge: &Merge, index:
         true => 0,
         false => elements.div_ceil(PIECE).min(SAMPLE_BLOCKS) * BLOCK as u64,
     };
-    let leaves = pass.inputs.iter().map(|&input| merge.leaves[usize::from(input)]);
+    let leaves = pass.inputs.iter().map(|&input| merge.leaves[input as usize]);
     let terms = merge.factor.iter().filter(|_| stores).flat_map(|factor| &factor.terms);
     leaves
         .chain(terms.map(|(leaf, _)| *leaf))
@@ -190,8 +190,8 @@ fn leaf_reads(plan: &Plan, indexes: Indexes<'_>, leaf: Leaf, sampled: u64) -> u6
 /// Bytes that one reading of an embedding takes.
 fn rows_bytes(plan: &Plan, indexes: Indexes<'_>, rows: u32) -> u64 {
     let rows = &plan.rows[rows as usize];
-    let row = |tensor: u16| {
-        let dtype = indexes.entry(rows.tensors[usize::from(tensor)]).dtype;
+    let row = |tensor: u32| {
+        let dtype = indexes.entry(rows.tensors[tensor as usize]).dtype;
         rows.row_elements * dtype.bytes() as u64
     };
     rows.rows

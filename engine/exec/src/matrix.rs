@@ -75,7 +75,7 @@ impl<'a> MatrixStage<'a> {
 
     /// The next op that runs before a pass, or an earlier one.
     fn next_before(&self, pass: usize) -> Option<usize> {
-        let due = |&&step: &&usize| usize::from(self.merge.matrices[step].before) <= pass;
+        let due = |&&step: &&usize| (self.merge.matrices[step].before as usize) <= pass;
         let mut due = self.order.iter().take_while(due);
         due.find(|&&step| !self.resources.is_done(step)).copied()
     }
@@ -297,17 +297,16 @@ impl Reader<'_, '_> {
         let Merge { program, leaves, constants, streams, precision, .. } = merge;
         let program = &*self.context.plan.programs[*program as usize];
         let pass = &program.passes[0];
-        let found = read.scalars.iter().map(|&from| self.facts.scalars[usize::from(from)]);
+        let found = read.scalars.iter().map(|&from| self.facts.scalars[from as usize]);
         let scalars: Vec<f64> = constants.iter().copied().chain(found).collect();
-        let cuts: Vec<Cut> =
-            read.cuts.iter().map(|&from| self.facts.cuts[usize::from(from)]).collect();
+        let cuts: Vec<Cut> = read.cuts.iter().map(|&from| self.facts.cuts[from as usize]).collect();
         let mut at = 0;
         while at < count {
             let elements = (count - at).min(self.context.stripe);
             let position = first + at as u64;
             let leaf_dtype = |leaf| self.context.leaf_dtype(leaf, *precision);
             let mut sizes: Vec<usize> = Vec::with_capacity(leaves.len() + 2);
-            for (input, &leaf) in (0_u16..).zip(leaves) {
+            for (input, &leaf) in (0_u32..).zip(leaves) {
                 let is_read = pass.inputs.contains(&input);
                 sizes.push(if is_read { leaf_dtype(leaf).bytes() * elements } else { 0 });
             }
@@ -343,7 +342,7 @@ impl Reader<'_, '_> {
                 output: Some(Output { dtype, bytes: &mut *output }),
             });
             if let Some(found) = worker.finish().nonfinite {
-                let leaf = leaves[usize::from(found.input)];
+                let leaf = leaves[found.input as usize];
                 return Err(self.context.nonfinite(leaf, found.element));
             }
             take(at, output);

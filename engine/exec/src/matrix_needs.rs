@@ -82,7 +82,7 @@ impl MatrixNeeds {
 fn shapes(step: &MatrixStep, before: &[Needs]) -> OperandShapes {
     let of_leaf = |leaf: &Leaf| match leaf {
         Leaf::Product(product) => Some(product.rank as usize),
-        Leaf::Matrix(earlier) => before.get(usize::from(*earlier))?.result_rank,
+        Leaf::Matrix(earlier) => before.get(*earlier as usize)?.result_rank,
         Leaf::Tensor(_) | Leaf::Rows(_) | Leaf::Assembled(..) | Leaf::Part(..) | Leaf::Factor => {
             None
         }

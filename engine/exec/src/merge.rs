@@ -147,9 +147,9 @@ impl<'a> MergeFlow<'a> {
             for step in &member.pass(state.done).prelude {
                 let mut arguments = [0.0; 3];
                 for (to, &from) in arguments.iter_mut().zip(&step.arguments).take(step.op.arity()) {
-                    *to = facts.scalars[usize::from(from)];
+                    *to = facts.scalars[from as usize];
                 }
-                facts.scalars[usize::from(step.to)] = step.op.apply_f64(&arguments);
+                facts.scalars[step.to as usize] = step.op.apply_f64(&arguments);
             }
         }
     }
@@ -226,7 +226,7 @@ impl<'a> MergeFlow<'a> {
     fn expect(&self, member: usize, done: usize, ask: impl Fn(TensorRef)) {
         let member = &self.members[member];
         let inputs = member.pass(done).inputs.iter();
-        let leaves = inputs.map(|&input| &member.merge.leaves[usize::from(input)]);
+        let leaves = inputs.map(|&input| &member.merge.leaves[input as usize]);
         leaves.filter_map(tensor_of).for_each(ask);
     }
 }
@@ -312,7 +312,7 @@ impl MergeFlow<'_> {
         let facts = Arc::make_mut(&mut state.facts);
         for index in reading.members() {
             for &input in &self.members[index].pass(state.done).inputs {
-                facts[index].checked[usize::from(input)] = true;
+                facts[index].checked[input as usize] = true;
             }
         }
     }
@@ -408,7 +408,7 @@ impl Work<'_> {
         let partial = hands.worker.finish();
         match partial.nonfinite {
             Some(found) => {
-                let leaf = self.member.merge.leaves[usize::from(found.input)];
+                let leaf = self.member.merge.leaves[found.input as usize];
                 Err(self.context.nonfinite(leaf, found.element))
             }
             None => Ok(Found { partial, hash: writer.map(PieceWriter::finish), overflow }),
@@ -467,7 +467,7 @@ impl Work<'_> {
 
     /// A sample is not looked at: which element would be reported must not depend on where it lies.
     fn must_check(&self) -> bool {
-        let unchecked = |input: &u16| !self.facts.checked[usize::from(*input)];
+        let unchecked = |input: &u32| !self.facts.checked[*input as usize];
         self.context.check_finite
             && self.reading.is_everything()
             && self.pass.inputs.iter().any(unchecked)

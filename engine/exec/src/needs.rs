@@ -82,8 +82,8 @@ impl StretchNeeds {
         let mut widths = vec![0; merge.leaves.len()];
         let mut scratch = 0;
         for &input in &pass.inputs {
-            let leaf = merge.leaves[usize::from(input)];
-            widths[usize::from(input)] = dtype(leaf).bytes();
+            let leaf = merge.leaves[input as usize];
+            widths[input as usize] = dtype(leaf).bytes();
             scratch = scratch.max(match leaf {
                 Leaf::Rows(_) => rows::SCRATCH_BYTES,
                 Leaf::Assembled(..) => assembled::SCRATCH_BYTES,

@@ -108,7 +108,7 @@ impl Resources {
     pub(crate) fn get(&self, leaf: &Leaf) -> Option<Arc<Held>> {
         match leaf {
             Leaf::Product(product) => self.products.get(product).cloned(),
-            Leaf::Matrix(step) => match lock(&self.matrices).get(&usize::from(*step)) {
+            Leaf::Matrix(step) => match lock(&self.matrices).get(&(*step as usize)) {
                 Some(Kept::InMemory(held)) => Some(Arc::clone(held)),
                 Some(Kept::Aside(_)) | None => None,
             },

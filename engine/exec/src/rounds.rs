@@ -49,14 +49,14 @@ struct MemberRounds {
 struct Machine {
     selection: Selection,
     /// Its members and the cuts that receive its results.
-    targets: Vec<(usize, u16)>,
+    targets: Vec<(usize, u32)>,
     plan: Option<RoundPlan>,
 }
 
 /// A reduction, over the tensors of its scope: (member, slot of its pass, scalar that receives it).
 struct SharedSum {
     reduction: Reduction,
-    parts: Vec<(usize, usize, u16)>,
+    parts: Vec<(usize, usize, u32)>,
 }
 
 /// What a tensor brings to a comparison of layers.
@@ -246,7 +246,7 @@ impl Rounds {
             let mut ordinals = Ordinals::default();
             for &slot in &part.pass.standings {
                 let key = ordinals.key(member, 0, Scope::Group(slot.group), part.groups)?;
-                let layer = part.layers.get(usize::from(slot.group)).copied();
+                let layer = part.layers.get(slot.group as usize).copied();
                 let layer = layer.ok_or_else(|| internal("a job is in no layer of its group"))?;
                 shared.entry(key).or_default().push(Compared { member, layer, slot });
             }
@@ -264,7 +264,7 @@ impl Rounds {
     ) -> Result<Machine, Box<Diagnostic>> {
         let slot = |&(member, slot): &(usize, usize)| {
             let slot = &parts[member].pass.selections[slot];
-            let scalar = |number: u16| facts[member].scalars[usize::from(number)];
+            let scalar = |number: u32| facts[member].scalars[number as usize];
             let among = slot.among.map(scalar);
             ((scalar(slot.density), among), slot.ties, parts[member].precision)
         };
@@ -412,12 +412,12 @@ impl Rounds {
                 sum.parts.iter().map(|&(member, slot, _)| self.members[member].folds[slot].value());
             let value = sums::combine(sum.reduction, values);
             for &(member, _, to) in &sum.parts {
-                facts[member].scalars[usize::from(to)] = value;
+                facts[member].scalars[to as usize] = value;
             }
         }
         for compared in &self.standings {
             // −0 becomes 0, so that the two are equal.
-            let number = |one: &Compared| facts[one.member].scalars[usize::from(one.slot.of)] + 0.0;
+            let number = |one: &Compared| facts[one.member].scalars[one.slot.of as usize] + 0.0;
             let layers: BTreeMap<u32, f64> =
                 compared.iter().map(|one| (one.layer, number(one))).collect();
             let mut order: Vec<(u32, f64)> = layers.into_iter().collect();
@@ -429,13 +429,13 @@ impl Rounds {
                     Standing::Position => place.map_or(0, |place| place + 1),
                     Standing::Count => order.len(),
                 };
-                facts[one.member].scalars[usize::from(one.slot.to)] = value as f64;
+                facts[one.member].scalars[one.slot.to as usize] = value as f64;
             }
         }
         for machine in &self.machines {
             for (position, &(member, cut)) in machine.targets.iter().enumerate() {
                 let found: Cut = machine.selection.cut(position);
-                facts[member].cuts[usize::from(cut)] = found;
+                facts[member].cuts[cut as usize] = found;
             }
         }
     }
@@ -457,7 +457,7 @@ impl Ordinals {
     ) -> Result<Key, Box<Diagnostic>> {
         let Scope::Group(group) = scope else { return Ok((None, member, slot)) };
         let missing = || internal("a job lacks a group that its program names");
-        let group = *groups.get(usize::from(group)).ok_or_else(missing)?;
+        let group = *groups.get(group as usize).ok_or_else(missing)?;
         let ordinal = self.0.entry(group).or_default();
         *ordinal += 1;
         Ok((Some(group), *ordinal, 0))

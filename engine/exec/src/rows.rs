@@ -118,9 +118,9 @@ impl<'a> Embedding<'a> {
         Ok(())
     }
 
-    fn place(&self, tensor: u16, row: u32, column: u64) -> (TensorRef, u64) {
+    fn place(&self, tensor: u32, row: u32, column: u64) -> (TensorRef, u64) {
         let first = u64::from(row) * self.rows.row_elements + column;
-        (self.rows.tensors[usize::from(tensor)], first)
+        (self.rows.tensors[tensor as usize], first)
     }
 
     /// The stored element behind a gathered one that is NaN or infinite. For a mean that is the

@@ -136,7 +136,7 @@ fn merge(plan: &Plan, job: u32) -> Result<&Merge, Box<Diagnostic>> {
 }
 
 /// The groups that a pass has facts about, by position in the job's list.
-pub(crate) fn groups(pass: &Pass) -> BTreeSet<u16> {
+pub(crate) fn groups(pass: &Pass) -> BTreeSet<u32> {
     let reductions = pass.reductions.iter().map(|slot| slot.scope);
     let scopes = reductions.chain(pass.selections.iter().map(|slot| slot.scope));
     let group = |scope| match scope {
@@ -159,7 +159,7 @@ fn gatherings(plan: &Plan) -> Result<Vec<Gathering>, Box<Diagnostic>> {
             for &group in &groups {
                 let group = *merge
                     .groups
-                    .get(usize::from(group))
+                    .get(group as usize)
                     .ok_or_else(|| internal(format!("`{}` lacks a group", job.name)))?;
                 let nth = mentioned.entry(group).or_default();
                 facts.entry((group, *nth)).or_default().push(units.len());
@@ -245,7 +245,7 @@ mod tests {
             let slot = |scope| ReductionSlot { reduction: Reduction::Sum, to: 0, scope };
             let groups: Vec<u32> = (0..10).collect();
             let pass = |groups: &&[u32]| Pass {
-                reductions: groups.iter().map(|&g| slot(Scope::Group(g as u16))).collect(),
+                reductions: groups.iter().map(|&g| slot(Scope::Group(g))).collect(),
                 ..Pass::default()
             };
             let passes = passes.iter().map(pass).chain([Pass::default()]).collect();

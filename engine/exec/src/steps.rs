@@ -16,7 +16,7 @@ pub(crate) fn needed(plan: &Plan, merge: &Merge, passes: Range<usize>) -> Vec<us
     let program = &plan.programs[merge.program as usize];
     let read = program.passes[passes].iter().flat_map(|pass| &pass.inputs);
     let mut open: Vec<usize> =
-        read.flat_map(|&input| steps_of(merge, &merge.leaves[usize::from(input)])).collect();
+        read.flat_map(|&input| steps_of(merge, &merge.leaves[input as usize])).collect();
     let mut found = BTreeSet::new();
     while let Some(step) = open.pop() {
         if found.insert(step) {
@@ -72,8 +72,8 @@ impl Aside {
                 let by_passes = flows.iter().enumerate().any(|(index, flow)| {
                     let passes = &program.passes[flow.passes.clone()];
                     let mut leaves = passes.iter().flat_map(|pass| &pass.inputs);
-                    let reads = |input: &u16| {
-                        steps_of(merge, &merge.leaves[usize::from(*input)]).contains(step)
+                    let reads = |input: &u32| {
+                        steps_of(merge, &merge.leaves[*input as usize]).contains(step)
                     };
                     Some(index) != own && leaves.any(reads)
                 });

@@ -42,9 +42,9 @@ fn push(world: &mut World, rows: Vec<RowSource>, dtype: DType, precision: Precis
 /// The rows in f64, except those that are the mean of all.
 fn expected(world: &World, rows: &[RowSource]) -> Vec<Option<Vec<f64>>> {
     let tensors = [bf16_values(&world.models[0].bytes), f32_values(&world.models[1].bytes)];
-    let row = |(tensor, row): (u16, u32)| -> Vec<f64> {
+    let row = |(tensor, row): (u32, u32)| -> Vec<f64> {
         let start = row as usize * WIDTH as usize;
-        let values = &tensors[usize::from(tensor)][start..start + WIDTH as usize];
+        let values = &tensors[tensor as usize][start..start + WIDTH as usize];
         values.iter().map(|&value| value.into()).collect()
     };
     let made = rows.iter().map(|source| match source {

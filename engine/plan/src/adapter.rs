@@ -402,7 +402,7 @@ impl<'r> Adapting<'r> {
         if split.needs_group() {
             return self.refuse_group(made, reporter);
         }
-        let leaf = Leaf::Matrix(split.steps.len() as u16 - 1);
+        let leaf = Leaf::Matrix(split.steps.len() as u32 - 1);
         split.graph.leaf(leaf);
         let terms = vec![(leaf, 1.0)];
         Change::Update(Box::new(Update { split, terms, rank, is_exact: false, double }))

@@ -121,7 +121,7 @@ impl Beside {
     }
 
     /// What a formula has asked for: reports what is not there, and gives the tensors of the rest.
-    pub fn conclude(&self, section: (u32, u32), reporter: &mut Reporter) -> Vec<Shown> {
+    pub fn conclude(&self, section: (u32, u64), reporter: &mut Reporter) -> Vec<Shown> {
         let asked = self.asked.borrow();
         let mut shown = Vec::new();
         for (_, found) in self.found.iter().filter(|(name, _)| asked.contains(name)) {

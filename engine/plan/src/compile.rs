@@ -22,7 +22,7 @@ pub struct Compiled {
     /// First entries of the scalar table.
     pub constants: Vec<f64>,
     /// Which of the graph's leaves the program reads, in order of its inputs.
-    pub leaves: Vec<u16>,
+    pub leaves: Vec<u32>,
     /// Keys of the random streams.
     pub streams: Vec<u64>,
     /// For each group scope of the program: the group.
@@ -54,13 +54,13 @@ struct Compiler<'a> {
     graph: &'a Graph,
     levels: Vec<usize>,
     /// Entry of the scalar table for each scalar node.
-    scalars: HashMap<NodeId, u16>,
+    scalars: HashMap<NodeId, u32>,
     constants: Vec<f64>,
     /// Input of the program for each leaf of the graph.
-    leaves: HashMap<u16, u16>,
-    leaf_order: Vec<u16>,
+    leaves: HashMap<u32, u32>,
+    leaf_order: Vec<u32>,
     /// Cut for each node that keeps the largest.
-    cuts: HashMap<NodeId, u16>,
+    cuts: HashMap<NodeId, u32>,
     streams: Vec<u64>,
     groups: Vec<(GroupKey, LayerKey)>,
 }
@@ -83,11 +83,11 @@ impl<'a> Compiler<'a> {
     /// The program of these passes.
     fn finish(self, passes: Vec<Pass>) -> Compiled {
         let program = Program {
-            inputs: self.leaf_order.len() as u16,
-            constants: self.constants.len() as u16,
-            scalars: self.scalars.len() as u16,
-            cuts: self.cuts.len() as u16,
-            streams: self.streams.len() as u16,
+            inputs: self.leaf_order.len() as u32,
+            constants: self.constants.len() as u32,
+            scalars: self.scalars.len() as u32,
+            cuts: self.cuts.len() as u32,
+            streams: self.streams.len() as u32,
             passes,
         };
         Compiled {
@@ -106,11 +106,11 @@ impl<'a> Compiler<'a> {
         let (constants, computed): (Vec<NodeId>, Vec<NodeId>) =
             scalars.into_iter().partition(|&id| self.graph.value(id).is_some());
         for id in constants {
-            self.scalars.insert(id, self.constants.len() as u16);
+            self.scalars.insert(id, self.constants.len() as u32);
             self.constants.extend(self.graph.value(id));
         }
         for id in computed {
-            self.scalars.insert(id, self.scalars.len() as u16);
+            self.scalars.insert(id, self.scalars.len() as u32);
         }
     }
 
@@ -121,13 +121,13 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn group(&mut self, position: u16) -> u16 {
-        let key = &self.graph.groups[usize::from(position)];
+    fn group(&mut self, position: u32) -> u32 {
+        let key = &self.graph.groups[position as usize];
         let known = self.groups.iter().position(|group| group == key).unwrap_or_else(|| {
             self.groups.push(key.clone());
             self.groups.len() - 1
         });
-        known as u16
+        known as u32
     }
 
     /// One pass: its scalar steps, then a stretch of instructions for each fact it finds, or the store.
@@ -149,16 +149,16 @@ impl<'a> Compiler<'a> {
                             to: self.scalars[&id],
                             scope,
                         });
-                        Sink::Reduce(pass.reductions.len() as u16 - 1)
+                        Sink::Reduce(pass.reductions.len() as u32 - 1)
                     }
                     Node::KeepLargest(ties, reach) => {
                         let scope = self.scope(reach);
-                        let cut = self.cuts.len() as u16;
+                        let cut = self.cuts.len() as u32;
                         self.cuts.insert(id, cut);
                         let density = self.scalars[&operands[1]];
                         let among = operands.get(2).map(|among| self.scalars[among]);
                         pass.selections.push(SelectionSlot { density, among, ties, cut, scope });
-                        Sink::Select(pass.selections.len() as u16 - 1)
+                        Sink::Select(pass.selections.len() as u32 - 1)
                     }
                     Node::Standing(standing, group) => {
                         let (of, to) = (self.scalars[&operands[0]], self.scalars[&id]);
@@ -224,8 +224,8 @@ impl<'a> Compiler<'a> {
                 last_use.insert(read, position);
             }
         }
-        let mut registers: HashMap<NodeId, u16> = HashMap::new();
-        let mut free: Vec<u16> = Vec::new();
+        let mut registers: HashMap<NodeId, u32> = HashMap::new();
+        let mut free: Vec<u32> = Vec::new();
         for (position, step) in steps.iter().enumerate() {
             let operands: Vec<Operand> = self.reads_in_place(step, &registers);
             let mut dying: Vec<NodeId> = self.reads(step);
@@ -274,7 +274,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// The operands of a step as an instruction names them.
-    fn reads_in_place(&self, step: &Step, registers: &HashMap<NodeId, u16>) -> Vec<Operand> {
+    fn reads_in_place(&self, step: &Step, registers: &HashMap<NodeId, u32>) -> Vec<Operand> {
         let mut nodes = match step.sink {
             Some(Sink::Store) => vec![step.node],
             _ => self.graph.operands(step.node),
@@ -292,7 +292,7 @@ impl<'a> Compiler<'a> {
         nodes.iter().map(place).collect()
     }
 
-    fn instruction(&mut self, step: &Step, operands: &[Operand], to: u16) -> Instruction {
+    fn instruction(&mut self, step: &Step, operands: &[Operand], to: u32) -> Instruction {
         let register = |position: usize| match operands[position] {
             Operand::Register(register) => register,
             Operand::Scalar(_) => unreachable!("operand {position} of a tensor op is a tensor"),
@@ -312,7 +312,7 @@ impl<'a> Compiler<'a> {
                 slot,
             },
             (None, Node::Leaf(leaf)) => {
-                let next = self.leaf_order.len() as u16;
+                let next = self.leaf_order.len() as u32;
                 let input = *self.leaves.entry(*leaf).or_insert_with(|| {
                     self.leaf_order.push(*leaf);
                     next
@@ -326,13 +326,13 @@ impl<'a> Compiler<'a> {
                 Instruction::KeepLargest { from: register(0), cut: self.cuts[&step.node], to }
             }
             (None, Node::KeepRandom(stream)) => {
-                let key = self.graph.streams[usize::from(*stream)];
+                let key = self.graph.streams[*stream as usize];
                 let stream =
                     self.streams.iter().position(|&known| known == key).unwrap_or_else(|| {
                         self.streams.push(key);
                         self.streams.len() - 1
                     });
-                let stream = stream as u16;
+                let stream = stream as u32;
                 Instruction::KeepRandom { from: register(0), density: scalar(1), stream, to }
             }
             (None, Node::Map(op)) => {
@@ -359,8 +359,8 @@ struct Step {
 /// Where a value goes that no register receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sink {
-    Reduce(u16),
-    Select(u16),
+    Reduce(u32),
+    Select(u32),
     Store,
 }
 

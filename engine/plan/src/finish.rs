@@ -211,7 +211,7 @@ impl Assembly {
                 number
             }
         };
-        let leaves = compiled.leaves.iter().map(|&leaf| graph.leaves[usize::from(leaf)]).collect();
+        let leaves = compiled.leaves.iter().map(|&leaf| graph.leaves[leaf as usize]).collect();
         let job = self.jobs.len() as u32;
         let groups = compiled.groups.into_iter();
         let groups = groups.map(|(key, layer)| self.group(key, layer, job)).collect();
@@ -344,8 +344,8 @@ impl Assembly {
             let passes = &self.programs[merge.program as usize].passes;
             for slot in passes.iter().flat_map(|pass| &pass.selections) {
                 let Scope::Group(scope) = slot.scope else { continue };
-                let group = merge.groups[usize::from(scope)];
-                let density = merge.constants.get(usize::from(slot.density)).copied();
+                let group = merge.groups[scope as usize];
+                let density = merge.constants.get(slot.density as usize).copied();
                 let density = density.unwrap_or(f64::NAN);
                 let own = (density, merge.precision, job.name.as_str());
                 let known = *densities.entry(group).or_insert(own);
@@ -368,9 +368,9 @@ fn needs_group(graph: &Graph, output: NodeId, key: &GroupKey) -> bool {
     let Some(position) = graph.groups.iter().position(|(own, _)| own == key) else { return false };
     needed(graph, &[output]).into_iter().any(|id| match graph.nodes[id] {
         Node::Reduce(_, Reach::Group(group)) | Node::KeepLargest(_, Reach::Group(group)) => {
-            usize::from(group) == position
+            group as usize == position
         }
-        Node::Standing(_, group) => usize::from(group) == position,
+        Node::Standing(_, group) => group as usize == position,
         _ => false,
     })
 }

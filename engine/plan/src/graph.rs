@@ -18,7 +18,7 @@ pub type NodeId = NodeIndex<u32>;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Node {
     /// A tensor, by position in [`Graph::leaves`].
-    Leaf(u16),
+    Leaf(u32),
     /// A number known before the merge, as its bits.
     Constant(u64),
     /// An elementwise op; over scalars alone it is a scalar.
@@ -29,11 +29,11 @@ pub enum Node {
     /// the count of elements that it is a share of.
     KeepLargest(Ties, Reach),
     /// Keeps elements of operand 0 at random; operand 1 is the density; the stream by position.
-    KeepRandom(u16),
+    KeepRandom(u32),
     /// A scalar made from all elements.
     Reduce(Reduction, Reach),
     /// A layer's number compared with those of all layers of a group, by position in [`Graph::groups`].
-    Standing(Standing, u16),
+    Standing(Standing, u32),
     /// A matrix op; its result has the tensor's shape, and [`operand_shape`] tells those of its operands.
     ///
     /// [`operand_shape`]: crate::matrices::operand_shape
@@ -48,14 +48,14 @@ pub enum Reach {
     /// Those of this tensor.
     Tensor,
     /// Those of all tensors treated alike, or of those of one layer: by position in [`Graph::groups`].
-    Group(u16),
+    Group(u32),
 }
 
 /// How one output tensor is computed.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     /// Nodes, and edges from operand to user with the operand's position.
-    pub nodes: DiGraph<Node, u8, u32>,
+    pub nodes: DiGraph<Node, u32, u32>,
     /// The tensors it reads.
     pub leaves: Vec<Leaf>,
     /// Keys of the random streams it draws from.
@@ -76,14 +76,14 @@ pub type LayerKey = (String, u64);
 /// What makes a group: jobs with the same key share the fact.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupKey {
-    /// The recipe and its section (rule or module).
-    pub section: (u32, u32),
+    /// The recipe and its section: a rule, or a module (upper half) with its slice (lower half).
+    pub section: (u32, u64),
     /// The layer, for facts about one: what its name begins with, and its number.
     pub layer: Option<(String, u64)>,
     /// The step of the method, and which expert.
     pub step: String,
     /// Counts the facts of one step.
-    pub ordinal: u16,
+    pub ordinal: u32,
 }
 
 impl Graph {
@@ -96,7 +96,7 @@ impl Graph {
                 self.leaves.len() - 1
             }
         };
-        self.add(Node::Leaf(position as u16), &[])
+        self.add(Node::Leaf(position as u32), &[])
     }
 
     /// The node of a number.
@@ -119,7 +119,7 @@ impl Graph {
 
     /// The operands of a node, in order.
     pub fn operands(&self, id: NodeId) -> Vec<NodeId> {
-        let mut found: Vec<(u8, NodeId)> = Vec::with_capacity(3);
+        let mut found: Vec<(u32, NodeId)> = Vec::with_capacity(3);
         let mut edges = self.nodes.neighbors_directed(id, petgraph::Incoming).detach();
         while let Some((edge, from)) = edges.next(&self.nodes) {
             found.push((self.nodes[edge], from));
@@ -176,7 +176,7 @@ impl Graph {
     /// The adapter's update that a node is.
     pub fn product(&self, id: NodeId) -> Option<Product> {
         match self.nodes[id] {
-            Node::Leaf(position) => match self.leaves[usize::from(position)] {
+            Node::Leaf(position) => match self.leaves[position as usize] {
                 Leaf::Product(product) => Some(product),
                 _ => None,
             },
@@ -202,7 +202,7 @@ impl Graph {
             Node::Map(_) => operands.iter().any(|&operand| self.is_tensor(operand)),
         });
         for (position, &operand) in operands.iter().enumerate() {
-            self.nodes.add_edge(operand, id, position as u8);
+            self.nodes.add_edge(operand, id, position as u32);
         }
         self.known.insert(key, id);
         id
@@ -219,15 +219,15 @@ impl Graph {
     }
 
     /// The position of a random stream.
-    pub fn stream(&mut self, key: u64) -> u16 {
+    pub fn stream(&mut self, key: u64) -> u32 {
         self.streams.push(key);
-        (self.streams.len() - 1) as u16
+        (self.streams.len() - 1) as u32
     }
 
     /// The position of a group.
-    pub fn group(&mut self, key: GroupKey, layer: LayerKey) -> u16 {
+    pub fn group(&mut self, key: GroupKey, layer: LayerKey) -> u32 {
         self.groups.push((key, layer));
-        (self.groups.len() - 1) as u16
+        (self.groups.len() - 1) as u32
     }
 
     /// Brings another graph in and returns its output's node here: how a recipe's result becomes an input.
@@ -238,11 +238,11 @@ impl Graph {
             let operands: Vec<NodeId> =
                 other.operands(id).iter().map(|operand| here[operand.index()]).collect();
             let new = match &other.nodes[id] {
-                Node::Leaf(position) => self.leaf(other.leaves[usize::from(*position)]),
+                Node::Leaf(position) => self.leaf(other.leaves[*position as usize]),
                 Node::KeepRandom(stream) => {
-                    let key = other.streams[usize::from(*stream)];
+                    let key = other.streams[*stream as usize];
                     let stream = match self.streams.iter().position(|&known| known == key) {
-                        Some(position) => position as u16,
+                        Some(position) => position as u32,
                         None => self.stream(key),
                     };
                     self.add(Node::KeepRandom(stream), &operands)
@@ -273,10 +273,10 @@ impl Graph {
         }
     }
 
-    fn import_group(&mut self, other: &Graph, position: u16) -> u16 {
-        let (key, layer) = &other.groups[usize::from(position)];
+    fn import_group(&mut self, other: &Graph, position: u32) -> u32 {
+        let (key, layer) = &other.groups[position as usize];
         match self.groups.iter().position(|(known, _)| known == key) {
-            Some(known) => known as u16,
+            Some(known) => known as u32,
             None => self.group(key.clone(), layer.clone()),
         }
     }

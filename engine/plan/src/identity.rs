@@ -61,7 +61,7 @@ impl<'p> Identities<'p> {
                 self.leaf(merge, leaf, &mut text)?;
             }
             if !operand.facts.is_empty() {
-                self.facts_read(merge, usize::from(found.before), &operand.facts, &mut text)?;
+                self.facts_read(merge, found.before as usize, &operand.facts, &mut text)?;
             }
         }
         Some(text)
@@ -111,11 +111,11 @@ impl<'p> Identities<'p> {
                 }
             }
             Leaf::Matrix(step) => {
-                let inner = self.step(merge, usize::from(*step))?;
+                let inner = self.step(merge, *step as usize)?;
                 let _ = write!(text, "matrix {{\n{inner}}}");
             }
             Leaf::Part(step, part) => {
-                let inner = self.step(merge, usize::from(*step))?;
+                let inner = self.step(merge, *step as usize)?;
                 let _ = write!(text, "{part:?} of matrix {{\n{inner}}}");
             }
             // No matrix op reads a side of a result.

@@ -107,7 +107,7 @@ fn filled(model: &Model, own: &View<'_>, other: &View<'_>) -> Result<Vec<Filled>
 
 /// The first rows of one tensor, and then those of another.
 fn joined(first: TensorRef, last: TensorRef, shared: u64, dimensions: &[u64]) -> Rows {
-    let row = |row: u64| RowSource::Row(u16::from(row >= shared), row as u32);
+    let row = |row: u64| RowSource::Row(u32::from(row >= shared), row as u32);
     let row_elements = dimensions[1..].iter().product();
     Rows { tensors: vec![first, last], row_elements, rows: (0..dimensions[0]).map(row).collect() }
 }

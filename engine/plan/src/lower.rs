@@ -55,7 +55,7 @@ pub(crate) struct Inputs<'a> {
     /// Whether it is a linear weight, where the model's family says so.
     pub is_linear: Option<bool>,
     /// The recipe and its section: tensors with the same one share facts of scope `model`.
-    pub section: (u32, u32),
+    pub section: (u32, u64),
 }
 
 /// The evaluation failed and has been reported.
@@ -91,7 +91,7 @@ pub(crate) struct Lowering<'a> {
     /// The step under evaluation.
     pub step: String,
     /// Facts of group scope and random streams made by it so far.
-    pub facts: u16,
+    pub facts: u32,
 }
 
 impl Lowering<'_> {

@@ -46,7 +46,7 @@ pub(crate) fn split(graph: &Graph, output: NodeId) -> Option<Split> {
         let new = match &graph.nodes[id] {
             Node::Matrix(op) => {
                 steps.push(SplitStep { op: op.clone(), operands });
-                rest.leaf(Leaf::Matrix(steps.len() as u16 - 1))
+                rest.leaf(Leaf::Matrix(steps.len() as u32 - 1))
             }
             Node::Part(part) => match result_of(&rest, operands[0]) {
                 Some(step) => rest.leaf(Leaf::Part(step, *part)),
@@ -60,9 +60,9 @@ pub(crate) fn split(graph: &Graph, output: NodeId) -> Option<Split> {
 }
 
 /// The matrix op whose result a node is.
-fn result_of(graph: &Graph, id: NodeId) -> Option<u16> {
+fn result_of(graph: &Graph, id: NodeId) -> Option<u32> {
     match graph.nodes[id] {
-        Node::Leaf(leaf) => match graph.leaves[usize::from(leaf)] {
+        Node::Leaf(leaf) => match graph.leaves[leaf as usize] {
             Leaf::Matrix(step) => Some(step),
             _ => None,
         },
@@ -116,7 +116,7 @@ impl Split {
         let value = |position: usize| self.graph.value(operands[position]);
         match &self.graph.nodes[id] {
             Node::Leaf(position) => {
-                let leaf = self.graph.leaves[usize::from(*position)];
+                let leaf = self.graph.leaves[*position as usize];
                 matches!(leaf, Leaf::Product(_) | Leaf::Matrix(_)).then_some(())?;
                 match terms.iter_mut().find(|(known, _)| *known == leaf) {
                     Some((_, known)) => *known += factor,

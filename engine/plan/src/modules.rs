@@ -82,7 +82,8 @@ impl<'r> Part<'r> {
         let name = &method.name.value;
         let origin = Origin { rule: title, line: span.line, method: name.clone() };
         Some(Section {
-            id: (context.number, self.position * 10_000 + number as u32),
+            // The module above, the slice below: no count of slices reaches the next module.
+            id: (context.number, (u64::from(self.position) << 32) | number as u64),
             span,
             source: &context.recipe.source,
             form: context.recipe.form,

@@ -21,7 +21,7 @@ use crate::view::{How, Made, Tensor, View};
 #[derive(Debug)]
 pub(crate) struct Section<'a> {
     /// The recipe and the section within it.
-    pub id: (u32, u32),
+    pub id: (u32, u64),
     /// Place of the section in the recipe.
     pub span: Span,
     pub source: &'a Source,
@@ -173,7 +173,7 @@ impl<'a> Section<'a> {
             self.graph(wanted, &present, promoted, reporter, detail)?;
         let output = self.round_as_mergekit(&mut graph, output, promoted, out, reporter);
         if let Node::Leaf(leaf) = graph.nodes[output]
-            && let Leaf::Tensor(from) = graph.leaves[usize::from(leaf)]
+            && let Leaf::Tensor(from) = graph.leaves[leaf as usize]
             && present.iter().any(|one| {
                 one.input.view.stored(one.tensor.position) == Some(from) && one.tensor.dtype == out
             })

@@ -241,7 +241,7 @@ pub struct MatrixStep {
     /// What it is applied to.
     pub operands: Vec<MatrixOperand>,
     /// The pass of the job's program before which it runs: what its operands need is known then.
-    pub before: u16,
+    pub before: u32,
 }
 
 /// An operand of a matrix op.
@@ -265,9 +265,9 @@ pub struct MatrixOperand {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FactsRead {
     /// Entries of the job's scalar table, which follow the constants in the operand's.
-    pub scalars: Vec<u16>,
+    pub scalars: Vec<u32>,
     /// Cuts of the job, which are the operand's.
-    pub cuts: Vec<u16>,
+    pub cuts: Vec<u32>,
 }
 
 impl FactsRead {
@@ -308,9 +308,9 @@ pub enum Leaf {
     /// The update of an adapter, never multiplied out as a whole.
     Product(Product),
     /// The result of a matrix op: position in [`Merge::matrices`].
-    Matrix(u16),
+    Matrix(u32),
     /// A part of the result of a matrix op: position in [`Merge::matrices`].
-    Part(u16, Rectangle),
+    Part(u32, Rectangle),
     /// One side of a matrix that is written as factors: [`Merge::factor`].
     Factor,
 }
@@ -319,7 +319,7 @@ impl Leaf {
     /// The matrix op whose result it is, or a part of.
     pub fn step(&self) -> Option<usize> {
         match self {
-            Self::Matrix(step) | Self::Part(step, _) => Some(usize::from(*step)),
+            Self::Matrix(step) | Self::Part(step, _) => Some(*step as usize),
             _ => None,
         }
     }
@@ -369,11 +369,11 @@ pub struct Rows {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RowSource {
     /// A row of a tensor: position in [`Rows::tensors`], row.
-    Row(u16, u32),
+    Row(u32, u32),
     /// Zeros.
     Zero,
     /// The mean of these rows.
-    Mean(Vec<(u16, u32)>),
+    Mean(Vec<(u32, u32)>),
     /// Padding: the mean of all rows of this embedding that are not padding.
     MeanOfRows,
 }

@@ -13,7 +13,7 @@ pub(crate) struct Reporter {
     diagnostics: Vec<Diagnostic>,
     seen: HashSet<String>,
     /// Per code and section: how many, and where the last one shown is.
-    counts: HashMap<(Code, (u32, u32)), (usize, usize)>,
+    counts: HashMap<(Code, (u32, u64)), (usize, usize)>,
 }
 
 impl Reporter {
@@ -33,7 +33,7 @@ impl Reporter {
     }
 
     /// Adds a diagnostic about one tensor of a section; beyond the first few they are only counted.
-    pub fn tensor(&mut self, section: (u32, u32), diagnostic: Diagnostic) {
+    pub fn tensor(&mut self, section: (u32, u64), diagnostic: Diagnostic) {
         let (count, last) = self.counts.entry((diagnostic.code, section)).or_default();
         *count += 1;
         if *count <= SHOWN {

@@ -253,7 +253,7 @@ impl<'r> Prepared<'r> {
         let origin = Origin { rule: self.title(), line, method: method.name.value.clone() };
         self.check_settings(context, method, experts.as_deref(), settings);
         Some(Section {
-            id: (context.number, self.number as u32),
+            id: (context.number, self.number as u64),
             span: self.rule.span,
             source: &recipe.source,
             form: recipe.form,
@@ -373,7 +373,7 @@ fn keep(
                 None => "say what becomes of it in a rule above this one: `keep: NAME` or `drop: true`",
                 Some(_) => "name it as a `connector` or `encoder`, or leave it out: `drop: PATTERN` in its input",
             });
-        let id = (context.number, prepared.number as u32);
+        let id = (context.number, prepared.number as u64);
         context.reporter.tensor(id, diagnostic.at(&context.recipe.source, model.span));
         return;
     };
@@ -416,7 +416,7 @@ fn same_in(
     let theirs = context.view(other.value)?;
     let refuse = |context: &mut RecipeContext<'_>, diagnostic: Diagnostic| {
         let span = context.recipe.models[other.value.0 as usize].span;
-        let id = (context.number, prepared.number as u32);
+        let id = (context.number, prepared.number as u64);
         context.reporter.tensor(id, diagnostic.at(&context.recipe.source, span));
         None
     };

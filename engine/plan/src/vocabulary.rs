@@ -512,12 +512,12 @@ impl Wanted<'_> {
 }
 
 /// The position of a tensor among those that rows come from.
-fn reference(list: &mut Rows, tensor: TensorRef) -> u16 {
+fn reference(list: &mut Rows, tensor: TensorRef) -> u32 {
     let position = list.tensors.iter().position(|known| *known == tensor).unwrap_or_else(|| {
         list.tensors.push(tensor);
         list.tensors.len() - 1
     });
-    position as u16
+    position as u32
 }
 
 /// The tokenizer's files, where they are not those that the output gets anyway.

@@ -57,7 +57,7 @@ fn copy() {
     println!("copy: {:.1} GB/s read", 8.0 * ELEMENTS as f64 / best / 1e9);
 }
 
-fn measure(features: Features, title: &str, pass: &Pass, inputs: u16, dtype: DType, round: Round) {
+fn measure(features: Features, title: &str, pass: &Pass, inputs: u32, dtype: DType, round: Round) {
     let program = Program { inputs, scalars: 8, cuts: 4, streams: 4, ..Program::default() };
     let data: Vec<Vec<u8>> = (0..inputs).map(|input| weights(dtype, input.into())).collect();
     let inputs: Vec<_> = data.iter().map(|bytes| Input { dtype, bytes }).collect();
@@ -128,17 +128,17 @@ fn weights(dtype: DType, input: u64) -> Vec<u8> {
     bytes
 }
 
-fn map(op: MapOp, arguments: &[Operand], to: u16) -> Instruction {
+fn map(op: MapOp, arguments: &[Operand], to: u32) -> Instruction {
     let mut three = [Scalar(0); 3];
     three[..arguments.len()].copy_from_slice(arguments);
     Map { op, arguments: three, to }
 }
 
-fn pass(registers: u16, inputs: u16, instructions: Vec<Instruction>) -> Pass {
+fn pass(registers: u32, inputs: u32, instructions: Vec<Instruction>) -> Pass {
     Pass { registers, inputs: (0..inputs).collect(), instructions, ..Pass::default() }
 }
 
-fn linear(n: u16) -> Pass {
+fn linear(n: u32) -> Pass {
     let mut steps = Vec::new();
     for input in 0..n {
         let to = input.min(1);
@@ -160,9 +160,9 @@ fn interpolate() -> Pass {
 }
 
 /// Trims, elects a sign, and takes the weighted mean of what agrees.
-fn ties(experts: u16) -> Pass {
+fn ties(experts: u32) -> Pass {
     let (base, sum, total, temporary) = (0, 1, 2, 3);
-    let delta = |expert: u16| 4 + expert;
+    let delta = |expert: u32| 4 + expert;
     let mut steps = vec![Load { input: 0, to: base }];
     for expert in 0..experts {
         let to = delta(expert);
@@ -196,7 +196,7 @@ fn ties(experts: u16) -> Pass {
     pass(4 + experts, experts + 1, steps)
 }
 
-fn dare(experts: u16) -> Pass {
+fn dare(experts: u32) -> Pass {
     let mut steps = vec![Load { input: 0, to: 0 }, map(MapOp::Add, &[Register(0), Scalar(5)], 1)];
     for expert in 0..experts {
         steps.push(Load { input: expert + 1, to: 2 });
@@ -226,7 +226,7 @@ fn norms() -> Pass {
     Pass { reductions: vec![slot(0), slot(1), slot(2)], ..pass(2, 2, steps) }
 }
 
-fn select(experts: u16) -> Pass {
+fn select(experts: u32) -> Pass {
     let mut steps = vec![Load { input: 0, to: 0 }];
     let mut selections = Vec::new();
     for expert in 0..experts {

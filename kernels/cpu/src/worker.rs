@@ -88,7 +88,7 @@ impl<R: Narrow> State<R> {
     }
 
     fn begin(&mut self, pass: &Pass, rounds: &[Round]) {
-        self.registers.resize_with(pass.registers.into(), Block::zeros);
+        self.registers.resize_with(pass.registers as usize, Block::zeros);
         self.reductions.clear();
         self.reductions.extend(pass.reductions.iter().map(|slot| Lanes::new(slot.reduction)));
         self.selections.resize_with(pass.selections.len(), Sink::new);
@@ -126,7 +126,7 @@ impl<R: Narrow> State<R> {
                 self.settle(to);
             }
             Instruction::Round { from, dtype, to } => {
-                let from = &self.registers[usize::from(from)];
+                let from = &self.registers[from as usize];
                 store::round(self.features, dtype, from, elements, &mut self.spare);
                 self.settle(to);
             }
@@ -146,15 +146,15 @@ impl<R: Narrow> State<R> {
                 self.settle(to);
             }
             Instruction::KeepLargest { from, cut, to } => {
-                let from = &self.registers[usize::from(from)];
-                let cut = call.cuts[usize::from(cut)];
+                let from = &self.registers[from as usize];
+                let cut = call.cuts[cut as usize];
                 keep::keep_largest(self.features, cut, first, elements, from, &mut self.spare);
                 self.settle(to);
             }
             Instruction::KeepRandom { from, density, stream, to } => {
-                let from = &self.registers[usize::from(from)];
-                let key = call.streams[usize::from(stream)];
-                let density = call.scalars[usize::from(density)];
+                let from = &self.registers[from as usize];
+                let key = call.streams[stream as usize];
+                let density = call.scalars[density as usize];
                 let spare = &mut self.spare;
                 keep::keep_random(self.features, key, density, first, elements, from, spare);
                 self.settle(to);
@@ -166,24 +166,24 @@ impl<R: Narrow> State<R> {
                         1 => a,
                         _ => argument(&self.registers, b, call.scalars),
                     };
-                    self.reductions[usize::from(slot)].add(self.features, a, b, elements);
+                    self.reductions[slot as usize].add(self.features, a, b, elements);
                 }
             }
             Instruction::Select { from, slot } => {
-                let from = &self.registers[usize::from(from)];
-                self.selections[usize::from(slot)].add(self.features, from, first, elements);
+                let from = &self.registers[from as usize];
+                self.selections[slot as usize].add(self.features, from, first, elements);
             }
             Instruction::Store { from } => self.store(call, from, start, elements),
         }
     }
 
     /// Makes the spare block the register's.
-    fn settle(&mut self, to: u16) {
-        std::mem::swap(&mut self.registers[usize::from(to)], &mut self.spare);
+    fn settle(&mut self, to: u32) {
+        std::mem::swap(&mut self.registers[to as usize], &mut self.spare);
     }
 
-    fn load(&mut self, call: &Call<'_>, input: u16, start: usize, elements: usize) {
-        let Input { dtype, bytes } = call.inputs[usize::from(input)];
+    fn load(&mut self, call: &Call<'_>, input: u32, start: usize, elements: usize) {
+        let Input { dtype, bytes } = call.inputs[input as usize];
         let size = dtype.bytes();
         let bytes = &bytes[start * size..(start + elements) * size];
         let found = load::load(self.features, dtype, bytes, call.check_finite, &mut self.spare);
@@ -199,9 +199,9 @@ impl<R: Narrow> State<R> {
         let size = output.dtype.bytes();
         let bytes = &mut output.bytes[start * size..(start + elements) * size];
         let from = match from {
-            Operand::Register(register) => &self.registers[usize::from(register)],
+            Operand::Register(register) => &self.registers[register as usize],
             Operand::Scalar(scalar) => {
-                let value = R::from_f64(call.scalars[usize::from(scalar)]);
+                let value = R::from_f64(call.scalars[scalar as usize]);
                 self.spare.0.as_flattened_mut().fill(value);
                 &self.spare
             }
@@ -226,7 +226,7 @@ fn argument<'a, R: Real>(
     scalars: &[f64],
 ) -> Argument<'a, R> {
     match operand {
-        Operand::Register(register) => Argument::Register(&registers[usize::from(register)]),
-        Operand::Scalar(scalar) => Argument::Scalar(R::from_f64(scalars[usize::from(scalar)])),
+        Operand::Register(register) => Argument::Register(&registers[register as usize]),
+        Operand::Scalar(scalar) => Argument::Scalar(R::from_f64(scalars[scalar as usize])),
     }
 }

@@ -26,11 +26,11 @@ fn check(op: MapOp, shape: usize, elements: usize, scalars: [f64; 3]) {
     let operands = [numbers(elements, 1), numbers(elements, 2), numbers(elements, 3)];
     let is_scalar = |position: usize| shape >> position & 1 == 1;
     let argument = |position: usize| match is_scalar(position) {
-        true => Operand::Scalar(position as u16),
-        false => Operand::Register(position as u16),
+        true => Operand::Scalar(position as u32),
+        false => Operand::Register(position as u32),
     };
     // Operands beyond the arity name registers that do not exist.
-    let nowhere = Operand::Register(u16::MAX);
+    let nowhere = Operand::Register(u32::MAX);
     let arguments = [0, 1, 2].map(|i| if i < op.arity() { argument(i) } else { nowhere });
     for precision in PRECISIONS {
         let expected = (0..elements).map(|element| {

@@ -18,13 +18,13 @@ const REDUCTIONS: [Reduction; 5] = [
 fn job(features: Features, precision: Precision, inputs: &[&[f64]], b: Operand) -> Job {
     let mut job = Job::new(features, precision, exact(precision), inputs);
     let slots = REDUCTIONS.iter().enumerate();
-    let slot = |(to, &reduction)| ReductionSlot { reduction, to: to as u16, scope: Scope::Tensor };
+    let slot = |(to, &reduction)| ReductionSlot { reduction, to: to as u32, scope: Scope::Tensor };
     job.pass.reductions = slots.clone().map(slot).collect();
     let steps: Vec<_> = slots
         .map(|(slot, &reduction)| Instruction::Reduce {
             reduction,
             arguments: [Operand::Register(0), b],
-            slot: slot as u16,
+            slot: slot as u32,
         })
         .collect();
     job.scalars = vec![0.1];

@@ -136,7 +136,7 @@ fn a_scalar_fills_the_output() {
 
 #[test]
 fn nan_and_infinity_are_found_where_they_are() {
-    let check = |places: &[(usize, usize, f64)], expected: Option<(u64, u16)>| {
+    let check = |places: &[(usize, usize, f64)], expected: Option<(u64, u32)>| {
         let mut inputs = [vec![1.0; 3000], vec![-2.0; 3000]];
         for &(input, element, value) in places {
             inputs[input][element] = value;

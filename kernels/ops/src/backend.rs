@@ -39,7 +39,7 @@ pub struct NonFinite {
     /// Element within the tensor.
     pub element: u64,
     /// Which input of the program.
-    pub input: u16,
+    pub input: u32,
 }
 
 /// One stretch of a piece. A piece may come in several calls, in order of index; every stretch but

@@ -21,9 +21,9 @@ pub const PIECE: u64 = 64 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operand {
     /// A register, which holds one block.
-    Register(u16),
+    Register(u32),
     /// An entry of the job's scalar table, the same for all elements.
-    Scalar(u16),
+    Scalar(u32),
 }
 
 /// One step over one block.
@@ -32,18 +32,18 @@ pub enum Instruction {
     /// Widens the block of an input into a register. NaN and infinity are reported if the call asks.
     Load {
         /// Which input.
-        input: u16,
+        input: u32,
         /// Target register.
-        to: u16,
+        to: u32,
     },
     /// Rounds a register to a storage type and widens it again; every NaN becomes the same.
     Round {
         /// Source register.
-        from: u16,
+        from: u32,
         /// The type to round to.
         dtype: DType,
         /// Target register; may be the source.
-        to: u16,
+        to: u32,
     },
     /// Applies an elementwise op. Operands beyond the op's arity are ignored.
     Map {
@@ -52,29 +52,29 @@ pub enum Instruction {
         /// Its operands; at least one of those within the arity is a register.
         arguments: [Operand; 3],
         /// Target register; may be one of the operands.
-        to: u16,
+        to: u32,
     },
     /// Keeps the elements that a [cut](crate::selection::Cut) lets through and zeroes the others.
     KeepLargest {
         /// Source register.
-        from: u16,
+        from: u32,
         /// Index into the job's cuts.
-        cut: u16,
+        cut: u32,
         /// Target register; may be the source.
-        to: u16,
+        to: u32,
     },
     /// Keeps each element with a probability and zeroes the others: the element at index i of the
     /// tensor is kept if [`uniform_bits`](crate::random::uniform_bits) of the stream and i are below
     /// [`keep_below`](crate::random::keep_below) of the density.
     KeepRandom {
         /// Source register.
-        from: u16,
+        from: u32,
         /// Probability of keeping, 0 to 1: a scalar of the job.
-        density: u16,
+        density: u32,
         /// Index into the job's random streams.
-        stream: u16,
+        stream: u32,
         /// Target register; may be the source.
-        to: u16,
+        to: u32,
     },
     /// Accumulates into a sum of the piece, in f64.
     Reduce {
@@ -83,14 +83,14 @@ pub enum Instruction {
         /// One or two operands; the second is ignored by reductions over one value.
         arguments: [Operand; 2],
         /// Index into the pass's reductions.
-        slot: u16,
+        slot: u32,
     },
     /// Hands the magnitudes of a register to a selection.
     Select {
         /// Source register.
-        from: u16,
+        from: u32,
         /// Index into the pass's selections.
-        slot: u16,
+        slot: u32,
     },
     /// Rounds to the output's type, once, and writes; every NaN becomes the same.
     Store {
@@ -132,9 +132,9 @@ pub struct ScalarStep {
     /// The op, the same as for elements.
     pub op: MapOp,
     /// Entries of the scalar table. Those beyond the op's arity are ignored.
-    pub arguments: [u16; 3],
+    pub arguments: [u32; 3],
     /// Target entry.
-    pub to: u16,
+    pub to: u32,
 }
 
 /// A reduction that a pass makes.
@@ -143,7 +143,7 @@ pub struct ReductionSlot {
     /// What is accumulated.
     pub reduction: Reduction,
     /// The entry of the scalar table that receives the result.
-    pub to: u16,
+    pub to: u32,
     /// Over this tensor, or over all tensors of a group of the plan.
     pub scope: Scope,
 }
@@ -153,13 +153,13 @@ pub struct ReductionSlot {
 pub struct SelectionSlot {
     /// Entry of the scalar table with the density, 0 to 1. `max(1, floor(density · n))` elements
     /// survive, all of them at 1 and none at 0.
-    pub density: u16,
+    pub density: u32,
     /// Entry with the count of elements that the density is a share of, where that is not all of them.
-    pub among: Option<u16>,
+    pub among: Option<u32>,
     /// What becomes of elements that equal the threshold.
     pub ties: crate::selection::Ties,
     /// The entry of the job's cuts that receives the result.
-    pub cut: u16,
+    pub cut: u32,
     /// Over this tensor, or over all tensors of a group of the plan.
     pub scope: Scope,
 }
@@ -170,11 +170,11 @@ pub struct StandingSlot {
     /// What is told.
     pub standing: Standing,
     /// Entry of the scalar table with the layer's number, the same in all tensors of the layer.
-    pub of: u16,
+    pub of: u32,
     /// The entry of the scalar table that receives the result.
-    pub to: u16,
+    pub to: u32,
     /// The group: position in the job's list.
-    pub group: u16,
+    pub group: u32,
 }
 
 /// What a comparison of layers tells.
@@ -193,7 +193,7 @@ pub enum Scope {
     /// Those of one tensor.
     Tensor,
     /// Those of all tensors of a group; the job says which group, by this position in its list.
-    Group(u16),
+    Group(u32),
 }
 
 /// One way through all elements.
@@ -204,9 +204,9 @@ pub struct Pass {
     /// What is done to each block, in order.
     pub instructions: Vec<Instruction>,
     /// Registers in use.
-    pub registers: u16,
+    pub registers: u32,
     /// Inputs it loads, ascending. The others are not read.
-    pub inputs: Vec<u16>,
+    pub inputs: Vec<u32>,
     /// Reductions it makes.
     pub reductions: Vec<ReductionSlot>,
     /// Selections it makes.
@@ -220,15 +220,15 @@ pub struct Pass {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Program {
     /// Count of inputs.
-    pub inputs: u16,
+    pub inputs: u32,
     /// Entries of the scalar table that each job fills before the first pass.
-    pub constants: u16,
+    pub constants: u32,
     /// Entries of the scalar table in all.
-    pub scalars: u16,
+    pub scalars: u32,
     /// Count of cuts.
-    pub cuts: u16,
+    pub cuts: u32,
     /// Count of random streams.
-    pub streams: u16,
+    pub streams: u32,
     /// The passes; the last one, and only that, stores.
     pub passes: Vec<Pass>,
 }

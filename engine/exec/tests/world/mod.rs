@@ -314,18 +314,18 @@ impl World {
 pub const SIZES: [u64; 9] =
     [0, 1, 1023, 1025, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 3 * PIECE + 17];
 
-pub fn register(number: u16) -> Operand {
+pub fn register(number: u32) -> Operand {
     Operand::Register(number)
 }
 
-pub fn map(op: MapOp, arguments: &[Operand], to: u16) -> Instruction {
+pub fn map(op: MapOp, arguments: &[Operand], to: u32) -> Instruction {
     let mut three = [Operand::Register(0); 3];
     three[..arguments.len()].copy_from_slice(arguments);
     Instruction::Map { op, arguments: three, to }
 }
 
 /// Σ weightᵢ · inputᵢ, from left to right.
-pub fn linear(inputs: u16) -> Program {
+pub fn linear(inputs: u32) -> Program {
     let mut instructions = Vec::new();
     for input in 0..inputs {
         instructions.push(Instruction::Load { input, to: 1 });
@@ -345,12 +345,12 @@ pub fn linear(inputs: u16) -> Program {
 
 /// The second input scaled to the norm of the first: two sums, then a quotient of roots.
 pub fn rescale(scope: Scope) -> Program {
-    let square = |input: u16| Instruction::Reduce {
+    let square = |input: u32| Instruction::Reduce {
         reduction: Reduction::SumProduct,
         arguments: [register(input); 2],
         slot: input,
     };
-    let load = |input: u16| Instruction::Load { input, to: input };
+    let load = |input: u32| Instruction::Load { input, to: input };
     let slot = |to| ReductionSlot { reduction: Reduction::SumProduct, to, scope };
     let norms = Pass {
         instructions: vec![load(0), load(1), square(0), square(1)],
@@ -377,8 +377,8 @@ pub fn rescale(scope: Scope) -> Program {
 /// base + Σ over the experts of their task vectors, each trimmed to its largest elements.
 ///
 /// Constants: the density. Input 0 is the base.
-pub fn trimmed(experts: u16, ties: Ties, scope: impl Fn(u16) -> Scope) -> Program {
-    let delta = |expert: u16| {
+pub fn trimmed(experts: u32, ties: Ties, scope: impl Fn(u32) -> Scope) -> Program {
+    let delta = |expert: u32| {
         [
             Instruction::Load { input: expert + 1, to: 1 },
             map(MapOp::Subtract, &[register(1), register(0)], 1),
@@ -395,7 +395,7 @@ pub fn trimmed(experts: u16, ties: Ties, scope: impl Fn(u16) -> Scope) -> Progra
         apply.push(map(MapOp::Add, &[register(2), register(1)], 2));
     }
     apply.push(Instruction::Store { from: register(2) });
-    let inputs: Vec<u16> = (0..=experts).collect();
+    let inputs: Vec<u32> = (0..=experts).collect();
     let selections = (0..experts)
         .map(|expert| SelectionSlot {
             density: 0,

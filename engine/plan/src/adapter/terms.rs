@@ -24,7 +24,7 @@ fn collect(graph: &Graph, id: NodeId, factor: f64, terms: &mut Vec<(Leaf, f64)>)
     let value = |position: usize| graph.value(operands[position]);
     match &graph.nodes[id] {
         Node::Leaf(position) => {
-            let leaf = graph.leaves[usize::from(*position)];
+            let leaf = graph.leaves[*position as usize];
             match terms.iter_mut().find(|(known, _)| *known == leaf) {
                 Some((_, known)) => *known += factor,
                 None => terms.push((leaf, factor)),
@@ -66,7 +66,7 @@ pub(super) fn bounded_rank(split: &Split, leaf: &Leaf, sides: (usize, usize)) ->
     match leaf {
         Leaf::Product(product) => Some(product.rank as usize),
         Leaf::Matrix(step) => {
-            let SplitStep { op, operands } = &split.steps[usize::from(*step)];
+            let SplitStep { op, operands } = &split.steps[*step as usize];
             let of_operand = |&operand: &NodeId| {
                 let terms = split.combination(operand)?;
                 terms.iter().map(|(leaf, _)| bounded_rank(split, leaf, sides)).sum()

@@ -23,7 +23,7 @@ pub(crate) struct Stepped {
 /// The programs of a matrix op.
 pub(crate) struct StepPrograms {
     /// The pass of the job's program before which it runs.
-    pub before: u16,
+    pub before: u32,
     pub operands: Vec<OperandProgram>,
 }
 
@@ -31,9 +31,9 @@ pub(crate) struct StepPrograms {
 pub(crate) struct OperandProgram {
     pub compiled: Compiled,
     /// Entries of the job's scalar table that follow the constants in its own.
-    pub scalars: Vec<u16>,
+    pub scalars: Vec<u32>,
     /// Cuts of the job that are its own.
-    pub cuts: Vec<u16>,
+    pub cuts: Vec<u32>,
 }
 
 /// Compiles the part of the graph that `output` needs; its matrix ops were taken out as `steps`.
@@ -60,7 +60,7 @@ pub(crate) fn compile_with(graph: &Graph, output: NodeId, steps: &[SplitStep]) -
         (compiler.scalars.get(&id).copied(), compiler.cuts.get(&id).copied())
     };
     let steps = steps.iter().map(|step| StepPrograms {
-        before: before(&levels, step) as u16,
+        before: before(&levels, step) as u32,
         operands: step
             .operands
             .iter()
@@ -86,9 +86,9 @@ fn levels(graph: &Graph, steps: &[SplitStep]) -> Vec<usize> {
         let above = operands.iter().map(|operand| levels[operand.index()]).max().unwrap_or(0);
         levels[id.index()] = match &graph.nodes[id] {
             Node::Reduce(..) | Node::KeepLargest(..) | Node::Standing(..) => above + 1,
-            Node::Leaf(position) => match graph.leaves[usize::from(*position)] {
+            Node::Leaf(position) => match graph.leaves[*position as usize] {
                 Leaf::Matrix(step) | Leaf::Part(step, _) => {
-                    steps.get(usize::from(step)).map_or(0, |step| before(&levels, step))
+                    steps.get(step as usize).map_or(0, |step| before(&levels, step))
                 }
                 // A side of a matrix is there when all ops are done.
                 Leaf::Factor => steps.iter().map(|step| before(&levels, step)).max().unwrap_or(0),
@@ -109,7 +109,7 @@ fn before(levels: &[usize], step: &SplitStep) -> usize {
 fn compile_operand(
     graph: &Graph,
     operand: NodeId,
-    place: impl Fn(&NodeId) -> (Option<u16>, Option<u16>),
+    place: impl Fn(&NodeId) -> (Option<u32>, Option<u32>),
 ) -> OperandProgram {
     let (fused, here) = fuse(graph, &[operand], &needed(graph, &[operand]));
     let there: HashMap<NodeId, NodeId> = here.iter().map(|(id, new)| (*new, *id)).collect();
@@ -123,7 +123,7 @@ fn compile_operand(
         let operands = match (&fused.nodes[step.node], step.sink) {
             (_, Some(_)) => vec![output],
             (Node::KeepLargest(..), None) => {
-                compiler.cuts.insert(step.node, cuts.len() as u16);
+                compiler.cuts.insert(step.node, cuts.len() as u32);
                 cuts.push(step.node);
                 // Its density was needed to find the cut.
                 fused.operands(step.node)[..1].to_vec()

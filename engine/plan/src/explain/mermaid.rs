@@ -46,8 +46,8 @@ fn draw(text: &mut String, number: usize, program: &Program) {
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Fact {
-    Scalar(u16),
-    Cut(u16),
+    Scalar(u32),
+    Cut(u32),
 }
 
 fn draw_pass(text: &mut String, prefix: &str, pass: &Pass, facts: &mut HashMap<Fact, String>) {
@@ -59,7 +59,7 @@ fn draw_pass(text: &mut String, prefix: &str, pass: &Pass, facts: &mut HashMap<F
         }
         facts.insert(Fact::Scalar(step.to), id);
     }
-    let mut registers: HashMap<u16, String> = HashMap::new();
+    let mut registers: HashMap<u32, String> = HashMap::new();
     for (position, instruction) in pass.instructions.iter().enumerate() {
         let id = format!("{prefix}i{position}");
         let (open, close) = match instruction {
@@ -101,10 +101,10 @@ fn draw_pass(text: &mut String, prefix: &str, pass: &Pass, facts: &mut HashMap<F
                 registers.insert(*to, id);
             }
             Instruction::Reduce { slot, .. } => {
-                facts.insert(Fact::Scalar(pass.reductions[usize::from(*slot)].to), id);
+                facts.insert(Fact::Scalar(pass.reductions[*slot as usize].to), id);
             }
             Instruction::Select { slot, .. } => {
-                facts.insert(Fact::Cut(pass.selections[usize::from(*slot)].cut), id);
+                facts.insert(Fact::Cut(pass.selections[*slot as usize].cut), id);
             }
             Instruction::Store { .. } => {}
         }

@@ -165,7 +165,7 @@ pub(super) fn reach(lowering: &mut Lowering<'_>, scope: Option<&str>) -> Reach {
 }
 
 /// A new fact about all tensors, or those of a layer.
-fn group(lowering: &mut Lowering<'_>, layer: Option<LayerKey>) -> u16 {
+fn group(lowering: &mut Lowering<'_>, layer: Option<LayerKey>) -> u32 {
     let key = GroupKey {
         section: lowering.inputs.section,
         layer,

@@ -21,7 +21,7 @@ impl Identities<'_> {
     ) -> Option<()> {
         let mut numbers = Numbers::default();
         self.passes(merge, before, before, &mut numbers, text)?;
-        let scalars: Vec<u16> = read.scalars.iter().map(|&scalar| numbers.of(scalar)).collect();
+        let scalars: Vec<u32> = read.scalars.iter().map(|&scalar| numbers.of(scalar)).collect();
         let _ = writeln!(text, "facts {scalars:?} {:?}", read.cuts);
         Some(())
     }
@@ -41,10 +41,10 @@ impl Identities<'_> {
         for (index, pass) in passes.iter().take(count).enumerate() {
             let _ = writeln!(text, "{:?}", numbers.renumbered(pass));
             for &input in &pass.inputs {
-                self.leaf(merge, &merge.leaves[usize::from(input)], text)?;
+                self.leaf(merge, &merge.leaves[input as usize], text)?;
             }
             for group in groups(pass) {
-                let group = merge.groups[usize::from(group)];
+                let group = merge.groups[group as usize];
                 let nth = mentioned.entry(group).or_default();
                 if index < known {
                     let _ = writeln!(text, "group {}", self.group(group, *nth)?);
@@ -81,15 +81,14 @@ impl Identities<'_> {
         for (position, &job) in self.plan.groups[group as usize].jobs.iter().enumerate() {
             let Work::Merge(merge) = &self.plan.jobs[job as usize].work else { continue };
             let passes = &self.plan.programs[merge.program as usize].passes;
-            let mentions = |pass: &Pass| {
-                groups(pass).iter().any(|&own| merge.groups[usize::from(own)] == group)
-            };
+            let mentions =
+                |pass: &Pass| groups(pass).iter().any(|&own| merge.groups[own as usize] == group);
             let found = passes.iter().enumerate().filter(|(_, pass)| mentions(pass)).nth(nth);
             let Some((index, pass)) = found else { continue };
             // Which of the pass's facts are those of the group.
-            let own: Vec<u16> = groups(pass)
+            let own: Vec<u32> = groups(pass)
                 .into_iter()
-                .filter(|&own| merge.groups[usize::from(own)] == group)
+                .filter(|&own| merge.groups[own as usize] == group)
                 .collect();
             let layers = &self.plan.groups[group as usize].layers;
             let _ = writeln!(text, "member {own:?} of layer {:?}", layers.get(position));
@@ -100,7 +99,7 @@ impl Identities<'_> {
 }
 
 /// The groups that a pass has facts about, in the order in which it names them.
-fn groups(pass: &Pass) -> Vec<u16> {
+fn groups(pass: &Pass) -> Vec<u32> {
     let reductions = pass.reductions.iter().map(|slot| slot.scope);
     let scopes = reductions.chain(pass.selections.iter().map(|slot| slot.scope));
     let named = scopes.filter_map(|scope| match scope {
@@ -120,12 +119,12 @@ fn groups(pass: &Pass) -> Vec<u16> {
 /// only its output uses.
 #[derive(Default)]
 struct Numbers {
-    known: HashMap<u16, u16>,
+    known: HashMap<u32, u32>,
 }
 
 impl Numbers {
-    fn of(&mut self, scalar: u16) -> u16 {
-        let next = self.known.len() as u16;
+    fn of(&mut self, scalar: u32) -> u32 {
+        let next = self.known.len() as u32;
         *self.known.entry(scalar).or_insert(next)
     }
 

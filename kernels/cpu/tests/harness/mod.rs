@@ -60,7 +60,7 @@ impl Job {
 
     /// Loads every input into the register of its number, then does these steps.
     pub fn steps(mut self, steps: &[Instruction]) -> Self {
-        let inputs = 0..self.inputs.len() as u16;
+        let inputs = 0..self.inputs.len() as u32;
         let loads = inputs.clone().map(|input| Instruction::Load { input, to: input });
         self.pass = Pass {
             instructions: loads.chain(steps.iter().copied()).collect(),
@@ -210,6 +210,6 @@ pub fn bits(precision: Precision, value: f64) -> u64 {
 }
 
 /// Writes a register out.
-pub fn store(register: u16) -> Instruction {
+pub fn store(register: u32) -> Instruction {
     Instruction::Store { from: Operand::Register(register) }
 }
