@@ -1,5 +1,5 @@
 //! sha256 of input files: taken from the hub cache's names where they are, otherwise computed once
-//! and remembered by path, size, time and inode.
+//! and remembered by path, size, times, inode and a sample of the content.
 
 mod content;
 
@@ -81,7 +81,7 @@ pub struct Digests {
 /// File that holds the digests, in their folder.
 const STORE: &str = "digests.json";
 /// Version of that file's form; another is ignored.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Digests that are kept; the oldest leave first. About 300 bytes each.
 const MOST: usize = 20_000;
 /// Largest store that is read.
@@ -91,6 +91,10 @@ const LARGEST: u64 = 64 << 20;
 const SETTLED: Duration = Duration::from_secs(2);
 /// Bytes read at once.
 const STEP: usize = 1 << 20;
+/// Stretches of a file in its sample, and the bytes of each: 64 KiB of reads, a fraction of a millisecond,
+/// with the header and the end of the file among them.
+const SAMPLES: u64 = 16;
+const SAMPLE_BYTES: u64 = 4096;
 
 impl Digests {
     /// Digests remembered in `folder`, which is made when there is something to remember.
@@ -119,6 +123,17 @@ impl Digests {
         if let Some(digest) = self.known_sha256(shard) {
             return Ok(digest);
         }
+        self.computed_sha256(shard, progress)
+    }
+
+    /// The digest, by reading the file whatever is known of it. `progress` is told the bytes read so far.
+    ///
+    /// **Errors.** When the file cannot be read, or is not the one whose header was read.
+    pub fn computed_sha256(
+        &self,
+        shard: &Shard,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<FileDigest, Box<Diagnostic>> {
         let source = FilePool::new(1).source(shard);
         let digest = of_source(&source, progress).map_err(|error| error.diagnostic())?;
         self.remember(shard, digest);
@@ -179,16 +194,42 @@ struct Key {
     path: String,
     size: u64,
     modified_ns: i64,
+    changed_ns: i64,
     inode: u64,
     device: u64,
+    /// Digest of stretches of the content: times and inode can be put back, and some file systems keep
+    /// no time of change.
+    sample: String,
 }
 
 impl Key {
     fn of(shard: &Shard) -> Option<Self> {
         let path = fs::canonicalize(&shard.path).ok()?.into_os_string().into_string().ok()?;
-        let Identity { size, modified_ns, inode, device } = shard.identity;
-        Some(Self { path, size, modified_ns: modified_ns.try_into().ok()?, inode, device })
+        let Identity { size, modified_ns, changed_ns, inode, device } = shard.identity;
+        let (modified_ns, changed_ns) = (modified_ns.try_into().ok()?, changed_ns.try_into().ok()?);
+        let sample = sample(&FilePool::new(1).source(shard))?;
+        Some(Self { path, size, modified_ns, changed_ns, inode, device, sample })
     }
+}
+
+/// The digest of evenly spaced stretches, of all bytes where the file is small; nothing if it cannot be read.
+fn sample(source: &dyn ByteSource) -> Option<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = [0; SAMPLE_BYTES as usize];
+    let length = source.len();
+    let last = length.saturating_sub(SAMPLE_BYTES);
+    let spacing = last.div_ceil(SAMPLES - 1).max(SAMPLE_BYTES);
+    let mut at = 0;
+    while at < length {
+        let bytes = &mut buffer[..(length - at).min(SAMPLE_BYTES) as usize];
+        source.read_exact_at(at, bytes).ok()?;
+        hasher.update(bytes);
+        at = match at + spacing {
+            next if at < last && next > last => last,
+            next => next,
+        };
+    }
+    Some(hasher.finalize().to_hex().to_string())
 }
 
 #[derive(Serialize, Deserialize)]
@@ -316,8 +357,9 @@ mod tests {
         let case = Case::new();
         let file = case.file("a", b"abc");
         case.digest(&file);
-        let changes: [fn(&mut Identity); 4] = [
+        let changes: [fn(&mut Identity); 5] = [
             |identity| identity.modified_ns += 1,
+            |identity| identity.changed_ns += 1,
             |identity| identity.size += 1,
             |identity| identity.inode += 1,
             |identity| identity.device += 1,
@@ -327,6 +369,39 @@ mod tests {
             change(&mut other.identity);
             assert_eq!(case.known(&other), None);
         }
+    }
+
+    /// `rsync --inplace --times` and `tar` write such files: other bytes under the same path, size, time and
+    /// inode.
+    #[test]
+    fn a_file_rewritten_with_its_time_kept_is_not_known() {
+        let case = Case::new();
+        let before = case.file("a", &[1; 100_000]);
+        case.digest(&before);
+        assert!(case.known(&before).is_some());
+        let mut bytes = [1; 100_000];
+        bytes[50_000] = 2;
+        let after = case.file("a", &bytes);
+        assert_eq!((before.size, before.identity.inode), (after.size, after.identity.inode));
+        assert_eq!(before.identity.modified_ns, after.identity.modified_ns);
+        assert_eq!(case.known(&after), None);
+    }
+
+    /// Where a file system has no time of change, the sample tells; it covers small files whole, and the
+    /// ends of large ones.
+    #[test]
+    fn a_sample_tells_other_content() {
+        let sampled = |bytes: &[u8]| sample(&crate::source::MemorySource::new(bytes)).unwrap();
+        for length in [1, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1_000_000] {
+            let zeros = vec![0; length];
+            let step = if length <= 65_536 { 977 } else { length };
+            for place in (0..length).step_by(step).chain([length - 1]) {
+                let mut other = zeros.clone();
+                other[place] = 1;
+                assert_ne!(sampled(&zeros), sampled(&other), "byte {place} of {length}");
+            }
+        }
+        assert_eq!(sampled(b""), sampled(b""));
     }
 
     /// Such a file could change again within the same tick of its file system's clock.
@@ -347,7 +422,7 @@ mod tests {
         let file = case.file("a", b"abc");
         fs::create_dir_all(case.store()).unwrap();
         for damaged in
-            ["", "{", "[]", r#"{"version":2,"files":[]}"#, r#"{"version":1,"files":[{}]}"#]
+            ["", "{", "[]", r#"{"version":1,"files":[]}"#, r#"{"version":2,"files":[{}]}"#]
         {
             fs::write(case.store().join(STORE), damaged).unwrap();
             assert_eq!(case.known(&file), None, "{damaged}");

@@ -32,13 +32,15 @@ impl TensorEntry {
 
 /// What tells one state of a file from another without reading it.
 ///
-/// Device and inode are 0 where the system has none.
+/// Device, inode and time of change are 0 where the system has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// Size in bytes.
     pub size: u64,
-    /// Time of the last change, in nanoseconds since 1970.
+    /// Time of the last write, in nanoseconds since 1970. Programs that copy files set it as they like.
     pub modified_ns: i128,
+    /// Time of the last change of content, rights or links, in nanoseconds since 1970. Only the system sets it.
+    pub changed_ns: i128,
     /// Number of the file in its file system.
     pub inode: u64,
     /// Number of the file system.

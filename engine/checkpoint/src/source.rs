@@ -249,7 +249,8 @@ impl ByteSource for FileSource {
 
 fn check_unchanged(shard: &Shard, metadata: &Metadata) -> Result<(), ReadError> {
     let now = identity(metadata);
-    if now == shard.identity {
+    // A link or rights that change, as when an open file is replaced, leave its bytes as they are.
+    if now == (Identity { changed_ns: now.changed_ns, ..shard.identity }) {
         return Ok(());
     }
     Err(ReadError::Changed {
@@ -295,6 +296,8 @@ pub(crate) fn identity(metadata: &Metadata) -> Identity {
         size: metadata.len(),
         modified_ns: i128::from(metadata.mtime()) * 1_000_000_000
             + i128::from(metadata.mtime_nsec()),
+        changed_ns: i128::from(metadata.ctime()) * 1_000_000_000
+            + i128::from(metadata.ctime_nsec()),
         inode: metadata.ino(),
         device: metadata.dev(),
     }
@@ -306,7 +309,7 @@ pub(crate) fn identity(metadata: &Metadata) -> Identity {
     let since = metadata.modified().ok().and_then(|time| {
         time.duration_since(std::time::UNIX_EPOCH).ok().map(|passed| passed.as_nanos() as i128)
     });
-    Identity { size: metadata.len(), modified_ns: since.unwrap_or_default(), inode: 0, device: 0 }
+    Identity { size: metadata.len(), modified_ns: since.unwrap_or_default(), ..Identity::default() }
 }
 
 /// Reads until `buffer` is full; an error carries the byte that was reached.

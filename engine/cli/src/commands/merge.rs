@@ -73,7 +73,7 @@ pub struct Arguments {
     /// Merge NaN and infinity like numbers, where they are an error otherwise
     #[arg(long)]
     allow_nonfinite: bool,
-    /// Record the SHA-256 of every input file, reading those whose digest is not known yet; unasked,
+    /// Record the SHA-256 of every input file, reading each whatever an earlier run remembered; unasked,
     /// that is done for inputs of at most 256 MB together
     #[arg(long)]
     hash_inputs: bool,
