@@ -1,6 +1,6 @@
 //! Vocabularies brought together: which row of which embedding each row of the output comes from.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use mixdown_diagnostics::{Diagnostic, codes};
@@ -171,13 +171,14 @@ fn target<'a>(recipe: &Recipe, tokenizer: &Tokenizer, models: &[Own<'a>]) -> Tar
         all.keys().copied().filter(|id| stripped && *id >= own.size).collect();
     let tokens = all.into_iter().filter(|(id, _)| !removed.contains(id)).collect();
     let mut target = Target { ground, tokens, removed, new: Vec::new() };
+    let mut known: HashSet<String> = target.tokens.values().cloned().collect();
     if tokenizer.vocabulary == Vocabulary::Union {
         let merged = merged(recipe);
         let merged: Vec<&Own<'a>> = merged.into_iter().map(|model| &models[model]).collect();
-        target.unite(&merged);
+        target.unite(&merged, &mut known);
     }
     for rule in &tokenizer.tokens {
-        target.append(&rule.token.value, None);
+        target.append(&rule.token.value, None, &mut known);
     }
     target
 }
@@ -209,23 +210,25 @@ fn merged(recipe: &Recipe) -> BTreeSet<usize> {
 
 impl<'a> Target<'a> {
     /// Adds what other models have: ordinary tokens first, then added ones, by model and id.
-    fn unite(&mut self, models: &[&Own<'a>]) {
+    fn unite(&mut self, models: &[&Own<'a>], known: &mut HashSet<String>) {
         for model in models {
             for (_, token) in model.tokens.ordinary.iter().filter(|(id, _)| **id < model.size) {
-                self.append(token, None);
+                self.append(token, None, known);
             }
         }
         for model in models {
             for (token, entry) in model.tokens.added.values() {
                 if model.ids.contains_key(token) {
-                    self.append(token, Some(entry));
+                    self.append(token, Some(entry), known);
                 }
             }
         }
     }
 
-    fn append(&mut self, token: &str, like: Option<&'a Value>) {
-        if self.tokens.values().any(|known| known == token) {
+    /// Adds a token that is not among `known` yet, which are those of `tokens` as a set: a union of two
+    /// vocabularies asks for each token of both.
+    fn append(&mut self, token: &str, like: Option<&'a Value>, known: &mut HashSet<String>) {
+        if !known.insert(token.to_owned()) {
             return;
         }
         let id = self.tokens.keys().next_back().map_or(0, |last| last + 1);
