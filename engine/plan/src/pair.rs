@@ -151,7 +151,7 @@ impl<'a> Section<'a> {
             return None;
         };
         if !promoted.is_float() {
-            return Some(made(promoted, self.copy_all(&present)));
+            return Some(made(promoted, self.copy_all(wanted, &present, reporter)?));
         }
         if let Some(kept) = buffer(&present) {
             self.note_detail(&present, Vec::new(), Vec::new(), wanted.t, detail);
@@ -333,19 +333,44 @@ impl<'a> Section<'a> {
         reporter.tensor(self.id, diagnostic.help(help).at(self.source, self.span));
     }
 
-    /// A tensor that is not computed with: taken from the first input, and equal in all.
-    fn copy_all(&self, present: &[Present<'_>]) -> How {
+    /// A tensor that is not computed with: taken from the first input, and equal in all. What a model is
+    /// said to hold there without storing it can be neither taken nor compared, and is refused.
+    fn copy_all(
+        &self,
+        wanted: &Wanted<'_>,
+        present: &[Present<'_>],
+        reporter: &mut Reporter,
+    ) -> Option<How> {
         let mut refs: Vec<TensorRef> = Vec::new();
+        let mut made = None;
         for one in present {
             let position = one.tensor.position;
-            refs.extend(one.input.view.stored(position));
+            let stored = one.input.view.stored(position);
+            if stored.is_none() {
+                made.get_or_insert(one);
+            }
+            refs.extend(stored);
             refs.extend(one.input.view.equal_to(position));
         }
-        let from = refs[0];
+        let (None, Some(&from)) = (made, refs.first()) else {
+            self.report_made(wanted, made.or(present.first())?, reporter);
+            return None;
+        };
         refs.retain(|&other| other != from);
         refs.sort_unstable();
         refs.dedup();
-        How::Copy { from, equal_to: refs, within: None }
+        Some(How::Copy { from, equal_to: refs, within: None })
+    }
+
+    fn report_made(&self, wanted: &Wanted<'_>, one: &Present<'_>, reporter: &mut Reporter) {
+        let headline = format!(
+            "`{}` holds {}, which are copied, and `{}` does not store it",
+            wanted.output, one.tensor.dtype, one.input.view.name
+        );
+        let diagnostic = Diagnostic::error(codes::DTYPE_MISMATCH, headline)
+            .note("its map or recipe makes it, as zeros or from several tensors")
+            .help("copy it from a model that stores it with a rule: `keep: NAME`, or leave it out: `drop: true`");
+        reporter.tensor(self.id, diagnostic.at(self.source, one.input.span));
     }
 
     /// One tensor as it is, or converted.
