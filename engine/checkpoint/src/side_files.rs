@@ -4,6 +4,10 @@
 use std::io;
 use std::path::Path;
 
+use mixdown_diagnostics::{Diagnostic, codes};
+
+use crate::shown::{io_text, shown, shown_path};
+
 /// Endings of files that hold weights.
 const WEIGHT_ENDINGS: [&str; 10] =
     ["bin", "ckpt", "gguf", "h5", "msgpack", "onnx", "pt", "pth", "safetensors", "tflite"];
@@ -12,20 +16,62 @@ const WEIGHT_ENDINGS: [&str; 10] =
 ///
 /// `config.json` is among them: the output gets a rewritten one. Left out are weights and their
 /// indexes, the model card and the manifest of the input, hidden files, and subfolders.
-pub fn side_files(folder: &Path) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        // In a hub cache the files are links, so what counts is what they lead to.
-        let is_file = std::fs::metadata(entry.path()).is_ok_and(|found| found.is_file());
+///
+/// **Errors.** What the folder lists was promised: an entry that leads nowhere, cannot be looked at, or
+/// is a pipe, a socket or a device is named, all of them at once.
+pub fn side_files(folder: &Path) -> Result<Vec<String>, Box<Diagnostic>> {
+    let unlisted = |error: io::Error| {
+        let headline = format!("the folder cannot be listed: {}", io_text(&error));
+        Box::new(Diagnostic::error(codes::UNREADABLE, headline).in_file(shown_path(folder)))
+    };
+    let (mut names, mut lost) = (Vec::new(), Vec::new());
+    for entry in std::fs::read_dir(folder).map_err(unlisted)? {
+        let entry = entry.map_err(unlisted)?;
         // A name that is not UTF-8 belongs to no model format.
         let Ok(name) = entry.file_name().into_string() else { continue };
-        if is_file && is_taken_over(&name) {
-            names.push(name);
+        if !is_taken_over(&name) {
+            continue;
         }
+        // In a hub cache the files are links, so what counts is what they lead to.
+        match retried(|| std::fs::metadata(entry.path())) {
+            Ok(found) if found.is_file() => names.push(name),
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => lost.push((name, "a pipe, socket or device".to_owned())),
+            Err(error) => lost.push((name, io_text(&error))),
+        }
+    }
+    if !lost.is_empty() {
+        lost.sort();
+        return Err(Box::new(unreadable(folder, &lost)));
     }
     names.sort();
     Ok(names)
+}
+
+/// Asks again where a signal came between.
+fn retried<T>(ask: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match ask() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            answer => return answer,
+        }
+    }
+}
+
+fn unreadable(folder: &Path, lost: &[(String, String)]) -> Diagnostic {
+    let headline = match lost {
+        [(name, _)] => format!("`{}` lies beside the weights and cannot be read", shown(name)),
+        _ => format!("{} files lie beside the weights and cannot be read", lost.len()),
+    };
+    let mut diagnostic = Diagnostic::error(codes::UNREADABLE, headline).in_file(shown_path(folder));
+    for (name, why) in lost {
+        diagnostic = diagnostic.fact(shown(name).to_string(), why.clone());
+    }
+    let links = lost.iter().any(|(name, _)| folder.join(name).is_symlink());
+    diagnostic.help(match links {
+        true => "fetch the files that the links lead to, or remove the links",
+        false => "make them readable, or remove them from the folder",
+    })
 }
 
 /// Whether a file of this name travels with a model's weights.
@@ -95,15 +141,32 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_and_broken_ones_left() {
+    fn links_are_followed_and_what_leads_nowhere_is_told() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("blob.txt"), "x").unwrap();
+        std::fs::create_dir(folder.path().join("elsewhere")).unwrap();
         let link = |from: &str, to: &str| {
             std::os::unix::fs::symlink(folder.path().join(from), folder.path().join(to)).unwrap();
         };
         link("blob.txt", "tokenizer.json");
-        link("absent", "vocab.json");
+        link("elsewhere", "1_Pooling");
+        // Hidden files and weights are not taken over; others say what is wrong with those.
+        link("absent", ".hidden");
+        link("absent", "model.safetensors");
         assert_eq!(side_files(folder.path()).unwrap(), ["blob.txt", "tokenizer.json"]);
+
+        link("absent", "vocab.json");
+        link("merges.txt", "merges.txt");
+        let pipe = folder.path().join("generation_config.json");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let told = side_files(folder.path()).unwrap_err();
+        assert_eq!(told.code, codes::UNREADABLE);
+        let text = format!("{told:?}");
+        for name in ["vocab.json", "merges.txt", "generation_config.json"] {
+            assert!(text.contains(name), "{name}: {text}");
+        }
+        assert!(!text.contains("blob.txt"), "{text}");
     }
 
     #[test]

@@ -16,7 +16,10 @@ const LONGEST: u64 = 256 << 20;
 pub(super) fn config(root: &Path, shown_root: &str) -> Result<Option<Value>, Box<Diagnostic>> {
     let path = root.join("config.json");
     let name = format!("{shown_root}/config.json");
-    if std::fs::symlink_metadata(&path).is_err() {
+    // Only what is not there is no configuration; one that cannot be looked at is told by the reading.
+    if let Err(error) = std::fs::symlink_metadata(&path)
+        && error.kind() == io::ErrorKind::NotFound
+    {
         return Ok(None);
     }
     let source = text(&path, &name)?;

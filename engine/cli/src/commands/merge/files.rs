@@ -96,10 +96,7 @@ pub fn choose(planned: &Planned, arguments: &Arguments) -> Result<Files, Box<Dia
 impl Files {
     /// Takes over what lies beside a model's weights, except what the merge makes itself.
     fn copy_from(&mut self, folder: &Path) -> Result<(), Box<Diagnostic>> {
-        let names = side_files::side_files(folder).map_err(|error| {
-            Diagnostic::error(codes::UNREADABLE, format!("the folder cannot be listed: {error}"))
-                .in_file(shown_path(folder))
-        })?;
+        let names = side_files::side_files(folder)?;
         let is_made = |name: &str| self.made.iter().any(|(made, _)| made == name);
         let has_new_vocabulary = is_made("tokenizer.json");
         let names: Vec<String> = names
