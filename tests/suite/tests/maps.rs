@@ -765,3 +765,31 @@ fn what_is_wrong_with_a_recipe_is_told() {
     );
     refuse_recipe("file_not_there", &recipe("./maps/mine.yaml", adamms));
 }
+
+/// Integers are copied and compared, never computed: zeros that a map makes can be neither.
+#[test]
+fn zeros_for_integers_are_refused() {
+    let space = Space::new();
+    for model in ["a", "b"] {
+        let weight = Tensor::new("w", DType::F32, &[2, 3], &[1.0; 6]);
+        let ids = Tensor::new("x.ids", DType::I64, &[4], &[7.0, 8.0, 9.0, 10.0]);
+        let bytes = safetensors_bytes(&[&weight, &ids]);
+        space.write(format!("{model}/model.safetensors"), bytes);
+    }
+    let map = "mixdown_map: 1\nname: m\nsummary: t\ntarget: llama\nsource: llama\nunused: [x.ids]\n\
+               rules:\n  - to: w\n  - {to: x.ids, from: zero}\n";
+    space.write("maps/m.yaml", map);
+    let models =
+        "mixdown: 1\nmodels:\n  a: {path: ./a, map: {name: maps/m.yaml, target: b}}\n  b: ./b\n";
+    for experts in ["[a]", "[a, b]", "[b, a]"] {
+        let rule = format!(
+            "rules:\n  - {{method: linear, experts: {experts}, parameters: {{weight: 1}}}}\n"
+        );
+        let told = mixdown_suite::refusal(&space, &format!("{models}{rule}"), &[], 2);
+        assert!(told.contains("E0308") && told.contains("keep: NAME"), "{told}");
+    }
+    // The rule that the help names.
+    let keep = "rules:\n  - {tensors: [x.ids], keep: b}\n  - {method: linear, experts: [a, b], parameters: {weight: 1}}\n";
+    let kept = mixdown_suite::merged(&space, &format!("{models}{keep}"));
+    assert_eq!(kept.values("x.ids"), [7.0, 8.0, 9.0, 10.0]);
+}
