@@ -19,6 +19,7 @@ pub mod knowledge;
 mod layer;
 mod library;
 mod like;
+mod linear;
 mod lower;
 pub mod map;
 mod mapped;

@@ -6,11 +6,11 @@
 
 use std::collections::HashMap;
 
-use mixdown_ops::MapOp;
 use mixdown_ops::matrix::MatrixOp;
 
 use crate::compile::needed;
 use crate::graph::{Graph, Node, NodeId, Reach};
+use crate::linear;
 use crate::plan::Leaf;
 
 /// A graph without matrix ops, and these.
@@ -106,46 +106,8 @@ impl Split {
     /// The leaves that a node is a linear combination of, with their factors, where all of them may be
     /// low-rank: such a value needs not be multiplied out. None are left of a value that is 0.
     pub fn combination(&self, id: NodeId) -> Option<Vec<(Leaf, f64)>> {
-        let mut terms: Vec<(Leaf, f64)> = Vec::new();
-        self.collect(id, 1.0, &mut terms)?;
-        Some(terms)
-    }
-
-    fn collect(&self, id: NodeId, factor: f64, terms: &mut Vec<(Leaf, f64)>) -> Option<()> {
-        let operands = self.graph.operands(id);
-        let value = |position: usize| self.graph.value(operands[position]);
-        match &self.graph.nodes[id] {
-            Node::Leaf(position) => {
-                let leaf = self.graph.leaves[*position as usize];
-                matches!(leaf, Leaf::Product(_) | Leaf::Matrix(_)).then_some(())?;
-                match terms.iter_mut().find(|(known, _)| *known == leaf) {
-                    Some((_, known)) => *known += factor,
-                    None => terms.push((leaf, factor)),
-                }
-                Some(())
-            }
-            Node::Constant(_) => (self.graph.value(id) == Some(0.0)).then_some(()),
-            // What an adapter leaves alone: its task vector has no direction.
-            Node::Map(MapOp::Subtract) if operands[0] == operands[1] => Some(()),
-            Node::Map(MapOp::Negate) => self.collect(operands[0], -factor, terms),
-            Node::Map(MapOp::Add) => {
-                self.collect(operands[0], factor, terms)?;
-                self.collect(operands[1], factor, terms)
-            }
-            Node::Map(MapOp::Subtract) => {
-                self.collect(operands[0], factor, terms)?;
-                self.collect(operands[1], -factor, terms)
-            }
-            Node::Map(MapOp::Multiply) => match (value(0), value(1)) {
-                (Some(by), None) => self.collect(operands[1], factor * by, terms),
-                (None, Some(by)) => self.collect(operands[0], factor * by, terms),
-                _ => None,
-            },
-            Node::Map(MapOp::Divide) => {
-                let by = value(1).filter(|&by| by != 0.0)?;
-                self.collect(operands[0], factor / by, terms)
-            }
-            _ => None,
-        }
+        linear::combination(&self.graph, id, |leaf| {
+            matches!(leaf, Leaf::Product(_) | Leaf::Matrix(_))
+        })
     }
 }

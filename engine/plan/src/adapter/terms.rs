@@ -1,9 +1,9 @@
 //! What of a graph is a sum of products and tensors, each times a factor.
 
-use mixdown_ops::MapOp;
 use mixdown_ops::matrix::OperandShapes;
 
-use crate::graph::{Graph, Node, NodeId};
+use crate::graph::{Graph, NodeId};
+use crate::linear::combination;
 use crate::matrices::{Split, SplitStep};
 use crate::plan::Leaf;
 
@@ -13,45 +13,9 @@ const ROUNDING: f64 = 1e-12;
 /// The leaves that a node is a linear combination of, with their factors; none where it is no such
 /// combination. Leaves whose factors cancel are not among them.
 pub(super) fn linear(graph: &Graph, id: NodeId) -> Option<Vec<(Leaf, f64)>> {
-    let mut terms = Vec::new();
-    collect(graph, id, 1.0, &mut terms)?;
+    let mut terms = combination(graph, id, |_| true)?;
     terms.retain(|(_, factor)| *factor != 0.0);
     Some(terms)
-}
-
-fn collect(graph: &Graph, id: NodeId, factor: f64, terms: &mut Vec<(Leaf, f64)>) -> Option<()> {
-    let operands = graph.operands(id);
-    let value = |position: usize| graph.value(operands[position]);
-    match &graph.nodes[id] {
-        Node::Leaf(position) => {
-            let leaf = graph.leaves[*position as usize];
-            match terms.iter_mut().find(|(known, _)| *known == leaf) {
-                Some((_, known)) => *known += factor,
-                None => terms.push((leaf, factor)),
-            }
-            Some(())
-        }
-        Node::Constant(_) => (graph.value(id) == Some(0.0)).then_some(()),
-        Node::Map(MapOp::Negate) => collect(graph, operands[0], -factor, terms),
-        Node::Map(MapOp::Add) => {
-            collect(graph, operands[0], factor, terms)?;
-            collect(graph, operands[1], factor, terms)
-        }
-        Node::Map(MapOp::Subtract) => {
-            collect(graph, operands[0], factor, terms)?;
-            collect(graph, operands[1], -factor, terms)
-        }
-        Node::Map(MapOp::Multiply) => match (value(0), value(1)) {
-            (Some(by), None) => collect(graph, operands[1], factor * by, terms),
-            (None, Some(by)) => collect(graph, operands[0], factor * by, terms),
-            _ => None,
-        },
-        Node::Map(MapOp::Divide) => {
-            let by = value(1).filter(|&by| by != 0.0)?;
-            collect(graph, operands[0], factor / by, terms)
-        }
-        _ => None,
-    }
 }
 
 /// What is added to the base; none where the base has another factor than 1.
@@ -82,6 +46,8 @@ pub(super) fn bounded_rank(split: &Split, leaf: &Leaf, sides: (usize, usize)) ->
 
 #[cfg(test)]
 mod tests {
+    use mixdown_ops::MapOp;
+
     use super::*;
     use crate::plan::TensorRef;
 
