@@ -130,17 +130,20 @@ impl Assembly {
         let changes = adapting.changes(solved, reporter);
         let (form, index) = (adapting.form, adapting.index);
         let names = Names::new(form, index, &changes.updates, &changes.replacements);
+        let by_name: HashMap<&str, &Made> =
+            solved.made.iter().map(|made| (made.name.as_str(), made)).collect();
         let made = |position: u32| {
-            let name = &adapting.index.tensors()[position as usize].name;
-            solved.made.iter().find(|made| made.name == *name)
+            by_name.get(adapting.index.tensors()[position as usize].name.as_str()).copied()
         };
+        let updates: HashMap<u32, _> =
+            changes.updates.iter().map(|update| (update.base_tensor, update)).collect();
         for (position, change) in &changes.all {
             let Some(made) = made(*position) else { continue };
             match change {
                 Change::None => {}
                 Change::Whole => self.whole(made, names.replacement(*position)),
                 Change::Update(update) => {
-                    let found = changes.updates.iter().find(|one| one.base_tensor == *position);
+                    let found = updates.get(position);
                     let Some(pair) = found.and_then(|found| names.factors(found)) else {
                         continue;
                     };

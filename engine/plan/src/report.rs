@@ -7,22 +7,44 @@ use mixdown_diagnostics::{Code, Diagnostic};
 /// Mistakes of one kind at one place that are shown in full.
 const SHOWN: usize = 3;
 
+/// Diagnostics of one code that are kept; nobody reads more, and a recipe can have as many as it has lines.
+const KEPT: usize = 100;
+
 /// Diagnostics so far.
 #[derive(Debug, Default)]
 pub(crate) struct Reporter {
     diagnostics: Vec<Diagnostic>,
     seen: HashSet<String>,
+    /// Per code: how many were added whole, and where the last one kept is.
+    kinds: HashMap<Code, (usize, usize)>,
     /// Per code and section: how many, and where the last one shown is.
     counts: HashMap<(Code, (u32, u64)), (usize, usize)>,
 }
 
 impl Reporter {
-    /// Adds a diagnostic unless an equal one is there.
+    /// Adds a diagnostic unless an equal one is there; beyond the first hundred of a code they are only
+    /// counted.
     pub fn add(&mut self, diagnostic: Diagnostic) {
-        let key = format!("{} {} {:?}", diagnostic.code.id, diagnostic.headline, diagnostic.place);
+        let code = diagnostic.code;
+        if self.is_full(code) {
+            return self.count(code);
+        }
+        let key = format!("{} {} {:?}", code.id, diagnostic.headline, diagnostic.place);
         if self.seen.insert(key) {
+            self.kinds.entry(code).or_default().1 = self.diagnostics.len();
+            self.count(code);
             self.diagnostics.push(diagnostic);
         }
+    }
+
+    /// Whether as many of a code were added as are kept, so that words for more are not needed.
+    pub fn is_full(&self, code: Code) -> bool {
+        self.kinds.get(&code).is_some_and(|(count, _)| *count >= KEPT)
+    }
+
+    /// Counts one more of a code that is full.
+    pub fn count(&mut self, code: Code) {
+        self.kinds.entry(code).or_default().0 += 1;
     }
 
     /// Adds several.
@@ -56,6 +78,12 @@ impl Reporter {
                 self.diagnostics[*last].notes.push(format!("and {more} more {noun}"));
             }
         }
+        for (count, last) in self.kinds.values() {
+            if *count > KEPT {
+                let more = count - KEPT;
+                self.diagnostics[*last].notes.push(format!("and {more} more of this kind"));
+            }
+        }
         self.diagnostics
     }
 }
@@ -76,6 +104,21 @@ mod tests {
         let found = reporter.finish();
         assert_eq!(found.len(), 3);
         assert_eq!(found[2].notes, ["and 97 more tensors"]);
+    }
+
+    /// Thousands of rules that never match must not fill the memory with words.
+    #[test]
+    fn of_many_mistakes_of_one_kind_a_hundred_are_kept() {
+        let mut reporter = Reporter::default();
+        reporter.add(Diagnostic::error(codes::MISSING_BASE, "no base"));
+        for rule in 0..8000 {
+            let headline = format!("rules[{rule}] can never match");
+            reporter.add(Diagnostic::error(codes::DEAD_RULE, headline));
+        }
+        let found = reporter.finish();
+        assert_eq!(found.len(), 101);
+        assert_eq!(found[100].notes, ["and 7900 more of this kind"]);
+        assert_eq!(found[0].notes, [""; 0]);
     }
 
     #[test]

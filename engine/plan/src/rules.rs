@@ -1,6 +1,6 @@
 //! Recipes with `rules`: for each tensor of the models the first rule that matches its name decides.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use mixdown_diagnostics::{Diagnostic, codes, suggest};
 use mixdown_recipe::method::{BaseUse, Method};
@@ -33,9 +33,10 @@ pub(crate) fn make<'r>(context: &mut RecipeContext<'r>, rules: &'r [Rule]) {
         // Names of the missing model are unknown: whether rules match cannot be told.
         return;
     }
+    let order = Order::of(&prepared);
     let mut unmatched: Vec<String> = Vec::new();
     for name in names(context) {
-        let Some(number) = prepared.iter().position(|rule| rule.matches(&name)) else {
+        let Some(number) = order.first(&prepared, &name) else {
             unmatched.push(name);
             continue;
         };
@@ -45,13 +46,49 @@ pub(crate) fn make<'r>(context: &mut RecipeContext<'r>, rules: &'r [Rule]) {
         }
     }
     report_unmatched(context, &unmatched);
-    report_dead(context, &prepared);
+    report_dead(context, &prepared, &order);
+}
+
+/// Which rules to ask about a name: recipes that are written by programs list tens of thousands of names,
+/// in one rule or in one each.
+struct Order {
+    /// The rules that list a name as it is.
+    listed: HashMap<String, Vec<usize>>,
+    /// The rules that may match other names too.
+    others: Vec<usize>,
+}
+
+impl Order {
+    fn of(prepared: &[Prepared<'_>]) -> Self {
+        let mut order = Self { listed: HashMap::new(), others: Vec::new() };
+        for rule in prepared {
+            for name in &rule.listed {
+                order.listed.entry(name.clone()).or_default().push(rule.number);
+            }
+            if !rule.patterns.is_empty() || rule.rule.tensors.is_empty() || rule.broken {
+                order.others.push(rule.number);
+            }
+        }
+        order
+    }
+
+    /// The first rule that matches.
+    fn first(&self, prepared: &[Prepared<'_>], name: &str) -> Option<usize> {
+        let matches = |number: &&usize| prepared[**number].matches(name);
+        let listed = self.listed.get(name).and_then(|rules| rules.iter().find(matches));
+        let before = |number: &&usize| listed.is_none_or(|listed| *number < listed);
+        let other = self.others.iter().take_while(before).find(matches);
+        other.or(listed).copied()
+    }
 }
 
 /// A rule with what its words mean.
 struct Prepared<'r> {
     rule: &'r Rule,
     number: usize,
+    /// The names that it lists as they are.
+    listed: HashSet<String>,
+    /// Its patterns with wildcards.
     patterns: Vec<Pattern>,
     /// Whether a pattern, module or role could not be understood; then nothing is known of what it matches.
     broken: bool,
@@ -66,18 +103,22 @@ struct Prepared<'r> {
 
 impl<'r> Prepared<'r> {
     fn new(context: &mut RecipeContext<'r>, number: usize, rule: &'r Rule) -> Self {
-        let mut patterns = Vec::with_capacity(rule.tensors.len());
+        let (mut listed, mut patterns) = (HashSet::new(), Vec::new());
         let mut broken = false;
         for text in &rule.tensors {
             match Pattern::new(&text.value) {
-                Ok(pattern) => patterns.push(pattern),
+                Ok(pattern) => match pattern.literal() {
+                    Some(name) => drop(listed.insert(name)),
+                    None => patterns.push(pattern),
+                },
                 // The reader of recipes has reported it.
                 Err(_) => broken = true,
             }
         }
         let views = Vec::new();
         let (section, method, matched) = (None, None, 0);
-        let mut prepared = Self { rule, number, patterns, broken, section, method, views, matched };
+        let mut prepared =
+            Self { rule, number, listed, patterns, broken, section, method, views, matched };
         if let Action::Merge { method, inline_method, .. } = &rule.action {
             prepared.method = match (inline_method, method) {
                 (Some(method), _) => {
@@ -206,8 +247,10 @@ impl<'r> Prepared<'r> {
     }
 
     fn matches_name(&self, name: &str) -> bool {
-        (self.rule.tensors.is_empty() || self.patterns.iter().any(|pattern| pattern.matches(name)))
+        self.rule.tensors.is_empty()
             || self.broken
+            || self.listed.contains(name)
+            || self.patterns.iter().any(|pattern| pattern.matches(name))
     }
 
     /// The merge that a rule asks for.
@@ -472,21 +515,25 @@ fn report_unmatched(context: &mut RecipeContext<'_>, unmatched: &[String]) {
     context.reporter.add(diagnostic.in_file(context.recipe.source.name()));
 }
 
-fn report_dead(context: &mut RecipeContext<'_>, prepared: &[Prepared<'_>]) {
+fn report_dead(context: &mut RecipeContext<'_>, prepared: &[Prepared<'_>], order: &Order) {
     if prepared.iter().any(|rule| rule.broken) {
         return;
     }
     let names = names(context);
-    for (position, rule) in prepared.iter().enumerate() {
+    for rule in prepared {
         let may_be_idle = rule.rule.implied.as_ref().is_some_and(|implied| implied.may_be_idle);
         if rule.matched > 0 || rule.broken || may_be_idle {
+            continue;
+        }
+        if context.reporter.is_full(codes::DEAD_RULE) {
+            context.reporter.count(codes::DEAD_RULE);
             continue;
         }
         let headline = format!("{} can never match", rule.title());
         let mut diagnostic = Diagnostic::error(codes::DEAD_RULE, headline);
         match names.iter().find(|name| rule.matches(name)) {
             Some(name) => {
-                let above = prepared[..position].iter().find(|above| above.matches(name));
+                let above = order.first(prepared, name).map(|above| &prepared[above]);
                 let above = above.map_or_else(String::new, |above| {
                     format!("{} on line {}", above.title(), above.rule.span.line)
                 });

@@ -117,6 +117,17 @@ impl Pattern {
         &self.text
     }
 
+    /// The one name that it matches, if nothing in it stands for anything but itself.
+    pub fn literal(&self) -> Option<String> {
+        let (_, all) = self.code.split_last()?;
+        all.iter()
+            .map(|instruction| match instruction {
+                Instruction::One(Set::Exactly(c)) => Some(*c),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// Names of its named parts, in order.
     pub fn names(&self) -> &[String] {
         &self.names
@@ -366,6 +377,16 @@ impl PatternError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pattern_without_wildcards_is_a_name() {
+        let literal = |text: &str| Pattern::new(text).unwrap().literal();
+        assert_eq!(literal("model.layers.0.w").as_deref(), Some("model.layers.0.w"));
+        assert_eq!(literal(r"a\*b").as_deref(), Some("a*b"));
+        for wild in ["*", "a.**", "a?", "{layer}", "{q,k}", "a[0-9]"] {
+            assert_eq!(literal(wild), None, "{wild}");
+        }
+    }
 
     #[track_caller]
     fn check(pattern: &str, matching: &[&str], others: &[&str]) {

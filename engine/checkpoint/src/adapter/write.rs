@@ -1,7 +1,7 @@
 //! An adapter as output: its `adapter_config.json` and the names of its tensors, so that peft
 //! loads it onto the base. The tensors themselves are written by others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde_json::{Map, Value, json};
 
@@ -96,11 +96,14 @@ impl<'a> OutputAdapter<'a> {
             .filter_map(|update| Some((self.module(update)?, update.rank)))
             .collect();
         let usual = usual_rank(ranks.values().copied());
+        // To peft a key is also the end of a name, behind a dot.
+        let ends: HashSet<&str> = ranks
+            .keys()
+            .flat_map(|module| module.match_indices('.').map(|(dot, _)| &module[dot + 1..]))
+            .collect();
         let mut pattern = Map::new();
         for (module, rank) in ranks.iter().filter(|(_, rank)| **rank != usual) {
-            let inner = format!(".{module}");
-            // To peft a key is also the end of a name.
-            let key = match ranks.keys().any(|other| other.ends_with(&inner)) {
+            let key = match ends.contains(module.as_str()) {
                 true => format!("^{module}"),
                 false => module.clone(),
             };
