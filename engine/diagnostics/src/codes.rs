@@ -83,6 +83,7 @@ codes! {
     UNUSED_INPUT = "E0317", "a file beside a model, or a reference, is given and no method reads it";
     UNKNOWN_ROLE = "E0318", "no tensor of the models has a role";
     UNKNOWN_ARCHITECTURE = "E0319", "the architecture of a model is not known";
+    STACKED_MATRICES = "E0320", "a tensor is a stack of matrices, and a method takes one matrix";
     MAP_SOURCE = "E0330", "the source of a map lacks a tensor that a rule takes";
     MAP_SHAPE = "E0331", "what a map makes does not have the shape that it must have";
     MAP_UNUSED = "E0332", "a tensor of a map's source is neither used nor listed as unused";

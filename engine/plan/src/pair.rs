@@ -478,7 +478,15 @@ impl<'a> Section<'a> {
         };
         let mut found = Vec::new();
         let output = lower(&mut graph, self.method, &inputs, &mut found);
-        reporter.extend(found.into_iter().map(|one| self.at_setting(one, &resolved)));
+        for one in found {
+            match one.code {
+                // About the tensor, of which a model can have two in each layer.
+                codes::STACKED_MATRICES => {
+                    reporter.tensor(self.id, one.at(self.source, self.span));
+                }
+                _ => reporter.add(self.at_setting(one, &resolved)),
+            }
+        }
         let beside = beside.conclude(self.id, reporter);
         self.note_detail(present, beside, resolved, wanted.t, detail);
         let mut output = output.ok()?;

@@ -47,6 +47,18 @@ pub(crate) fn is_linear(classes: Classes, known: Option<bool>, name: &str, shape
     }
 }
 
+/// Whether a tensor is a stack of linear weights, one matrix of each expert: by its role, and by its name
+/// where the family is not known. Other tensors of three axes are kernels of convolutions and the like.
+pub(crate) fn is_stack(classes: Classes, known: Option<bool>, name: &str, shape: &[u64]) -> bool {
+    shape.len() == 3
+        && shape.iter().all(|&length| length > 1)
+        && !is_kept(classes, name)
+        && known.unwrap_or_else(|| {
+            name.split('.').any(|part| part == "experts")
+                && !OTHER.iter().any(|word| name.contains(word))
+        })
+}
+
 /// Whether a tensor stays what it is in the base, whatever the method does with the rest.
 pub(crate) fn is_kept(classes: Classes, name: &str) -> bool {
     match classes {
@@ -68,6 +80,19 @@ mod tests {
 
     fn linear(classes: Classes, name: &str) -> bool {
         is_linear(classes, None, name, &[4, 6])
+    }
+
+    #[test]
+    fn stacks_are_those_of_experts() {
+        let stack = |known, name: &str, shape: &[u64]| is_stack(Classes::Roles, known, name, shape);
+        let experts = "model.layers.0.mlp.experts.gate_up_proj";
+        assert!(stack(None, experts, &[4, 6, 8]));
+        assert!(stack(Some(true), "model.layers.0.moe.w1", &[4, 6, 8]));
+        assert!(!stack(Some(false), experts, &[4, 6, 8]));
+        assert!(!stack(None, experts, &[4, 6]));
+        assert!(!stack(None, "model.layers.0.mlp.experts.gate_up_proj_bias", &[4, 6, 8]));
+        assert!(!stack(None, "model.layers.0.mixer.conv1d.weight", &[64, 1, 4]));
+        assert!(!stack(None, "visual.patch_embed.proj.weight", &[8, 3, 16]));
     }
 
     #[test]

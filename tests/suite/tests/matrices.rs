@@ -9,9 +9,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use mixdown_kit::{
-    DType, Space, Tolerance, adapter, checkpoint, compare_tensors, mixdown, read_checkpoint,
+    DType, Space, Tensor, Tolerance, adapter, checkpoint, compare_tensors, mixdown, read_checkpoint,
 };
-use mixdown_suite::{configuration, merge, with_snapshots};
+use mixdown_suite::{configuration, merge, merged, refusal, with_snapshots};
 use serde_json::{Value, json};
 
 /// Where the program keeps results when it is run in a space.
@@ -440,4 +440,50 @@ fn spectra_and_gram_matrices_are_values_of_formulas() {
     let recipe = format!("{models}output: experts[0] + gram(experts[0])\n");
     let talk = merge(&space, &recipe, &["--force"]).exits(2).talk();
     assert!(talk.contains("a Gram matrix has another shape than weights"), "{talk}");
+}
+
+/// The experts of a layer in one tensor are most of a model, and were averaged without a word.
+#[test]
+fn stacks_of_matrices_are_refused_and_a_rule_says_what_becomes_of_them() {
+    const STACK: &str = "model.layers.0.mlp.experts.gate_up_proj";
+    let space = Space::new();
+    let number = |seed: usize, at: usize| ((seed * 31 + at * 17) % 23) as f64 / 8.0;
+    let values =
+        |seed: usize, count: usize| -> Vec<f64> { (0..count).map(|at| number(seed, at)).collect() };
+    for (seed, model) in ["base", "a", "b"].into_iter().enumerate() {
+        let stack = Tensor::new(STACK, DType::F32, &[2, 3, 4], &values(seed, 24));
+        let query = "model.layers.0.self_attn.q_proj.weight";
+        let query = Tensor::new(query, DType::F32, &[4, 4], &values(seed, 16));
+        let bytes = mixdown_kit::raw::safetensors_bytes(&[&stack, &query]);
+        space.write(format!("{model}/model.safetensors"), bytes);
+    }
+    let methods = [
+        "tsv",
+        "wudi",
+        "iso_c",
+        "iso_cts",
+        "optmerge",
+        "swudi",
+        "aswudi",
+        "knots",
+        "knots_ties",
+        "doge",
+    ];
+    for method in methods {
+        let recipe = format!(
+            "merge_method: {method}\nbase_model: base\nmodels: [{{model: a}}, {{model: b}}]\n"
+        );
+        let told = refusal(&space, &recipe, &[], 2);
+        for words in ["E0320", STACK, "[2, 3, 4]", "**.mlp.experts.gate_up_proj"] {
+            assert!(told.contains(words), "{method}: {told}");
+        }
+    }
+    let recipe = "mixdown: 1\nmodels: {base: base, a: a, b: b}\nbase: base\nrules:\n  \
+                  - {tensors: \"**.mlp.experts.gate_up_proj\", method: task_arithmetic, parameters: {weight: 0.5}}\n  \
+                  - {method: tsv}\n";
+    let found = merged(&space, recipe).values(STACK);
+    let expected = values(1, 24).into_iter().zip(values(2, 24)).map(|(a, b)| (a + b) / 2.0);
+    for (found, expected) in found.into_iter().zip(expected) {
+        assert!((found - expected).abs() < 1e-6, "{found} instead of {expected}");
+    }
 }

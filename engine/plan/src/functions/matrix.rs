@@ -13,6 +13,7 @@ use super::across::mean;
 use super::settings::Settings;
 use crate::graph::Node;
 use crate::kind::Kind;
+use crate::layer;
 use crate::lower::{Lowering, Reported, Typed, Value, describe};
 use crate::tensor_class::{self, Classes};
 
@@ -129,9 +130,35 @@ pub(super) fn center(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Val
 /// `is_linear`: whether the tensor is a linear weight, by its role or name and its shape.
 pub(super) fn is_linear(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
     let known = lowering.inputs.is_linear;
-    class(lowering, call, |classes, name, shape| {
+    let mut is_stack = false;
+    let answer = class(lowering, call, |classes, name, shape| {
+        is_stack = tensor_class::is_stack(classes, known, name, shape);
         tensor_class::is_linear(classes, known, name, shape)
-    })
+    })?;
+    // With the answer no, the method would give them what it gives norms and biases: most of a model of
+    // experts would be averaged without a word.
+    match is_stack {
+        true => Err(stacked(lowering, call.span)),
+        false => Ok(answer),
+    }
+}
+
+/// Reports a tensor that holds a matrix for each expert.
+fn stacked(lowering: &mut Lowering<'_>, span: Span) -> Reported {
+    let tensor = lowering.inputs.tensor;
+    let shape = lowering.inputs.shape.unwrap_or_default();
+    let shape: Vec<String> = shape.iter().map(u64::to_string).collect();
+    let headline = format!("`{tensor}` is a stack of matrices, and this method takes one matrix");
+    let alike = match layer::split(tensor) {
+        Some(name) => format!("**{}", name.suffix),
+        None => tensor.to_owned(),
+    };
+    let diagnostic = Diagnostic::error(codes::STACKED_MATRICES, headline)
+        .fact("shape", format!("[{}]", shape.join(", ")))
+        .help(format!(
+            "say in a recipe of rules (`mixdown: 1`) what becomes of them, above the rule for the rest: `- {{tensors: \"{alike}\", method: task_arithmetic}}`, or `keep: NAME` in place of the method"
+        ));
+    lowering.report(diagnostic, span)
 }
 
 /// `is_kept`: whether the released patterns keep the tensor as it is in the base.
@@ -142,7 +169,7 @@ pub(super) fn is_kept(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Va
 fn class(
     lowering: &mut Lowering<'_>,
     call: &Call<'_>,
-    decide: impl Fn(Classes, &str, &[u64]) -> bool,
+    mut decide: impl FnMut(Classes, &str, &[u64]) -> bool,
 ) -> Result<Value, Reported> {
     let mut settings = Settings::new(lowering, call, &["classes"])?;
     if !call.arguments.is_empty() {
