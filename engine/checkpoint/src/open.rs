@@ -17,6 +17,7 @@ use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
 pub(crate) use side::{not_json, text};
 
+use crate::encoding::{self, Settings};
 use crate::index::{Index, Shard, TensorEntry};
 use crate::shown::{shown, shown_path, some_of};
 use crate::source::FilePool;
@@ -68,6 +69,10 @@ pub fn open_as(
         faults.push(*fault);
         None
     });
+    let beside = side::quantization(&found.root, &found.shown_root).unwrap_or_else(|fault| {
+        faults.push(*fault);
+        None
+    });
     let pool = FilePool::new(4);
     let mut shards = Vec::new();
     let mut tensors: Vec<TensorEntry> = Vec::new();
@@ -90,6 +95,10 @@ pub fn open_as(
         map.compare(&read, &tensors, &twice, &mut faults);
     }
     drop(twice);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let faults = encoding::check(&tensors, &Settings::of(config.as_ref(), beside.as_ref()), name);
     if !faults.is_empty() {
         return Err(faults);
     }

@@ -35,6 +35,7 @@ codes! {
     ADAPTER_CONFIG = "E0114", "an adapter_config.json is missing or cannot be understood";
     ADAPTER_KIND = "E0115", "an adapter is of a kind that is not supported";
     ADAPTER_BROKEN = "E0116", "an adapter's tensors do not go with each other or with its configuration";
+    PACKED = "E0140", "weights are packed by a codec that is not decoded";
     NOT_YAML = "E0201", "a file is not YAML";
     YAML_TOO_LARGE = "E0202", "a YAML file unfolds beyond the limits";
     UNKNOWN_KEY = "E0203", "a key is not known here";

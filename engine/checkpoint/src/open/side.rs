@@ -14,8 +14,21 @@ const LONGEST: u64 = 256 << 20;
 
 /// The checkpoint's `config.json`, if there is one.
 pub(super) fn config(root: &Path, shown_root: &str) -> Result<Option<Value>, Box<Diagnostic>> {
-    let path = root.join("config.json");
-    let name = format!("{shown_root}/config.json");
+    map(root, shown_root, "config.json")
+}
+
+/// ModelOpt's description of what it quantized, if there is one.
+pub(super) fn quantization(
+    root: &Path,
+    shown_root: &str,
+) -> Result<Option<Value>, Box<Diagnostic>> {
+    map(root, shown_root, "hf_quant_config.json")
+}
+
+/// A file of a model's folder that holds a JSON map.
+fn map(root: &Path, shown_root: &str, file: &str) -> Result<Option<Value>, Box<Diagnostic>> {
+    let path = root.join(file);
+    let name = format!("{shown_root}/{file}");
     // Only what is not there is no configuration; one that cannot be looked at is told by the reading.
     if let Err(error) = std::fs::symlink_metadata(&path)
         && error.kind() == io::ErrorKind::NotFound

@@ -1,0 +1,100 @@
+//! What a model's configuration says of its quantization. It is believed only where the tensors agree.
+
+use serde_json::Value;
+
+use crate::shown::shown;
+
+/// The quantization that `config.json` or `hf_quant_config.json` speaks of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    value: Option<Value>,
+}
+
+/// Keys of `config.json` that hold settings of a quantization: transformers' own, that of older
+/// compressed-tensors, and MLX's.
+const KEYS: [&str; 3] = ["quantization_config", "compression_config", "quantization"];
+
+impl Settings {
+    /// The settings of a model: of its configuration, or of ModelOpt's file beside it.
+    pub(crate) fn of(config: Option<&Value>, beside: Option<&Value>) -> Self {
+        let in_config = config.and_then(|config| {
+            // Models of several parts say it in the part that is quantized.
+            let parts = config.as_object().into_iter().flat_map(|map| map.values());
+            std::iter::once(config).chain(parts).find_map(|part| {
+                KEYS.iter().find_map(|key| part.get(key).filter(|found| found.is_object()))
+            })
+        });
+        let in_file = || beside?.get("quantization").filter(|found| found.is_object());
+        Self { value: in_config.or_else(in_file).cloned() }
+    }
+
+    /// Whether the configuration says that the weights are quantized.
+    pub(crate) fn is_there(&self) -> bool {
+        self.value.is_some()
+    }
+
+    /// The setting of this name.
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+        self.value.as_ref()?.get(key)
+    }
+
+    /// A setting that is a text.
+    pub(crate) fn text(&self, key: &str) -> Option<&str> {
+        self.get(key)?.as_str()
+    }
+
+    /// The codec that the settings name, in their own words: of ModelOpt, which has its own key, too.
+    pub(crate) fn method(&self) -> Option<&str> {
+        self.text("quant_method").or_else(|| self.text("quant_algo").map(|_| "modelopt"))
+    }
+
+    /// The settings in a line, for messages.
+    pub(crate) fn shown(&self) -> Option<String> {
+        const SHOWN: [&str; 7] = [
+            "quant_method",
+            "quant_algo",
+            "format",
+            "checkpoint_format",
+            "version",
+            "bits",
+            "mode",
+        ];
+        self.value.as_ref()?;
+        let parts = SHOWN.iter().filter_map(|key| {
+            let value = match self.get(key)? {
+                Value::String(text) => text.clone(),
+                Value::Number(number) => number.to_string(),
+                _ => return None,
+            };
+            Some(format!("{key}: {}", shown(&value)))
+        });
+        let parts: Vec<String> = parts.collect();
+        Some(match parts.is_empty() {
+            true => "speaks of a quantization and names none".to_owned(),
+            false => parts.join(", "),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn settings_are_found_where_tools_write_them() {
+        let method = |config: Value, beside: Option<Value>| {
+            Settings::of(Some(&config), beside.as_ref()).method().map(str::to_owned)
+        };
+        let gptq = json!({"quant_method": "gptq", "bits": 4});
+        assert_eq!(method(json!({"quantization_config": gptq}), None).as_deref(), Some("gptq"));
+        let nested = json!({"text_config": {"quantization_config": gptq}});
+        assert_eq!(method(nested, None).as_deref(), Some("gptq"));
+        let beside = json!({"quantization": {"quant_algo": "FP8"}});
+        assert_eq!(method(json!({}), Some(beside)).as_deref(), Some("modelopt"));
+        assert!(!Settings::of(Some(&json!({"quantization_config": null})), None).is_there());
+        let mlx = json!({"quantization": {"bits": 4, "group_size": 64}});
+        assert_eq!(Settings::of(Some(&mlx), None).shown().as_deref(), Some("bits: 4"));
+    }
+}
