@@ -15,40 +15,11 @@ pub mod schemas;
 pub mod search;
 pub mod verify;
 
-use mixdown_diagnostics::Diagnostic;
+use mixdown_session::Trouble;
 
 use crate::args::Command;
 use crate::exit::{self, Exit};
 use crate::talk::Talk;
-
-/// Why a command did not do what was asked for. What it says has not been shown yet.
-#[derive(Debug)]
-pub enum Trouble {
-    /// These diagnostics, at least one of which is an error.
-    Found(Vec<Diagnostic>),
-    /// These, and the recipe or the command line is to blame, whatever their codes say.
-    Usage(Vec<Diagnostic>),
-    /// Somebody asked to stop; what a person should know about it.
-    Interrupted(String),
-}
-
-impl From<Vec<Diagnostic>> for Trouble {
-    fn from(found: Vec<Diagnostic>) -> Self {
-        Self::Found(found)
-    }
-}
-
-impl From<Diagnostic> for Trouble {
-    fn from(found: Diagnostic) -> Self {
-        Self::Found(vec![found])
-    }
-}
-
-impl From<Box<Diagnostic>> for Trouble {
-    fn from(found: Box<Diagnostic>) -> Self {
-        Self::Found(vec![*found])
-    }
-}
 
 /// What a command comes to.
 pub type Outcome = Result<Exit, Trouble>;
@@ -74,41 +45,17 @@ pub fn run(command: Command, talk: Talk) -> Exit {
     match outcome {
         Ok(exit) => exit,
         Err(trouble) => {
-            trouble.show(talk);
-            trouble.exit()
+            show(&trouble, talk);
+            exit::of_trouble(&trouble)
         }
     }
 }
 
-impl Trouble {
-    /// What was found, if that is what stopped the command.
-    pub fn found(&self) -> Option<&[Diagnostic]> {
-        match self {
-            Self::Found(found) | Self::Usage(found) => Some(found),
-            Self::Interrupted(_) => None,
-        }
+fn show(trouble: &Trouble, talk: Talk) {
+    match trouble {
+        Trouble::Found(found) | Trouble::Usage(found) => talk.show(found),
+        Trouble::Interrupted(text) => talk.insist(text),
     }
-
-    /// The exit status it leads to.
-    pub fn exit(&self) -> Exit {
-        match self {
-            Self::Found(found) => exit::of(found),
-            Self::Usage(_) => Exit::Usage,
-            Self::Interrupted(_) => Exit::Interrupted,
-        }
-    }
-
-    fn show(&self, talk: Talk) {
-        match self {
-            Self::Found(found) | Self::Usage(found) => talk.show(found),
-            Self::Interrupted(text) => talk.insist(text),
-        }
-    }
-}
-
-/// The count of threads that was asked for, or one for each processor.
-pub fn threads(asked: Option<std::num::NonZeroUsize>) -> usize {
-    asked.or_else(|| std::thread::available_parallelism().ok()).map_or(1, Into::into)
 }
 
 impl Command {

@@ -1,6 +1,7 @@
 //! Exit statuses, and which of them a set of diagnostics leads to.
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_session::Trouble;
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,15 @@ pub enum Exit {
     Usage = 2,
     /// A person or the system asked it to stop.
     Interrupted = 130,
+}
+
+/// The status that trouble leads to.
+pub fn of_trouble(trouble: &Trouble) -> Exit {
+    match trouble {
+        Trouble::Found(found) => of(found),
+        Trouble::Usage(_) => Exit::Usage,
+        Trouble::Interrupted(_) => Exit::Interrupted,
+    }
 }
 
 /// The status for work that these diagnostics stopped.

@@ -3,7 +3,6 @@
 use std::num::NonZeroUsize;
 
 use clap::{Args, ValueEnum};
-use mixdown_cpu::CpuBackend;
 
 use crate::size;
 
@@ -32,11 +31,13 @@ pub enum Device {
     Cpu,
 }
 
-impl Device {
-    /// Its backend. The processor is the best there is until another backend exists.
-    pub fn backend(self) -> CpuBackend {
-        match self {
-            Self::Auto | Self::Cpu => CpuBackend::new(),
-        }
+impl Machine {
+    /// As a session takes it.
+    pub fn of_session(self) -> mixdown_session::Machine {
+        let device = match self.device {
+            Device::Auto => mixdown_session::Device::Auto,
+            Device::Cpu => mixdown_session::Device::Cpu,
+        };
+        mixdown_session::Machine { memory_bytes: self.memory, threads: self.threads, device }
     }
 }

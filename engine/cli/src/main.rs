@@ -4,22 +4,17 @@ mod age;
 mod args;
 mod bug;
 mod commands;
-mod compare;
 mod exit;
-mod kept;
 mod machine;
-mod modality;
-mod models;
 mod names;
 mod open_files;
-mod planning;
 mod progress;
-mod quantity;
-mod recipes;
+mod recipe;
 mod size;
 mod stop;
 mod table;
 mod talk;
+mod terminal;
 
 use clap::Parser;
 

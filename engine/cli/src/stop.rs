@@ -20,8 +20,3 @@ pub fn listen() {
 pub fn flag() -> &'static AtomicBool {
     &ASKED
 }
-
-/// Whether somebody asked to stop.
-pub fn is_asked() -> bool {
-    ASKED.load(Ordering::SeqCst)
-}

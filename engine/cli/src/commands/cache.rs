@@ -5,17 +5,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Args, Subcommand};
 use mixdown_checkpoint::{shown, shown_path};
 use mixdown_diagnostics::Diagnostic;
+use mixdown_session::{Trouble, quantity};
 use mixdown_store::{Held, Listed, PruneOptions, Pruned, Store};
 use serde_json::{Value, json};
 
 use crate::age;
-use crate::commands::{Outcome, Trouble};
+use crate::commands::Outcome;
 use crate::exit::Exit;
-use crate::models;
-use crate::quantity;
 use crate::size;
 use crate::table::{Align, Table};
 use crate::talk::{self, Talk};
+use crate::terminal::Terminal;
 
 /// Show or prune the results that are kept from earlier merges
 ///
@@ -82,7 +82,7 @@ struct Prune {
 
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
-    let store = Store::new(models::store_folder());
+    let store = Store::new(Terminal::new(talk).places().store());
     match arguments.action {
         Action::List(arguments) => list(&store, &arguments, talk),
         Action::Prune(arguments) => prune(&store, &arguments, talk),

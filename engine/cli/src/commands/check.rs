@@ -2,14 +2,14 @@
 
 use clap::Args;
 use mixdown_diagnostics::render;
+use mixdown_session::{plan, quantity};
 use serde_json::json;
 
 use crate::commands::Outcome;
-use crate::exit::Exit;
-use crate::planning::{self, RecipeArguments};
-use crate::progress::Style;
-use crate::quantity;
+use crate::exit::{self, Exit};
+use crate::recipe::RecipeArguments;
 use crate::talk::{self, Talk};
+use crate::terminal::Terminal;
 
 /// Find all mistakes of a recipe, without reading weights
 ///
@@ -34,7 +34,8 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     crate::stop::listen();
-    let (found, exit) = match planning::plan(&arguments.recipe, Style::suited(talk, false), None) {
+    let terminal = Terminal::new(talk);
+    let (found, exit) = match plan(&arguments.recipe.input(), &terminal.session(), None) {
         Ok(planned) => {
             if !arguments.json {
                 talk.show(&planned.warnings);
@@ -48,7 +49,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
             (planned.warnings, Exit::Done)
         }
         Err(trouble) => match trouble.found() {
-            Some(found) if arguments.json => (found.to_vec(), trouble.exit()),
+            Some(found) if arguments.json => (found.to_vec(), exit::of_trouble(&trouble)),
             _ => return Err(trouble),
         },
     };

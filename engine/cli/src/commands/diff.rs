@@ -6,18 +6,18 @@ use std::num::NonZeroUsize;
 use clap::Args;
 use mixdown_checkpoint::{Checkpoint, TensorEntry, shown};
 use mixdown_recipe::Pattern;
+use mixdown_session::compare::{self, Pair, Sums};
+use mixdown_session::models::Model;
+use mixdown_session::{Task, Trouble, quantity, threads};
 use serde_json::{Value, json};
 
-use crate::commands::{Outcome, Trouble};
-use crate::compare::{self, Pair, Sums};
+use crate::commands::Outcome;
 use crate::exit::Exit;
-use crate::models::Model;
 use crate::names;
-use crate::progress::{self, Meter, Style};
-use crate::quantity;
 use crate::stop;
 use crate::table::{Align, Table};
 use crate::talk::{self, Talk};
+use crate::terminal::Terminal;
 
 /// Compare two checkpoints tensor by tensor
 ///
@@ -53,8 +53,10 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
+    let terminal = Terminal::new(talk);
+    let session = terminal.session();
     let (first, second) =
-        (Model::open(&arguments.first, talk), Model::open(&arguments.second, talk));
+        (Model::open(&arguments.first, &session), Model::open(&arguments.second, &session));
     let (first, second) = match (first, second) {
         (Ok(first), Ok(second)) => (first.checkpoint, second.checkpoint),
         (first, second) => {
@@ -66,14 +68,13 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     talk.show(&second.warnings);
     let rows = rows(&first, &second, arguments.tensors.as_ref());
     let pairs: Vec<Pair<'_>> = rows.iter().filter_map(Row::pair).collect();
-    let style = Style::suited(talk, false);
-    let meter = Meter::new(style);
+    let meter = session.meter(Task::Comparing);
     meter.enter("comparing");
     meter.expect(0, pairs.iter().map(Pair::bytes).sum());
-    let threads = crate::commands::threads(arguments.threads);
-    let sums = progress::watch(style, &meter, || {
-        compare::measure((&first.index, &second.index), &pairs, threads, &meter, stop::flag())
-    });
+    let threads = threads(arguments.threads);
+    let indexes = (&first.index, &second.index);
+    let sums = session
+        .watch(&meter, || compare::measure(indexes, &pairs, threads, &meter, session.cancel));
     let Some(sums) = sums else {
         return Err(Trouble::Interrupted("interrupted: nothing was written".to_owned()));
     };

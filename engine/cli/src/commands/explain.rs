@@ -4,12 +4,13 @@ use clap::Args;
 use mixdown_checkpoint::shown;
 use mixdown_diagnostics::{Diagnostic, codes, suggest};
 use mixdown_plan::{Plan, explain};
+use mixdown_session::Trouble;
 
-use crate::commands::{Outcome, Trouble};
+use crate::commands::Outcome;
 use crate::exit::Exit;
-use crate::planning::{self, RecipeArguments};
-use crate::progress::Style;
+use crate::recipe::RecipeArguments;
 use crate::talk::{self, Talk};
+use crate::terminal::Terminal;
 
 /// Show how one tensor of the output is made, and why
 ///
@@ -34,7 +35,9 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     crate::stop::listen();
     let name = &arguments.tensor;
-    let planned = planning::plan(&arguments.recipe, Style::suited(talk, false), Some(name))?;
+    let terminal = Terminal::new(talk);
+    let recipe = arguments.recipe.input();
+    let planned = mixdown_session::plan(&recipe, &terminal.session(), Some(name))?;
     talk.show(&planned.warnings);
     let (plan, detail) = (&planned.plan, planned.detail.as_ref());
     let text = match arguments.json {

@@ -7,15 +7,16 @@ use mixdown_checkpoint::{Checkpoint, TensorEntry, shown};
 use mixdown_plan::{Architectures, knowledge};
 use mixdown_recipe::Architecture;
 use mixdown_recipe::Pattern;
+use mixdown_session::models::Model;
+use mixdown_session::quantity;
 use serde_json::{Map, Value, json};
 
 use crate::commands::Outcome;
 use crate::exit::Exit;
-use crate::models::Model;
 use crate::names;
-use crate::quantity;
 use crate::table::{Align, Table};
 use crate::talk::{self, Talk};
+use crate::terminal::Terminal;
 
 /// Show what a checkpoint holds
 ///
@@ -42,7 +43,7 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
-    let model = Model::open(&arguments.model, talk)?;
+    let model = Model::open(&arguments.model, &Terminal::new(talk).session())?;
     talk.show(&model.checkpoint.warnings);
     let report = Report::new(&model);
     let listed = matching(&model.checkpoint, arguments.tensors.as_ref());

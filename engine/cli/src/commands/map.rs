@@ -8,14 +8,16 @@ use mixdown_plan::map::{MapReport, MapSettings, Maps, Side, check};
 use mixdown_plan::{Architectures, map};
 use mixdown_recipe::ArchitectureMap;
 use mixdown_recipe::map::Policy;
+use mixdown_session::Trouble;
+use mixdown_session::models::Model;
+use mixdown_session::recipes::maps;
 use serde_json::{Value, json};
 
-use crate::commands::{Outcome, Trouble};
+use crate::commands::Outcome;
 use crate::exit::Exit;
-use crate::models::Model;
-use crate::recipes::maps;
 use crate::table::{Align, Table};
 use crate::talk::{self, Talk};
+use crate::terminal::Terminal;
 
 /// List the maps between architectures, show one, or prove one against two checkpoints
 ///
@@ -151,8 +153,10 @@ fn show(arguments: &ShowArguments) -> Outcome {
 
 fn prove(arguments: &CheckArguments, talk: Talk) -> Outcome {
     let map = maps::find(&arguments.map, Path::new(""))?;
+    let terminal = Terminal::new(talk);
+    let session = terminal.session();
     let (target, source) =
-        (Model::open(&arguments.target, talk), Model::open(&arguments.source, talk));
+        (Model::open(&arguments.target, &session), Model::open(&arguments.source, &session));
     let (target, source) = match (target, source) {
         (Ok(target), Ok(source)) => (target, source),
         (target, source) => {

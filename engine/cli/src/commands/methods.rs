@@ -8,11 +8,11 @@ use mixdown_recipe::Method;
 use mixdown_recipe::method::{BaseUse, Bounds, Parameter, ParameterKind, Per};
 use mixdown_recipe::recipe::Attachment;
 use mixdown_recipe::setting::Scalar;
+use mixdown_session::{quantity, recipes};
 use serde_json::{Value, json};
 
 use crate::commands::Outcome;
 use crate::exit::Exit;
-use crate::recipes;
 use crate::table::{Align, Table};
 use crate::talk::{self, Talk};
 
@@ -135,7 +135,7 @@ fn inputs(method: &Method) -> String {
 }
 
 fn count(number: usize) -> String {
-    crate::quantity::count(number, "model")
+    quantity::count(number, "model")
 }
 
 fn parameters(method: &Method) -> String {

@@ -3,20 +3,19 @@
 use std::num::NonZeroUsize;
 
 use clap::Args;
-use mixdown_cpu::CpuBackend;
 use mixdown_exec::Footprint;
 use mixdown_plan::explain;
+use mixdown_session::kept::{self, Outlook};
+use mixdown_session::{Device, Machine, quantity};
 use serde_json::json;
 
 use crate::commands::Outcome;
 use crate::exit::Exit;
-use crate::kept::{self, Outlook};
-use crate::planning::{self, RecipeArguments};
-use crate::progress::Style;
-use crate::quantity;
+use crate::recipe::RecipeArguments;
 use crate::size;
 use crate::table::{Align, Table};
 use crate::talk::{self, Talk};
+use crate::terminal::Terminal;
 
 /// Show what a merge would do: operations, bytes, memory
 ///
@@ -49,17 +48,19 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     crate::stop::listen();
-    let planned = planning::plan(&arguments.recipe, Style::suited(talk, false), None)?;
+    let terminal = Terminal::new(talk);
+    let planned = mixdown_session::plan(&arguments.recipe.input(), &terminal.session(), None)?;
     talk.show(&planned.warnings);
     if arguments.graph {
         talk::data(&explain::mermaid(&planned.plan));
         return Ok(Exit::Done);
     }
-    let threads = crate::commands::threads(arguments.threads);
-    let options = planned.options(arguments.memory, threads);
-    let backend = CpuBackend::new();
+    let (memory_bytes, device) = (arguments.memory, Device::Auto);
+    let machine = Machine { memory_bytes, threads: arguments.threads, device };
+    let options = planned.options(memory_bytes, machine.threads());
+    let backend = device.backend();
     let footprint = planned.footprint(&backend, &options)?;
-    let outlook = kept::outlook(&planned, &backend);
+    let outlook = kept::outlook(&planned, &backend, terminal.places());
     if arguments.json {
         let mut value = explain::json(&planned.plan);
         value["footprint"] = json!({

@@ -8,14 +8,14 @@ use clap::Args;
 use mixdown_checkpoint::shown_path;
 use mixdown_checkpoint::verify::{self, VerifyError, VerifyReport};
 use mixdown_diagnostics::{Diagnostic, codes, render};
+use mixdown_session::{Task, Trouble, quantity, threads};
 use serde_json::json;
 
-use crate::commands::{Outcome, Trouble};
+use crate::commands::Outcome;
 use crate::exit::{self, Exit};
-use crate::progress::{self, Meter, Style};
-use crate::quantity;
 use crate::stop;
 use crate::talk::{self, Talk};
+use crate::terminal::Terminal;
 
 /// Prove a merged checkpoint against its manifest
 ///
@@ -49,16 +49,17 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
         return Err(Trouble::Usage(vec![found]));
     }
     stop::listen();
-    let style = Style::suited(talk, false);
-    let meter = Meter::new(style);
+    let terminal = Terminal::new(talk);
+    let session = terminal.session();
+    let meter = session.meter(Task::Verifying);
     meter.enter("verifying");
     let begun = Instant::now();
-    let threads = crate::commands::threads(arguments.threads);
-    let found = progress::watch(style, &meter, || {
+    let threads = threads(arguments.threads);
+    let found = session.watch(&meter, || {
         verify::verify(&folder, threads, &|done, total| {
             meter.expect(0, total);
             meter.add(done, 0);
-            !stop::is_asked()
+            !session.is_cancelled()
         })
     });
     match found {

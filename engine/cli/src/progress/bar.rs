@@ -2,7 +2,9 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Count, Display};
+use mixdown_session::progress::Count;
+
+use super::Display;
 
 /// A bar below what was said so far; it disappears when the work ends.
 pub struct Bar(ProgressBar);
@@ -26,7 +28,7 @@ impl Display for Bar {
             stage => format!("{stage} "),
         };
         self.0.set_prefix(prefix);
-        self.0.set_message(count.text());
+        self.0.set_message(super::text(count));
     }
 
     fn end(&mut self, _: &Count) {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Count, Display};
+use mixdown_session::progress::Count;
+
+use super::Display;
 use crate::talk;
 
 /// Time between two progress events; tensors are told as they are done.

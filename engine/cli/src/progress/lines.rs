@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::time::Duration;
 
-use super::{Count, Display};
+use mixdown_session::progress::Count;
+
+use super::Display;
 
 /// Time between two lines. Short merges say nothing but their result.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -21,7 +23,7 @@ impl Lines {
         }
         self.last = count.elapsed;
         let stage = if count.stage.is_empty() { "working" } else { &count.stage };
-        Some(format!("{stage}: {}", count.text()))
+        Some(format!("{stage}: {}", super::text(count)))
     }
 }
 

@@ -3,94 +3,84 @@
 use std::path::Path;
 use std::time::Duration;
 
-use mixdown_checkpoint::layout::Layout;
 use mixdown_checkpoint::shown_path;
 use mixdown_exec::Report;
-use mixdown_ops::Backend;
-use serde_json::json;
+use mixdown_session::merge::adapter::Update;
+use mixdown_session::merge::{Done, Started};
+use mixdown_session::quantity;
+use serde_json::{Value, json};
 
-use super::adapter::Update;
-use super::{Arguments, adapter, matrices};
-use crate::planning::Planned;
-use crate::quantity;
+use super::{matrices, updates};
 use crate::talk::{self, Talk};
+use crate::terminal::Terminal;
 
 /// The first event.
-pub fn started(arguments: &Arguments, planned: &Planned, layout: &Layout) {
-    if arguments.json {
-        talk::event(&json!({
-            "event": "started",
-            "mixdown": env!("CARGO_PKG_VERSION"),
-            "recipe": shown_path(&arguments.recipe.recipe),
-            "out": arguments.out.to_string_lossy(),
-            "models": planned.plan.models,
-            "tensors": planned.plan.jobs.len(),
-            "bytes": layout.total_bytes(),
-            "shards": layout.shards().len(),
-        }));
-    }
+pub fn started(started: &Started<'_>) -> Value {
+    let Started { request, planned, layout } = started;
+    json!({
+        "event": "started",
+        "mixdown": env!("CARGO_PKG_VERSION"),
+        "recipe": shown_path(&request.recipe.path),
+        "out": request.out.to_string_lossy(),
+        "models": planned.plan.models,
+        "tensors": planned.plan.jobs.len(),
+        "bytes": layout.total_bytes(),
+        "shards": layout.shards().len(),
+    })
 }
 
-/// A merge that has ended.
-pub struct Run<'a> {
-    pub planned: &'a Planned,
-    pub layout: &'a Layout,
-    pub report: &'a Report,
-    /// What became of the base's tensors, if an adapter was written.
-    pub updates: Option<Vec<Update>>,
-}
-
-/// The end of a merge.
-pub fn done(
-    arguments: &Arguments,
-    talk: Talk,
-    run: &Run<'_>,
-    backend: &dyn Backend,
-    elapsed: Duration,
-) {
-    let Run { planned, layout, report, updates } = run;
-    let bytes = layout.total_bytes();
-    if arguments.json {
-        let mut event = json!({
-            "event": "done",
-            "out": arguments.out.to_string_lossy(),
-            "tensors": planned.plan.jobs.len(),
-            "tensors_reused": report.tensors_reused,
-            "bytes": bytes,
-            "shards": layout.shards().len(),
-            "bytes_read": report.bytes_read,
-            "bytes_written": report.bytes_written,
-            "bytes_shared": report.bytes_shared,
-            "peak_bytes": report.peak_bytes,
-            "threads": report.threads,
-            "backend": backend.name(),
-            "matrices": matrices::json(&report.matrices),
-            "seconds": elapsed.as_secs_f64(),
-            "stages": report.stages.iter().map(|(stage, seconds)| json!({"stage": stage, "seconds": seconds})).collect::<Vec<_>>(),
-        });
-        if let Some(updates) = updates {
-            event["adapter"] = adapter::json(updates);
-        }
-        talk::event(&event);
+/// The end of a merge; `told` is what became of the base's tensors, if an adapter was written.
+pub fn done(done: &Done, told: Option<&[Update]>, terminal: &Terminal) {
+    if terminal.json {
+        talk::event(&event(done, told));
         return;
     }
-    talk.say(&text(planned.plan.jobs.len(), bytes, report, backend, elapsed));
-    if let Some(updates) = updates {
-        talk.say(&adapter::line(updates));
+    let talk = terminal.talk;
+    let (tensors, bytes) = (done.planned.plan.jobs.len(), done.layout.total_bytes());
+    talk.say(&text(tensors, bytes, &done.report, &done.computed_with, done.elapsed));
+    if let Some(told) = told {
+        talk.say(&updates::line(told));
     }
-    say_where(talk, &arguments.out);
+    say_where(talk, &done.out);
+}
+
+fn event(done: &Done, told: Option<&[Update]>) -> Value {
+    let Done { planned, layout, report, .. } = done;
+    let stages = report.stages.iter();
+    let stages = stages.map(|(stage, seconds)| json!({"stage": stage, "seconds": seconds}));
+    let mut event = json!({
+        "event": "done",
+        "out": done.out.to_string_lossy(),
+        "tensors": planned.plan.jobs.len(),
+        "tensors_reused": report.tensors_reused,
+        "bytes": layout.total_bytes(),
+        "shards": layout.shards().len(),
+        "bytes_read": report.bytes_read,
+        "bytes_written": report.bytes_written,
+        "bytes_shared": report.bytes_shared,
+        "peak_bytes": report.peak_bytes,
+        "threads": report.threads,
+        "backend": done.backend,
+        "matrices": mixdown_session::merge::matrices::json(&report.matrices),
+        "seconds": done.elapsed.as_secs_f64(),
+        "stages": stages.collect::<Vec<_>>(),
+    });
+    if let Some(told) = told {
+        event["adapter"] = updates::json(told);
+    }
+    event
 }
 
 /// Another run had done everything but the last cleaning up.
-pub fn complete(arguments: &Arguments, talk: Talk, path: &Path) {
-    if arguments.json {
+pub fn complete(path: &Path, terminal: &Terminal) {
+    if terminal.json {
         talk::event(
             &json!({"event": "done", "out": path.to_string_lossy(), "tensors_reused": null}),
         );
         return;
     }
-    talk.say("an earlier run of this merge had finished already");
-    say_where(talk, path);
+    terminal.talk.say("an earlier run of this merge had finished already");
+    say_where(terminal.talk, path);
 }
 
 fn say_where(talk: Talk, path: &Path) {
@@ -112,7 +102,7 @@ fn text(
     tensors: usize,
     bytes: u64,
     report: &Report,
-    backend: &dyn Backend,
+    computed_with: &str,
     elapsed: Duration,
 ) -> String {
     let mut text = format!(
@@ -122,7 +112,7 @@ fn text(
         quantity::time(elapsed),
         quantity::rate(report.bytes_read + report.bytes_written, elapsed),
         quantity::count(report.threads, "thread"),
-        backend.describe(),
+        computed_with,
     );
     if report.tensors_reused > 0 {
         let reused = quantity::count(report.tensors_reused, "tensor");
@@ -140,7 +130,6 @@ fn text(
 
 #[cfg(test)]
 mod tests {
-    use mixdown_cpu::CpuBackend;
     use mixdown_exec::Outcome;
 
     use super::*;
@@ -161,13 +150,12 @@ mod tests {
             matrices: Vec::new(),
             warnings: Vec::new(),
         };
-        let backend = CpuBackend::new();
-        let told = text(35, 1_000_000, &report, &backend, Duration::from_secs(2));
+        let told = text(35, 1_000_000, &report, "plain", Duration::from_secs(2));
         let start = "merged 35 tensors, 1.00 MB, in 2.00 s at 2.00 MB/s on 2 threads (";
         assert!(told.starts_with(start), "{told}");
         assert!(!told.contains('\n'), "{told}");
         (report.tensors_reused, report.bytes_shared) = (1, 5000);
-        let told = text(35, 1_000_000, &report, &backend, Duration::from_secs(2));
+        let told = text(35, 1_000_000, &report, "plain", Duration::from_secs(2));
         assert!(
             told.contains("\n1 tensor of an interrupted run needed no computing\n5.00 kB share")
         );

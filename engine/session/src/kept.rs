@@ -15,6 +15,7 @@ use mixdown_store::{Array, Data, Entry, Key, Store};
 use mixdown_tensor::Shape;
 use serde_json::{Value, json};
 
+use crate::Places;
 use crate::planning::Planned;
 
 /// Floating-point operations that a byte of a result must have cost to be worth keeping: reading a byte
@@ -88,21 +89,16 @@ pub struct Outlook {
 }
 
 /// What the store has for a merge, as far as digests of its inputs are known.
-pub fn outlook(planned: &Planned, backend: &dyn Backend) -> Option<Outlook> {
+pub fn outlook(planned: &Planned, backend: &dyn Backend, places: &Places) -> Option<Outlook> {
     let results: usize = planned.plan.jobs.iter().map(matrix_ops).sum();
     if results == 0 {
         return None;
     }
-    let digests = Digests::new(crate::models::cache_folder());
+    let digests = Digests::new(places.cache.clone());
     let known = files(planned)
         .into_iter()
         .filter_map(|shard| Some((shard.path.clone(), digests.known_sha256(shard)?)));
-    let stored = StoredResults::new(
-        Store::new(crate::models::store_folder()),
-        planned,
-        backend,
-        &known.collect(),
-    );
+    let stored = StoredResults::new(Store::new(places.store()), planned, backend, &known.collect());
     let keys = stored.keys.values();
     let there = keys.filter(|(key, _)| matches!(stored.store.contains(key), Ok(Some(_)))).count();
     Some(Outlook { results, there, unknown: results - stored.keys.len() })

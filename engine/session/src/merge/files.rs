@@ -12,7 +12,8 @@ use mixdown_checkpoint::{Form, shown_path, side_files};
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
 
-use super::{Arguments, adapter};
+use super::{MergeRequest, adapter};
+use crate::Session;
 use crate::planning::Planned;
 
 const CONFIG_NAME: &str = "config.json";
@@ -41,7 +42,11 @@ pub struct Files {
 }
 
 /// Decides which files the output gets.
-pub fn choose(planned: &Planned, arguments: &Arguments) -> Result<Files, Box<Diagnostic>> {
+pub fn choose(
+    planned: &Planned,
+    request: &MergeRequest,
+    session: &Session<'_>,
+) -> Result<Files, Box<Diagnostic>> {
     let mut files = Files { made: planned.plan.output.files.clone(), ..Files::default() };
     let adapter = planned.plan.output.adapter.as_ref();
     let composition = planned.loaded.composition.as_ref();
@@ -53,13 +58,14 @@ pub fn choose(planned: &Planned, arguments: &Arguments) -> Result<Files, Box<Dia
         None => adapter.is_some(),
         Some(composition) => !composition.is_whole,
     };
-    if is_one_file && arguments.shard_size.is_some() {
+    if is_one_file && request.shard_bytes.is_some() {
         let headline = "`--shard-size` has no effect: an adapter is one file of weights";
         files.warnings.push(Diagnostic::warning(codes::IGNORED_KEY, headline));
     }
     if let Some(composition) = composition {
-        let recipe = RecipeRecord::new(&planned.loaded.text, arguments.recipe.overrides());
-        let (config, warning) = changed(&composition.config(&recipe.sha256)?, planned);
+        let recipe = RecipeRecord::new(&planned.loaded.text, request.recipe.overrides());
+        let (config, warning) =
+            changed(&composition.config(&recipe.sha256, session.places)?, planned);
         files.made.push((CONFIG_NAME.to_owned(), format!("{config:#}\n")));
         files.warnings.extend(warning);
     }
@@ -87,7 +93,7 @@ pub fn choose(planned: &Planned, arguments: &Arguments) -> Result<Files, Box<Dia
             files.copy_from(&checkpoint.root)?;
         }
     }
-    let card = card(planned, arguments.recipe.overrides()).to_markdown();
+    let card = card(planned, request.recipe.overrides()).to_markdown();
     files.made.push((CARD_NAME.to_owned(), card));
     files.bytes += files.made.iter().map(|(_, text)| text.len() as u64).sum::<u64>();
     Ok(files)

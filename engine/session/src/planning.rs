@@ -1,38 +1,39 @@
-//! From the arguments that name a recipe to a plan, with all that was found on the way.
+//! From a recipe to a plan, with all that was found on the way.
 
 use std::path::PathBuf;
 
-use clap::Args;
 use mixdown_diagnostics::{Diagnostic, any_error};
 use mixdown_exec::{Footprint, Source};
 use mixdown_ops::Backend;
 use mixdown_plan::{Detail, Plan};
 
-use crate::commands::Trouble;
-use crate::progress::Style;
 use crate::recipes::{self, Loaded};
-use crate::stop;
+use crate::{Session, Trouble};
 
-/// The arguments that name a recipe.
-#[derive(Clone, Debug, Args)]
-pub struct RecipeArguments {
-    /// The recipe: a mergekit configuration, or a file that begins with `mixdown: 1`
-    pub recipe: PathBuf,
-    /// Override a value of the recipe, for instance parameters.lambda=0.5; may be repeated
-    #[arg(long, value_name = "PATH=VALUE", value_parser = crate::args::assignment)]
-    set: Vec<(String, String)>,
-    /// The recipe's text, where it is no file
-    #[arg(skip)]
-    text: Option<String>,
+/// A recipe as a caller gives it.
+#[derive(Clone, Debug, Default)]
+pub struct RecipeInput {
+    /// Its file: a mergekit configuration, or one that begins with `mixdown: 1`. Where there is a text,
+    /// only the name that messages give it.
+    pub path: PathBuf,
+    /// What it says, where it is no file.
+    pub text: Option<String>,
+    /// Values that are overridden: their paths in the recipe, and texts as in a recipe.
+    pub set: Vec<(String, String)>,
 }
 
-impl RecipeArguments {
-    /// A recipe that is no file, by the name that messages give it.
-    pub fn of_text(name: &str, text: String) -> Self {
-        Self { recipe: PathBuf::from(name), set: Vec::new(), text: Some(text) }
+impl RecipeInput {
+    /// A recipe in a file.
+    pub fn of_file(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), ..Self::default() }
     }
 
-    /// The overrides as they were typed.
+    /// A recipe that is no file, by the name that messages give it.
+    pub fn of_text(name: &str, text: impl Into<String>) -> Self {
+        Self { path: PathBuf::from(name), text: Some(text.into()), set: Vec::new() }
+    }
+
+    /// The overrides as they are typed.
     pub fn overrides(&self) -> Vec<String> {
         self.set.iter().map(|(path, value)| format!("{path}={value}")).collect()
     }
@@ -71,15 +72,16 @@ const PROGRAM_BYTES: u64 = 8 << 20;
 const TENSOR_BYTES: u64 = 1024;
 
 /// Reads, opens and plans. All mistakes are found together.
+///
+/// With `explain`, how the output's tensor of this name is made is told too.
 pub fn plan(
-    arguments: &RecipeArguments,
-    style: Style,
+    recipe: &RecipeInput,
+    session: &Session<'_>,
     explain: Option<&str>,
 ) -> Result<Planned, Trouble> {
-    let mut loaded =
-        recipes::load(&arguments.recipe, arguments.text.as_deref(), &arguments.set, style)
-            .map_err(Trouble::Usage)?;
-    if stop::is_asked() {
+    let mut loaded = recipes::load(&recipe.path, recipe.text.as_deref(), &recipe.set, session)
+        .map_err(Trouble::Usage)?;
+    if session.is_cancelled() {
         let text = "interrupted: nothing was written; what was fetched of the models is kept";
         return Err(Trouble::Interrupted(text.to_owned()));
     }

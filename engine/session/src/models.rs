@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use mixdown_checkpoint::hub::{self, FetchProgress, HubOptions};
+use mixdown_checkpoint::hub::{self, FetchProgress};
 use mixdown_checkpoint::{AdapterFiles, Checkpoint, open, open_adapter_as, shown};
 use mixdown_diagnostics::{Diagnostic, codes};
 
-use crate::progress::{self, Meter, Style};
-use crate::stop;
-use crate::talk::Talk;
+use crate::Session;
+use crate::progress::{Meter, Task};
 
 /// An opened model.
 #[derive(Debug)]
@@ -69,21 +68,25 @@ impl Model {
     /// here.
     pub fn find_adapter(
         reference: &Reference,
-        style: Style,
+        session: &Session<'_>,
     ) -> Result<(AdapterFiles, Option<String>), Vec<Diagnostic>> {
-        let path = located(reference, style)?;
+        let path = located(reference, session)?;
         let files = open_adapter_as(&reference.shown(), &path)?;
         Ok((files, reference.commit_at(&path)))
     }
 
-    /// Opens the model that was named on the command line.
-    pub fn open(text: &str, talk: Talk) -> Result<Self, Vec<Diagnostic>> {
-        Self::find(&Reference::parse(text), text, Style::suited(talk, false))
+    /// Opens the model that a person named.
+    pub fn open(text: &str, session: &Session<'_>) -> Result<Self, Vec<Diagnostic>> {
+        Self::find(&Reference::parse(text), text, session)
     }
 
     /// Opens a model that messages call `name`. Fetches it from the hub when it is not here.
-    pub fn find(reference: &Reference, name: &str, style: Style) -> Result<Self, Vec<Diagnostic>> {
-        let path = located(reference, style)?;
+    pub fn find(
+        reference: &Reference,
+        name: &str,
+        session: &Session<'_>,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let path = located(reference, session)?;
         let from_hub = Path::new(&reference.path).symlink_metadata().is_err();
         let prefix = reference.prefix.as_deref();
         let checkpoint = match from_hub {
@@ -95,12 +98,13 @@ impl Model {
 }
 
 /// The folder or file of a model, fetched from the hub when it is not here.
-pub fn located(reference: &Reference, style: Style) -> Result<PathBuf, Vec<Diagnostic>> {
-    let options = HubOptions::from_env(&|variable| std::env::var_os(variable));
-    let meter = Meter::new(style);
-    let fetching = Fetching { meter: &meter, files: Mutex::default(), since: Instant::now() };
-    let found = progress::watch(style, &meter, || {
-        hub::locate(&reference.path, reference.revision.as_deref(), &options, &fetching)
+pub fn located(reference: &Reference, session: &Session<'_>) -> Result<PathBuf, Vec<Diagnostic>> {
+    let meter = session.meter(Task::Fetching);
+    let fetching =
+        Fetching { session, meter: &meter, files: Mutex::default(), since: Instant::now() };
+    let found = session.watch(&meter, || {
+        let revision = reference.revision.as_deref();
+        hub::locate(&reference.path, revision, &session.places.hub, &fetching)
     });
     found.map_err(|diagnostic| vec![searched(*diagnostic, &reference.path)])
 }
@@ -121,6 +125,7 @@ fn commit(snapshot: &Path) -> Option<String> {
 
 /// Shows how far the files of a model have come.
 struct Fetching<'a> {
+    session: &'a Session<'a>,
     meter: &'a Meter,
     /// Bytes here and bytes in all, of each file so far.
     files: Mutex<Vec<(String, u64, u64)>>,
@@ -148,23 +153,8 @@ impl FetchProgress for Fetching<'_> {
     }
 
     fn is_cancelled(&self) -> bool {
-        stop::is_asked()
+        self.session.is_cancelled()
     }
-}
-
-/// The folder of what mixdown remembers from one run to the next.
-pub fn cache_folder() -> PathBuf {
-    let read = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    read("MIXDOWN_CACHE").unwrap_or_else(|| {
-        let caches = read("XDG_CACHE_HOME").filter(|path| path.is_absolute());
-        let caches = caches.or_else(|| read("HOME").map(|home| home.join(".cache")));
-        caches.unwrap_or_else(std::env::temp_dir).join("mixdown")
-    })
-}
-
-/// The folder of results that are kept from one merge to the next.
-pub fn store_folder() -> PathBuf {
-    cache_folder().join("store")
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use mixdown_recipe::modality::Encoder;
 use serde_json::{Value, json};
 
 use crate::models::{self, Reference};
-use crate::progress::Style;
+use crate::{Places, Session};
 
 /// What config.json tells of an encoder.
 #[derive(Debug)]
@@ -24,14 +24,18 @@ pub struct Told {
 
 impl Told {
     /// Finds the encoder.
-    pub fn find(encoder: &Encoder, recipe: &Recipe, style: Style) -> Result<Self, Box<Diagnostic>> {
+    pub fn find(
+        encoder: &Encoder,
+        recipe: &Recipe,
+        session: &Session<'_>,
+    ) -> Result<Self, Box<Diagnostic>> {
         let prefix = encoder.copied.as_ref().map(|part| part.prefix.value.clone());
         let Some(path) = &encoder.path else {
             return Ok(Self { name: None, place: None, prefix });
         };
         let (path, revision) = (&path.value, encoder.revision.clone());
         let reference = Reference { path: path.clone(), revision, prefix: None };
-        let place = models::located(&reference, style).map_err(|found| {
+        let place = models::located(&reference, session).map_err(|found| {
             let headline = format!("there is no encoder `{path}`");
             let mut fault = Diagnostic::error(codes::ENCODER_MISSING, headline);
             for one in found {
@@ -44,10 +48,10 @@ impl Told {
     }
 
     /// Path, content and place in the output.
-    pub fn json(&self) -> Result<Value, Box<Diagnostic>> {
+    pub fn json(&self, places: &Places) -> Result<Value, Box<Diagnostic>> {
         let sha256 = match &self.place {
             Some(place) => {
-                let digests = Digests::new(models::cache_folder());
+                let digests = Digests::new(places.cache.clone());
                 Some(content_sha256(&digests, place)?.to_string())
             }
             None => None,

@@ -3,12 +3,9 @@
 use mixdown_checkpoint::adapter::OutputAdapter;
 use mixdown_exec::Report;
 use mixdown_plan::{AdapterFiles, Factor, Side, Work};
-use serde_json::{Value, json};
 
 use super::files::hub_id;
 use crate::planning::Planned;
-use crate::quantity;
-use crate::table::{Align, Table};
 
 /// The file of the factors, as peft names it.
 pub const WEIGHTS_NAME: &str = "adapter_model.safetensors";
@@ -16,12 +13,14 @@ pub const WEIGHTS_NAME: &str = "adapter_model.safetensors";
 pub const CONFIG_NAME: &str = "adapter_config.json";
 
 /// What became of a tensor of the base.
+#[derive(Clone, Debug)]
 pub struct Update {
-    tensor: String,
+    /// Its name there.
+    pub tensor: String,
     /// Directions; none where the tensor is stored whole.
-    rank: Option<u64>,
+    pub rank: Option<u64>,
     /// ‖Δ − B·A‖ / ‖Δ‖, before the factors are rounded to their type; none if an earlier run computed it.
-    error: Option<f64>,
+    pub error: Option<f64>,
 }
 
 /// The text of the adapter's configuration.
@@ -74,54 +73,4 @@ fn error(report: &Report, tensor: &str) -> Option<f64> {
     let mut told = report.matrices.iter().rev();
     let (whole, cut_off) = told.find(|found| found.tensor == tensor)?.report.loss?;
     Some(if whole > 0.0 { (cut_off / whole).sqrt() } else { 0.0 })
-}
-
-/// All of them, for people.
-pub fn table(updates: &[Update]) -> String {
-    let columns = [("tensor", Align::Left), ("rank", Align::Right), ("error", Align::Right)];
-    let mut table = Table::new(&columns);
-    for Update { tensor, rank, error } in updates {
-        let rank = rank.map_or_else(|| "whole".to_owned(), |rank| rank.to_string());
-        table.row([tensor.clone(), rank, shown(*error)]);
-    }
-    table.text("")
-}
-
-/// All of them, for programs.
-pub fn json(updates: &[Update]) -> Value {
-    updates
-        .iter()
-        .map(|Update { tensor, rank, error }| json!({"tensor": tensor, "rank": rank, "error": error}))
-        .collect()
-}
-
-/// A line for people.
-pub fn line(updates: &[Update]) -> String {
-    let products = updates.iter().filter(|update| update.rank.is_some()).count();
-    let mut text = format!("an adapter of {}", quantity::count(products, "update"));
-    if products < updates.len() {
-        let whole = quantity::count(updates.len() - products, "tensor");
-        text.push_str(&format!(", and {whole} stored whole"));
-    }
-    let worst = updates.iter().filter(|update| update.error.is_some_and(|error| error > 0.0));
-    match worst.max_by(|a, b| a.error.unwrap_or(0.0).total_cmp(&b.error.unwrap_or(0.0))) {
-        Some(worst) => text.push_str(&format!(
-            "; the largest relative error is {}, of `{}`",
-            shown(worst.error),
-            worst.tensor
-        )),
-        None if updates.iter().all(|update| update.error.is_some()) => {
-            text.push_str("; all of them exact");
-        }
-        None => {}
-    }
-    text
-}
-
-fn shown(error: Option<f64>) -> String {
-    match error {
-        None => "-".to_owned(),
-        Some(0.0) => "0".to_owned(),
-        Some(error) => format!("{error:.3e}"),
-    }
 }

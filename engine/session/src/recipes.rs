@@ -22,9 +22,9 @@ use mixdown_recipe::recipe::{Model as Named, ModelId, ModelReference};
 use mixdown_recipe::{LoadedRecipe, Recipe};
 use serde_json::Value;
 
+use crate::Session;
 use crate::modality::Composition;
 use crate::models::{Model, Reference};
-use crate::progress::Style;
 
 use maps::Through;
 
@@ -89,7 +89,7 @@ pub fn load(
     path: &Path,
     text: Option<&str>,
     set: &[(String, String)],
-    style: Style,
+    session: &Session<'_>,
 ) -> Result<Loaded, Vec<Diagnostic>> {
     // Asked for again and again, a recipe that comes from a pipe would be empty the second time.
     let first = RefCell::new(None);
@@ -107,7 +107,7 @@ pub fn load(
         return Err(errors);
     }
     let is_partial = mixdown_diagnostics::any_error(&errors);
-    let mut loader = Loader { style, diagnostics: errors, ..Loader::default() };
+    let mut loader = Loader::new(*session, errors);
     match Library::built_in() {
         Ok(library) => loader.library = library,
         Err(found) => loader.diagnostics.extend(found),
@@ -138,7 +138,7 @@ pub fn load(
         composition,
         diagnostics,
     };
-    let (composition, found) = Composition::of(&loaded, style);
+    let (composition, found) = Composition::of(&loaded, session);
     loaded.composition = composition;
     loaded.diagnostics.extend(found);
     Ok(loaded)
@@ -236,9 +236,8 @@ fn may_be_a_consequence(diagnostic: &Diagnostic) -> bool {
 /// How names are read, and the model whose names are looked for: position among the models.
 type SeenAs = (Reading, Option<u32>);
 
-#[derive(Default)]
-struct Loader {
-    style: Style,
+struct Loader<'a> {
+    session: Session<'a>,
     models: Vec<Input>,
     library: Library,
     diagnostics: Vec<Diagnostic>,
@@ -252,7 +251,22 @@ struct Loader {
     methods: HashMap<String, Source>,
 }
 
-impl Loader {
+impl<'a> Loader<'a> {
+    /// Nothing is loaded yet.
+    fn new(session: Session<'a>, diagnostics: Vec<Diagnostic>) -> Self {
+        Self {
+            session,
+            models: Vec::new(),
+            library: Library::default(),
+            diagnostics,
+            adapters: Vec::new(),
+            mapped: Vec::new(),
+            known_adapters: HashMap::new(),
+            known: HashMap::new(),
+            methods: HashMap::new(),
+        }
+    }
+
     /// Finds out what each model of a recipe is.
     fn models_of(&mut self, loaded: &LoadedRecipe) -> Vec<ModelSource> {
         let source = &loaded.recipe.source;
@@ -355,7 +369,7 @@ impl Loader {
             return *known;
         }
         let shown = key.0.shown();
-        let opened = Model::find(&key.0, &shown, self.style).and_then(|mut opened| {
+        let opened = Model::find(&key.0, &shown, &self.session).and_then(|mut opened| {
             let (reading, like) = &key.2;
             let like = like.map(|other| &self.models[other as usize]);
             let like = like.map(|other| (other.name.as_str(), &other.model.checkpoint.index));
@@ -505,7 +519,10 @@ fn read_json(model: &Model, name: &str) -> Result<Option<Value>, Box<Diagnostic>
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
+    use crate::{Places, Silence};
 
     fn found(files: &[(&str, &str)]) -> Vec<&'static str> {
         let folder = tempfile::tempdir().unwrap();
@@ -514,15 +531,17 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        let mut ids: Vec<&str> =
-            match load(&folder.path().join(files[0].0), None, &[], Style::Nothing) {
-                Err(found) => found.iter().map(|diagnostic| diagnostic.code.id).collect(),
-                Ok(loaded) => {
-                    let outcome = loaded.compile(None);
-                    let all = loaded.diagnostics.iter().chain(&outcome.diagnostics);
-                    all.filter(|diagnostic| diagnostic.is_error()).map(|d| d.code.id).collect()
-                }
-            };
+        let places = Places::from_env(&|_| None);
+        let cancel = AtomicBool::new(false);
+        let session = Session { places: &places, listener: &Silence, cancel: &cancel };
+        let mut ids: Vec<&str> = match load(&folder.path().join(files[0].0), None, &[], &session) {
+            Err(found) => found.iter().map(|diagnostic| diagnostic.code.id).collect(),
+            Ok(loaded) => {
+                let outcome = loaded.compile(None);
+                let all = loaded.diagnostics.iter().chain(&outcome.diagnostics);
+                all.filter(|diagnostic| diagnostic.is_error()).map(|d| d.code.id).collect()
+            }
+        };
         ids.sort_unstable();
         ids.dedup();
         ids

@@ -26,7 +26,7 @@ pub struct Through {
     pub target: u32,
 }
 
-impl Loader {
+impl Loader<'_> {
     /// What a model is that is seen through a map, where its files are `seen`.
     pub(super) fn through(
         &mut self,

@@ -296,7 +296,7 @@ mod tests {
     use mixdown_tensor::Shape;
 
     use super::*;
-    use crate::progress::Style;
+    use crate::progress::Task;
 
     fn f32s(values: &[f32]) -> Vec<u8> {
         values.iter().flat_map(|value| value.to_le_bytes()).collect()
@@ -376,7 +376,7 @@ mod tests {
         assert!(pair.fits());
         assert_eq!(pair.first.shape, Shape::new(vec![count]).unwrap());
         let run = |threads| {
-            let meter = Meter::new(Style::Nothing);
+            let meter = Meter::new(Task::Comparing, false);
             let stop = AtomicBool::new(false);
             let sums = measure(indexes, &[pair], threads, &meter, &stop).unwrap().unwrap();
             assert_eq!(meter.count().bytes_done, pair.bytes());
@@ -385,6 +385,6 @@ mod tests {
         assert_eq!(run(1), run(3));
         assert_eq!(run(1)[0].elements, count);
         let stop = AtomicBool::new(true);
-        assert!(measure(indexes, &[pair], 2, &Meter::new(Style::Nothing), &stop).is_none());
+        assert!(measure(indexes, &[pair], 2, &Meter::new(Task::Comparing, false), &stop).is_none());
     }
 }

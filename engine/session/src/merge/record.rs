@@ -14,24 +14,22 @@ use mixdown_checkpoint::{Checkpoint, Shard};
 use mixdown_diagnostics::Diagnostic;
 use mixdown_ops::Backend;
 
-use super::Arguments;
-use crate::commands::Trouble;
-use crate::models;
+use super::MergeRequest;
 use crate::planning::Planned;
-use crate::progress::{self, Meter, Style};
+use crate::progress::Task;
 use crate::recipes::Input;
-use crate::stop;
+use crate::{Session, Trouble};
 
 /// What an output is of. Everything is in it that can change a byte of the output, and what tells
 /// whether an input is still the same file.
-pub fn identity(planned: &Planned, arguments: &Arguments, shards: usize) -> PlanIdentity {
+pub fn identity(planned: &Planned, request: &MergeRequest, shards: usize) -> PlanIdentity {
     let mut digest = Digest::default();
     digest.line(format_args!("mixdown {}", env!("CARGO_PKG_VERSION")));
-    digest.line(format_args!("{shards} {}", arguments.allow_nonfinite));
+    digest.line(format_args!("{shards} {}", request.allow_nonfinite));
     for recipe in &planned.loaded.recipes {
         digest.line(format_args!("{:?}", recipe.source.text()));
     }
-    digest.line(format_args!("{:?}", arguments.recipe.overrides()));
+    digest.line(format_args!("{:?}", request.recipe.overrides()));
     digest.line(format_args!("{:?}", planned.plan));
     for input in &planned.loaded.models {
         for shard in input.model.checkpoint.index.shards() {
@@ -68,9 +66,9 @@ pub fn digests(
     planned: &Planned,
     needed: &[&Shard],
     compute: bool,
-    style: Style,
+    session: &Session<'_>,
 ) -> Result<HashMap<PathBuf, FileDigest>, Trouble> {
-    let digests = Digests::new(models::cache_folder());
+    let digests = Digests::new(session.places.cache.clone());
     let all: Vec<&Shard> = planned
         .loaded
         .models
@@ -84,7 +82,7 @@ pub fn digests(
     }
     let wanted = if compute || bytes <= HASHED_UNASKED { &all } else { needed };
     if !wanted.is_empty() {
-        compute_digests(&digests, wanted, &mut known, style)?;
+        compute_digests(&digests, wanted, &mut known, session)?;
     }
     Ok(known.into_iter().map(|(path, digest)| (path.to_owned(), digest)).collect())
 }
@@ -98,15 +96,14 @@ fn compute_digests<'s>(
     digests: &Digests,
     shards: &[&'s Shard],
     known: &mut HashMap<&'s Path, FileDigest>,
-    style: Style,
+    session: &Session<'_>,
 ) -> Result<(), Trouble> {
     let unknown: Vec<&Shard> =
         shards.iter().copied().filter(|shard| !known.contains_key(shard.path.as_path())).collect();
-    let style = if style == Style::Events { Style::Nothing } else { style };
-    let meter = Meter::new(style);
+    let meter = session.meter(Task::Hashing);
     meter.enter("hashing the inputs");
     meter.expect(0, unknown.iter().map(|shard| shard.size).sum());
-    progress::watch(style, &meter, || {
+    session.watch(&meter, || {
         for shard in unknown {
             let mut before = 0;
             let digest = digests.computed_sha256(shard, &mut |done| {
@@ -115,7 +112,7 @@ fn compute_digests<'s>(
             })?;
             // A file written a moment ago is not remembered beyond this run; the record has it.
             known.insert(&shard.path, digest);
-            if stop::is_asked() {
+            if session.is_cancelled() {
                 let text = "interrupted: digests so far are remembered; run the same command again";
                 return Err(Trouble::Interrupted(text.to_owned()));
             }
@@ -162,7 +159,7 @@ fn headers_digest(checkpoint: &Checkpoint) -> String {
 /// All that the manifest says and the output folder does not know.
 pub fn of(
     planned: &Planned,
-    arguments: &Arguments,
+    request: &MergeRequest,
     backend: &dyn Backend,
     inputs: Vec<InputRecord>,
     warnings: &[Diagnostic],
@@ -186,7 +183,7 @@ pub fn of(
     });
     MergeRecord {
         mixdown: env!("CARGO_PKG_VERSION").to_owned(),
-        recipe: RecipeRecord::new(&planned.loaded.text, arguments.recipe.overrides()),
+        recipe: RecipeRecord::new(&planned.loaded.text, request.recipe.overrides()),
         plan: digest.0.finalize().to_hex().to_string(),
         seed: recipe.seed,
         backend: backend.name().to_owned(),

@@ -11,8 +11,7 @@ use mixdown_recipe::modality::{Factors, Reading};
 use mixdown_recipe::recipe::Model;
 
 use crate::models::{self, Reference};
-use crate::progress::Style;
-use crate::quantity;
+use crate::{Session, quantity};
 
 /// The index with other names; those of `like` for the parts of a model that it has too.
 pub fn index(
@@ -82,9 +81,9 @@ pub fn factors(
     reference: &Reference,
     factors: &Factors,
     reading: &Reading,
-    style: Style,
+    session: &Session<'_>,
 ) -> Result<(FactorsFile, Option<String>), Vec<Diagnostic>> {
-    let path = models::located(reference, style)?;
+    let path = models::located(reference, session)?;
     let namer = reading.namer();
     let names = RefCell::new(Vec::new());
     let spec = FactorsSpec {

@@ -14,8 +14,8 @@ use serde_json::{Map, Value, json};
 
 pub use encoder::Told;
 
-use crate::progress::Style;
 use crate::recipes::Loaded;
+use crate::{Places, Session};
 
 /// What becomes of the configurations and encoders of modalities.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct Composition {
 impl Composition {
     /// Puts configurations together and finds encoders, if the recipe is one of modalities; and all that
     /// is wrong with them.
-    pub fn of(loaded: &Loaded, style: Style) -> (Option<Self>, Vec<Diagnostic>) {
+    pub fn of(loaded: &Loaded, session: &Session<'_>) -> (Option<Self>, Vec<Diagnostic>) {
         let Some(recipe) = loaded.recipes.first() else { return (None, Vec::new()) };
         let Some(modality) = &recipe.modality else { return (None, Vec::new()) };
         let models = Models { loaded, recipe };
@@ -44,7 +44,7 @@ impl Composition {
         models.set_adapters(modality, &mut config, &mut found);
         let mut modalities = Vec::new();
         for input in &modality.inputs {
-            let told = input.encoder.as_ref().map(|encoder| Told::find(encoder, recipe, style));
+            let told = input.encoder.as_ref().map(|encoder| Told::find(encoder, recipe, session));
             let told = told.and_then(|told| told.map_err(|fault| found.push(*fault)).ok());
             let prefix = input.connector.as_ref().map(|part| part.prefix.value.clone());
             modalities.push((input.name.value.clone(), prefix, told));
@@ -54,11 +54,11 @@ impl Composition {
     }
 
     /// The configuration of the output. Encoders that it refers to are read.
-    pub fn config(&self, recipe_sha256: &str) -> Result<Value, Box<Diagnostic>> {
+    pub fn config(&self, recipe_sha256: &str, places: &Places) -> Result<Value, Box<Diagnostic>> {
         let mut modalities = Map::new();
         for (name, prefix, encoder) in &self.modalities {
             let encoder = match encoder {
-                Some(told) => told.json()?,
+                Some(told) => told.json(places)?,
                 None => Value::Null,
             };
             let told = json!({"connector_prefix": prefix, "encoder": encoder});

@@ -11,7 +11,7 @@ use mixdown_recipe::recipe::Model as Named;
 use super::{Input, Loader, OnBase, reading};
 use crate::models::{Model, Reference};
 
-impl Loader {
+impl Loader<'_> {
     /// An adapter that is named without a base: it is on the recipe's base, or on the one that it was
     /// made on.
     pub(super) fn alone(&mut self, recipe: &Recipe, position: usize, path: &str) -> Option<u32> {
@@ -86,7 +86,7 @@ impl Loader {
     ) -> Option<(Adapter, Checkpoint, Option<String>)> {
         let source = &recipe.source;
         if let Some(factors) = &model.factors {
-            let found = reading::factors(reference, factors, &model.reading, self.style);
+            let found = reading::factors(reference, factors, &model.reading, &self.session);
             let (file, revision) = self.or_note(found, source, model)?;
             let index = &self.models[base as usize].model.checkpoint.index;
             let resolved = file.resolve(index).map_err(unclaimed);
@@ -99,7 +99,7 @@ impl Loader {
             let checkpoint = Checkpoint { config: file.config, ..file.files.checkpoint() };
             return Some((adapter, checkpoint, revision));
         }
-        let found = Model::find_adapter(reference, self.style);
+        let found = Model::find_adapter(reference, &self.session);
         let (mut files, revision) = self.or_note(found, source, model)?;
         let seen = reading::index(&files.index, &model.reading, None, &files.name);
         files.index = self.or_note(seen, source, model)?;

@@ -1,0 +1,23 @@
+//! The arguments that name a recipe.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use mixdown_session::RecipeInput;
+
+/// The arguments that name a recipe.
+#[derive(Clone, Debug, Args)]
+pub struct RecipeArguments {
+    /// The recipe: a mergekit configuration, or a file that begins with `mixdown: 1`
+    pub recipe: PathBuf,
+    /// Override a value of the recipe, for instance parameters.lambda=0.5; may be repeated
+    #[arg(long, value_name = "PATH=VALUE", value_parser = crate::args::assignment)]
+    set: Vec<(String, String)>,
+}
+
+impl RecipeArguments {
+    /// The recipe that they name.
+    pub fn input(&self) -> RecipeInput {
+        RecipeInput { path: self.recipe.clone(), text: None, set: self.set.clone() }
+    }
+}

@@ -1,0 +1,116 @@
+//! Everything that mixdown does, for programs: the command line and other callers are thin layers on it.
+//!
+//! A [`Session`] is what the caller lends: folders and the hub's settings, somebody who listens, and a
+//! flag that asks to stop. Requests go in, events go to the listener, results come back. Nothing here
+//! prints, exits, reads the environment or keeps anything outside of its values.
+
+pub mod compare;
+pub mod extract;
+pub mod kept;
+mod machine;
+pub mod merge;
+mod modality;
+pub mod models;
+mod places;
+pub mod planning;
+pub mod progress;
+pub mod quantity;
+pub mod recipes;
+pub mod search;
+mod trouble;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mixdown_diagnostics::Diagnostic;
+
+pub use machine::{Device, Machine, threads};
+pub use places::Places;
+pub use planning::{Planned, RecipeInput, plan};
+pub use progress::{Meter, Task};
+pub use trouble::Trouble;
+
+/// What a caller lends to the work.
+#[derive(Clone, Copy)]
+pub struct Session<'a> {
+    /// Where models come from and results are kept.
+    pub places: &'a Places,
+    /// Who is told of progress and warnings.
+    pub listener: &'a dyn Listener,
+    /// Raised by the caller, from any thread, when the work should stop where it can go on later.
+    pub cancel: &'a AtomicBool,
+}
+
+/// Somebody who listens to the work. Every method has a default that does nothing.
+pub trait Listener: Sync {
+    /// Something happened.
+    fn tell(&self, event: &Event<'_>) {
+        let _ = event;
+    }
+
+    /// Does a task while showing what `meter` counts. `work` must be called, once.
+    fn watch(&self, meter: &Meter, work: &mut dyn FnMut()) {
+        let _ = meter;
+        work();
+    }
+
+    /// Whether the meter should remember the names of finished tensors.
+    fn wants_names(&self) -> bool {
+        false
+    }
+}
+
+/// What is told while the work goes on.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// What a person should know and may rightly ignore.
+    Warnings(&'a [Diagnostic]),
+    /// What was found at the beginning or is done next, in words.
+    Notice(&'a str),
+    /// The output is there, and tensors are merged from now on.
+    Started(&'a merge::Started<'a>),
+}
+
+/// A listener that shows nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silence;
+
+impl Listener for Silence {}
+
+impl<'a> Session<'a> {
+    /// Whether the caller asked to stop.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::SeqCst)
+    }
+
+    /// A meter for a task, as the listener needs it.
+    pub fn meter(&self, task: Task) -> Meter {
+        Meter::new(task, self.listener.wants_names())
+    }
+
+    /// Does a task while the listener shows what the meter counts.
+    pub fn watch<T>(&self, meter: &Meter, work: impl FnOnce() -> T) -> T {
+        let mut work = Some(work);
+        let mut result = None;
+        self.listener.watch(meter, &mut || {
+            if let Some(work) = work.take() {
+                result = Some(work());
+            }
+        });
+        // A listener that forgets the work must not lose it.
+        match (result, work) {
+            (Some(result), _) => result,
+            (None, Some(work)) => work(),
+            (None, None) => unreachable!("work that was taken gave a result"),
+        }
+    }
+
+    fn tell(&self, event: Event<'_>) {
+        self.listener.tell(&event);
+    }
+
+    fn warn(&self, warnings: &[Diagnostic]) {
+        if !warnings.is_empty() {
+            self.tell(Event::Warnings(warnings));
+        }
+    }
+}

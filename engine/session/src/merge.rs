@@ -1,0 +1,342 @@
+//! A recipe becomes a checkpoint on disk.
+
+pub mod adapter;
+mod files;
+pub mod matrices;
+mod record;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mixdown_checkpoint::layout::{Layout, OutputTensor};
+use mixdown_checkpoint::output::{Begun, OutputFolder, OutputOptions};
+use mixdown_checkpoint::shown_path;
+use mixdown_diagnostics::{Code, Diagnostic, codes};
+use mixdown_exec::{NoResults, Outcome, Report, Results};
+use mixdown_ops::Backend;
+use mixdown_store::Store;
+use serde_json::Value;
+
+use crate::kept::{self, StoredResults};
+use crate::planning::{self, Planned, RecipeInput};
+use crate::progress::Task;
+use crate::{Event, Machine, Session, Trouble};
+
+/// What to merge, where to, and how.
+#[derive(Clone, Debug)]
+pub struct MergeRequest {
+    /// The recipe with its overrides.
+    pub recipe: RecipeInput,
+    /// The folder to make.
+    pub out: PathBuf,
+    /// What the merge may use of the machine.
+    pub machine: Machine,
+    /// Largest file of weights in bytes, 0 for one file; the recipe's or [`SHARD_BYTES`] if none.
+    pub shard_bytes: Option<u64>,
+    /// Replace the output folder if there is one.
+    pub force: bool,
+    /// Merge NaN and infinity like numbers, where they are an error otherwise.
+    pub allow_nonfinite: bool,
+    /// Record the SHA-256 of every input file, reading each whatever an earlier run remembered.
+    pub hash_inputs: bool,
+    /// Where expensive results are kept.
+    pub keep: Keep,
+    /// A file for what matrix ops tell of each tensor, as JSON.
+    pub report: Option<PathBuf>,
+}
+
+/// Where expensive results are kept from one merge to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// In the store of the session's places.
+    #[default]
+    Shared,
+    /// In a folder of the caller's.
+    Own(PathBuf),
+    /// Nowhere, and none are read.
+    Nowhere,
+}
+
+impl MergeRequest {
+    /// A merge that replaces nothing, with everything else as usual.
+    pub fn new(recipe: RecipeInput, out: impl Into<PathBuf>) -> Self {
+        Self {
+            recipe,
+            out: out.into(),
+            machine: Machine::default(),
+            shard_bytes: None,
+            force: false,
+            allow_nonfinite: false,
+            hash_inputs: false,
+            keep: Keep::Shared,
+            report: None,
+        }
+    }
+}
+
+/// Shard size where neither the caller nor the recipe says one; mergekit's.
+pub const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// The file of a model's trained parts, as ModelCompose names it.
+const MODELCOMPOSE_NAME: &str = "adapter_model.bin";
+
+/// What only other inputs or another command can cure.
+const INPUT_FAULTS: [Code; 4] =
+    [codes::NONFINITE, codes::COPIES_DIFFER, codes::NUMERICS, codes::OUT_OF_RANGE];
+
+/// A merge that begins.
+#[derive(Debug)]
+pub struct Started<'a> {
+    /// What was asked for.
+    pub request: &'a MergeRequest,
+    /// What will be done.
+    pub planned: &'a Planned,
+    /// Where each tensor will lie.
+    pub layout: &'a Layout,
+}
+
+/// What came of a merge.
+#[derive(Debug)]
+pub enum Merged {
+    /// It was done now.
+    Now(Box<Done>),
+    /// An earlier run had done everything but the last cleaning up.
+    Earlier(PathBuf),
+}
+
+/// A merge that was done.
+#[derive(Debug)]
+pub struct Done {
+    /// The folder.
+    pub out: PathBuf,
+    /// What was done.
+    pub planned: Planned,
+    /// Where each tensor lies.
+    pub layout: Arc<Layout>,
+    /// Bytes, threads, stages, and what matrix ops told.
+    pub report: Report,
+    /// The name of the backend that computed.
+    pub backend: String,
+    /// What it computed with, in words.
+    pub computed_with: String,
+    /// From the reading of the recipe to the end.
+    pub elapsed: Duration,
+    /// What the user should know.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Merged {
+    /// The folder that was made.
+    pub fn out(&self) -> &Path {
+        match self {
+            Self::Now(done) => &done.out,
+            Self::Earlier(path) => path,
+        }
+    }
+}
+
+/// By what the output of this request is known: equal outputs have equal identities. Nothing is
+/// written; all mistakes that headers show are found.
+///
+/// **Errors.** All that [`merge`] finds before it writes.
+pub fn identity(
+    request: &MergeRequest,
+    session: &Session<'_>,
+) -> Result<(String, Vec<Diagnostic>), Trouble> {
+    let planned = planning::plan(&request.recipe, session, None)?;
+    let backend = request.machine.device.backend();
+    let options = planned.options(request.machine.memory_bytes, request.machine.threads());
+    planned.footprint(&backend, &options)?;
+    check_target(&request.out, &planned)?;
+    let layout = layout(request, &planned)?;
+    let identity = record::identity(&planned, request, layout.shards().len());
+    Ok((identity.as_str().to_owned(), planned.warnings))
+}
+
+/// Merges. The folder appears under its name when all of it is stored; a merge that was interrupted goes
+/// on where it was when the same request comes again.
+///
+/// **Errors.** All mistakes of the recipe and the models' headers together, before anything is written;
+/// then the first trouble with data or disk. An interruption when the session is cancelled.
+pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Trouble> {
+    let begun = Instant::now();
+    let planned = planning::plan(&request.recipe, session, None)?;
+    let backend = request.machine.device.backend();
+    let threads = request.machine.threads();
+    let mut options = planned.options(request.machine.memory_bytes, threads);
+    options.allow_nonfinite = request.allow_nonfinite;
+    let footprint = planned.footprint(&backend, &options)?;
+    check_target(&request.out, &planned)?;
+    let files = files::choose(&planned, request, session)?;
+    let mut warnings = planned.warnings.clone();
+    warnings.extend(files.warnings.iter().cloned());
+    session.warn(&warnings);
+
+    let layout = Arc::new(layout(request, &planned)?);
+    let identity = record::identity(&planned, request, layout.shards().len());
+    let side_bytes = files.bytes.saturating_add(footprint.bytes_aside);
+    let output_options = OutputOptions { force: request.force, side_bytes };
+    let begun_output =
+        OutputFolder::begin(&request.out, Arc::clone(&layout), &identity, &output_options)?;
+    let mut output = match begun_output {
+        Begun::Open(output) => *output,
+        Begun::Complete(path) => return Ok(Merged::Earlier(path)),
+    };
+    for notice in output.notices() {
+        session.tell(Event::Notice(&notice.to_string()));
+    }
+    confirm(&mut output, threads, session)?;
+    let folder = match &request.keep {
+        Keep::Shared => Some(session.places.store()),
+        Keep::Own(folder) => Some(folder.clone()),
+        Keep::Nowhere => None,
+    };
+    let needed = if folder.is_some() { kept::files(&planned) } else { Vec::new() };
+    let digests = record::digests(&planned, &needed, request.hash_inputs, session)?;
+    let inputs = record::inputs(&planned, &digests);
+    let stored = folder
+        .filter(|_| !needed.is_empty())
+        .map(|folder| StoredResults::new(Store::new(folder), &planned, &backend, &digests));
+    let results: &dyn Results = match &stored {
+        Some(stored) => stored,
+        None => &NoResults,
+    };
+    session.tell(Event::Started(&Started { request, planned: &planned, layout: &layout }));
+
+    let meter = session.meter(Task::Merging);
+    let sources = planned.sources();
+    let report = session.watch(&meter, || {
+        mixdown_exec::run(
+            &planned.plan,
+            &sources,
+            &backend,
+            &output,
+            results,
+            &options,
+            &meter,
+            session.cancel,
+        )
+    });
+    let report = match report {
+        Ok(report) => report,
+        Err(problems) => {
+            // Other weights or another recipe are another merge, which cannot go on from here.
+            if problems.iter().any(|problem| INPUT_FAULTS.contains(&problem.code)) {
+                output.discard();
+            }
+            return Err(problems.into());
+        }
+    };
+    if report.outcome == Outcome::Interrupted {
+        return Err(interrupted(&planned, &report));
+    }
+    let mut told = report.warnings.clone();
+    told.extend(matrices::warnings(&report.matrices));
+    // A store that fails is talked about, and no part of the output.
+    let unkept = stored.as_ref().map(StoredResults::warnings).unwrap_or_default();
+    session.warn(&[told.as_slice(), &unkept].concat());
+    warnings.extend(told);
+    if let Some(path) = &request.report {
+        write_report(path, &matrices::json(&report.matrices))?;
+    }
+    files.write(&output)?;
+    let record = record::of(&planned, request, &backend, inputs, &warnings);
+    output.finish(record)?;
+    drop(sources);
+    let (out, elapsed) = (request.out.clone(), begun.elapsed());
+    let (backend, computed_with) = (backend.name().to_owned(), backend.describe());
+    let done = Done { out, planned, layout, report, backend, computed_with, elapsed, warnings };
+    Ok(Merged::Now(Box::new(done)))
+}
+
+/// Writes what matrix ops told.
+fn write_report(path: &Path, told: &Value) -> Result<(), Box<Diagnostic>> {
+    let text = format!("{told:#}\n");
+    std::fs::write(path, text).map_err(|error| {
+        let headline = format!("the report cannot be written: {error}");
+        Box::new(Diagnostic::error(codes::WRITE_FAILED, headline).in_file(shown_path(path)))
+    })
+}
+
+/// Where each tensor will lie.
+fn layout(request: &MergeRequest, planned: &Planned) -> Result<Layout, Box<Diagnostic>> {
+    let tensors = planned.plan.jobs.iter().map(|job| OutputTensor {
+        name: job.name.clone(),
+        dtype: job.dtype,
+        shape: job.shape.clone(),
+    });
+    let composition = planned.loaded.composition.as_ref();
+    let is_whole = composition.is_none_or(|composition| composition.is_whole);
+    if !is_whole {
+        return Layout::in_torch_file(tensors.collect(), MODELCOMPOSE_NAME);
+    }
+    if planned.plan.output.adapter.is_some() {
+        return Layout::in_one_file(tensors.collect(), adapter::WEIGHTS_NAME);
+    }
+    let stated = planned.loaded.recipes.first().and_then(|recipe| recipe.shard_size.as_ref());
+    let shard_bytes =
+        request.shard_bytes.or(stated.map(|stated| stated.value)).unwrap_or(SHARD_BYTES);
+    Layout::new(tensors.collect(), shard_bytes)
+}
+
+/// Refuses to replace what is being read: with `force` the inputs would be gone at the end.
+fn check_target(out: &Path, planned: &Planned) -> Result<(), Trouble> {
+    let Ok(target) = out.canonicalize() else { return Ok(()) };
+    let is_inside = |path: &Path| path.canonicalize().is_ok_and(|path| path.starts_with(&target));
+    let model = planned.loaded.models.iter().find(|input| {
+        // The files of a model in the hub's cache are links out of its folder: both count.
+        let checkpoint = &input.model.checkpoint;
+        let mut shards = checkpoint.index.shards().iter();
+        is_inside(&checkpoint.root) || shards.any(|shard| is_inside(&shard.path))
+    });
+    let recipe =
+        planned.loaded.recipes.iter().find(|recipe| is_inside(Path::new(recipe.source.name())));
+    let replaced = match (model, recipe) {
+        (None, None) => return Ok(()),
+        (Some(input), _) => format!("the model `{}`", input.name),
+        (None, Some(recipe)) => format!("the recipe `{}`", recipe.source.name()),
+    };
+    let headline = format!("the output would replace {replaced}");
+    Err(Trouble::Found(vec![
+        Diagnostic::error(codes::OUTPUT_EXISTS, headline)
+            .in_file(shown_path(out))
+            .help("name another folder with `--out`"),
+    ]))
+}
+
+/// Reads again what an interrupted run wrote.
+fn confirm(
+    output: &mut OutputFolder,
+    threads: usize,
+    session: &Session<'_>,
+) -> Result<(), Trouble> {
+    let bytes = output.recorded_bytes();
+    if bytes == 0 {
+        return Ok(());
+    }
+    let meter = session.meter(Task::Confirming);
+    meter.enter("checking what is there");
+    meter.expect(0, bytes);
+    session.watch(&meter, || {
+        output.confirm(threads, &|bytes| {
+            meter.add(bytes, 0);
+            !session.is_cancelled()
+        })
+    });
+    match session.is_cancelled() {
+        false => Ok(()),
+        true => Err(Trouble::Interrupted(
+            "interrupted: what was written before is kept; run the same command again to continue"
+                .to_owned(),
+        )),
+    }
+}
+
+fn interrupted(planned: &Planned, report: &Report) -> Trouble {
+    let kept = report.tensors_computed + report.tensors_reused;
+    let all = planned.plan.jobs.len();
+    Trouble::Interrupted(format!(
+        "interrupted: {kept} of {all} tensors are kept; run the same command again to continue"
+    ))
+}

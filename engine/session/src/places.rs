@@ -1,0 +1,57 @@
+//! Where models come from, and where results are kept from one merge to the next.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use mixdown_checkpoint::hub::HubOptions;
+
+/// Folders, and how the hub is reached.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The folder of what mixdown remembers from one run to the next.
+    pub cache: PathBuf,
+    /// The hub's cache, address and token.
+    pub hub: HubOptions,
+}
+
+impl Places {
+    /// As variables of the environment say, which `read` gives: `MIXDOWN_CACHE` or the user's folder of
+    /// caches, and those that the hub's own clients know.
+    pub fn from_env(read: &dyn Fn(&str) -> Option<OsString>) -> Self {
+        let path = |name| read(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let cache = path("MIXDOWN_CACHE").unwrap_or_else(|| {
+            let caches = path("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+            let caches = caches.or_else(|| path("HOME").map(|home| home.join(".cache")));
+            let caches = caches.or_else(|| path("TMPDIR")).or_else(|| path("TEMP"));
+            caches.unwrap_or_else(|| PathBuf::from("/tmp")).join("mixdown")
+        });
+        Self { cache, hub: HubOptions::from_env(read) }
+    }
+
+    /// The folder of results that are kept from one merge to the next.
+    pub fn store(&self) -> PathBuf {
+        self.cache.join("store")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_is_where_the_variables_say() {
+        let check = |variables: &[(&str, &str)], expected: &str| {
+            let places = Places::from_env(&|name| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| OsString::from(value))
+            });
+            assert_eq!(places.cache, PathBuf::from(expected), "{variables:?}");
+            assert_eq!(places.store(), PathBuf::from(expected).join("store"));
+        };
+        check(&[("HOME", "/u")], "/u/.cache/mixdown");
+        check(&[("HOME", "/u"), ("XDG_CACHE_HOME", "/x")], "/x/mixdown");
+        check(&[("HOME", "/u"), ("XDG_CACHE_HOME", "x")], "/u/.cache/mixdown");
+        check(&[("HOME", "/u"), ("MIXDOWN_CACHE", "/m")], "/m");
+        check(&[("HOME", "/u"), ("MIXDOWN_CACHE", "")], "/u/.cache/mixdown");
+    }
+}

@@ -1,0 +1,42 @@
+//! Why something was not done.
+
+use mixdown_diagnostics::Diagnostic;
+
+/// Why what was asked for was not done.
+#[derive(Debug)]
+pub enum Trouble {
+    /// These diagnostics, at least one of which is an error.
+    Found(Vec<Diagnostic>),
+    /// These, and the recipe or what was asked for is to blame, whatever their codes say.
+    Usage(Vec<Diagnostic>),
+    /// Somebody asked to stop; what a person should know about it.
+    Interrupted(String),
+}
+
+impl Trouble {
+    /// What was found, if that is what stopped the work.
+    pub fn found(&self) -> Option<&[Diagnostic]> {
+        match self {
+            Self::Found(found) | Self::Usage(found) => Some(found),
+            Self::Interrupted(_) => None,
+        }
+    }
+}
+
+impl From<Vec<Diagnostic>> for Trouble {
+    fn from(found: Vec<Diagnostic>) -> Self {
+        Self::Found(found)
+    }
+}
+
+impl From<Diagnostic> for Trouble {
+    fn from(found: Diagnostic) -> Self {
+        Self::Found(vec![found])
+    }
+}
+
+impl From<Box<Diagnostic>> for Trouble {
+    fn from(found: Box<Diagnostic>) -> Self {
+        Self::Found(vec![*found])
+    }
+}
