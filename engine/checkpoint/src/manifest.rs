@@ -120,6 +120,10 @@ pub struct TensorRecord {
     /// The rule, slice or module that decided.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rule: String,
+    /// What a method over matrices made of it: `optimized`, `averaged` with others that are no matrices, or
+    /// `kept` as in the base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub treatment: Option<String>,
 }
 
 /// A file of the output that holds no tensors.
@@ -176,6 +180,8 @@ pub struct OriginRecord {
     pub method: String,
     /// The rule, slice or module that decided.
     pub rule: String,
+    /// What a method over matrices made of it.
+    pub treatment: Option<String>,
 }
 
 impl Manifest {
@@ -329,6 +335,7 @@ mod tests {
                 blake3: TensorDigest::of(b"x"),
                 method: "linear".into(),
                 rule: String::new(),
+                treatment: None,
             }],
             files: vec![FileRecord {
                 name: "config.json".into(),

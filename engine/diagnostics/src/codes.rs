@@ -132,5 +132,6 @@ codes! {
     STORE_DAMAGED = "W0613", "an entry of the store is damaged, and its result is computed again";
     STORE_UNUSABLE = "W0614", "a result cannot be kept in the store, or read from it";
     TIED_IN_ADAPTER = "W0615", "an adapter changes an embedding that is the output layer too";
+    MATRICES_AVERAGED = "W0650", "tensors that could be matrices are averaged by a method over matrices";
     LEFT_IN_FILE = "W0630", "parts of an adapter's file are not in the output";
 }

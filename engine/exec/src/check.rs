@@ -70,7 +70,9 @@ impl Checker<'_> {
             let elements = step.rows.checked_mul(step.columns)?;
             let is_of_weight = elements == matrix_elements(job, merge)?;
             let has_own_shape = matches!(step.op, MatrixOp::Gram | MatrixOp::CommonBasis);
-            (is_of_weight || has_own_shape).then_some(())?;
+            let layout = step.layout.stored();
+            let lies_so = has_own_shape || layout == (step.rows, step.columns);
+            ((is_of_weight || has_own_shape) && lies_so).then_some(())?;
             for operand in &step.operands {
                 self.facts(operand, program)?;
                 let elements = operand.rows.checked_mul(operand.columns)?;

@@ -95,6 +95,18 @@ impl Values {
         Ok(at)
     }
 
+    /// Writes numbers from a place on, rounded once where these are f32.
+    pub(crate) fn put(&mut self, at: usize, numbers: &[f64]) {
+        match self {
+            Self::Single(values) => {
+                for (to, &value) in values[at..].iter_mut().zip(numbers) {
+                    *to = value as f32;
+                }
+            }
+            Self::Double(values) => values[at..at + numbers.len()].copy_from_slice(numbers),
+        }
+    }
+
     /// Count of numbers.
     pub fn len(&self) -> usize {
         match self {

@@ -34,6 +34,7 @@ mod sizing;
 mod stages;
 mod steps;
 mod sums;
+mod turned;
 mod widen;
 
 pub use footprint::{Footprint, footprint};

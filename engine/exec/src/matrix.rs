@@ -21,6 +21,7 @@ use crate::resources::Resources;
 use crate::rows::SCRATCH_BYTES;
 use crate::scheduler::Failure;
 use crate::steps::Put;
+use crate::turned::{self, Solved};
 use crate::widen;
 
 /// The matrix ops of one job, one after another.
@@ -47,6 +48,13 @@ enum Phase {
     /// A thread prepares it.
     Preparing,
     Prepared(Arc<dyn Prepared>),
+    /// Matrices of a tensor that is not one itself are solved, each by one thread: the reports, and where
+    /// elements go.
+    Matrices {
+        reports: Vec<Option<Report>>,
+        held: Option<Held>,
+        values: Values,
+    },
     /// Rows are computed: the block's losses, and where the rows go.
     Rows {
         prepared: Arc<dyn Prepared>,
@@ -97,8 +105,15 @@ impl<'a> MatrixStage<'a> {
                         self.conclude(number, held, report, true)?;
                         continue;
                     }
-                    *state = State { number, facts: Arc::clone(facts), phase: Phase::Preparing };
-                    return Ok(Some(1));
+                    let phase = match step.layout.is_plain() {
+                        true => Phase::Preparing,
+                        false => self.matrices(number, step),
+                    };
+                    *state = State { number, facts: Arc::clone(facts), phase };
+                    return Ok(Some(match step.layout.is_plain() {
+                        true => 1,
+                        false => step.layout.matrices.max(1),
+                    }));
                 }
                 Phase::Preparing => {
                     return Err(Failure::Fatal(internal("a matrix op was not prepared")));
@@ -106,10 +121,7 @@ impl<'a> MatrixStage<'a> {
                 Phase::Prepared(prepared) => match prepared.factors() {
                     Some(factors) => {
                         let held = Held::from_factors(factors, self.merge.precision);
-                        if self.context.check_finite && !held.is_finite() {
-                            let tensor = &self.context.job(self.job).name;
-                            return Err(Failure::Input(Box::new(not_finite(step, tensor, None))));
-                        }
+                        self.check_finite(step, &held)?;
                         self.keep(number, held, prepared.report())?;
                     }
                     None => {
@@ -121,6 +133,12 @@ impl<'a> MatrixStage<'a> {
                         return Ok(Some(blocks));
                     }
                 },
+                Phase::Matrices { reports, held, values } => {
+                    let report = turned::summed(reports.into_iter().flatten());
+                    let held = held.unwrap_or(Held::Dense(values));
+                    self.check_finite(step, &held)?;
+                    self.keep(number, held, report)?;
+                }
                 Phase::Rows { prepared, losses, values } => {
                     let mut report = prepared.report();
                     if let Some(known) = report.loss {
@@ -129,21 +147,35 @@ impl<'a> MatrixStage<'a> {
                             |(a, b): (f64, f64), &(start, end): &(f64, f64)| (a + start, b + end);
                         report.loss = Some(losses.iter().fold(known, add));
                     }
-                    if let Some(element) = values.first_nonfinite()
-                        && self.context.check_finite
-                    {
-                        let tensor = &self.context.job(self.job).name;
-                        return Err(Failure::Input(Box::new(not_finite(
-                            step,
-                            tensor,
-                            Some(element),
-                        ))));
-                    }
-                    self.keep(number, Held::Dense(values), report)?;
+                    let held = Held::Dense(values);
+                    self.check_finite(step, &held)?;
+                    self.keep(number, held, report)?;
                 }
             }
         }
         Ok(None)
+    }
+
+    /// The round that solves the matrices of a tensor.
+    fn matrices(&self, number: usize, step: &MatrixStep) -> Phase {
+        let has_factors = self.context.matrix_needs.of(self.job)[number].result_rank.is_some();
+        let count = if has_factors { 0 } else { (step.rows * step.columns) as usize };
+        let values = Values::zeros(count, self.merge.precision);
+        Phase::Matrices { reports: vec![None; step.layout.matrices as usize], held: None, values }
+    }
+
+    fn check_finite(&self, step: &MatrixStep, held: &Held) -> Result<(), Failure> {
+        let found = match held {
+            Held::Dense(values) => values.first_nonfinite().map(Some),
+            factors => (!factors.is_finite()).then_some(None),
+        };
+        match found {
+            Some(element) if self.context.check_finite => {
+                let tensor = &self.context.job(self.job).name;
+                Err(Failure::Input(Box::new(not_finite(step, tensor, element))))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn blocks(&self, number: usize, step: &MatrixStep) -> u64 {
@@ -185,14 +217,15 @@ impl<'a> MatrixStage<'a> {
 
     /// Runs one unit of the round.
     pub(crate) fn piece(&self, index: u64, hands: &mut Hands) -> Result<(), Failure> {
-        let (number, facts, prepared) = {
+        let (number, facts, prepared, is_whole) = {
             let state = lock(&self.state);
-            let prepared = match &state.phase {
-                Phase::Preparing => None,
-                Phase::Rows { prepared, .. } => Some(Arc::clone(prepared)),
+            let (prepared, is_whole) = match &state.phase {
+                Phase::Preparing => (None, false),
+                Phase::Matrices { .. } => (None, true),
+                Phase::Rows { prepared, .. } => (Some(Arc::clone(prepared)), false),
                 _ => return Err(Failure::Fatal(internal("a matrix op has no such round"))),
             };
-            (state.number, Arc::clone(&state.facts), prepared)
+            (state.number, Arc::clone(&state.facts), prepared, is_whole)
         };
         let step = &self.merge.matrices[number];
         let precision = self.merge.precision;
@@ -204,6 +237,14 @@ impl<'a> MatrixStage<'a> {
             hands,
             failure: None,
         };
+        if is_whole {
+            let (op, layout, matrix) = (&step.op, &step.layout, index as usize);
+            let backend = self.context.backend;
+            let found = turned::solve(backend, op, layout, matrix, &mut reader, precision);
+            let found = found.map_err(|stop| self.stopped(stop, reader.failure, step))?;
+            self.put_matrix(step, matrix, found);
+            return Ok(());
+        }
         let Some(prepared) = prepared else {
             let found = self.context.backend.prepare(&step.op, &mut reader, precision);
             let prepared = found.map_err(|stop| self.stopped(stop, reader.failure, step))?;
@@ -218,17 +259,18 @@ impl<'a> MatrixStage<'a> {
         let loss = loss.map_err(|stop| self.stopped(stop, reader.failure, step))?;
         if let Phase::Rows { losses, values, .. } = &mut lock(&self.state).phase {
             losses[index as usize] = loss;
-            let at = first as usize * columns;
-            match values {
-                Values::Single(values) => {
-                    for (to, &value) in values[at..].iter_mut().zip(&block) {
-                        *to = value as f32;
-                    }
-                }
-                Values::Double(values) => values[at..at + block.len()].copy_from_slice(&block),
-            }
+            values.put(first as usize * columns, &block);
         }
         Ok(())
+    }
+
+    fn put_matrix(&self, step: &MatrixStep, matrix: usize, found: Solved) {
+        if let Phase::Matrices { reports, held, values } = &mut lock(&self.state).phase {
+            let elements = (step.layout.rows * step.layout.columns) as usize;
+            reports[matrix] = Some(found.report);
+            values.put(matrix * elements, &found.values);
+            *held = found.held;
+        }
     }
 
     fn stopped(&self, stop: Stop, failure: Option<Failure>, step: &MatrixStep) -> Failure {

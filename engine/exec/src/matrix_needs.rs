@@ -9,6 +9,7 @@ use mixdown_plan::{Leaf, MatrixOperand, MatrixStep, Merge, Plan, Work};
 
 use crate::matrix::{result_bytes, stop_diagnostic};
 use crate::resources::{factor_bytes, product_bytes};
+use crate::turned;
 
 /// For each job with matrix ops, what each of them holds.
 #[derive(Clone, Debug, Default)]
@@ -28,7 +29,14 @@ impl MatrixNeeds {
             let mut needs: Vec<Needs> = Vec::with_capacity(merge.matrices.len());
             for step in &merge.matrices {
                 let shapes = shapes(step, &needs);
-                let of_step = backend.needs(&step.op, &shapes, merge.precision);
+                let of_one =
+                    |shapes: &OperandShapes| backend.needs(&step.op, shapes, merge.precision);
+                let of_step = match step.layout.is_plain() {
+                    true => of_one(&shapes),
+                    false => {
+                        turned::needs(&step.op, &step.layout, &shapes, merge.precision, of_one)
+                    }
+                };
                 needs.push(
                     of_step.map_err(|stop| Box::new(stop_diagnostic(stop, step, &job.name)))?,
                 );
@@ -52,7 +60,12 @@ impl MatrixNeeds {
             let (step, needs) = (&merge.matrices[number], &self.of(job)[number]);
             let result = self.result_bytes(job, merge, number);
             let block = (needs.block_rows as u64).min(step.rows) * step.columns * 8;
-            let rows = (needs.rows_bytes + block) * threads as u64;
+            // One thread takes a whole matrix of a tensor that is not one itself.
+            let most_threads = match step.layout.is_plain() {
+                true => threads as u64,
+                false => step.layout.matrices.min(threads as u64),
+            };
+            let rows = (needs.rows_bytes + block) * most_threads;
             let working = needs.prepare_bytes.max(needs.held_bytes + rows + result);
             most = most.max(held + working);
             held += result;

@@ -265,6 +265,7 @@ mod tests {
                     factor: None,
                 }),
                 origin: 0,
+                treatment: None,
             });
         }
         plan

@@ -10,7 +10,7 @@ use mixdown_checkpoint::adapter::{OutputAdapter, OutputUpdate};
 use mixdown_checkpoint::index::Index;
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 use mixdown_ops::MapOp;
-use mixdown_ops::matrix::{MatrixOp, Rank};
+use mixdown_ops::matrix::{MatrixLayout, MatrixOp, Rank};
 use mixdown_recipe::recipe::{AdapterOutput, Body, ModuleContent, Recipe};
 use mixdown_tensor::DType;
 
@@ -398,7 +398,8 @@ impl<'r> Adapting<'r> {
             }
         };
         let op = MatrixOp::TruncatedSvd(Rank::Count(rank));
-        split.steps.push(SplitStep { op, operands: vec![operand] });
+        let layout = MatrixLayout::plain(rows, columns);
+        split.steps.push(SplitStep { op, layout, operands: vec![operand] });
         if split.needs_group() {
             return self.refuse_group(made, reporter);
         }

@@ -18,6 +18,7 @@ use crate::pair::{Input, Present, Section, Wanted, loses};
 use crate::plan::{Leaf, TensorRef};
 use crate::report::Reporter;
 use crate::resolve::RecipeContext;
+use crate::tensor_class;
 use crate::view::{Tensor, View};
 
 /// A model, and where the recipe names it.
@@ -288,7 +289,14 @@ fn attachment<'v>(
     };
     let shape = one.tensor.shape;
     let wanted = match (kind, shape.dimensions()) {
-        (Attachment::Gram, &[_, columns]) => vec![columns, columns],
+        (Attachment::Gram, dimensions @ [_, _]) => {
+            let known = one.input.view.known(name, dimensions);
+            let inputs = match tensor_class::layout(&known, name, dimensions) {
+                Some(layout) => layout.shape().1,
+                None => dimensions[1],
+            };
+            vec![inputs, inputs]
+        }
         (_, dimensions) => dimensions.to_vec(),
     };
     if tensor.shape.dimensions() != wanted {

@@ -10,6 +10,7 @@ use crate::graph::{Graph, NodeId, Reach};
 use crate::kind::Kind;
 use crate::lower::{Inputs, Typed, Value, lower};
 use crate::plan::{Leaf, TensorRef};
+use crate::tensor_class::Known;
 
 /// Finds the mistakes in a method's formulas. Parameters are taken as unknown, so that all branches are seen.
 pub fn check_method(method: &Method) -> Vec<Diagnostic> {
@@ -37,7 +38,7 @@ pub fn check_method(method: &Method) -> Vec<Diagnostic> {
             stored: None,
             seed: 0,
             tensor: "",
-            is_linear: None,
+            known: Known::default(),
             section: (0, 0),
         };
         // Whether it can be lowered does not matter here; what is wrong does.
@@ -71,7 +72,7 @@ fn unknown_parameters(
             (ParameterKind::Choice(_) | ParameterKind::NumberOrWord { .. }, Per::Merge) => {
                 Value::Text(None)
             }
-            (ParameterKind::Choice(_), _) => Value::Text(None),
+            (ParameterKind::Choice(_) | ParameterKind::Matrices, _) => Value::Text(None),
             (_, Per::Merge) => Value::One(scalar(0)),
             (_, Per::Expert) => Value::List((0..experts).map(scalar).collect()),
         };

@@ -16,7 +16,7 @@ use crate::assembled::Assembled;
 use crate::compile::{OperandProgram, StepPrograms, compile, compile_with, needed};
 use crate::graph::{Graph, GroupKey, LayerKey, Node, NodeId, Reach};
 use crate::layer;
-use crate::matrices::{Split, operand_shape, split};
+use crate::matrices::{Split, operand_shape, result_shape, split};
 use crate::plan::{
     AdapterFiles, Factor, FactsRead, Group, Job, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge,
     Origin, Parts, Plan, Rows, Side, TensorRef, Work,
@@ -112,12 +112,13 @@ impl Assembly {
                 let precision = if *double { Precision::Double } else { Precision::Single };
                 match split(graph, *output) {
                     None => Work::Merge(self.merge(graph, compile(graph, *output), precision)),
-                    Some(split) => self.matrices(&split, made, precision),
+                    Some(split) => self.matrices(&split, precision),
                 }
             }
         };
         let shape = made.shape.clone();
-        self.jobs.push(Job { name, shape, dtype: made.dtype, work, origin: made.origin });
+        let Made { dtype, origin, treatment, .. } = *made;
+        self.jobs.push(Job { name, shape, dtype, work, origin, treatment });
     }
 
     /// What changes of the base, as the tensors of an adapter.
@@ -160,6 +161,7 @@ impl Assembly {
                 dtype: entry.dtype,
                 work: Work::Copy { from, equal_to: Vec::new(), within: None },
                 origin: made(position).or(solved.made.first()).map_or(0, |made| made.origin),
+                treatment: None,
             });
         }
         for made in changes.beside.iter().map(|&number| &solved.made[number]) {
@@ -189,12 +191,13 @@ impl Assembly {
             let steps = &update.split.steps;
             let compiled = compile_with(&graph, output, steps);
             let mut merge = self.merge(&graph, compiled.job, precision);
-            merge.matrices = self.steps(&update.split, compiled.steps, made, precision);
+            merge.matrices = self.steps(&update.split, compiled.steps, precision);
             let terms = update.terms.clone();
             let is_exact = update.is_exact;
             merge.factor = Some(Factor { terms, side, rank, is_exact, rows, columns, pair });
             let work = Work::Merge(merge);
-            self.jobs.push(Job { name, shape, dtype, work, origin: made.origin });
+            let Made { origin, treatment, .. } = *made;
+            self.jobs.push(Job { name, shape, dtype, work, origin, treatment });
         }
     }
 
@@ -235,15 +238,8 @@ impl Assembly {
         &mut self,
         split: &Split,
         programs: Vec<StepPrograms>,
-        made: &Made,
         precision: Precision,
     ) -> Vec<MatrixStep> {
-        if split.steps.is_empty() {
-            return Vec::new();
-        }
-        let &[rows, columns] = made.shape.dimensions() else {
-            unreachable!("lowering refuses matrix ops on other shapes")
-        };
         let mut steps = Vec::with_capacity(split.steps.len());
         for (step, StepPrograms { before, operands: programs }) in split.steps.iter().zip(programs)
         {
@@ -253,21 +249,22 @@ impl Assembly {
                 let OperandProgram { compiled, scalars, cuts } = program;
                 let merge = self.merge(&split.graph, compiled, precision);
                 let combination = split.combination(operand);
-                let (rows, columns) = operand_shape(&step.op, position, count, (rows, columns));
+                let (rows, columns) = operand_shape(&step.op, position, count, &step.layout);
                 let facts = FactsRead { scalars, cuts };
                 operands.push(MatrixOperand { merge, facts, rows, columns, combination });
             }
-            let (rows, columns) = step.op.result_shape((rows, columns), count);
-            steps.push(MatrixStep { op: step.op.clone(), rows, columns, operands, before });
+            let (rows, columns) = result_shape(&step.op, count, &step.layout);
+            let (op, layout) = (step.op.clone(), step.layout);
+            steps.push(MatrixStep { op, layout, rows, columns, operands, before });
         }
         steps
     }
 
     /// A merge with matrix ops.
-    fn matrices(&mut self, split: &Split, made: &Made, precision: Precision) -> Work {
+    fn matrices(&mut self, split: &Split, precision: Precision) -> Work {
         let compiled = compile_with(&split.graph, split.output, &split.steps);
         let mut merge = self.merge(&split.graph, compiled.job, precision);
-        merge.matrices = self.steps(split, compiled.steps, made, precision);
+        merge.matrices = self.steps(split, compiled.steps, precision);
         Work::Merge(merge)
     }
 

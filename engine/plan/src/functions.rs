@@ -140,8 +140,8 @@ pub static FUNCTIONS: &[Function] = &[
     },
     Function {
         name: "is_linear",
-        signature: "is_linear(classes=\"roles\")",
-        summary: "Whether the tensor is a linear weight: by its \"roles\" a matrix of the language model or a connector that is no embedding and no output layer, or what the \"released\" patterns of OptMerge leave.",
+        signature: "is_linear(classes=\"roles\", matrices=\"auto\")",
+        summary: "Whether the tensor is a linear weight, a convolution or a stack of them: by its \"roles\" in the language model and the connector, or in an encoder that is the model, or what the \"released\" patterns of OptMerge leave. `matrices`, a parameter of its type, says it otherwise.",
         evaluate: Evaluate::Special(matrix::is_linear),
     },
     Function {

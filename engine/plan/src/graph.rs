@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use mixdown_ops::MapOp;
-use mixdown_ops::matrix::MatrixOp;
+use mixdown_ops::matrix::{MatrixLayout, MatrixOp};
 use mixdown_ops::program::{Reduction, Standing};
 use mixdown_ops::selection::Ties;
 use mixdown_tensor::DType;
@@ -34,10 +34,11 @@ pub enum Node {
     Reduce(Reduction, Reach),
     /// A layer's number compared with those of all layers of a group, by position in [`Graph::groups`].
     Standing(Standing, u32),
-    /// A matrix op; its result has the tensor's shape, and [`operand_shape`] tells those of its operands.
+    /// A matrix op on the matrices of the tensor, which lie in it so. Its result has the tensor's shape, but
+    /// for Gram matrices and bases, and [`operand_shape`] tells those of its operands.
     ///
     /// [`operand_shape`]: crate::matrices::operand_shape
-    Matrix(MatrixOp),
+    Matrix(MatrixOp, MatrixLayout),
     /// A part of the result of a matrix op.
     Part(Rectangle),
 }
@@ -197,7 +198,7 @@ impl Graph {
             | Node::Round(_)
             | Node::KeepLargest(..)
             | Node::KeepRandom(_)
-            | Node::Matrix(_)
+            | Node::Matrix(..)
             | Node::Part(_) => true,
             Node::Map(_) => operands.iter().any(|&operand| self.is_tensor(operand)),
         });

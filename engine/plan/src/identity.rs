@@ -48,6 +48,9 @@ impl<'p> Identities<'p> {
             found.rows,
             found.columns
         );
+        if !found.layout.is_plain() {
+            let _ = writeln!(text, "{:?}", found.layout);
+        }
         for operand in &found.operands {
             let Merge { program, leaves, constants, streams, .. } = &operand.merge;
             let bits: Vec<u64> = constants.iter().map(|constant| constant.to_bits()).collect();

@@ -4,8 +4,10 @@
 use std::sync::LazyLock;
 
 use mixdown_diagnostics::{Diagnostic, Source};
-use mixdown_recipe::architecture::{Architecture, Module, Role, SizeValues, TensorTemplate};
+use mixdown_recipe::architecture::{Architecture, Module, Role, Size, SizeValues, TensorTemplate};
 use serde_json::Value;
+
+use crate::tensor_class::OfFamily;
 
 /// File name and text of each built-in architecture.
 static FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/architectures.rs"));
@@ -191,11 +193,26 @@ fn texts(config: &Value, path: &str) -> Vec<String> {
     found
 }
 
-/// Whether a tensor is a linear weight, where its family says so: of the language model or a connector.
-pub(crate) fn is_linear(architecture: Option<&Architecture>, name: &str) -> Option<bool> {
-    let facts = facts(architecture?, name)?;
-    let counts = matches!(facts.module.name.as_str(), "language_model" | "connector");
-    Some(counts && facts.role.is_linear())
+/// What a family says of a tensor for methods over matrices: they are meant for the language model and the
+/// connector, or for all modules of a family that has no language model.
+pub(crate) fn of_matrix(
+    architecture: &Architecture,
+    sizes: &SizeValues,
+    name: &str,
+    shape: &[u64],
+) -> Option<OfFamily> {
+    let Facts { module, tensor, role, .. } = facts(architecture, name)?;
+    let counts = matches!(module.name.as_str(), "language_model" | "connector")
+        || architecture.module("language_model").is_none();
+    let mut inputs_first = tensor.is_transposed;
+    // Programs that have loaded stacks of experts hold, and may write, their last axes the other way round.
+    if let (&[_, rows, columns], [_, first, second]) = (shape, tensor.axes.as_slice()) {
+        let value = |size: &Size| size.value(&|axis: &str| sizes.get(axis).copied());
+        let (first, second) = (value(first), value(second));
+        let is_turned = (Some(columns), Some(rows)) == (first, second) && rows != columns;
+        inputs_first ^= is_turned;
+    }
+    Some(OfFamily { role, counts, inputs_first })
 }
 
 #[cfg(test)]
@@ -250,6 +267,10 @@ mod tests {
     #[test]
     fn linear_weights_are_those_of_the_language_model_and_the_connector() {
         let family = Architectures::built_in().get("qwen2_vl");
+        let is_linear = |name: &str| {
+            let found = of_matrix(family?, &SizeValues::new(), name, &[4, 6])?;
+            Some(found.counts && found.role.is_linear())
+        };
         for (name, expected) in [
             ("model.layers.0.self_attn.q_proj.weight", Some(true)),
             ("visual.merger.mlp.0.weight", Some(true)),
@@ -259,9 +280,22 @@ mod tests {
             ("lm_head.weight", Some(false)),
             ("model.other.weight", None),
         ] {
-            assert_eq!(is_linear(family, name), expected, "{name}");
+            assert_eq!(is_linear(name), expected, "{name}");
         }
-        assert_eq!(is_linear(None, "model.layers.0.self_attn.q_proj.weight"), None);
+    }
+
+    #[test]
+    fn sizes_tell_how_a_stack_of_experts_lies() {
+        let family = Architectures::built_in().get("qwen3_vl_moe").unwrap();
+        let config = json!({"text_config": {
+            "num_experts": 4, "hidden_size": 16, "moe_intermediate_size": 6,
+        }});
+        let sizes = sizes(family, &config);
+        let name = "model.language_model.layers.0.mlp.experts.gate_up_proj";
+        let inputs_first =
+            |shape: &[u64]| of_matrix(family, &sizes, name, shape).unwrap().inputs_first;
+        assert!(inputs_first(&[4, 16, 12]));
+        assert!(!inputs_first(&[4, 12, 16]));
     }
 
     #[test]

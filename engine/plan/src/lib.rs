@@ -34,6 +34,7 @@ mod resolve;
 mod rules;
 mod tensor_class;
 mod tokenizer;
+mod treatment;
 mod view;
 mod vocabulary;
 
@@ -52,3 +53,4 @@ pub use plan::{
 pub use resolve::{
     AdapterInput, CheckpointInput, MapInput, ModelSource, Outcome, Request, compile,
 };
+pub use treatment::{Counts, Treatment, counts as treatment_counts};

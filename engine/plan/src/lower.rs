@@ -12,6 +12,7 @@ use crate::beside::Beside;
 use crate::functions;
 use crate::graph::{Graph, NodeId};
 use crate::kind::{self, Kind};
+use crate::tensor_class::{Class, Known};
 
 /// A value of an expression.
 #[derive(Clone, Debug)]
@@ -52,8 +53,8 @@ pub(crate) struct Inputs<'a> {
     pub seed: u64,
     /// Name of the output tensor, which random draws depend on.
     pub tensor: &'a str,
-    /// Whether it is a linear weight, where the model's family says so.
-    pub is_linear: Option<bool>,
+    /// What is known of it as a matrix.
+    pub known: Known,
     /// The recipe and its section: tensors with the same one share facts of scope `model`.
     pub section: (u32, u64),
 }
@@ -62,13 +63,22 @@ pub(crate) struct Inputs<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reported;
 
+/// A method applied to one tensor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lowered {
+    /// The merged weights.
+    pub output: NodeId,
+    /// What the tensor is to a method that asks.
+    pub class: Option<Class>,
+}
+
 /// Applies a method to one tensor. Mistakes go to `diagnostics`, each with its place in the method's file.
 pub(crate) fn lower(
     graph: &mut Graph,
     method: &Method,
     inputs: &Inputs<'_>,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Result<NodeId, Reported> {
+) -> Result<Lowered, Reported> {
     let mut lowering = Lowering {
         graph,
         method,
@@ -77,8 +87,10 @@ pub(crate) fn lower(
         names: HashMap::new(),
         step: String::new(),
         facts: 0,
+        class: None,
     };
-    lowering.run()
+    let output = lowering.run()?;
+    Ok(Lowered { output, class: lowering.class })
 }
 
 /// The state of one evaluation.
@@ -92,6 +104,8 @@ pub(crate) struct Lowering<'a> {
     pub step: String,
     /// Facts of group scope and random streams made by it so far.
     pub facts: u32,
+    /// What the tensor is, once the method has asked.
+    pub class: Option<Class>,
 }
 
 impl Lowering<'_> {

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use mixdown_ops::matrix::MatrixOp;
+use mixdown_ops::matrix::{MatrixLayout, MatrixOp};
 
 use crate::compile::needed;
 use crate::graph::{Graph, Node, NodeId, Reach};
@@ -28,13 +28,14 @@ pub(crate) struct Split {
 #[derive(Debug)]
 pub(crate) struct SplitStep {
     pub op: MatrixOp,
+    pub layout: MatrixLayout,
     pub operands: Vec<NodeId>,
 }
 
 /// Takes out the matrix ops that `output` needs; none if there are none.
 pub(crate) fn split(graph: &Graph, output: NodeId) -> Option<Split> {
     let needed = needed(graph, &[output]);
-    if !needed.iter().any(|&id| matches!(graph.nodes[id], Node::Matrix(_))) {
+    if !needed.iter().any(|&id| matches!(graph.nodes[id], Node::Matrix(..))) {
         return None;
     }
     let mut rest = graph.without_nodes();
@@ -44,8 +45,8 @@ pub(crate) fn split(graph: &Graph, output: NodeId) -> Option<Split> {
         let operands: Vec<NodeId> =
             graph.operands(id).iter().map(|operand| here[operand]).collect();
         let new = match &graph.nodes[id] {
-            Node::Matrix(op) => {
-                steps.push(SplitStep { op: op.clone(), operands });
+            Node::Matrix(op, layout) => {
+                steps.push(SplitStep { op: op.clone(), layout: *layout, operands });
                 rest.leaf(Leaf::Matrix(steps.len() as u32 - 1))
             }
             Node::Part(part) => match result_of(&rest, operands[0]) {
@@ -70,21 +71,33 @@ fn result_of(graph: &Graph, id: NodeId) -> Option<u32> {
     }
 }
 
-/// Rows and columns of one of `count` operands, from those of the weight.
+/// Rows and columns of one of `count` operands as it lies in memory and files.
 pub(crate) fn operand_shape(
     op: &MatrixOp,
     operand: usize,
     count: usize,
-    (rows, columns): (u64, u64),
+    layout: &MatrixLayout,
 ) -> (u64, u64) {
+    if op.reads_weight(operand, count) {
+        return layout.stored();
+    }
+    let (rows, columns) = layout.shape();
     match op {
         // Weights `[out, in]`, then as many Gram matrices `[in, in]`.
-        MatrixOp::Regression { .. } if operand >= count / 2 => (columns, columns),
+        MatrixOp::Regression { .. } => (columns, columns),
         // Coordinates like a weight, then the basis, one row for each direction.
         MatrixOp::OutOfBasis { experts } if operand == 1 => {
             (rows.min(columns.saturating_mul(u64::from(*experts))), rows)
         }
         _ => (rows, columns),
+    }
+}
+
+/// Rows and columns of the result from `count` operands, as it lies in memory.
+pub(crate) fn result_shape(op: &MatrixOp, count: usize, layout: &MatrixLayout) -> (u64, u64) {
+    match op.gives_weight() {
+        true => layout.stored(),
+        false => op.result_shape(layout.shape(), count),
     }
 }
 

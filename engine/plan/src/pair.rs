@@ -9,12 +9,12 @@ use mixdown_tensor::DType;
 
 use crate::beside::{Companions, Named};
 use crate::graph::{Graph, Node, NodeId};
-use crate::knowledge;
-use crate::lower::{self, lower};
+use crate::lower::{self, Lowered, lower};
 use crate::mapped::{kept_rows, kept_whole, own_dtype};
 use crate::parameters::{self, At, Levels, Resolved, Unset};
 use crate::plan::{Leaf, TensorRef};
 use crate::report::Reporter;
+use crate::treatment::Treatment;
 use crate::view::{How, Made, Tensor, View};
 
 /// A part of a recipe that treats its tensors alike: a rule, a slice, or all models.
@@ -82,6 +82,15 @@ pub(crate) struct Present<'s> {
     pub tensor: Tensor<'s>,
 }
 
+/// A method applied to the tensors of a section.
+struct Computed {
+    graph: Graph,
+    output: NodeId,
+    /// Whether the arithmetic is f64.
+    double: bool,
+    treatment: Option<Treatment>,
+}
+
 impl<'a> Section<'a> {
     /// Checks what holds for all tensors: base, count of models, and what goes with them. Says whether they can be merged.
     pub fn check(&self, reporter: &mut Reporter) -> bool {
@@ -142,6 +151,7 @@ impl<'a> Section<'a> {
             dtype,
             how,
             origin: self.origin,
+            treatment: None,
         };
         let promoted = present
             .iter()
@@ -169,8 +179,9 @@ impl<'a> Section<'a> {
             self.note_detail(&present, Vec::new(), Vec::new(), wanted.t, detail);
             return Some(made(out, self.take(first, out)));
         }
-        let (mut graph, output, double) =
+        let Computed { mut graph, output, double, treatment } =
             self.graph(wanted, &present, promoted, reporter, detail)?;
+        let made = |dtype: DType, how: How| Made { treatment, ..made(dtype, how) };
         let output = self.round_as_mergekit(&mut graph, output, promoted, out, reporter);
         if let Node::Leaf(leaf) = graph.nodes[output]
             && let Leaf::Tensor(from) = graph.leaves[leaf as usize]
@@ -408,7 +419,7 @@ impl<'a> Section<'a> {
         promoted: DType,
         reporter: &mut Reporter,
         detail: Option<&mut Option<Detail>>,
-    ) -> Option<(Graph, NodeId, bool)> {
+    ) -> Option<Computed> {
         let experts: Vec<&Present<'_>> = present.iter().filter(|one| !one.input.is_base).collect();
         // Filters see the name that was asked for, also where a tied embedding stands in for it.
         let names: Vec<&str> = (self.inputs.iter().zip(wanted.names))
@@ -470,10 +481,10 @@ impl<'a> Section<'a> {
             ),
             seed: self.seed,
             tensor: wanted.output,
-            is_linear: knowledge::is_linear(
-                present[0].input.view.architecture,
-                present[0].tensor.name,
-            ),
+            known: present[0]
+                .input
+                .view
+                .known(present[0].tensor.name, present[0].tensor.shape.dimensions()),
             section: self.id,
         };
         let mut found = Vec::new();
@@ -489,13 +500,14 @@ impl<'a> Section<'a> {
         }
         let beside = beside.conclude(self.id, reporter);
         self.note_detail(present, beside, resolved, wanted.t, detail);
-        let mut output = output.ok()?;
+        let Lowered { mut output, class } = output.ok()?;
+        let treatment = class.map(|class| Treatment::of(class, Some(output) == base));
         // Rows that a map keeps are those of its target to the last bit, whatever the formula rounds.
         if let Some((mask, expert)) = kept_rows(&experts) {
             let mask = graph.leaf(mask);
             output = graph.map(MapOp::Where, &[mask, expert_nodes[expert], output]);
         }
-        Some((graph, output, double))
+        Some(Computed { graph, output, double, treatment })
     }
 
     /// A mistake at a parameter's name in the method's file is one of its value: moved to where the recipe

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use mixdown_diagnostics::{Diagnostic, Source, Span, codes, suggest};
+use mixdown_recipe::MatrixSelector;
 use mixdown_recipe::method::{Bounds, Method, Parameter, ParameterKind, Per};
 use mixdown_recipe::recipe::Form;
 use mixdown_recipe::setting::{Scalar, Setting, Settings, truth_of};
@@ -40,6 +41,8 @@ pub enum Bound {
     Flag(bool),
     /// A word.
     Word(String),
+    /// Patterns and roles.
+    Words(Vec<String>),
 }
 
 /// A parameter with its value for one tensor, and where it comes from.
@@ -147,6 +150,15 @@ fn choose(setting: &Setting, parameter: &Parameter, name: &str, t: f64) -> Optio
             let value = convert(&scalar.value, &parameter.kind, Form::Mergekit).ok()?;
             Some(Found { value, span: scalar.span, gradient: false, filter: None })
         }
+        // A list of patterns is the value, and no gradient.
+        Setting::Gradient(knots) if parameter.kind == ParameterKind::Matrices => {
+            let words = knots.iter().filter_map(|knot| match &knot.value {
+                Scalar::Text(text) => Some(text.clone()),
+                _ => None,
+            });
+            let value = Bound::Words(words.collect());
+            Some(Found { value, span: knots[0].span, gradient: false, filter: None })
+        }
         Setting::Gradient(knots) => {
             let values: Vec<Bound> = knots
                 .iter()
@@ -198,7 +210,7 @@ pub(crate) fn values(
                     Bound::Number(number) => typed(number),
                     Bound::Flag(flag) => typed(f64::from(flag)),
                     // The recipe's reader lets only numbers be per expert.
-                    Bound::Word(_) => typed(f64::NAN),
+                    Bound::Word(_) | Bound::Words(_) => typed(f64::NAN),
                 })
                 .collect(),
             ),
@@ -206,6 +218,8 @@ pub(crate) fn values(
                 Some(Bound::Number(number)) => Value::One(typed(*number)),
                 Some(Bound::Flag(flag)) => Value::One(typed(f64::from(*flag))),
                 Some(Bound::Word(word)) => Value::Text(Some(word.clone())),
+                // No entry has a line break.
+                Some(Bound::Words(words)) => Value::Text(Some(words.join("\n"))),
                 None => continue,
             },
         };
@@ -239,6 +253,13 @@ pub(crate) fn convert(scalar: &Scalar, kind: &ParameterKind, form: Form) -> Resu
         ParameterKind::Choice(words) => match scalar {
             Scalar::Text(text) if words.contains(text) => Ok(Bound::Word(text.clone())),
             _ => Err(wrong_type(&format!("one of `{}`", words.join("`, `")))),
+        },
+        ParameterKind::Matrices => match scalar {
+            Scalar::Text(text) => match MatrixSelector::parse(text) {
+                Ok(_) => Ok(Bound::Words(vec![text.clone()])),
+                Err(wanted) => Err(wrong_type(&wanted)),
+            },
+            _ => Err(wrong_type("a pattern of names or a role, or a list of them")),
         },
         ParameterKind::NumberOrWord { words, bounds } => match (scalar, number) {
             (Scalar::Text(text), _) if words.contains(text) => Ok(Bound::Word(text.clone())),

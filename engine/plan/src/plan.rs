@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use mixdown_checkpoint::adapter::OutputUpdate;
-use mixdown_ops::matrix::{Exact, MatrixOp};
+use mixdown_ops::matrix::{Exact, MatrixLayout, MatrixOp};
 use mixdown_ops::{Precision, Program};
 use mixdown_tensor::{DType, Shape};
 
 use crate::assembled::Assembled;
+use crate::treatment::Treatment;
 
 /// What a merge will do.
 #[derive(Clone, Debug, Default)]
@@ -97,6 +98,8 @@ pub struct Job {
     pub work: Work,
     /// Position in [`Plan::origins`].
     pub origin: u32,
+    /// What a method over matrices made of it.
+    pub treatment: Option<Treatment>,
 }
 
 /// What is done for one output tensor.
@@ -234,9 +237,11 @@ impl Plan {
 pub struct MatrixStep {
     /// The op.
     pub op: MatrixOp,
-    /// Rows of the result, `out` of a linear weight.
+    /// How the matrices of the weight lie in it.
+    pub layout: MatrixLayout,
+    /// Rows of the result as it is held: those of all matrices, as they are stored.
     pub rows: u64,
-    /// Columns of the result, `in` of a linear weight.
+    /// Columns of the result as it is held.
     pub columns: u64,
     /// What it is applied to.
     pub operands: Vec<MatrixOperand>,
@@ -252,7 +257,7 @@ pub struct MatrixOperand {
     pub merge: Merge,
     /// What passes of the job's program have found for it.
     pub facts: FactsRead,
-    /// Its rows: those of the result, but for Gram matrices.
+    /// Its rows as they are read: those of the result, but for Gram matrices and bases.
     pub rows: u64,
     /// Its columns.
     pub columns: u64,

@@ -20,7 +20,7 @@ use crate::pair::{Detail, Section, Wanted};
 use crate::plan::{LayerChange, Origin, Plan, Rows};
 use crate::report::Reporter;
 use crate::view::{Made, View};
-use crate::{beside, finish, like, modules, parameters, rules, vocabulary};
+use crate::{beside, finish, like, modules, parameters, rules, treatment, vocabulary};
 
 /// A checkpoint that a recipe names.
 #[derive(Clone, Copy, Debug)]
@@ -244,6 +244,9 @@ pub fn compile(request: &Request<'_>) -> Outcome {
         let architecture = view.and_then(|view| view.architecture);
         let RecipeContext { made, layers, reasons, dtype, out_dtype, .. } = context;
         let declared = out_dtype.or(dtype);
+        if let Some(warning) = treatment::warning(recipe, &made) {
+            reporter.add(warning);
+        }
         let solved = Solved { made, layers, reasons, declared, tokenizer, architecture };
         // Each recipe is solved once, after those it names.
         let _ = results[number].set(solved);

@@ -441,7 +441,8 @@ fn keep(
             }
         }
     }
-    context.push(Made { name: name.to_owned(), shape, dtype: out, how, origin });
+    let treatment = None;
+    context.push(Made { name: name.to_owned(), shape, dtype: out, how, origin, treatment });
     let reason = format!("{} keeps that of `{}`", prepared.title(), view.name);
     context.reasons.insert(name.to_owned(), reason);
 }

@@ -1,24 +1,65 @@
-//! Which tensors are linear weights, by role or name and by shape: those that methods over matrices are
-//! meant for. The words in names are for models whose family is not known.
+//! Which tensors are matrices, one or one for each expert, and how these lie in them: what methods over
+//! matrices are meant for. A recipe can say it; else the model's family does, and names and shapes where
+//! that is not known.
+
+use mixdown_ops::matrix::MatrixLayout;
+use mixdown_recipe::{MatrixAxes, MatrixSelector, Role};
 
 /// Whose division of tensors into classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Classes {
-    /// By what a tensor does: linear weights of the language model and the connector.
+    /// By what a tensor does: linear weights of the language model and the connector, or of the encoder
+    /// where the model is one.
     Roles,
     /// By the regular expressions of OptMerge's released scripts, word for word: they match from the
     /// start of the name, so that `model.visual…` escapes them.
     Released,
 }
 
+/// What a tensor is to a method over matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Matrices.
+    Matrix(MatrixLayout),
+    /// A matrix for each expert, and nothing tells inputs from outputs.
+    Stack,
+    /// Something else.
+    Other {
+        /// Whether it could be a matrix by its shape and name: of an encoder beside a language model, of
+        /// three axes without a known meaning.
+        could_be: bool,
+    },
+}
+
+/// What is known of a tensor besides name and shape.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known {
+    /// What the model's family says of it, if it describes it.
+    pub family: Option<OfFamily>,
+    /// Whether the model has a language model, beside which an encoder is another module.
+    pub has_language_model: bool,
+    /// Whether the model, of no known family, stores its linear weights as `[in, out]`, by their biases.
+    pub inputs_first: bool,
+}
+
+/// What a model's family says of a tensor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OfFamily {
+    pub role: Role,
+    /// Whether its module is what methods over matrices are meant for.
+    pub counts: bool,
+    /// Whether it is stored as `[in, out]`.
+    pub inputs_first: bool,
+}
+
 /// Words in the names of tensors that are no linear weights though they may have two axes.
 const OTHER: &[&str] = &["embed", "lm_head", "norm", "bias", "rotary_emb", "query_tokens", "lora_"];
 
 /// Whole segments of names with the same meaning.
-const OTHER_SEGMENTS: &[&str] = &["wte", "wpe", "ln_f", "ln_1", "ln_2", "ln_q", "shared", "output"];
+const OTHER_SEGMENTS: &[&str] = &["wte", "wpe", "ln_f", "ln_1", "ln_2", "ln_q", "shared"];
 
-/// Segments that begin a modality encoder; what encoders learn is not a linear layer of the language
-/// model.
+/// Segments that begin a modality encoder; beside a language model, what encoders learn is none of its
+/// linear layers.
 const ENCODERS: &[&str] = &[
     "visual",
     "vision",
@@ -30,33 +71,157 @@ const ENCODERS: &[&str] = &[
     "modal_encoders",
 ];
 
-/// Whether a tensor is a linear weight. `known` is what the model's family says of its role, if it says
-/// anything.
-pub(crate) fn is_linear(classes: Classes, known: Option<bool>, name: &str, shape: &[u64]) -> bool {
-    if shape.len() != 2 || shape.contains(&0) {
-        return false;
+/// Segments that only models with a language model have.
+const LANGUAGE_MODELS: &[&str] =
+    &["embed_tokens", "lm_head", "language_model", "llm", "wte", "tok_embeddings", "embed_in"];
+
+/// Words in the names of weights of three axes that are kernels of convolutions.
+const CONVOLUTIONS: &[&str] = &["conv", "patch"];
+
+/// Whether a name is one of a language model.
+pub(crate) fn is_of_language_model(name: &str) -> bool {
+    name.split('.').any(|part| LANGUAGE_MODELS.contains(&part))
+}
+
+/// What a tensor is.
+pub(crate) fn class(
+    classes: Classes,
+    selectors: &[MatrixSelector],
+    known: &Known,
+    name: &str,
+    shape: &[u64],
+) -> Class {
+    if shape.len() < 2 || shape.contains(&0) {
+        return Class::Other { could_be: false };
     }
-    match classes {
-        Classes::Roles => known.unwrap_or_else(|| {
-            !OTHER.iter().any(|word| name.contains(word))
-                && !name
-                    .split('.')
-                    .any(|part| OTHER_SEGMENTS.contains(&part) || ENCODERS.contains(&part))
-        }),
-        Classes::Released => !is_kept(classes, name) && !name.contains("lm_head"),
+    let mut says_auto = selectors.is_empty();
+    for selector in selectors {
+        match selector {
+            MatrixSelector::Auto => says_auto = true,
+            MatrixSelector::Role(role) => {
+                if known.family.is_some_and(|family| family.role == *role) {
+                    return lie(known, None, name, shape);
+                }
+            }
+            MatrixSelector::Names { pattern, axes } => {
+                if pattern.matches(name) {
+                    return lie(known, *axes, name, shape);
+                }
+            }
+        }
+    }
+    match (says_auto, classes) {
+        (false, _) => Class::Other { could_be: false },
+        (true, Classes::Released) => {
+            let is_linear =
+                shape.len() == 2 && !is_kept(classes, name) && !name.contains("lm_head");
+            match is_linear {
+                true => lie(known, None, name, shape),
+                false => Class::Other { could_be: false },
+            }
+        }
+        (true, Classes::Roles) => match known.family {
+            Some(family) => of_family(known, &family, name, shape),
+            None => of_names(known, name, shape),
+        },
     }
 }
 
-/// Whether a tensor is a stack of linear weights, one matrix of each expert: by its role, and by its name
-/// where the family is not known. Other tensors of three axes are kernels of convolutions and the like.
-pub(crate) fn is_stack(classes: Classes, known: Option<bool>, name: &str, shape: &[u64]) -> bool {
-    shape.len() == 3
-        && shape.iter().all(|&length| length > 1)
-        && !is_kept(classes, name)
-        && known.unwrap_or_else(|| {
-            name.split('.').any(|part| part == "experts")
-                && !OTHER.iter().any(|word| name.contains(word))
-        })
+/// How the matrices of a tensor lie in it, for ops that are applied to it whatever it is.
+pub(crate) fn layout(known: &Known, name: &str, shape: &[u64]) -> Option<MatrixLayout> {
+    match lie(known, None, name, shape) {
+        Class::Matrix(layout) if shape.len() == 2 || known.family.is_some() => Some(layout),
+        _ => None,
+    }
+}
+
+fn of_family(known: &Known, family: &OfFamily, name: &str, shape: &[u64]) -> Class {
+    let is_matrix = family.role.is_linear() || family.role == Role::Convolution;
+    match is_matrix && !is_one_dimensional(shape) {
+        true if family.counts => lie(known, None, name, shape),
+        is_matrix => Class::Other { could_be: is_matrix },
+    }
+}
+
+fn of_names(known: &Known, name: &str, shape: &[u64]) -> Class {
+    let is_other = |word: &&str| name.contains(*word);
+    let is_kernel = shape.len() > 3 || CONVOLUTIONS.iter().any(is_other);
+    let is_embedding = match shape.len() {
+        2 => name.contains("embed"),
+        // What makes patches is a convolution, and what adds places to them is not.
+        _ => name.contains("embed") && !is_kernel || name.contains("pos_embed"),
+    };
+    let mut parts = name.split('.');
+    let is_excluded = is_embedding
+        || OTHER.iter().filter(|word| **word != "embed").any(|word| name.contains(word))
+        || parts.any(|part| OTHER_SEGMENTS.contains(&part))
+        || is_output_layer(name)
+        || is_one_dimensional(shape);
+    if is_excluded {
+        return Class::Other { could_be: false };
+    }
+    let is_encoder = name.split('.').any(|part| ENCODERS.contains(&part));
+    if is_encoder && known.has_language_model {
+        return Class::Other { could_be: true };
+    }
+    if shape.len() == 3 && !is_stack(known, name) && !is_kernel {
+        return Class::Other { could_be: true };
+    }
+    lie(known, None, name, shape)
+}
+
+/// How the matrices of a tensor that has some lie in it.
+fn lie(known: &Known, axes: Option<MatrixAxes>, name: &str, shape: &[u64]) -> Class {
+    let inputs_first = axes.map(|axes| axes.inputs_first);
+    match *shape {
+        [experts, rows, columns] if axes.map_or(is_stack(known, name), |axes| axes.stacked) => {
+            let of_family = known.family.map(|family| family.inputs_first);
+            match inputs_first.or(of_family) {
+                Some(inputs_first) => {
+                    Class::Matrix(MatrixLayout { matrices: experts, rows, columns, inputs_first })
+                }
+                None => Class::Stack,
+            }
+        }
+        [rows, columns] => {
+            let of_model = match known.family {
+                Some(family) => family.inputs_first,
+                None => known.inputs_first,
+            };
+            let inputs_first = inputs_first.unwrap_or(of_model);
+            Class::Matrix(MatrixLayout { matrices: 1, rows, columns, inputs_first })
+        }
+        // The kernel of a convolution: all that follows the outputs are inputs.
+        [rows, ref rest @ ..] => {
+            match rest.iter().try_fold(1_u64, |all, &one| all.checked_mul(one)) {
+                Some(columns) => Class::Matrix(MatrixLayout::plain(rows, columns)),
+                None => Class::Other { could_be: true },
+            }
+        }
+        [] => Class::Other { could_be: false },
+    }
+}
+
+/// Whether a tensor of three axes is a stack of linear weights, one matrix of each expert: by its role, or
+/// by its name where the family is not known.
+fn is_stack(known: &Known, name: &str) -> bool {
+    match known.family {
+        Some(family) => family.role.is_linear(),
+        None => name.split('.').any(|part| part.contains("expert") || part.contains("moe")),
+    }
+}
+
+/// Whether each output of a kernel has its own single input, or there is a single output: nothing that the
+/// rows of a matrix share.
+fn is_one_dimensional(shape: &[u64]) -> bool {
+    shape.len() > 2 && (shape[0] == 1 || shape[1] == 1)
+}
+
+/// Whether a name is that of an output layer `output`. Within layers that is a linear weight like others.
+fn is_output_layer(name: &str) -> bool {
+    let module = name.rsplit_once('.').map_or(name, |(module, _)| module);
+    let mut parts = module.split('.').rev();
+    parts.next() == Some("output") && !parts.any(|part| part.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Whether a tensor stays what it is in the base, whatever the method does with the rest.
@@ -75,67 +240,4 @@ pub(crate) fn is_kept(classes: Classes, name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn linear(classes: Classes, name: &str) -> bool {
-        is_linear(classes, None, name, &[4, 6])
-    }
-
-    #[test]
-    fn stacks_are_those_of_experts() {
-        let stack = |known, name: &str, shape: &[u64]| is_stack(Classes::Roles, known, name, shape);
-        let experts = "model.layers.0.mlp.experts.gate_up_proj";
-        assert!(stack(None, experts, &[4, 6, 8]));
-        assert!(stack(Some(true), "model.layers.0.moe.w1", &[4, 6, 8]));
-        assert!(!stack(Some(false), experts, &[4, 6, 8]));
-        assert!(!stack(None, experts, &[4, 6]));
-        assert!(!stack(None, "model.layers.0.mlp.experts.gate_up_proj_bias", &[4, 6, 8]));
-        assert!(!stack(None, "model.layers.0.mixer.conv1d.weight", &[64, 1, 4]));
-        assert!(!stack(None, "visual.patch_embed.proj.weight", &[8, 3, 16]));
-    }
-
-    #[test]
-    fn linear_layers_are_found_by_role() {
-        for name in [
-            "model.layers.0.self_attn.q_proj.weight",
-            "model.language_model.layers.3.mlp.down_proj.weight",
-            "mlp1.1.weight",
-            "transformer.h.0.attn.c_attn.weight",
-        ] {
-            assert!(linear(Classes::Roles, name), "{name}");
-        }
-        for name in [
-            "model.embed_tokens.weight",
-            "lm_head.weight",
-            "model.norm.weight",
-            "model.visual.blocks.0.attn.qkv.weight",
-            "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight",
-            "transformer.wte.weight",
-        ] {
-            assert!(!linear(Classes::Roles, name), "{name}");
-        }
-        let name = "model.layers.0.self_attn.q_proj.weight";
-        assert!(!is_linear(Classes::Roles, None, name, &[4]));
-    }
-
-    #[test]
-    fn the_role_decides_where_it_is_known() {
-        let linear =
-            |classes, known| is_linear(classes, Some(known), "visual.merger.mlp.0.weight", &[4, 6]);
-        assert!(linear(Classes::Roles, true));
-        assert!(!linear(Classes::Roles, false));
-        assert!(!linear(Classes::Released, true));
-        assert!(!is_linear(Classes::Roles, Some(true), "w", &[4]));
-    }
-
-    #[test]
-    fn the_released_patterns_are_anchored_at_the_start() {
-        assert!(!linear(Classes::Released, "visual.blocks.0.attn.qkv.weight"));
-        assert!(is_kept(Classes::Released, "visual.blocks.0.attn.qkv.weight"));
-        // The names of newer versions escape them.
-        assert!(linear(Classes::Released, "model.visual.blocks.0.attn.qkv.weight"));
-        assert!(linear(Classes::Released, "mlp1.1.weight"));
-        assert!(!is_kept(Classes::Released, "mlp1.0.weight"));
-    }
-}
+mod tests;

@@ -1,5 +1,8 @@
 //! A model as an input of a recipe: the tensors of a checkpoint, or those that another recipe makes.
 
+mod known;
+
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -7,6 +10,7 @@ use mixdown_checkpoint::adapter::Adapter;
 use mixdown_checkpoint::index::Index;
 use mixdown_ops::MapOp;
 use mixdown_recipe::Architecture;
+use mixdown_recipe::architecture::SizeValues;
 use mixdown_tensor::{DType, Shape};
 use serde_json::Value;
 
@@ -16,6 +20,7 @@ use crate::knowledge::{self, Architectures, Facts};
 use crate::layer;
 use crate::map::{MadeOf, Mapped, Piece};
 use crate::plan::{Leaf, Product, TensorRef};
+use crate::treatment::Treatment;
 
 /// A tensor that a recipe makes.
 #[derive(Clone, Debug)]
@@ -26,6 +31,8 @@ pub(crate) struct Made {
     pub how: How,
     /// Position among the origins of the plan.
     pub origin: u32,
+    /// What a method over matrices made of it.
+    pub treatment: Option<Treatment>,
 }
 
 /// How a tensor is made.
@@ -47,6 +54,10 @@ pub(crate) struct View<'a> {
     pub tied: Option<bool>,
     /// Its family, if it is known.
     pub architecture: Option<&'static Architecture>,
+    /// The sizes that its config gives to the family.
+    sizes: SizeValues,
+    /// What names and shapes tell where the family does not, once it was asked for.
+    told: OnceCell<known::Told>,
     /// The model whose names its parts have, if there is one, and the family of its own files, which tells of
     /// the parts that keep theirs.
     pub names_of: Option<(String, Option<&'static Architecture>)>,
@@ -97,8 +108,20 @@ impl<'a> View<'a> {
         let tied = config.and_then(tied_flag);
         let mut view = Self::new(name, Tensors::Checkpoint { model, index }, tied);
         let names = index.tensors().iter().map(|tensor| tensor.name.as_str());
-        view.architecture = Architectures::built_in().recognize(names, config);
+        view.recognize(names, config);
         view
+    }
+
+    /// Looks up the family.
+    fn recognize<'n>(
+        &mut self,
+        names: impl Iterator<Item = &'n str> + Clone,
+        config: Option<&Value>,
+    ) {
+        self.architecture = Architectures::built_in().recognize(names, config);
+        if let (Some(family), Some(config)) = (self.architecture, config) {
+            self.sizes = knowledge::sizes(family, config);
+        }
     }
 
     /// The names, shapes and types of a checkpoint with nothing but zeros.
@@ -200,8 +223,7 @@ impl<'a> View<'a> {
         let names: Vec<String> = mapped.tensors.iter().map(|tensor| tensor.name.clone()).collect();
         let tied = config.and_then(tied_flag);
         let mut view = Self::new(name, Tensors::Mapped { mapped, sums, masks }, tied);
-        let names = names.iter().map(String::as_str);
-        view.architecture = Architectures::built_in().recognize(names, config);
+        view.recognize(names.iter().map(String::as_str), config);
         view
     }
 
@@ -246,6 +268,8 @@ impl<'a> View<'a> {
             tensors,
             tied,
             architecture,
+            sizes: SizeValues::default(),
+            told: OnceCell::new(),
             names_of,
             layers,
             rows,

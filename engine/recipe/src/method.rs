@@ -121,6 +121,8 @@ pub enum ParameterKind {
         /// The bounds.
         bounds: Bounds,
     },
+    /// Patterns of tensor names, and roles: one, or a list.
+    Matrices,
 }
 
 /// Between which numbers a parameter lies; all finite ones where no bound is given.

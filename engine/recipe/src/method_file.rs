@@ -7,6 +7,7 @@ use crate::decode::declare::Declared;
 use crate::decode::reader::{Decoder, Fields};
 use crate::decode::scalar_of;
 use crate::expression::{Expression, parse_at, span_between};
+use crate::matrices::MatrixSelector;
 use crate::method::{
     BaseUse, Bounds, ExpertCount, Method, Missing, Parameter, ParameterKind, Per, Step,
 };
@@ -307,7 +308,8 @@ impl Decoder<'_> {
     ) -> Option<Option<ParameterKind>> {
         let word = match fields.get("type") {
             Some(node) => {
-                let words = ["real", "fraction", "integer", "boolean", "choice", "text"];
+                let words =
+                    ["real", "fraction", "integer", "boolean", "choice", "matrices", "text"];
                 self.word(node, "`type`", &words.map(|word| (word, word)))?
             }
             None if fields.entry("choices").is_some() => "choice",
@@ -338,6 +340,7 @@ impl Decoder<'_> {
         Some(Some(match word {
             "fraction" => ParameterKind::Fraction,
             "boolean" => ParameterKind::Boolean,
+            "matrices" => ParameterKind::Matrices,
             "text" => return Some(None),
             "choice" => ParameterKind::Choice(self.choices(fields, node, what)?),
             "integer" => ParameterKind::Integer {
@@ -528,6 +531,10 @@ fn misfit(value: &Scalar, kind: &ParameterKind) -> Option<String> {
         ParameterKind::Boolean => {
             (!matches!(value, Scalar::Boolean(_))).then(|| "be `true` or `false`".into())
         }
+        ParameterKind::Matrices => match value {
+            Scalar::Text(text) => MatrixSelector::parse(text).err().map(|it| format!("be {it}")),
+            _ => Some("be a pattern of names".into()),
+        },
         ParameterKind::Choice(words) => {
             let fits = matches!(value, Scalar::Text(text) if words.contains(text));
             let near = match value {

@@ -6,9 +6,11 @@
 //! order and in parallel. Operands are never held as a whole unless the op says so in [`Needs`].
 
 pub mod interference;
+mod layout;
 pub mod spectral;
 
 pub use interference::Interference;
+pub use layout::MatrixLayout;
 pub use spectral::{Rank, RankAware};
 
 use crate::Precision;

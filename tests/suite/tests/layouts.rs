@@ -1,201 +1,269 @@
-//! Every layout and element type that a checkpoint may have.
+//! Methods over matrices on weights that are no single matrix `[out, in]`: convolutions, stacks of experts,
+//! and weights that are stored as `[in, out]`.
 //!
-//! Catches a layout that is read differently, a type that is widened wrongly, and tensors that are
-//! copied although their models disagree.
+//! Catches a matrix that is averaged in silence, one that is solved in the space of its outputs, and a stack
+//! whose experts are mixed up. What is right is the merge of the same numbers as plain matrices, which the
+//! worked vectors of each method prove.
 
-use mixdown_kit::raw::safetensors_bytes;
-use mixdown_kit::torch::torch_bytes;
-use mixdown_kit::{
-    DType, Layout, Space, Tensor, Tolerance, assert_same_tensors, checkpoint, read_checkpoint,
-};
-use mixdown_suite::{configuration, merge, merged, with_snapshots};
+use mixdown_kit::values::Values;
+use mixdown_kit::{DType, Space, Stored, Tensor, read_checkpoint};
+use mixdown_suite::{merge, refusal};
+use serde_json::{Value, json};
 
-fn mean_of(models: &[&str]) -> String {
-    let models: Vec<(&str, &str)> = models.iter().map(|model| (*model, "weight: 1")).collect();
-    configuration("linear", None, &models, "")
+/// Methods that take every layout, with parameters that keep them short.
+const METHODS: &[(&str, &str)] = &[
+    ("tsv", ""),
+    ("iso_c", ""),
+    ("iso_cts", "common: 0.5"),
+    ("wudi", "steps: 5, learning_rate: 1e-3"),
+    ("optmerge", "steps: 5, learning_rate: 1e-3"),
+    ("optmerge", "tuning: lora, learning_rate: 0.05, momentum: 0.9"),
+    ("swudi", ""),
+    ("aswudi", ""),
+];
+
+/// Methods that take one matrix, whichever axis comes first.
+const OF_ONE: &[(&str, &str)] = &[("knots_ties", "scope: tensor"), ("doge", "steps: 5")];
+
+const MODELS: [&str; 3] = ["base", "a", "b"];
+
+/// A tensor: its name and shape, and whether the numbers are those of the transpose, matrix by matrix.
+type Laid<'t> = (&'t str, &'t [u64], bool);
+
+/// Numbers of a model's weight: those of the base, and a little beside them.
+fn numbers(model: &str, weight: &str, count: usize) -> Vec<f64> {
+    let mut base = Values::new(1, weight);
+    let mut own = Values::new(2, &format!("{model} {weight}"));
+    let little = if model == "base" { 0.0 } else { 0.02 };
+    (0..count).map(|_| base.normal() + little * own.normal()).collect()
 }
 
-#[test]
-fn all_layouts_hold_the_same() {
-    let space = Space::new();
-    checkpoint("single").expert(3, 0.01).write(&space);
-    let expected = merged(&space, &mean_of(&["single"])).tensors;
-    for (name, layout) in [
-        ("sharded", Layout::Sharded(4)),
-        ("loose", Layout::Loose(3)),
-        ("file.safetensors", Layout::File),
-    ] {
-        let space = Space::new();
-        checkpoint(name).expert(3, 0.01).layout(layout).write(&space);
-        assert_eq!(merged(&space, &mean_of(&[name])).tensors, expected, "{name}");
+fn turned(values: &[f64], rows: usize, columns: usize) -> Vec<f64> {
+    (0..columns)
+        .flat_map(|column| (0..rows).map(move |row| (row, column)))
+        .map(|(row, column)| values[row * columns + column])
+        .collect()
+}
+
+/// Numbers as they are stored: `[rows, columns]` of each matrix are turned where asked.
+fn stored(values: Vec<f64>, shape: &[u64], is_turned: bool) -> Vec<f64> {
+    if !is_turned {
+        return values;
     }
+    let (rows, columns) = (shape[shape.len() - 2] as usize, shape[shape.len() - 1] as usize);
+    values.chunks(rows * columns).flat_map(|one| turned(one, columns, rows)).collect()
 }
 
-/// The output is safetensors, and takes none of the input's files of weights over.
-#[test]
-fn torch_s_files_hold_the_same() {
+/// Writes the models; the numbers of a tensor depend on the name that it is given beside its own.
+fn space(tensors: &[(Laid<'_>, &str)], config: Option<&Value>) -> Space {
     let space = Space::new();
-    let model = || checkpoint("model").expert(3, 0.01);
-    model().write(&space);
-    let expected = merged(&space, &mean_of(&["model"])).tensors;
-    let space = Space::new();
-    model().write(&space);
-    std::fs::remove_file(space.path("model/model.safetensors")).unwrap();
-    let tensors = model().tensors();
-    let tensors: Vec<&Tensor> = tensors.iter().collect();
-    space.write("model/pytorch_model.bin", torch_bytes(&tensors));
-    space.write("model/training_args.bin", "nothing that is read");
-    assert_eq!(merged(&space, &mean_of(&["model"])).tensors, expected);
-    assert!(space.path("merged/model.safetensors").exists());
-    for file in std::fs::read_dir(space.path("merged")).unwrap() {
-        let name = file.unwrap().file_name().into_string().unwrap();
-        assert!(!name.contains(".bin"), "{name}");
-    }
-}
-
-#[test]
-fn an_index_decides_which_files_count() {
-    let space = Space::new();
-    checkpoint("model").layout(Layout::Sharded(2)).write(&space);
-    // Some repositories hold the same weights once more under another name.
-    let other = Tensor::new("model.norm.weight", DType::Bf16, &[1], &[9.0]);
-    space.write("model/consolidated.safetensors", safetensors_bytes(&[&other]));
-    let found = merged(&space, &mean_of(&["model"]));
-    assert_eq!(found.names().len(), checkpoint("model").tensors().len());
-    assert_ne!(found.values("model.norm.weight"), [9.0]);
-}
-
-#[test]
-fn float_types_are_merged_in_any_mixture() {
-    let types = [DType::F64, DType::F32, DType::F16, DType::Bf16];
-    for left in types {
-        for right in types {
-            let space = Space::new();
-            checkpoint("left").dtype(left).expert(1, 0.01).layers(1).write(&space);
-            checkpoint("right").dtype(right).expert(2, 0.01).layers(1).write(&space);
-            let recipe = mean_of(&["left", "right"]).replace("dtype: float32\n", "");
-            let found = merged(&space, &recipe);
-            let common = left.promote(right).unwrap();
-            let (left_tensors, right_tensors) = (
-                checkpoint("left").dtype(left).expert(1, 0.01).layers(1).tensors(),
-                checkpoint("right").dtype(right).expert(2, 0.01).layers(1).tensors(),
-            );
-            let expected = left_tensors
-                .iter()
-                .zip(&right_tensors)
-                .map(|(l, r)| {
-                    let (l_values, r_values) = (l.values(), r.values());
-                    let means: Vec<f64> =
-                        l_values.iter().zip(r_values).map(|(l, r)| (l + r) / 2.0).collect();
-                    (l.name.clone(), Tensor::new(&l.name, common, &l.shape, &means))
-                })
-                .collect();
-            let what = format!("{left} with {right}");
-            assert_same_tensors(&what, &expected, &found.tensors, |tensor| match tensor.dtype {
-                DType::F64 => Tolerance::RelativeToLargest(1e-15),
-                other => Tolerance::of_f32_merge(other),
-            });
+    for model in MODELS {
+        let written: Vec<Tensor> = tensors
+            .iter()
+            .map(|((name, shape, is_turned), weight)| {
+                let count = shape.iter().product::<u64>() as usize;
+                let values = stored(numbers(model, weight, count), shape, *is_turned);
+                Tensor::new(name, DType::F32, shape, &values)
+            })
+            .collect();
+        let written: Vec<&Tensor> = written.iter().collect();
+        space.write(
+            format!("{model}/model.safetensors"),
+            mixdown_kit::raw::safetensors_bytes(&written),
+        );
+        if let Some(config) = config {
+            space.write(format!("{model}/config.json"), config.to_string());
         }
     }
+    space
 }
 
-#[test]
-fn output_types_are_rounded_once() {
-    let space = Space::new();
-    checkpoint("a").dtype(DType::F32).expert(1, 0.01).write(&space);
-    let exact = merged(&space, &mean_of(&["a"])).tensors;
-    std::fs::remove_dir_all(space.path("merged")).unwrap();
-    for (name, dtype) in [("float16", DType::F16), ("bfloat16", DType::Bf16)] {
-        let recipe = format!("{}out_dtype: {name}\n", mean_of(&["a"]));
-        merge(&space, &recipe, &["--force"]).success();
-        let expected = exact.iter().map(|(name, t)| (name.clone(), t.cast(dtype))).collect();
-        let found = read_checkpoint(space.path("merged")).tensors;
-        assert_same_tensors(name, &expected, &found, |_| Tolerance::SameBits);
+fn recipe(method: &str, parameters: &str) -> String {
+    format!(
+        "merge_method: {method}\nbase_model: base\nmodels: [{{model: a}}, {{model: b}}]\n\
+         parameters: {{{parameters}}}\n"
+    )
+}
+
+/// Merges, whatever was merged before.
+fn merged(space: &Space, recipe: &str) -> Stored {
+    merge(space, recipe, &["--force"]).success();
+    read_checkpoint(space.path("merged"))
+}
+
+/// Merges with each method and compares one tensor with matrices of another space, which lie one after
+/// another in it.
+fn check(
+    methods: &[(&str, &str)],
+    (laid, name, is_turned): (&Space, &str, bool),
+    extra: &str,
+    (plain, matrices): (&Space, &[&str]),
+) {
+    for (method, parameters) in methods {
+        let both: Vec<&str> =
+            [*parameters, extra].into_iter().filter(|text| !text.is_empty()).collect();
+        let found = merged(laid, &recipe(method, &both.join(", ")));
+        let found_shape = found.tensor(name).shape.clone();
+        let found = stored(found.values(name), &found_shape, false);
+        let expected = merged(plain, &recipe(method, parameters));
+        let expected: Vec<f64> =
+            matrices.iter().flat_map(|matrix| expected.values(matrix)).collect();
+        let expected = stored(expected, &found_shape, is_turned);
+        // Ops that need not know which side is which take the matrix as it is stored: the last bits differ.
+        let far = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(far < 1e-6, "{method} {parameters}: `{name}` is off by {far}");
     }
 }
 
-#[test]
-fn a_prefix_names_a_part_of_a_checkpoint() {
-    let space = Space::new();
-    let extra = Tensor::new("vision.patch.weight", DType::Bf16, &[2], &[1.0, 2.0]);
-    let part = checkpoint("whole").expert(4, 0.01).prefix("language_model.");
-    let mut tensors = part.tensors();
-    tensors.push(extra);
-    let tensors: Vec<&Tensor> = tensors.iter().collect();
-    space.write("whole/model.safetensors", safetensors_bytes(&tensors));
-    checkpoint("text").expert(4, 0.01).write(&space);
-    let recipe = "mixdown: 1\nmodels:\n  whole: {path: whole, prefix: language_model.}\n  \
-                  text: text\nmethod: linear\nparameters: {weight: 1}\nfiles_from: text\n";
-    let found = merged(&space, recipe).tensors;
-    let expected = read_checkpoint(space.path("text")).tensors;
-    assert_same_tensors("the part", &expected, &found, |_| Tolerance::SameBits);
-}
+const UP: &str = "model.layers.0.mlp.up_proj.weight";
 
-fn with_positions(space: &Space, name: &str, seed: u64, positions: &[f64]) {
-    let buffer = Tensor::new("model.position_ids", DType::I64, &[1, 4], positions);
-    let mask = Tensor::new("model.causal", DType::Bool, &[2], &[1.0, 0.0]);
-    checkpoint(name).expert(seed, 0.01).with(buffer).with(mask).write(space);
+#[test]
+fn a_convolution_is_the_matrix_of_all_that_follows_its_outputs() {
+    let laid = space(&[(("features.3.conv.weight", &[10, 6, 2, 3], false), "w")], None);
+    let plain = space(&[((UP, &[10, 36], false), "w")], None);
+    check(METHODS, (&laid, "features.3.conv.weight", false), "", (&plain, &[UP]));
+    check(OF_ONE, (&laid, "features.3.conv.weight", false), "", (&plain, &[UP]));
 }
 
 #[test]
-fn integers_that_agree_are_copied() {
-    let space = Space::new();
-    with_positions(&space, "a", 1, &[0.0, 1.0, 2.0, 3.0]);
-    with_positions(&space, "b", 2, &[0.0, 1.0, 2.0, 3.0]);
-    let found = merged(&space, &mean_of(&["a", "b"]));
-    assert_eq!(found.tensor("model.position_ids").dtype, DType::I64);
-    assert_eq!(found.values("model.position_ids"), [0.0, 1.0, 2.0, 3.0]);
-    assert_eq!(found.tensor("model.causal").dtype, DType::Bool);
+fn a_weight_with_inputs_first_is_solved_as_its_transpose() {
+    let name = "transformer.h.0.mlp.c_fc.weight";
+    let config = json!({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]});
+    let laid = space(&[((name, &[12, 20], true), "w")], Some(&config));
+    let plain = space(&[((UP, &[20, 12], false), "w")], None);
+    check(METHODS, (&laid, name, true), "", (&plain, &[UP]));
+    check(OF_ONE, (&laid, name, true), "", (&plain, &[UP]));
+    // Of a family that nobody knows the biases tell, also where a weight is square.
+    let (square, bias) = ("h.0.mixer.all.weight", "h.0.mixer.all.bias");
+    let more = "h.1.mixer.all.weight";
+    let laid = space(
+        &[
+            ((square, &[16, 16], true), "w"),
+            ((bias, &[16], false), "bias"),
+            ((more, &[16, 24], true), "more"),
+            (("h.1.mixer.all.bias", &[24], false), "bias"),
+        ],
+        None,
+    );
+    let plain = space(&[((UP, &[16, 16], false), "w")], None);
+    check(&METHODS[3..6], (&laid, square, true), "", (&plain, &[UP]));
 }
 
 #[test]
-fn integers_that_differ_are_an_error_or_a_rule() {
-    let space = Space::new();
-    with_positions(&space, "a", 1, &[0.0, 1.0, 2.0, 3.0]);
-    with_positions(&space, "b", 2, &[0.0, 1.0, 7.0, 3.0]);
-    let outcome = merge(&space, &mean_of(&["a", "b"]), &[]).exits(1);
-    assert!(!space.exists("merged"));
-    assert!(!space.exists(".merged.mixdown-partial"), "nothing that cannot be continued");
-    with_snapshots(|| insta::assert_snapshot!("integers_differ", outcome.talk()));
-    let recipe = "mixdown: 1\nmodels: {a: a, b: b}\nparameters: {weight: 1}\n\
-                  rules:\n  - {tensors: model.position_ids, keep: b}\n  - {method: linear}\n";
-    let found = merged(&space, recipe);
-    assert_eq!(found.values("model.position_ids"), [0.0, 1.0, 7.0, 3.0]);
-}
-
-#[test]
-fn tied_and_untied_models_meet() {
-    let space = Space::new();
-    checkpoint("tied").tied().write(&space);
-    checkpoint("untied").seed(2).write(&space);
-    let found = merged(&space, &mean_of(&["tied", "untied"]));
-    let embedding = &checkpoint("tied").tied().tensors()[0];
-    let head = checkpoint("untied").seed(2).tensors();
-    let head = head.iter().find(|tensor| tensor.name == "lm_head.weight").unwrap();
-    let means: Vec<f64> =
-        embedding.values().iter().zip(head.values()).map(|(e, h)| (e + h) / 2.0).collect();
-    let expected = Tensor::new("lm_head.weight", DType::F32, &head.shape, &means);
-    assert_eq!(found.tensor("lm_head.weight"), &expected);
-    let config: serde_json::Value =
-        serde_json::from_slice(&space.read("merged/config.json")).unwrap();
-    assert_eq!(config["tie_word_embeddings"], false, "the flag says what was written");
-}
-
-/// Old checkpoints store the frequencies of rotary embeddings; averages of them would be rounded anew.
-#[test]
-fn buffers_are_kept_from_the_base() {
-    let space = Space::new();
-    let frequencies = |scale: f64| {
-        let values: Vec<f64> = (0..2).map(|index| scale / 10f64.powi(index)).collect();
-        Tensor::new("model.layers.0.self_attn.rotary_emb.inv_freq", DType::F32, &[2], &values)
+fn a_stack_of_experts_is_its_matrices_one_by_one() {
+    // By the family, whose files have inputs first; loaded and written again, outputs come first.
+    let config = json!({
+        "model_type": "qwen3_vl_moe",
+        "text_config": {"num_experts": 3, "hidden_size": 10, "moe_intermediate_size": 8},
+    });
+    let names = [
+        "model.layers.0.mlp.e0.weight",
+        "model.layers.0.mlp.e1.weight",
+        "model.layers.0.mlp.e2.weight",
+    ];
+    let stack = "model.language_model.layers.0.mlp.experts.gate_up_proj";
+    let plain = |shape: &[u64]| {
+        // The numbers of one tensor, matrix by matrix.
+        let space = Space::new();
+        for model in MODELS {
+            let each = (shape[0] * shape[1]) as usize;
+            let all = numbers(model, "w", 3 * each);
+            let tensors: Vec<Tensor> = names
+                .iter()
+                .zip(all.chunks(each))
+                .map(|(name, values)| Tensor::new(name, DType::F32, shape, values))
+                .collect();
+            let tensors: Vec<&Tensor> = tensors.iter().collect();
+            space.write(
+                format!("{model}/model.safetensors"),
+                mixdown_kit::raw::safetensors_bytes(&tensors),
+            );
+        }
+        space
     };
-    for (name, scale) in [("base", 1.0), ("a", 1.5), ("b", 3.0)] {
-        checkpoint(name).with(frequencies(scale)).write(&space);
+    let plain = plain(&[16, 10]);
+    let laid = space(&[((stack, &[3, 10, 16], true), "w")], Some(&config));
+    check(METHODS, (&laid, stack, true), "", (&plain, &names));
+    let laid = space(&[((stack, &[3, 16, 10], false), "w")], Some(&config));
+    check(&METHODS[..4], (&laid, stack, false), "", (&plain, &names));
+    // By the recipe, where nobody knows the family.
+    let stack = "model.layers.0.moe.experts.w1";
+    let laid = space(&[((stack, &[3, 10, 16], true), "w")], None);
+    let said = "matrices: [auto, \"**.experts.* as [experts, in, out]\"]";
+    check(&METHODS[2..6], (&laid, stack, true), said, (&plain, &names));
+    // More threads and less memory change nothing.
+    let recipe = recipe("wudi", &format!("steps: 3, {said}"));
+    let expected = merged(&laid, &recipe).values(stack);
+    let options = ["--force", "--no-cache", "--threads", "3", "--memory", "60MB"];
+    merge(&laid, &recipe, &options).success();
+    assert!(read_checkpoint(laid.path("merged")).values(stack) == expected);
+}
+
+#[test]
+fn a_method_over_one_matrix_refuses_a_stack() {
+    let name = "model.layers.0.moe.experts.w1";
+    let laid = space(&[((name, &[3, 8, 6], false), "w")], None);
+    let said = "matrices: [\"**.experts.* as [experts, out, in]\"]";
+    for (method, _) in OF_ONE {
+        let told = refusal(&laid, &recipe(method, said), &[], 2);
+        assert!(told.contains("E0320") && told.contains("takes one matrix"), "{method}: {told}");
     }
-    let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
-    let models = [("a", "weight: 1"), ("b", "weight: 1")];
-    let from_base = configuration("task_arithmetic", Some("base"), &models, "");
-    assert_eq!(merged(&space, &from_base).tensors[name], frequencies(1.0));
-    std::fs::remove_dir_all(space.path("merged")).unwrap();
-    assert_eq!(merged(&space, &mean_of(&["a", "b"])).tensors[name], frequencies(1.5));
+}
+
+/// What `manifest` says of each tensor.
+fn treatments(space: &Space) -> Vec<(String, Value)> {
+    let text =
+        std::fs::read_to_string(space.path("merged/mixdown-manifest.json")).expect("a manifest");
+    let manifest: Value = serde_json::from_str(&text).expect("it is JSON");
+    let tensors = manifest["tensors"].as_array().expect("a list of tensors");
+    let one = |tensor: &Value| {
+        (tensor["name"].as_str().expect("a name").to_owned(), tensor["treatment"].clone())
+    };
+    tensors.iter().map(one).collect()
+}
+
+#[test]
+fn what_could_be_a_matrix_and_is_averaged_is_told_by_name() {
+    let (layer, encoder) = (UP, "visual.blocks.0.mlp.fc1.weight");
+    let tensors: &[(Laid<'_>, &str)] = &[
+        ((layer, &[8, 6], false), "up"),
+        ((encoder, &[8, 6], false), "fc1"),
+        (("visual.blocks.1.mlp.fc1.weight", &[8, 6], false), "fc1"),
+        (("model.embed_tokens.weight", &[9, 6], false), "embed"),
+        (("model.norm.weight", &[6], false), "norm"),
+    ];
+    let both = space(tensors, None);
+    let outcome = merge(&both, &recipe("tsv", ""), &[]).success();
+    let talk = outcome.talk();
+    assert!(talk.contains("W0650") && talk.contains("2 tensors that could be matrices"), "{talk}");
+    assert!(talk.contains("`visual.blocks.*.mlp.fc1.weight`, 2 of them"), "{talk}");
+    assert!(talk.contains("tensors: 1 optimized, 4 averaged, 0 kept"), "{talk}");
+    for (name, treatment) in treatments(&both) {
+        let expected = if name == layer { "optimized" } else { "averaged" };
+        assert_eq!(treatment, expected, "{name}");
+    }
+    // Said, it is neither averaged nor told.
+    let said = recipe("tsv", "matrices: [auto, \"visual.**\"]");
+    let talk = merge(&both, &said, &["--force"]).success().talk();
+    assert!(!talk.contains("W0650") && talk.contains("3 optimized, 2 averaged, 0 kept"), "{talk}");
+    let base = recipe("tsv", "rest: base");
+    let talk = merge(&both, &base, &["--force"]).success().talk();
+    assert!(!talk.contains("W0650") && talk.contains("1 optimized, 0 averaged, 4 kept"), "{talk}");
+    // An encoder that is the model has nothing beside which it would be another module.
+    let alone = space(&tensors[1..3], None);
+    let talk = merge(&alone, &recipe("tsv", ""), &[]).success().talk();
+    assert!(!talk.contains("W0650") && talk.contains("2 optimized"), "{talk}");
+}
+
+#[test]
+fn entries_of_matrices_that_mean_nothing_are_refused() {
+    let plain = space(&[((UP, &[8, 6], false), "w")], None);
+    for (entry, words) in [
+        ("attention_p", "`attention_"),
+        ("\"**.w as [rows, columns]\"", "[experts, in, out]"),
+        ("3", "a pattern of names or a role"),
+    ] {
+        let told = refusal(&plain, &recipe("tsv", &format!("matrices: [{entry}]")), &[], 2);
+        assert!(told.contains("E0205") && told.contains(words), "{entry}: {told}");
+    }
 }

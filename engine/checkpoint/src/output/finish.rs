@@ -106,6 +106,7 @@ impl OutputFolder {
                     blake3: digests[index],
                     method: origin.method,
                     rule: origin.rule,
+                    treatment: origin.treatment,
                 }
             })
             .collect();

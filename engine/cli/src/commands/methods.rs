@@ -179,6 +179,7 @@ fn kind(parameter: &Parameter) -> String {
         ParameterKind::Fraction => "fraction, 0 to 1".to_owned(),
         ParameterKind::Integer { at_least, at_most } => bounds("whole number", *at_least, *at_most),
         ParameterKind::Boolean => "true or false".to_owned(),
+        ParameterKind::Matrices => "patterns or roles".to_owned(),
         ParameterKind::Choice(words) => words.join(" | "),
         ParameterKind::NumberOrWord { words, bounds } => {
             format!("{} | {}", words.join(" | "), number(bounds))
@@ -241,6 +242,7 @@ fn sample(parameter: &Parameter) -> String {
             1.clamp(at_least.unwrap_or(i64::MIN), at_most.unwrap_or(i64::MAX)).to_string()
         }
         ParameterKind::Boolean => "true".to_owned(),
+        ParameterKind::Matrices => "auto".to_owned(),
         ParameterKind::Choice(words) | ParameterKind::NumberOrWord { words, .. } => {
             words.first().cloned().unwrap_or_default()
         }

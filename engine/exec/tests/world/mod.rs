@@ -235,7 +235,8 @@ impl World {
             matrices: Vec::new(),
             factor: None,
         });
-        self.plan.jobs.push(Job { name: name.to_owned(), shape, dtype, work, origin: 0 });
+        let (name, treatment) = (name.to_owned(), None);
+        self.plan.jobs.push(Job { name, shape, dtype, work, origin: 0, treatment });
         match &mut self.plan.jobs.last_mut().unwrap().work {
             Work::Merge(merge) => merge,
             Work::Copy { .. } => unreachable!(),
@@ -248,7 +249,8 @@ impl World {
         let (shape, dtype) = (entry.shape.clone(), entry.dtype);
         let equal_to = equal_to.iter().map(|&model| self.tensor(model, name)).collect();
         let work = Work::Copy { from, equal_to, within: None };
-        self.plan.jobs.push(Job { name: name.to_owned(), shape, dtype, work, origin: 0 });
+        let (name, treatment) = (name.to_owned(), None);
+        self.plan.jobs.push(Job { name, shape, dtype, work, origin: 0, treatment });
     }
 
     pub fn sources(&self) -> Vec<Source<'_>> {

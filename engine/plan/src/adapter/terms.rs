@@ -30,7 +30,10 @@ pub(super) fn bounded_rank(split: &Split, leaf: &Leaf, sides: (usize, usize)) ->
     match leaf {
         Leaf::Product(product) => Some(product.rank as usize),
         Leaf::Matrix(step) => {
-            let SplitStep { op, operands } = &split.steps[*step as usize];
+            let SplitStep { op, layout, operands } = &split.steps[*step as usize];
+            if layout.matrices > 1 {
+                return None;
+            }
             let of_operand = |&operand: &NodeId| {
                 let terms = split.combination(operand)?;
                 terms.iter().map(|(leaf, _)| bounded_rank(split, leaf, sides)).sum()

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::{bytes, size};
 use crate::plan::{Job, Plan, Work};
+use crate::treatment::counts as treatment_counts;
 
 /// A summary for people. `tensors`: how many tensors each checkpoint of the plan has.
 pub fn summary(plan: &Plan, tensors: &[usize]) -> String {
@@ -46,6 +47,9 @@ fn output(text: &mut String, plan: &Plan) {
     if let Some(model) = plan.output.files_from {
         let _ =
             writeln!(text, "        config and other files from {}", plan.models[model as usize]);
+    }
+    if let Some(counts) = treatment_counts(plan) {
+        let _ = writeln!(text, "        by methods over matrices: {counts}");
     }
     for change in &plan.output.layers {
         let (after, before) = (change.sources.len(), change.before);

@@ -62,6 +62,7 @@ fn value_text(parameter: &Resolved) -> String {
         Bound::Number(number) => number.to_string(),
         Bound::Flag(flag) => flag.to_string(),
         Bound::Word(word) => word.clone(),
+        Bound::Words(words) => words.join(", "),
     }
 }
 
@@ -123,6 +124,7 @@ pub fn tensor_json(plan: &Plan, name: &str, detail: Option<&Detail>) -> Option<V
                 Bound::Number(number) => json!(number),
                 Bound::Flag(flag) => json!(flag),
                 Bound::Word(word) => json!(word),
+                Bound::Words(words) => json!(words),
             };
             json!({
                 "name": parameter.name,

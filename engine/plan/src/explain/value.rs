@@ -1,6 +1,7 @@
 //! The plan as JSON: the form that scripts read and that its digest is taken of.
 
 use mixdown_checkpoint::adapter::OutputUpdate;
+use mixdown_ops::matrix::MatrixLayout;
 use mixdown_ops::program::Standing;
 use mixdown_ops::{Instruction, Operand, Pass, Precision, Program};
 use serde_json::{Value, json};
@@ -78,13 +79,17 @@ fn job_value(job: &Job) -> Value {
         }
         Work::Merge(merge) => merge_value(merge),
     };
-    json!({
+    let mut value = json!({
         "name": job.name,
         "dtype": job.dtype.name(),
         "shape": job.shape.dimensions(),
         "origin": job.origin,
         "work": work,
-    })
+    });
+    if let Some(treatment) = job.treatment {
+        value["treatment"] = json!(treatment.word());
+    }
+    value
 }
 
 fn merge_value(merge: &Merge) -> Value {
@@ -173,13 +178,23 @@ fn matrix_value(step: &MatrixStep) -> Value {
         }
         value
     };
-    json!({
+    let mut value = json!({
         "op": step.op.name(),
         "parameters": format!("{:?}", step.op),
         "shape": [step.rows, step.columns],
         "before_pass": step.before,
         "operands": step.operands.iter().map(operand).collect::<Vec<_>>(),
-    })
+    });
+    if !step.layout.is_plain() {
+        let MatrixLayout { matrices, rows, columns, inputs_first } = step.layout;
+        value["layout"] = json!({
+            "matrices": matrices,
+            "rows": rows,
+            "columns": columns,
+            "inputs_first": inputs_first,
+        });
+    }
+    value
 }
 
 fn rows_value(rows: &Rows) -> Value {

@@ -4,7 +4,7 @@ use mixdown_diagnostics::{Diagnostic, Span, codes};
 use mixdown_ops::matrix::MatrixOp;
 
 use super::Call;
-use super::matrix::{apply, several};
+use super::matrix::{apply, layout, several};
 use super::within::tensors;
 use crate::graph::{Node, NodeId};
 use crate::kind::Kind;
@@ -22,16 +22,14 @@ struct Basis {
 
 impl Basis {
     fn of(lowering: &mut Lowering<'_>, values: &[Value], span: Span) -> Result<Self, Reported> {
-        let shape = match lowering.inputs.shape {
-            Some(&[rows, columns]) => (rows, columns),
-            // The op refuses what is no matrix.
-            _ => (0, 0),
-        };
         let kind = match values.first() {
             Some(Value::One(first)) => first.kind,
             _ => Kind::Number,
         };
-        match apply(lowering, MatrixOp::CommonBasis, values, span)? {
+        // The op refuses what is no matrix.
+        let found = apply(lowering, MatrixOp::CommonBasis, values, span)?;
+        let shape = layout(lowering, &MatrixOp::CommonBasis, span)?.shape();
+        match found {
             Value::One(Typed { node, .. }) => {
                 Ok(Self { node, kind, experts: values.len() as u64, shape })
             }
@@ -123,6 +121,7 @@ pub(super) fn from_coordinates(
     let basis = Basis::of(lowering, &shared, call.span)?;
     let rows = basis.part(lowering, basis.all_columns(), 1, basis.shape.0);
     let op = MatrixOp::OutOfBasis { experts: basis.experts as u32 };
-    let node = lowering.graph.add(Node::Matrix(op), &[coordinates.node, rows]);
+    let layout = layout(lowering, &op, call.span)?;
+    let node = lowering.graph.add(Node::Matrix(op, layout), &[coordinates.node, rows]);
     Ok(Value::One(Typed { node, kind: basis.kind }))
 }

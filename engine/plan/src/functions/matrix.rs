@@ -6,7 +6,7 @@
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 use mixdown_ops::MapOp;
 use mixdown_ops::matrix::spectral::Doge;
-use mixdown_ops::matrix::{MatrixOp, Rank, RankAware};
+use mixdown_ops::matrix::{MatrixLayout, MatrixOp, Rank, RankAware};
 
 use super::Call;
 use super::across::mean;
@@ -14,8 +14,8 @@ use super::settings::Settings;
 use crate::graph::Node;
 use crate::kind::Kind;
 use crate::layer;
-use crate::lower::{Lowering, Reported, Typed, Value, describe};
-use crate::tensor_class::{self, Classes};
+use crate::lower::{Inputs, Lowering, Reported, Typed, Value, describe};
+use crate::tensor_class::{self, Class, Classes};
 
 /// `truncated_svd`.
 pub(super) fn truncated_svd(
@@ -129,18 +129,19 @@ pub(super) fn center(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Val
 
 /// `is_linear`: whether the tensor is a linear weight, by its role or name and its shape.
 pub(super) fn is_linear(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
-    let known = lowering.inputs.is_linear;
-    let mut is_stack = false;
-    let answer = class(lowering, call, |classes, name, shape| {
-        is_stack = tensor_class::is_stack(classes, known, name, shape);
-        tensor_class::is_linear(classes, known, name, shape)
-    })?;
-    // With the answer no, the method would give them what it gives norms and biases: most of a model of
+    let (settings, classes) = classes(lowering, call, &["classes", "matrices"])?;
+    let selectors = settings.selectors(lowering, "matrices")?;
+    let Inputs { tensor, shape, known, .. } = lowering.inputs;
+    // A method checked by itself: both answers are possible.
+    let Some(shape) = shape else { return Ok(Value::One(lowering.unknown_scalar())) };
+    let class = tensor_class::class(classes, &selectors, known, tensor, shape);
+    // With the answer no, the method would give stacks what it gives norms and biases: most of a model of
     // experts would be averaged without a word.
-    match is_stack {
-        true => Err(stacked(lowering, call.span)),
-        false => Ok(answer),
+    if class == Class::Stack {
+        return Err(stacked(lowering, call.span));
     }
+    lowering.class = Some(class);
+    Ok(lowering.scalar(f64::from(matches!(class, Class::Matrix(_)))))
 }
 
 /// Reports a tensor that holds a matrix for each expert.
@@ -148,43 +149,49 @@ fn stacked(lowering: &mut Lowering<'_>, span: Span) -> Reported {
     let tensor = lowering.inputs.tensor;
     let shape = lowering.inputs.shape.unwrap_or_default();
     let shape: Vec<String> = shape.iter().map(u64::to_string).collect();
-    let headline = format!("`{tensor}` is a stack of matrices, and this method takes one matrix");
+    let headline =
+        format!("`{tensor}` is a stack of matrices, and nothing tells their inputs from outputs");
     let alike = match layer::split(tensor) {
         Some(name) => format!("**{}", name.suffix),
         None => tensor.to_owned(),
     };
     let diagnostic = Diagnostic::error(codes::STACKED_MATRICES, headline)
         .fact("shape", format!("[{}]", shape.join(", ")))
+        .note(format!(
+            "a recipe of rules can give them another method: `- {{tensors: \"{alike}\", method: task_arithmetic}}`"
+        ))
         .help(format!(
-            "say in a recipe of rules (`mixdown: 1`) what becomes of them, above the rule for the rest: `- {{tensors: \"{alike}\", method: task_arithmetic}}`, or `keep: NAME` in place of the method"
+            "say how each lies: `matrices: [auto, \"{alike} as [experts, out, in]\"]` or `as [experts, in, out]`"
         ));
     lowering.report(diagnostic, span)
 }
 
 /// `is_kept`: whether the released patterns keep the tensor as it is in the base.
 pub(super) fn is_kept(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
-    class(lowering, call, |classes, name, _| tensor_class::is_kept(classes, name))
-}
-
-fn class(
-    lowering: &mut Lowering<'_>,
-    call: &Call<'_>,
-    mut decide: impl FnMut(Classes, &str, &[u64]) -> bool,
-) -> Result<Value, Reported> {
-    let mut settings = Settings::new(lowering, call, &["classes"])?;
-    if !call.arguments.is_empty() {
-        call.positional(lowering, 0)?;
-    }
-    let words = &[("roles", Classes::Roles), ("released", Classes::Released)];
-    let classes = settings.choice(lowering, "classes", words)?;
+    let (_, classes) = classes(lowering, call, &["classes"])?;
     match lowering.inputs.shape {
-        Some(shape) => {
-            let answer = decide(classes, lowering.inputs.tensor, shape);
+        Some(_) => {
+            let answer = tensor_class::is_kept(classes, lowering.inputs.tensor);
             Ok(lowering.scalar(f64::from(answer)))
         }
         // A method checked by itself: both answers are possible.
         None => Ok(Value::One(lowering.unknown_scalar())),
     }
+}
+
+/// Whose division into classes a call means, and its other settings.
+fn classes(
+    lowering: &mut Lowering<'_>,
+    call: &Call<'_>,
+    known: &[&str],
+) -> Result<(Settings, Classes), Reported> {
+    let mut settings = Settings::new(lowering, call, known)?;
+    if !call.arguments.is_empty() {
+        call.positional(lowering, 0)?;
+    }
+    let words = &[("roles", Classes::Roles), ("released", Classes::Released)];
+    let classes = settings.choice(lowering, "classes", words)?;
+    Ok((settings, classes))
 }
 
 /// The operand of a function of one matrix, and its settings. Over a list it is not mapped: each
@@ -244,25 +251,49 @@ pub(super) fn apply(
             }
         }
     }
-    check_shape(lowering, &op, span)?;
+    let layout = layout(lowering, &op, span)?.seen_by(&op);
     let nodes: Vec<_> = items.iter().map(|item| item.node).collect();
     let kind = items.first().map_or(Kind::Number, |item| item.kind);
-    Ok(Value::One(Typed { node: lowering.graph.add(Node::Matrix(op), &nodes), kind }))
+    let node = lowering.graph.add(Node::Matrix(op, layout), &nodes);
+    Ok(Value::One(Typed { node, kind }))
 }
 
-/// Whether the tensor is a matrix that the op can be applied to.
-fn check_shape(lowering: &mut Lowering<'_>, op: &MatrixOp, span: Span) -> Result<(), Reported> {
-    let Some(shape) = lowering.inputs.shape else { return Ok(()) };
-    let tensor = lowering.inputs.tensor;
-    if shape.len() != 2 {
-        let headline = format!("`{}` needs a matrix, and `{tensor}` is none", op.name());
-        let shape = shape.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-        let diagnostic = Diagnostic::error(codes::WRONG_KIND, headline)
-            .fact("shape", format!("[{shape}]"))
-            .help("choose by `is_linear()` in the formula, or by a rule in the recipe");
-        return Err(lowering.report(diagnostic, span));
+/// How the matrices that the op is applied to lie in the tensor: as the method has found, or as its family
+/// says.
+pub(super) fn layout(
+    lowering: &mut Lowering<'_>,
+    op: &MatrixOp,
+    span: Span,
+) -> Result<MatrixLayout, Reported> {
+    let Inputs { tensor, shape, known, .. } = lowering.inputs;
+    // A method checked by itself.
+    let Some(shape) = shape else { return Ok(MatrixLayout::plain(0, 0)) };
+    let found = match lowering.class {
+        Some(Class::Matrix(layout)) => Some(layout),
+        _ => tensor_class::layout(known, tensor, shape),
+    };
+    let shape = || {
+        let shape: Vec<String> = shape.iter().map(u64::to_string).collect();
+        format!("[{}]", shape.join(", "))
+    };
+    match found {
+        Some(layout) if layout.matrices == 1 || op.takes_stacks() => Ok(layout),
+        Some(_) => {
+            let headline =
+                format!("`{}` takes one matrix, and `{tensor}` is a stack of them", op.name());
+            let diagnostic = Diagnostic::error(codes::STACKED_MATRICES, headline)
+                .fact("shape", shape())
+                .help("give them a method without it in a rule of their own: TSV-Merge, Iso-C, WUDI and OptMerge take stacks");
+            Err(lowering.report(diagnostic, span))
+        }
+        None => {
+            let headline = format!("`{}` needs a matrix, and `{tensor}` is none", op.name());
+            let diagnostic = Diagnostic::error(codes::WRONG_KIND, headline)
+                .fact("shape", shape())
+                .help("choose by `is_linear()` in the formula, or by a rule in the recipe");
+            Err(lowering.report(diagnostic, span))
+        }
     }
-    Ok(())
 }
 
 fn with_kind(value: Value, kind: Kind) -> Value {

@@ -3,6 +3,8 @@
 use mixdown_diagnostics::{Diagnostic, Span, codes, suggest};
 use mixdown_ops::matrix::{Exact, Rank};
 
+use mixdown_recipe::MatrixSelector;
+
 use super::Call;
 use crate::kind::Kind;
 use crate::lower::{Lowering, Reported, Typed, Value, describe};
@@ -89,6 +91,24 @@ impl Settings {
             None => diagnostic,
         };
         lowering.report(diagnostic, span)
+    }
+
+    /// Which tensors are matrices, as a recipe says it; none where it does not.
+    pub fn selectors(
+        mut self,
+        lowering: &mut Lowering<'_>,
+        name: &str,
+    ) -> Result<Vec<MatrixSelector>, Reported> {
+        let Some((span, value)) = self.take(name) else { return Ok(Vec::new()) };
+        let Value::Text(text) = value else {
+            let headline = format!("`{name}` is patterns and roles, found {}", describe(&value));
+            return Err(lowering.report(Diagnostic::error(codes::WRONG_KIND, headline), span));
+        };
+        let entries = text.iter().flat_map(|text| text.split('\n')).map(MatrixSelector::parse);
+        entries.collect::<Result<_, String>>().map_err(|wanted| {
+            let headline = format!("`{name}` must be {wanted}");
+            lowering.report(Diagnostic::error(codes::WRONG_KIND, headline), span)
+        })
     }
 
     /// A number known now.

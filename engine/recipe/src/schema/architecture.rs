@@ -134,7 +134,7 @@ keys! {
         pub fused: Option<FusedKeys>,
         /// Whether they are computed from the configuration, and never merged.
         pub buffer: Option<bool>,
-        /// Whether they are stored `[in, out]` instead of `[out, in]`.
+        /// Whether they are stored `[in, out]` instead of `[out, in]`; of a stack of experts each.
         pub transposed: Option<bool>,
         /// The tensors of this module that these are a second set of, for another kind of token.
         pub duplicate_of: Option<String>,

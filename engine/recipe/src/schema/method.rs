@@ -60,6 +60,8 @@ pub enum TypeKey {
     Boolean,
     /// One of some words.
     Choice,
+    /// Patterns of tensor names, or roles: which tensors are matrices.
+    Matrices,
     /// Any text; only for values that a recipe declares for itself.
     Text,
 }

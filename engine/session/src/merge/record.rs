@@ -170,7 +170,8 @@ pub fn of(
     digest.line(format_args!("{plan:?}"));
     let origins = plan.jobs.iter().map(|job| {
         let origin = &plan.origins[job.origin as usize];
-        OriginRecord { method: origin.method.clone(), rule: origin.rule.clone() }
+        let treatment = job.treatment.map(|treatment| treatment.word().to_owned());
+        OriginRecord { method: origin.method.clone(), rule: origin.rule.clone(), treatment }
     });
     let dropped = plan.left_out.iter().map(|left_out| {
         let input = &planned.loaded.models[left_out.tensor.model as usize];

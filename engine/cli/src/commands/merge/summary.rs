@@ -1,5 +1,6 @@
 //! What a merge says about itself, to people and to programs.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -38,6 +39,9 @@ pub fn done(done: &Done, told: Option<&[Update]>, terminal: &Terminal) {
     let talk = terminal.talk;
     let (tensors, bytes) = (done.planned.plan.jobs.len(), done.layout.total_bytes());
     talk.say(&text(tensors, bytes, &done.report, &done.computed_with, done.elapsed));
+    if let Some(counts) = mixdown_plan::treatment_counts(&done.planned.plan) {
+        talk.say(&format!("tensors: {counts}"));
+    }
     if let Some(told) = told {
         talk.say(&updates::line(told));
     }
@@ -61,6 +65,8 @@ fn event(done: &Done, told: Option<&[Update]>) -> Value {
         "peak_bytes": report.peak_bytes,
         "threads": report.threads,
         "backend": done.backend,
+        "treatment": mixdown_plan::treatment_counts(&planned.plan)
+            .map(|counts| counts.0.into_iter().collect::<BTreeMap<_, _>>()),
         "matrices": mixdown_session::merge::matrices::json(&report.matrices),
         "seconds": done.elapsed.as_secs_f64(),
         "stages": stages.collect::<Vec<_>>(),

@@ -1,0 +1,100 @@
+//! How the matrices of a weight lie in its tensor.
+
+use super::MatrixOp;
+
+/// How the matrices of a weight lie in its tensor: one, or one after another, each row-major as
+/// `[out, in]` or as `[in, out]`.
+///
+/// The kernel of a convolution, `[out, in, …]`, is one matrix of all that follows the first axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MatrixLayout {
+    /// How many there are: one, or one for each expert.
+    pub matrices: u64,
+    /// Rows of each as it is stored.
+    pub rows: u64,
+    /// Columns of each as it is stored.
+    pub columns: u64,
+    /// Whether it is stored as `[in, out]`, so that what ops see is its transpose.
+    pub inputs_first: bool,
+}
+
+impl MatrixLayout {
+    /// One matrix that is stored as `[out, in]`.
+    pub fn plain(rows: u64, columns: u64) -> Self {
+        Self { matrices: 1, rows, columns, inputs_first: false }
+    }
+
+    /// Whether the tensor is the matrix that ops see.
+    pub fn is_plain(&self) -> bool {
+        self.matrices == 1 && !self.inputs_first
+    }
+
+    /// Rows and columns of each matrix as ops see it: `[out, in]`.
+    pub fn shape(&self) -> (u64, u64) {
+        match self.inputs_first {
+            true => (self.columns, self.rows),
+            false => (self.rows, self.columns),
+        }
+    }
+
+    /// Rows and columns of all matrices as they are stored, one beneath another.
+    pub fn stored(&self) -> (u64, u64) {
+        (self.rows.saturating_mul(self.matrices), self.columns)
+    }
+
+    /// The same for an op whose result is that of the transpose, transposed: it needs not see which axis
+    /// is which.
+    #[must_use]
+    pub fn seen_by(self, op: &MatrixOp) -> Self {
+        Self { inputs_first: self.inputs_first && op.tells_sides_apart(), ..self }
+    }
+}
+
+impl MatrixOp {
+    /// Whether the op of a transpose is more than the transpose of its result: whether outputs and inputs
+    /// play different parts.
+    pub fn tells_sides_apart(&self) -> bool {
+        match self {
+            Self::TruncatedSvd(_)
+            | Self::Polar
+            | Self::SingularValues
+            | Self::Isotropic(_)
+            | Self::TaskSingularVectors(_) => false,
+            Self::Gram
+            | Self::IsotropicCommon(_)
+            | Self::Interference(_)
+            | Self::CommonBasis
+            | Self::OutOfBasis { .. }
+            | Self::SharedShift(_)
+            | Self::Regression { .. } => true,
+        }
+    }
+
+    /// Whether an operand lies as the weight does. Coordinates, bases and Gram matrices have places of
+    /// their own.
+    pub fn reads_weight(&self, operand: usize, count: usize) -> bool {
+        match self {
+            Self::OutOfBasis { .. } => false,
+            Self::Regression { .. } => operand < count / 2,
+            _ => true,
+        }
+    }
+
+    /// Whether the result lies as the weight does.
+    pub fn gives_weight(&self) -> bool {
+        !matches!(self, Self::Gram | Self::CommonBasis)
+    }
+
+    /// Whether the op can be applied to each matrix of a stack by itself.
+    pub fn takes_stacks(&self) -> bool {
+        !matches!(
+            self,
+            // DOGE's other steps are about the whole tensor.
+            Self::Gram
+                | Self::CommonBasis
+                | Self::OutOfBasis { .. }
+                | Self::SharedShift(_)
+                | Self::Regression { .. }
+        )
+    }
+}
