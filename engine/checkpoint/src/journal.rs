@@ -1,12 +1,60 @@
 //! The record beside an unfinished output of what is already written, so that an interrupted merge
 //! can go on. A line is believed only when its checksum fits, and a tensor only after it was read again.
+//!
+//! The checksums are made with a key that only this user's runs know: a folder that somebody else
+//! prepared can hold any bytes, but no line that is believed.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 
 use crate::tensor_digest::TensorDigest;
 
 /// Version of the format; a journal of another version is started anew.
-const TITLE: &str = "mixdown-journal 1";
+const TITLE: &str = "mixdown-journal 2";
+
+/// How the title begins in every version.
+const ANY_TITLE: &str = "mixdown-journal ";
+
+/// Digits of a checksum, half of a digest: 128 bits, so that a line is not found by trying.
+const SUM_DIGITS: usize = 32;
+
+/// What only the runs of one user know, by which they recognize each other's journals.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct OwnerKey([u8; 32]);
+
+impl OwnerKey {
+    /// The key of these bytes, which must be random and kept from others.
+    pub const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// A new key from the system's random numbers.
+    pub fn random() -> io::Result<Self> {
+        let mut bytes = [0; 32];
+        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// Its bytes, to be kept where only this user reads.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The checksum of a line of the journal of `identity`.
+    fn checksum(&self, identity: &str, body: &str) -> String {
+        let text = format!("{identity}\n{body}");
+        blake3::keyed_hash(&self.0, text.as_bytes()).to_hex()[..SUM_DIGITS].to_owned()
+    }
+}
+
+/// Shows that there is one, but not which.
+impl fmt::Debug for OwnerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OwnerKey(…)")
+    }
+}
 
 /// One event, one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,19 +70,19 @@ pub enum Entry {
 }
 
 impl Entry {
-    /// The line with its checksum in front.
-    pub fn line(&self) -> String {
+    /// The line in the journal of `identity`, with its checksum in front.
+    pub fn line(&self, key: &OwnerKey, identity: &str) -> String {
         let body = match self {
             Self::Tensor(index, digest) => format!("tensor {index} {digest}"),
             Self::ShardLost(shard) => format!("shard-lost {shard}"),
             Self::Finished(digest) => format!("finished {digest}"),
         };
-        format!("{} {body}\n", checksum(&body))
+        format!("{} {body}\n", key.checksum(identity, &body))
     }
 
-    fn parse(line: &str) -> Option<Self> {
+    fn parse(line: &str, key: &OwnerKey, identity: &str) -> Option<Self> {
         let (sum, body) = line.split_once(' ')?;
-        if sum != checksum(body) {
+        if sum != key.checksum(identity, body) {
             return None;
         }
         let mut words = body.split(' ');
@@ -48,8 +96,35 @@ impl Entry {
     }
 }
 
-fn checksum(body: &str) -> String {
-    blake3::hash(body.as_bytes()).to_hex()[..16].to_owned()
+/// What a file in a journal's place is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A journal that this user's runs wrote, for this or another merge.
+    Ours(Journal),
+    /// A journal that others wrote, or another version, or this user's runs with a key that is lost;
+    /// or an empty file, which a crash may leave.
+    Others,
+    /// Something else.
+    Foreign,
+}
+
+impl Found {
+    /// The journal, if it can be believed.
+    pub fn ours(self) -> Option<Journal> {
+        match self {
+            Self::Ours(journal) => Some(journal),
+            Self::Others | Self::Foreign => None,
+        }
+    }
+}
+
+/// Whether a line may stand in a lock, whoever wrote it: a number, a journal's first line or its last
+/// words, and what a crash left of one of these over another.
+pub(crate) fn is_of_lock(line: &str) -> bool {
+    let (sum, body) = line.split_once(' ').unwrap_or((line, ""));
+    let begins_as = |known: &str| body.starts_with(known) || known.starts_with(body);
+    let is_sum = sum.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_sum && (begins_as(ANY_TITLE) || begins_as("finished "))
 }
 
 /// What a journal says.
@@ -69,21 +144,29 @@ impl Journal {
         Self { identity: identity.into(), ..Self::default() }
     }
 
-    /// Reads a journal; `None` when even its first line cannot be believed.
+    /// Reads a journal, which is believed only when its first line fits the key.
     ///
     /// Lines that do not fit their checksum are skipped: a crash may have torn the last one, and what
     /// a damaged one recorded is merely done again. `shard_of` maps a tensor to its shard, and to
     /// `None` when there is no such tensor.
-    pub fn parse(bytes: &[u8], shard_of: impl Fn(usize) -> Option<usize>) -> Option<Self> {
+    pub fn parse(bytes: &[u8], key: &OwnerKey, shard_of: impl Fn(usize) -> Option<usize>) -> Found {
+        if bytes.is_empty() {
+            return Found::Others;
+        }
         let text = String::from_utf8_lossy(bytes);
         let mut lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
-        let (sum, body) = lines.next()?.split_once(' ')?;
-        let identity = body.strip_prefix(TITLE)?.strip_prefix(' ')?;
-        if sum != checksum(body) {
-            return None;
+        let Some((sum, body)) = lines.next().and_then(|line| line.split_once(' ')) else {
+            return Found::Foreign;
+        };
+        if !body.starts_with(ANY_TITLE) {
+            return Found::Foreign;
         }
+        let identity = body.strip_prefix(TITLE).and_then(|rest| rest.strip_prefix(' '));
+        let Some(identity) = identity.filter(|identity| sum == key.checksum(identity, body)) else {
+            return Found::Others;
+        };
         let mut journal = Self::new(identity);
-        for entry in lines.filter_map(Entry::parse) {
+        for entry in lines.filter_map(|line| Entry::parse(line, key, identity)) {
             match entry {
                 Entry::Tensor(index, digest) if shard_of(index).is_some() => {
                     journal.tensors.insert(index, digest);
@@ -95,16 +178,16 @@ impl Journal {
                 Entry::Finished(digest) => journal.finished = Some(digest),
             }
         }
-        Some(journal)
+        Found::Ours(journal)
     }
 
     /// The journal as it is written when a merge begins or goes on. `finished` is left out: what is
     /// about to be written is not.
-    pub fn text(&self) -> String {
+    pub fn text(&self, key: &OwnerKey) -> String {
         let body = format!("{TITLE} {}", self.identity);
-        let mut text = format!("{} {body}\n", checksum(&body));
+        let mut text = format!("{} {body}\n", key.checksum(&self.identity, &body));
         for (&index, &digest) in &self.tensors {
-            text.push_str(&Entry::Tensor(index, digest).line());
+            text.push_str(&Entry::Tensor(index, digest).line(key, &self.identity));
         }
         text
     }
@@ -118,9 +201,16 @@ mod tests {
         TensorDigest::of(&[of])
     }
 
+    const KEY: OwnerKey = OwnerKey([7; 32]);
+
     /// Ten tensors, five to a shard.
     fn parse(text: &str) -> Option<Journal> {
-        Journal::parse(text.as_bytes(), |index| (index < 10).then_some(index / 5))
+        let shard_of = |index| (index < 10).then_some(index / 5);
+        Journal::parse(text.as_bytes(), &KEY, shard_of).ours()
+    }
+
+    fn line(entry: Entry) -> String {
+        entry.line(&KEY, "abc")
     }
 
     fn recorded(journal: &Journal) -> Vec<usize> {
@@ -131,16 +221,16 @@ mod tests {
     fn what_was_written_is_read_back() {
         let mut journal = Journal::new("abc");
         journal.tensors = BTreeMap::from([(3, digest(3)), (0, digest(0))]);
-        assert_eq!(parse(&journal.text()), Some(journal.clone()));
-        let text = journal.text() + &Entry::Finished(digest(9)).line();
+        assert_eq!(parse(&journal.text(&KEY)), Some(journal.clone()));
+        let text = journal.text(&KEY) + &line(Entry::Finished(digest(9)));
         assert_eq!(parse(&text).unwrap().finished, Some(digest(9)));
     }
 
     #[test]
     fn every_torn_end_is_ignored() {
-        let whole = Journal::new("abc").text() + &Entry::Tensor(1, digest(1)).line();
+        let whole = Journal::new("abc").text(&KEY) + &line(Entry::Tensor(1, digest(1)));
         let start = whole.len();
-        let torn = whole.clone() + &Entry::Tensor(2, digest(2)).line();
+        let torn = whole.clone() + &line(Entry::Tensor(2, digest(2)));
         for end in start..torn.len() {
             assert_eq!(recorded(&parse(&torn[..end]).unwrap()), [1], "cut at {end}");
         }
@@ -149,13 +239,13 @@ mod tests {
 
     #[test]
     fn a_damaged_byte_never_yields_a_wrong_entry() {
-        let text = Journal::new("abc").text()
-            + &Entry::Tensor(1, digest(1)).line()
-            + &Entry::Tensor(2, digest(2)).line();
+        let text = Journal::new("abc").text(&KEY)
+            + &line(Entry::Tensor(1, digest(1)))
+            + &line(Entry::Tensor(2, digest(2)));
         for at in 0..text.len() {
             let mut bytes = text.clone().into_bytes();
             bytes[at] ^= 1;
-            let Some(journal) = Journal::parse(&bytes, |_| Some(0)) else { continue };
+            let Some(journal) = Journal::parse(&bytes, &KEY, |_| Some(0)).ours() else { continue };
             assert_eq!(journal.identity, "abc");
             for (&index, &found) in &journal.tensors {
                 assert_eq!(found, digest(index as u8), "byte {at}");
@@ -165,20 +255,53 @@ mod tests {
 
     #[test]
     fn a_lost_shard_voids_what_was_recorded_before() {
-        let text = Journal::new("abc").text()
-            + &Entry::Tensor(1, digest(1)).line()
-            + &Entry::Tensor(6, digest(6)).line()
-            + &Entry::ShardLost(0).line()
-            + &Entry::Tensor(2, digest(2)).line();
+        let text = Journal::new("abc").text(&KEY)
+            + &line(Entry::Tensor(1, digest(1)))
+            + &line(Entry::Tensor(6, digest(6)))
+            + &line(Entry::ShardLost(0))
+            + &line(Entry::Tensor(2, digest(2)));
         assert_eq!(recorded(&parse(&text).unwrap()), [2, 6]);
     }
 
     #[test]
     fn tensors_that_do_not_exist_and_foreign_files_are_refused() {
-        let text = Journal::new("abc").text() + &Entry::Tensor(10, digest(1)).line();
+        let text = Journal::new("abc").text(&KEY) + &line(Entry::Tensor(10, digest(1)));
         assert!(parse(&text).unwrap().tensors.is_empty());
-        for foreign in ["", "\n", "hello\n", &text.replace("journal 1", "journal 2")] {
+        for foreign in ["", "\n", "hello\n", &text.replace("journal 2", "journal 1")] {
             assert_eq!(parse(foreign), None, "{foreign:?}");
+        }
+    }
+
+    /// Whoever prepares a folder has not the key, and lines of one merge say nothing of another.
+    #[test]
+    fn a_journal_that_others_wrote_is_not_believed() {
+        let others = OwnerKey([8; 32]);
+        let theirs =
+            Journal::new("abc").text(&others) + &Entry::Tensor(1, digest(1)).line(&others, "abc");
+        let shard_of = |_| Some(0);
+        assert_eq!(Journal::parse(theirs.as_bytes(), &KEY, shard_of), Found::Others);
+        assert_eq!(Journal::parse(b"", &KEY, shard_of), Found::Others);
+        for foreign in ["j\n", "hello world\n", "\n", "{}"] {
+            assert_eq!(Journal::parse(foreign.as_bytes(), &KEY, shard_of), Found::Foreign);
+        }
+        let mixed = Journal::new("abc").text(&KEY)
+            + &Entry::Tensor(1, digest(1)).line(&others, "abc")
+            + &Entry::Tensor(2, digest(2)).line(&KEY, "abd")
+            + &line(Entry::Tensor(3, digest(3)));
+        assert_eq!(recorded(&parse(&mixed).unwrap()), [3]);
+        assert!(!format!("{KEY:?}").contains('7'));
+    }
+
+    #[test]
+    fn what_a_lock_may_hold() {
+        let whole = Journal::new("abc").text(&KEY) + &line(Entry::Finished(digest(9))) + "4711\n";
+        for end in 0..=whole.len() {
+            // Over the number that was there before.
+            let torn = format!("{}{}", &whole[..end], "31415\n".get(end..).unwrap_or_default());
+            assert!(torn.lines().all(is_of_lock), "{torn:?}");
+        }
+        for foreign in ["my diary", "abc def", "precious data", "{}"] {
+            assert!(!is_of_lock(foreign), "{foreign}");
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod hub;
 pub mod index;
 pub mod journal;
 pub mod layout;
+pub mod links;
 pub mod manifest;
 pub mod open;
 pub mod output;

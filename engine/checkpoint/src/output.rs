@@ -10,12 +10,16 @@
 //! aside      without this name: results that are needed again, gone when the process is
 //! replaced/  the old DIR, for the moment between two renames where the system cannot swap folders
 //! ```
+//!
+//! Only its owner may look into it, and only what carries the key of this user's runs is believed.
 
 mod aside;
 mod begin;
 mod clone;
 mod disk;
 mod finish;
+mod lock;
+mod owned;
 mod shards;
 mod space;
 #[cfg(test)]
@@ -31,7 +35,7 @@ use std::sync::{Arc, Mutex};
 use mixdown_diagnostics::{Diagnostic, codes};
 use sha2::{Digest, Sha256};
 
-use crate::journal::Entry;
+use crate::journal::{Entry, OwnerKey};
 use crate::layout::{INDEX_NAME, Layout};
 use crate::manifest::{FileRecord, MANIFEST_NAME, hex};
 use crate::reread::{self, Stretch};
@@ -40,6 +44,7 @@ use crate::side_files::is_plain_name;
 use crate::tensor_digest::TensorDigest;
 use aside::Aside;
 use disk::Disk;
+use lock::Lock;
 use shards::Shards;
 use trouble::refused;
 
@@ -61,13 +66,16 @@ impl PlanIdentity {
 }
 
 /// How an output is begun.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutputOptions {
-    /// Whether a folder under the target's name is replaced. It is, at the very end.
+    /// Whether a folder under the target's name is replaced, at the very end; and at once what others
+    /// put in the place of the unfinished output.
     pub force: bool,
     /// Bytes of the files that will be added beside the shards, and of what will be put aside, for the check
     /// of free space.
     pub side_bytes: u64,
+    /// What only this user's runs know. With another key an interrupted run is not continued.
+    pub key: OwnerKey,
 }
 
 /// What [`OutputFolder::begin`] found.
@@ -105,6 +113,11 @@ pub enum Notice {
         /// Its bytes on disk.
         bytes: u64,
     },
+    /// What lay unfinished there was removed: no run of this user began it, as its journal shows.
+    NotOurs {
+        /// Its bytes on disk.
+        bytes: u64,
+    },
     /// A run was interrupted while it replaced the target; the old folder has its name again.
     Restored,
     /// The file system has no locks, so a second process would not be noticed.
@@ -129,6 +142,11 @@ impl fmt::Display for Notice {
                     bytes_text(*bytes)
                 )
             }
+            Self::NotOurs { bytes } => write!(
+                f,
+                "an unfinished output that no run of yours began, or whose key is lost, was removed ({})",
+                bytes_text(*bytes)
+            ),
             Self::Restored => {
                 f.write_str("the folder that an interrupted run had moved aside has its name again")
             }
@@ -161,8 +179,10 @@ pub struct OutputFolder {
     finished: Mutex<Vec<Option<TensorDigest>>>,
     files: Mutex<BTreeMap<String, FileRecord>>,
     aside: Aside,
+    /// Makes the journal's lines recognizable.
+    key: OwnerKey,
     /// Held until the end; other processes see it.
-    lock: File,
+    lock: Lock,
 }
 
 impl OutputFolder {
@@ -172,7 +192,8 @@ impl OutputFolder {
     /// target may be written, that nobody else does so, and that there is space.
     ///
     /// **Errors.** `OUTPUT_EXISTS` when the target holds anything and may not be replaced;
-    /// `OUTPUT_BUSY` when another process writes it; `DISK_FULL` with the bytes needed and free;
+    /// `OUTPUT_BUSY` when another process writes it; `FOREIGN_PARTIAL` when somebody else put something
+    /// where the work so far would be; `DISK_FULL` with the bytes needed and free;
     /// `WRITE_FAILED` when the system refuses.
     pub fn begin(
         target: &Path,
@@ -316,7 +337,10 @@ impl OutputFolder {
         let mut buffer = vec![0; 256 << 10];
         let mut at = 0;
         loop {
-            let count = std::io::Read::read(&mut input, &mut buffer).map_err(unreadable)?;
+            let count = match std::io::Read::read(&mut input, &mut buffer) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                result => result.map_err(unreadable)?,
+            };
             if count == 0 {
                 break;
             }
@@ -392,7 +416,7 @@ impl OutputFolder {
         let path = begin::journal_path(&self.partial);
         let file = self.journal.lock().expect("no thread panics while it holds the journal");
         self.disk
-            .append(&file, &path, entry.line().as_bytes())
+            .append(&file, &path, entry.line(&self.key, &self.identity).as_bytes())
             .map_err(|error| refused("write the journal", &path, &error))
     }
 }

@@ -6,36 +6,83 @@ use std::path::Path;
 
 use mixdown_diagnostics::{Diagnostic, codes};
 
-use crate::shown::{io_text, shown, shown_path};
+use crate::shown::{io_text, shown, shown_path, some_of};
+use crate::source::open_regular;
 
 /// Endings of files that hold weights.
 const WEIGHT_ENDINGS: [&str; 10] =
     ["bin", "ckpt", "gguf", "h5", "msgpack", "onnx", "pt", "pth", "safetensors", "tflite"];
 
-/// Names of the files in `folder` that an output takes over, sorted.
+/// What lies beside the weights of a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SideFiles {
+    /// Names of the files that an output takes over, sorted.
+    pub names: Vec<String>,
+    /// Names, as they are shown, of files that it leaves for their names alone, sorted.
+    pub odd: Vec<String>,
+}
+
+impl SideFiles {
+    /// Says which files of `folder` are left for their names, if any are.
+    pub fn warning(&self, folder: &Path) -> Option<Diagnostic> {
+        let headline = match self.odd.as_slice() {
+            [] => return None,
+            [name] => format!("`{name}` lies beside the weights and is not copied for its name"),
+            names => {
+                format!(
+                    "{} files lie beside the weights and are not copied for their names",
+                    names.len()
+                )
+            }
+        };
+        let names: Vec<&str> = self.odd.iter().map(String::as_str).collect();
+        let diagnostic = Diagnostic::warning(codes::ODD_NAME, headline).in_file(shown_path(folder));
+        Some(
+            diagnostic
+                .fact("left", some_of(&names))
+                .note("a name has backslashes or control characters, or is not UTF-8")
+                .help("rename what belongs to the model"),
+        )
+    }
+}
+
+/// The files in `folder` that an output takes over.
 ///
 /// `config.json` is among them: the output gets a rewritten one. Left out are weights and their
 /// indexes, the model card and the manifest of the input, hidden files, and subfolders.
 ///
-/// **Errors.** What the folder lists was promised: an entry that leads nowhere, cannot be looked at, or
+/// **Errors.** What the folder lists was promised: an entry that leads nowhere, cannot be opened, or
 /// is a pipe, a socket or a device is named, all of them at once.
-pub fn side_files(folder: &Path) -> Result<Vec<String>, Box<Diagnostic>> {
+pub fn side_files(folder: &Path) -> Result<SideFiles, Box<Diagnostic>> {
     let unlisted = |error: io::Error| {
         let headline = format!("the folder cannot be listed: {}", io_text(&error));
         Box::new(Diagnostic::error(codes::UNREADABLE, headline).in_file(shown_path(folder)))
     };
-    let (mut names, mut lost) = (Vec::new(), Vec::new());
+    let (mut found, mut lost) = (SideFiles::default(), Vec::new());
     for entry in std::fs::read_dir(folder).map_err(unlisted)? {
         let entry = entry.map_err(unlisted)?;
-        // A name that is not UTF-8 belongs to no model format.
-        let Ok(name) = entry.file_name().into_string() else { continue };
+        let name = match entry.file_name().into_string() {
+            Ok(name) if is_plain_name(&name) || name.starts_with('.') => name,
+            odd => {
+                let odd = odd.unwrap_or_else(|odd| odd.to_string_lossy().into_owned());
+                if !odd.starts_with('.')
+                    && std::fs::metadata(entry.path()).is_ok_and(|it| it.is_file())
+                {
+                    found.odd.push(shown(&odd).into_owned());
+                }
+                continue;
+            }
+        };
         if !is_taken_over(&name) {
             continue;
         }
         // In a hub cache the files are links, so what counts is what they lead to.
         match retried(|| std::fs::metadata(entry.path())) {
-            Ok(found) if found.is_file() => names.push(name),
-            Ok(found) if found.is_dir() => {}
+            Ok(there) if there.is_file() => match retried(|| open_regular(&entry.path())) {
+                Ok(_) => found.names.push(name),
+                Err(error) => lost.push((name, io_text(&error))),
+            },
+            Ok(there) if there.is_dir() => {}
             Ok(_) => lost.push((name, "a pipe, socket or device".to_owned())),
             Err(error) => lost.push((name, io_text(&error))),
         }
@@ -44,8 +91,9 @@ pub fn side_files(folder: &Path) -> Result<Vec<String>, Box<Diagnostic>> {
         lost.sort();
         return Err(Box::new(unreadable(folder, &lost)));
     }
-    names.sort();
-    Ok(names)
+    found.names.sort();
+    found.odd.sort();
+    Ok(found)
 }
 
 /// Asks again where a signal came between.
@@ -137,7 +185,9 @@ mod tests {
         }
         std::fs::create_dir(folder.path().join("onnx")).unwrap();
         std::fs::create_dir(folder.path().join(".cache")).unwrap();
-        assert_eq!(side_files(folder.path()).unwrap(), taken);
+        let found = side_files(folder.path()).unwrap();
+        assert_eq!(found.names, taken);
+        assert_eq!((found.odd.len(), found.warning(folder.path())), (0, None));
     }
 
     #[test]
@@ -153,7 +203,7 @@ mod tests {
         // Hidden files and weights are not taken over; others say what is wrong with those.
         link("absent", ".hidden");
         link("absent", "model.safetensors");
-        assert_eq!(side_files(folder.path()).unwrap(), ["blob.txt", "tokenizer.json"]);
+        assert_eq!(side_files(folder.path()).unwrap().names, ["blob.txt", "tokenizer.json"]);
 
         link("absent", "vocab.json");
         link("merges.txt", "merges.txt");
@@ -167,6 +217,24 @@ mod tests {
             assert!(text.contains(name), "{name}: {text}");
         }
         assert!(!text.contains("blob.txt"), "{text}");
+    }
+
+    #[test]
+    fn names_that_are_not_taken_over_are_told() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = tempfile::tempdir().unwrap();
+        let latin = std::ffi::OsStr::from_bytes(b"vocab-\xe9.txt");
+        std::fs::write(folder.path().join(latin), "x").unwrap();
+        for name in ["a\\b.json", "line\nbreak.json", "tokenizer.json", ".hidden\n"] {
+            std::fs::write(folder.path().join(name), "x").unwrap();
+        }
+        std::fs::create_dir(folder.path().join("a\\folder")).unwrap();
+        let found = side_files(folder.path()).unwrap();
+        assert_eq!(found.names, ["tokenizer.json"]);
+        assert_eq!(found.odd, ["a\\b.json", "line\\nbreak.json", "vocab-\u{fffd}.txt"]);
+        let told = found.warning(folder.path()).unwrap();
+        assert_eq!(told.code, codes::ODD_NAME);
+        assert!(!told.is_error());
     }
 
     #[test]

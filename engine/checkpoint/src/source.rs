@@ -278,6 +278,20 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
     Ok((file, metadata))
 }
 
+/// The bytes of a file of at most `longest` bytes.
+///
+/// **Errors.** `FileTooLarge` for a longer one, and what the system says; also where it is no file.
+pub fn read_limited(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
+    let (file, _) = open_regular(path)?;
+    let mut bytes = Vec::new();
+    // Counted while it is read, because a file may grow.
+    io::Read::read_to_end(&mut io::Read::take(file, longest.saturating_add(1)), &mut bytes)?;
+    match bytes.len() as u64 <= longest {
+        true => Ok(bytes),
+        false => Err(io::ErrorKind::FileTooLarge.into()),
+    }
+}
+
 pub(crate) fn refuse_special(metadata: &Metadata) -> io::Result<()> {
     if metadata.is_file() {
         Ok(())

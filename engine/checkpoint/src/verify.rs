@@ -282,6 +282,7 @@ mod tests {
     use mixdown_tensor::{DType, Shape};
 
     use super::*;
+    use crate::journal::OwnerKey;
     use crate::layout::{INDEX_NAME, Layout, OutputTensor};
     use crate::manifest::MergeRecord;
     use crate::output::{OutputFolder, OutputOptions, PlanIdentity};
@@ -298,8 +299,9 @@ mod tests {
         });
         let layout = Arc::new(Layout::new(tensors.to_vec(), 32).unwrap());
         let identity = PlanIdentity::new(&[0; 32]);
-        let begun =
-            OutputFolder::begin(&target, layout, &identity, &OutputOptions::default()).unwrap();
+        let key = OwnerKey::new([7; 32]);
+        let options = OutputOptions { force: false, side_bytes: 0, key };
+        let begun = OutputFolder::begin(&target, layout, &identity, &options).unwrap();
         let output = begun.open().unwrap();
         for tensor in 0..3 {
             let bytes = vec![tensor as u8 + 1; output.layout().place(tensor).bytes as usize];

@@ -13,11 +13,16 @@ pub struct RecipeArguments {
     /// Override a value of the recipe, for instance parameters.lambda=0.5; may be repeated
     #[arg(long, value_name = "PATH=VALUE", value_parser = crate::args::assignment)]
     set: Vec<(String, String)>,
+    /// Read files of models that are links out of the model's folder, which is an error otherwise; those of
+    /// the hub's cache are no such links
+    #[arg(long)]
+    follow_links: bool,
 }
 
 impl RecipeArguments {
     /// The recipe that they name.
     pub fn input(&self) -> RecipeInput {
-        RecipeInput { path: self.recipe.clone(), text: None, set: self.set.clone() }
+        let (path, set) = (self.recipe.clone(), self.set.clone());
+        RecipeInput { path, text: None, set, follow_links: self.follow_links }
     }
 }

@@ -83,6 +83,10 @@ impl Listener for Terminal {
         progress::watch(style, meter, work);
     }
 
+    fn has_work(&self, has: bool) {
+        stop::careful(has);
+    }
+
     fn wants_names(&self) -> bool {
         self.style == Style::Events
     }

@@ -117,6 +117,8 @@ codes! {
     GENERATOR_FAMILY = "E0521", "the embedded generator does not run models of this kind";
     GENERATOR_TENSOR = "E0522", "a model lacks a tensor that its config promises, or it is another one";
     GENERATOR_TEXT = "E0523", "a tokenizer or a chat template cannot be understood";
+    FOREIGN_PARTIAL = "E0524", "something that mixdown did not make stands where its unfinished output would be";
+    LINK_LEADS_OUT = "E0525", "a file of a model is a link that leads out of its folder";
     IGNORED_KEY = "W0601", "a key of a mergekit configuration has no effect";
     IGNORED_PARAMETER = "W0602", "a parameter of a mergekit configuration has no effect";
     TIED_EMBEDDING = "W0603", "a tied embedding stands in for a missing output layer";
@@ -134,4 +136,6 @@ codes! {
     TIED_IN_ADAPTER = "W0615", "an adapter changes an embedding that is the output layer too";
     MATRICES_AVERAGED = "W0650", "tensors that could be matrices are averaged by a method over matrices";
     LEFT_IN_FILE = "W0630", "parts of an adapter's file are not in the output";
+    KEY_NOT_KEPT = "W0660", "the key that unfinished outputs carry cannot be kept";
+    ODD_NAME = "W0661", "a file beside the weights is not copied for its name";
 }

@@ -79,9 +79,14 @@ pub(crate) fn run<W: Send>(
 ) -> End {
     let pool = Pool { queue, budget, cancel, state: Mutex::default(), changed: Condvar::new() };
     thread::scope(|scope| {
-        for worker in workers {
-            scope.spawn(|| pool.work(worker));
+        let Some((own, others)) = workers.split_first_mut() else { return };
+        for worker in others {
+            // Fewer threads give the same result, so a system that starts no more of them stops nothing.
+            if thread::Builder::new().spawn_scoped(scope, || pool.work(worker)).is_err() {
+                break;
+            }
         }
+        pool.work(own);
     });
     let state = pool.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     // What was admitted for flows that a failure left behind.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use mixdown_checkpoint::journal::OwnerKey;
 use mixdown_checkpoint::layout::{Layout, OutputTensor};
 use mixdown_checkpoint::open::{Checkpoint, open};
 use mixdown_checkpoint::output::{OutputFolder, OutputOptions, PlanIdentity};
@@ -116,7 +117,8 @@ fn an_interrupted_output_folder_is_continued() {
     let target = space.path().join("merged");
     let begin = || {
         let identity = PlanIdentity::new(&[7; 32]);
-        let options = OutputOptions::default();
+        let key = OwnerKey::new([7; 32]);
+        let options = OutputOptions { force: false, side_bytes: 0, key };
         OutputFolder::begin(&target, Arc::clone(&layout), &identity, &options)
             .unwrap()
             .open()

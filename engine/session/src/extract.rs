@@ -28,6 +28,8 @@ pub struct ExtractRequest {
     pub machine: Machine,
     /// Replace the output folder if there is one.
     pub force: bool,
+    /// Whether files of models may be links out of the model's folder.
+    pub follow_links: bool,
 }
 
 /// What messages call the recipe that the request stands for.
@@ -48,7 +50,10 @@ pub fn extract(request: &ExtractRequest, session: &Session<'_>) -> Result<Merged
 
 /// The recipe that extracts the adapter: the tensors that do not differ are kept.
 fn recipe(request: &ExtractRequest, session: &Session<'_>) -> Result<RecipeInput, Trouble> {
-    let of = |unchanged: &[&str]| RecipeInput::of_text(NAME, text(request, unchanged));
+    let of = |unchanged: &[&str]| RecipeInput {
+        follow_links: request.follow_links,
+        ..RecipeInput::of_text(NAME, text(request, unchanged))
+    };
     let planned = planning::plan(&of(&[]), session, None)?;
     let (&[ModelSource::Checkpoint(base), ModelSource::Checkpoint(model)], sources) =
         (planned.loaded.sources[0].as_slice(), planned.sources())

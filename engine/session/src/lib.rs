@@ -4,6 +4,7 @@
 //! flag that asks to stop. Requests go in, events go to the listener, results come back. Nothing here
 //! prints, exits, reads the environment or keeps anything outside of its values.
 
+mod beside;
 pub mod compare;
 pub mod extract;
 pub mod kept;
@@ -11,6 +12,7 @@ mod machine;
 pub mod merge;
 mod modality;
 pub mod models;
+mod owner_key;
 mod places;
 pub mod planning;
 pub mod progress;
@@ -53,6 +55,12 @@ pub trait Listener: Sync {
         work();
     }
 
+    /// Told with `true` that from now on a sudden end of the program would cost time, because there is work
+    /// that can go on later when it is asked to stop; with `false` when that is over. May come in layers.
+    fn has_work(&self, has: bool) {
+        let _ = has;
+    }
+
     /// Whether the meter should remember the names of finished tensors.
     fn wants_names(&self) -> bool {
         false
@@ -75,6 +83,15 @@ pub enum Event<'a> {
 pub struct Silence;
 
 impl Listener for Silence {}
+
+/// While it is there, there is work to lose.
+struct Working<'a>(&'a dyn Listener);
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.0.has_work(false);
+    }
+}
 
 impl<'a> Session<'a> {
     /// Whether the caller asked to stop.
@@ -102,6 +119,12 @@ impl<'a> Session<'a> {
             (None, Some(work)) => work(),
             (None, None) => unreachable!("work that was taken gave a result"),
         }
+    }
+
+    /// Tells the listener that there is work to lose, until what this returns is dropped.
+    fn working(&self) -> Working<'a> {
+        self.listener.has_work(true);
+        Working(self.listener)
     }
 
     fn tell(&self, event: Event<'_>) {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mixdown_checkpoint::journal::OwnerKey;
 use mixdown_checkpoint::layout::{Layout, OutputTensor};
 use mixdown_checkpoint::output::{Begun, OutputFolder, OutputOptions};
 use mixdown_checkpoint::shown_path;
@@ -19,6 +20,7 @@ use mixdown_store::Store;
 use serde_json::Value;
 
 use crate::kept::{self, StoredResults};
+use crate::owner_key;
 use crate::planning::{self, Planned, RecipeInput};
 use crate::progress::Task;
 use crate::{Event, Machine, Session, Trouble};
@@ -176,7 +178,9 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     let layout = Arc::new(layout(request, &planned)?);
     let identity = record::identity(&planned, request, layout.shards().len());
     let side_bytes = files.bytes.saturating_add(footprint.bytes_aside);
-    let output_options = OutputOptions { force: request.force, side_bytes };
+    let key = owner_key(session)?;
+    let _working = session.working();
+    let output_options = OutputOptions { force: request.force, side_bytes, key };
     let begun_output =
         OutputFolder::begin(&request.out, Arc::clone(&layout), &identity, &output_options)?;
     let mut output = match begun_output {
@@ -248,6 +252,25 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     let (backend, computed_with) = (backend.name().to_owned(), backend.describe());
     let done = Done { out, planned, layout, report, backend, computed_with, elapsed, warnings };
     Ok(Merged::Now(Box::new(done)))
+}
+
+/// The key of this user's runs. Without a place to keep it a merge runs, but cannot go on after it was
+/// interrupted.
+fn owner_key(session: &Session<'_>) -> Result<OwnerKey, Box<Diagnostic>> {
+    let folder = &session.places.cache;
+    let random = |error: std::io::Error| {
+        let headline = "no key can be kept, so an interrupted merge could not go on";
+        let warning = Diagnostic::warning(codes::KEY_NOT_KEPT, headline)
+            .in_file(shown_path(folder))
+            .fact("system", error.to_string())
+            .help("name a folder of your own in MIXDOWN_CACHE");
+        session.warn(&[warning]);
+        OwnerKey::random()
+    };
+    owner_key::in_folder(folder).or_else(random).map_err(|error| {
+        let headline = format!("the system gives no random numbers: {error}");
+        Box::new(Diagnostic::error(codes::WRITE_FAILED, headline).in_file("/dev/urandom"))
+    })
 }
 
 /// Writes what matrix ops told.

@@ -7,6 +7,7 @@ use mixdown_exec::{Footprint, Source};
 use mixdown_ops::Backend;
 use mixdown_plan::{Detail, Plan};
 
+use crate::beside;
 use crate::recipes::{self, Loaded};
 use crate::{Session, Trouble};
 
@@ -20,6 +21,9 @@ pub struct RecipeInput {
     pub text: Option<String>,
     /// Values that are overridden: their paths in the recipe, and texts as in a recipe.
     pub set: Vec<(String, String)>,
+    /// Whether files of models may be links out of the model's folder, which is an error otherwise; those
+    /// of the hub's cache are no such links.
+    pub follow_links: bool,
 }
 
 impl RecipeInput {
@@ -30,7 +34,7 @@ impl RecipeInput {
 
     /// A recipe that is no file, by the name that messages give it.
     pub fn of_text(name: &str, text: impl Into<String>) -> Self {
-        Self { path: PathBuf::from(name), text: Some(text.into()), set: Vec::new() }
+        Self { path: PathBuf::from(name), text: Some(text.into()), ..Self::default() }
     }
 
     /// The overrides as they are typed.
@@ -88,6 +92,7 @@ pub fn plan(
     let mut found = std::mem::take(&mut loaded.diagnostics);
     let outcome = loaded.compile(explain);
     found.extend(outcome.diagnostics);
+    found.extend(beside::check(&loaded, outcome.plan.as_ref(), recipe.follow_links));
     match outcome.plan {
         Some(plan) if !any_error(&found) => {
             Ok(Planned { loaded, plan, detail: outcome.detail, warnings: found })

@@ -161,7 +161,7 @@ pub fn show<T>(
 ) -> T {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let watcher = scope.spawn(|| {
+        let watch = || {
             while !done.load(Ordering::Acquire) {
                 thread::park_timeout(Duration::from_millis(100));
                 if !done.load(Ordering::Acquire) {
@@ -169,10 +169,14 @@ pub fn show<T>(
                 }
             }
             show(&meter.count(), true);
-        });
+        };
+        // Where the system starts no thread, the work is done unseen.
+        let watcher = thread::Builder::new().spawn_scoped(scope, watch);
         let result = work();
         done.store(true, Ordering::Release);
-        watcher.thread().unpark();
+        if let Ok(watcher) = watcher {
+            watcher.thread().unpark();
+        }
         result
     })
 }

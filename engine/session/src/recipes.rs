@@ -28,6 +28,10 @@ use crate::models::{Model, Reference};
 
 use maps::Through;
 
+/// Longest tokenizer that is read: four times the largest of known models. It is parsed as a whole, and
+/// takes many times its length then.
+const LARGEST_TOKENIZER: u64 = 128 << 20;
+
 /// Recipes are written by hand; what is larger is another kind of file.
 const LARGEST: u64 = 16 << 20;
 
@@ -507,13 +511,22 @@ fn read_json(model: &Model, name: &str) -> Result<Option<Value>, Box<Diagnostic>
     let path = model.checkpoint.root.join(name);
     let failed = |code, what: String| {
         let headline = format!("`{name}` cannot be {what}");
-        Box::new(Diagnostic::error(code, headline).in_file(shown_path(&path)))
+        Diagnostic::error(code, headline).in_file(shown_path(&path))
     };
-    match fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(failed(codes::UNREADABLE, format!("read: {error}"))),
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|error| failed(codes::CONFIG_BROKEN, format!("understood: {error}"))),
+    match mixdown_checkpoint::source::read_limited(&path, LARGEST_TOKENIZER) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            let limit = format!("{} MiB", LARGEST_TOKENIZER >> 20);
+            Err(Box::new(
+                failed(codes::UNREADABLE, "read: it is too large".to_owned())
+                    .fact("limit", limit)
+                    .note("the largest tokenizers have about 35 MB"),
+            ))
+        }
+        Err(error) => Err(Box::new(failed(codes::UNREADABLE, format!("read: {error}")))),
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
+            Box::new(failed(codes::CONFIG_BROKEN, format!("understood: {error}")))
+        }),
     }
 }
 

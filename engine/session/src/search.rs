@@ -76,6 +76,7 @@ pub fn search(request: &SearchRequest, session: &Session<'_>) -> Result<Found, T
         Objective::Neighbors(neighbors) => run::choose_prompts(neighbors, &candidates)?,
         Objective::Score(_) => Chosen::default(),
     };
+    let _working = session.working();
     merges.state.open()?;
     let cache = request.answers.clone().unwrap_or_else(|| merges.state.answers());
     let (cache, work) = (Cache::new(cache), merges.state.work());

@@ -59,15 +59,21 @@ impl Fetch<'_> {
     /// left behind and ends with the program.
     fn attempt(&self, name: &str, furthest: &mut u64) -> Result<(), Trouble> {
         let (sender, receiver) = sync_channel(64);
-        let transfer = Transfer {
+        let transfer = |news| Transfer {
             api: self.api.clone(),
             repo: self.repo.clone(),
             cache: self.options.cache.clone(),
             pointer: self.snapshot.join(name),
             name: name.to_owned(),
-            news: sender,
+            news,
         };
-        let thread = std::thread::spawn(move || transfer.run());
+        let own = transfer(sender.clone());
+        let Ok(thread) = std::thread::Builder::new().spawn(move || own.run()) else {
+            // Where the system starts no thread, silence goes unnoticed, and nobody hears the news.
+            drop(receiver);
+            return transfer(sender).run();
+        };
+        drop(sender);
         let mut heard = Instant::now();
         loop {
             match receiver.recv_timeout(TICK) {

@@ -1,7 +1,7 @@
-//! The beginning of an output: finding its place, locking it, healing what a killed process left,
+//! The beginning of an output: finding its place, healing what a killed process left,
 //! and deciding what of it can be continued.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,14 @@ use mixdown_diagnostics::{Diagnostic, codes};
 
 use super::aside::Aside;
 use super::disk::Disk;
+use super::lock::Lock;
 use super::shards::Shards;
 use super::trouble::{refused, refused_early};
-use super::{Begun, Notice, OutputFolder, OutputOptions, PlanIdentity, finish, space};
-use crate::journal::Journal;
+use super::{Begun, Notice, OutputFolder, OutputOptions, PlanIdentity, finish, owned, space};
+use crate::journal::{Found, Journal, OwnerKey};
 use crate::layout::Layout;
 use crate::manifest::{MANIFEST_NAME, hex};
-use crate::shown::{shown, shown_path};
+use crate::shown::shown_path;
 use crate::tensor_digest::TensorDigest;
 
 pub(super) fn journal_path(partial: &Path) -> PathBuf {
@@ -45,25 +46,35 @@ pub(super) fn begin(
 ) -> Result<Begun, Box<Diagnostic>> {
     let shown_target = shown_path(target);
     let (target, partial) = find_place(&disk, target)?;
-    if !partial.exists() && !options.force && !is_free(&target) {
+    if fs::symlink_metadata(&partial).is_err() && !options.force && !is_free(&target) {
         return Err(exists(&shown_target));
     }
     let mut notices = Vec::new();
-    let (lock, last_words) = lock(&disk, &partial, &shown_target, &mut notices)?;
-    if let Some(notice) = heal(&disk, &partial, &target)? {
-        notices.push(notice);
+    let (lock, last_words) = Lock::take(&disk, &partial, &shown_target, options.force)?;
+    if !lock.is_held() {
+        notices.push(Notice::NotLocked);
     }
-
     let identity = whole_identity(identity, &layout);
     let shard_of = |index| (index < layout.tensors().len()).then(|| layout.place(index).shard);
-    let read = |bytes: Vec<u8>| {
-        Journal::parse(&bytes, shard_of).filter(|journal| journal.identity == identity)
-    };
-    if read(last_words).is_some_and(|journal| is_complete(&journal, &target)) {
+    let read = |bytes: &[u8]| Journal::parse(bytes, &options.key, shard_of);
+    let found = owned::journal(&disk, &partial, options.force)?.map(|bytes| read(&bytes));
+    if found == Some(Found::Foreign) {
+        let path = journal_path(&partial);
+        owned::replace(&disk, &path, "a file that is no journal", options.force)?;
+    }
+    let is_others = found == Some(Found::Others);
+    let found = found.and_then(Found::ours);
+    let last_words = read(&last_words).ours();
+    match found.is_some() || last_words.is_some() {
+        true => notices.extend(heal(&disk, &partial, &target)?),
+        false => owned::check_replaced(&partial)?,
+    }
+    let is_this = |journal: &Journal| journal.identity == identity;
+    if last_words.filter(is_this).is_some_and(|journal| is_complete(&journal, &target)) {
         finish::clean_up(&disk, &partial);
         return Ok(Begun::Complete(target));
     }
-    let journal = fs::read(journal_path(&partial)).ok().and_then(read);
+    let journal = found.filter(is_this);
 
     let reusable = space::occupied_bytes(&output_path(&partial));
     let needed = layout.file_bytes().saturating_add(options.side_bytes);
@@ -87,7 +98,10 @@ pub(super) fn begin(
                 .and_then(|()| disk.remove_all(&output_path(&partial)));
             clear.map_err(|error| refused("remove an unfinished output", &partial, &error))?;
             if reusable > 0 {
-                notices.push(Notice::Cleared { bytes: reusable });
+                notices.push(match is_others {
+                    true => Notice::NotOurs { bytes: reusable },
+                    false => Notice::Cleared { bytes: reusable },
+                });
             }
             Journal::new(identity.clone())
         }
@@ -95,7 +109,7 @@ pub(super) fn begin(
     let output = output_path(&partial);
     disk.create_folder(&output).map_err(|error| refused("create a folder", &output, &error))?;
     let shards = Shards::create(&disk, &output, &layout)?;
-    let journal_file = write_journal(&disk, &partial, &journal)?;
+    let journal_file = write_journal(&disk, &partial, &journal, &options.key)?;
     let recorded = journal.tensors;
     if !recorded.is_empty() {
         let bytes = recorded.keys().map(|&index| layout.place(index).bytes).sum();
@@ -116,6 +130,7 @@ pub(super) fn begin(
         recorded,
         files: Mutex::default(),
         aside: Aside::default(),
+        key: options.key,
         lock,
     })))
 }
@@ -181,61 +196,6 @@ pub(super) fn exists(target: &str) -> Box<Diagnostic> {
     )
 }
 
-/// Takes the lock of the hidden folder, which is created where it is missing. Returns what the last
-/// process wrote into it, too: its number, or that it had finished.
-fn lock(
-    disk: &Disk,
-    partial: &Path,
-    target: &str,
-    notices: &mut Vec<Notice>,
-) -> Result<(File, Vec<u8>), Box<Diagnostic>> {
-    let path = lock_path(partial);
-    // A process that finishes removes its lock and the folder; then the next attempt makes new ones.
-    const ATTEMPTS: usize = 100;
-    for _ in 0..ATTEMPTS {
-        disk.create_folder(partial)
-            .map_err(|error| refused_early("create a folder", partial, &error))?;
-        let file = match disk.open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            result => result.map_err(|error| refused("create a lock", &path, &error))?,
-        };
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(busy(&path, target)),
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
-                notices.push(Notice::NotLocked);
-            }
-            Err(TryLockError::Error(error)) => return Err(refused("take a lock", &path, &error)),
-        }
-        let (Ok(ours), Ok(there)) = (file.metadata(), fs::metadata(&path)) else { continue };
-        if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
-            continue;
-        }
-        let last_words = fs::read(&path).unwrap_or_default();
-        let text = format!("{}\n", std::process::id());
-        disk.set_length(&file, &path, 0)
-            .and_then(|()| disk.write_at(&file, &path, text.as_bytes(), 0))
-            .map_err(|error| refused("write a lock", &path, &error))?;
-        return Ok((file, last_words));
-    }
-    Err(busy(&path, target))
-}
-
-fn busy(lock: &Path, target: &str) -> Box<Diagnostic> {
-    let text = fs::read_to_string(lock).unwrap_or_default();
-    // The number is the last line in either form.
-    let owner = match text.lines().last() {
-        Some(pid) => shown(pid).into_owned(),
-        None => "unknown".to_owned(),
-    };
-    Box::new(
-        Diagnostic::error(codes::OUTPUT_BUSY, "another process is writing this output")
-            .in_file(target)
-            .fact("process", owner)
-            .help("wait until it has ended, or choose another folder with `--out`"),
-    )
-}
-
 /// Undoes or completes what a process that was killed while it replaced the target left.
 fn heal(disk: &Disk, partial: &Path, target: &Path) -> Result<Option<Notice>, Box<Diagnostic>> {
     let replaced = replaced_path(partial);
@@ -271,11 +231,16 @@ fn whole_identity(identity: &PlanIdentity, layout: &Layout) -> String {
 }
 
 /// Writes the journal anew, so that no torn line is left in it, and opens it for more.
-fn write_journal(disk: &Disk, partial: &Path, journal: &Journal) -> Result<File, Box<Diagnostic>> {
+fn write_journal(
+    disk: &Disk,
+    partial: &Path,
+    journal: &Journal,
+    key: &OwnerKey,
+) -> Result<File, Box<Diagnostic>> {
     let path = journal_path(partial);
     let fresh = partial.join("journal.new");
     disk.remove_file(&fresh)
-        .and_then(|()| disk.write_file(&fresh, journal.text().as_bytes()))
+        .and_then(|()| disk.write_file(&fresh, journal.text(key).as_bytes()))
         .and_then(|()| disk.rename(&fresh, &path))
         .and_then(|()| disk.open_append(&path))
         .map_err(|error| refused("write the journal", &path, &error))

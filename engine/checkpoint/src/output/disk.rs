@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -65,16 +65,30 @@ impl Disk {
         fs::create_dir_all(path)
     }
 
-    /// Opens a file for reading and writing, and keeps what is in it.
-    pub fn open(&self, path: &Path) -> io::Result<File> {
-        self.ask(Change::CreateFile, path)?;
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+    /// Makes a folder that only its owner may look into, unless there is one.
+    pub fn create_private_folder(&self, path: &Path) -> io::Result<()> {
+        self.ask(Change::CreateFolder, path)?;
+        match fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            result => result,
+        }
     }
 
-    /// Opens a file at whose end lines are added.
+    /// Opens a file for reading and writing, and keeps what is in it. A link is not followed.
+    pub fn open(&self, path: &Path) -> io::Result<File> {
+        self.ask(Change::CreateFile, path)?;
+        own_file().read(true).write(true).create(true).truncate(false).open(path)
+    }
+
+    /// Opens a file that is there for reading. A link is not followed.
+    pub fn open_to_read(&self, path: &Path) -> io::Result<File> {
+        own_file().read(true).open(path)
+    }
+
+    /// Opens a file at whose end lines are added. A link is not followed.
     pub fn open_append(&self, path: &Path) -> io::Result<File> {
         self.ask(Change::CreateFile, path)?;
-        OpenOptions::new().append(true).create(true).open(path)
+        own_file().append(true).create(true).open(path)
     }
 
     pub fn set_length(&self, file: &File, path: &Path, bytes: u64) -> io::Result<()> {
@@ -94,10 +108,10 @@ impl Disk {
         then
     }
 
-    /// Replaces a file's content.
+    /// Writes a file that is not there yet.
     pub fn write_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         self.ask(Change::CreateFile, path)?;
-        let file = File::create(path)?;
+        let file = own_file().write(true).create_new(true).open(path)?;
         self.write_at(&file, path, bytes, 0)?;
         self.sync(&file, path)
     }
@@ -173,6 +187,15 @@ impl std::fmt::Debug for Disk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Disk").field("gated", &self.gate.is_some()).finish()
     }
+}
+
+/// Opens files of this process's own alone: what a link leads to belongs to somebody else, and a pipe
+/// in a file's place is not waited for.
+fn own_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    options.custom_flags(flags.bits().cast_signed());
+    options
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

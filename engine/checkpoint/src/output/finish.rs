@@ -128,11 +128,12 @@ impl OutputFolder {
     /// Says in the lock what is finished. Of all that is removed after the renaming the lock goes last,
     /// so whoever is killed in between, the same command knows that nothing is left to do.
     fn leave_last_words(&self, manifest: TensorDigest) -> Result<(), Box<Diagnostic>> {
-        let title = Journal::new(self.identity.as_str()).text();
-        let text = format!("{title}{}{}\n", Entry::Finished(manifest).line(), std::process::id());
+        let title = Journal::new(self.identity.as_str()).text(&self.key);
+        let last = Entry::Finished(manifest).line(&self.key, &self.identity);
+        let text = format!("{title}{last}{}\n", std::process::id());
         let path = lock_path(&self.partial);
         self.disk
-            .write_at(&self.lock, &path, text.as_bytes(), 0)
+            .write_at(self.lock.file(), &path, text.as_bytes(), 0)
             .map_err(|error| refused(NAME_IT, &path, &error))
     }
 
@@ -202,8 +203,6 @@ impl Drop for OutputFolder {
             // If not even this can be written, the disk is beyond what a journal can help.
             let _ = self.append(Entry::ShardLost(shard));
         }
-        // Explicit, because a second output of this process may want it at once.
-        let _ = self.lock.unlock();
     }
 }
 

@@ -85,12 +85,12 @@ impl Shards {
         });
         let (wake, woken) = channel();
         let background = (Arc::clone(&shared), disk.clone());
+        // Where the system starts no thread, all is stored at the end.
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || background.0.store_when_woken(&background.1, &woken))
-            .map_err(|error| refused("start a thread", folder, &error))?;
+            .spawn(move || background.0.store_when_woken(&background.1, &woken));
         let block = rustix::fs::statvfs(folder).map_or(0, |found| found.f_frsize);
-        Ok(Self { shared, block: AtomicU64::new(block), wake: Some(wake), thread: Some(thread) })
+        Ok(Self { shared, block: AtomicU64::new(block), wake: Some(wake), thread: thread.ok() })
     }
 
     /// The folder that holds them.

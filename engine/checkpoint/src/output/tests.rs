@@ -1,6 +1,8 @@
 //! What happens to an output when the system fails it, or ends the process, at any step: nothing
 //! half-written under its name, a true message, and a second run with the same bytes.
 
+mod planted;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -15,12 +17,14 @@ use rustix::io::Errno;
 
 use super::disk::{Change, Disk};
 use super::{Begun, Notice, OutputFolder, OutputOptions, PlanIdentity, begin};
+use crate::journal::OwnerKey;
 use crate::layout::{Layout, OutputTensor};
 use crate::manifest::{MANIFEST_NAME, Manifest, MergeRecord};
 use crate::tensor_digest::TensorDigest;
 
-const FORCE: OutputOptions = OutputOptions { force: true, side_bytes: 0 };
-const PLAIN: OutputOptions = OutputOptions { force: false, side_bytes: 0 };
+const KEY: OwnerKey = OwnerKey::new([7; 32]);
+const FORCE: OutputOptions = OutputOptions { force: true, side_bytes: 0, key: KEY };
+const PLAIN: OutputOptions = OutputOptions { force: false, side_bytes: 0, key: KEY };
 
 /// A folder to merge into, `out` within it, and a side file to copy.
 struct Space {
@@ -290,7 +294,7 @@ fn a_full_disk_says_so_and_keeps_the_work() {
 #[test]
 fn too_little_space_is_seen_before_anything_is_written() {
     let space = Space::new();
-    let options = OutputOptions { force: false, side_bytes: u64::MAX / 4 };
+    let options = OutputOptions { side_bytes: u64::MAX / 4, ..PLAIN };
     let problem = space.run(Disk::default(), &options).unwrap_err();
     assert_eq!(problem.code, codes::DISK_FULL);
     assert_eq!(problem.facts.len(), 2);

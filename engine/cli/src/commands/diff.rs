@@ -68,6 +68,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     talk.show(&second.warnings);
     let rows = rows(&first, &second, arguments.tensors.as_ref());
     let pairs: Vec<Pair<'_>> = rows.iter().filter_map(Row::pair).collect();
+    let _careful = stop::carefully();
     let meter = session.meter(Task::Comparing);
     meter.enter("comparing");
     meter.expect(0, pairs.iter().map(Pair::bytes).sum());

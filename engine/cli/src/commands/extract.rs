@@ -40,6 +40,10 @@ pub struct Arguments {
     /// The folder to make
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
+    /// Read files of models that are links out of the model's folder, which is an error otherwise; those of
+    /// the hub's cache are no such links
+    #[arg(long)]
+    follow_links: bool,
     #[command(flatten)]
     pub running: Running,
 }
@@ -47,10 +51,10 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
-    let Arguments { model, base, rank, out, running } = arguments;
+    let Arguments { model, base, rank, out, follow_links, running } = arguments;
     let terminal = Terminal::of_events(talk, running.json);
     let (machine, force) = (running.machine.of_session(), running.force);
-    let request = ExtractRequest { model, base, rank, out, machine, force };
+    let request = ExtractRequest { model, base, rank, out, machine, force, follow_links };
     let merged = extract(&request, &terminal.session());
     let outcome = merged.map(|merged| merge::tell(&merged, &terminal, true));
     terminal.tell_of_trouble(&outcome);

@@ -8,8 +8,9 @@ mod updates;
 use std::path::PathBuf;
 
 use clap::Args;
-use mixdown_session::merge::{Keep, MergeRequest, Merged, adapter, merge};
-use mixdown_session::{Session, Silence};
+use mixdown_session::merge::{Keep, MergeRequest, Merged, adapter, identity, merge};
+use mixdown_session::{Session, Silence, Trouble};
+use sweep::Marks;
 
 use crate::commands::Outcome;
 use crate::exit::Exit;
@@ -140,9 +141,9 @@ fn merge_all(arguments: &Arguments, sweep: &Sweep, terminal: &Terminal) -> Outco
     let mut merges: Vec<MergeRequest> = sweep.values.iter().map(own).collect();
     // All mistakes before the first byte, whichever value makes them.
     let silent = Session { listener: &Silence, ..session };
-    for merge in &merges {
-        mixdown_session::plan(&merge.recipe, &silent, None)?;
-    }
+    let identities = merges.iter().map(|merge| identity(merge, &silent).map(|found| found.0));
+    let identities = identities.collect::<Result<Vec<String>, Trouble>>()?;
+    let marks = Marks::of(&arguments.out);
     let store = arguments.out.join(".store");
     if arguments.no_cache {
         for merge in &mut merges {
@@ -150,12 +151,23 @@ fn merge_all(arguments: &Arguments, sweep: &Sweep, terminal: &Terminal) -> Outco
         }
     }
     let mut outcome = Ok(Exit::Done);
-    for (merge_of_value, value) in merges.iter().zip(&sweep.values) {
+    for ((merge_of_value, value), identity) in merges.iter().zip(&sweep.values).zip(&identities) {
         terminal.talk.say(&format!("{} = {value}", sweep.name));
-        outcome = merge(merge_of_value, &session).map(|merged| tell(&merged, terminal, false));
+        let folder = sweep.folder(value);
+        let merged = match !arguments.force && marks.is_done(&folder, identity) {
+            true => Ok(Merged::Earlier(merge_of_value.out.clone())),
+            false => {
+                marks.begin(&folder, identity, arguments.force)?;
+                merge(merge_of_value, &session)
+            }
+        };
+        outcome = merged.map(|merged| tell(&merged, terminal, false));
         if outcome.is_err() {
             break;
         }
+    }
+    if outcome.is_ok() {
+        marks.remove();
     }
     if arguments.no_cache && store.exists() {
         // What stays behind does no harm, and the outputs are there.

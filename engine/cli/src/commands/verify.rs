@@ -49,6 +49,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
         return Err(Trouble::Usage(vec![found]));
     }
     stop::listen();
+    let _careful = stop::carefully();
     let terminal = Terminal::new(talk);
     let session = terminal.session();
     let meter = session.meter(Task::Verifying);

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::{MergeRequest, adapter};
 use crate::Session;
+use crate::beside;
 use crate::planning::Planned;
 
 const CONFIG_NAME: &str = "config.json";
@@ -69,9 +70,7 @@ pub fn choose(
         files.made.push((CONFIG_NAME.to_owned(), format!("{config:#}\n")));
         files.warnings.extend(warning);
     }
-    let donor = planned.plan.output.files_from;
-    let donor = donor.filter(|_| composition.is_none_or(|composition| composition.is_whole));
-    if let Some(donor) = donor.map(|position| &planned.loaded.models[position as usize]) {
+    if let Some(donor) = beside::donor(&planned.loaded, &planned.plan) {
         let checkpoint = &donor.model.checkpoint;
         match &checkpoint.config {
             _ if composition.is_some() => {}
@@ -102,7 +101,7 @@ pub fn choose(
 impl Files {
     /// Takes over what lies beside a model's weights, except what the merge makes itself.
     fn copy_from(&mut self, folder: &Path) -> Result<(), Box<Diagnostic>> {
-        let names = side_files::side_files(folder)?;
+        let names = side_files::side_files(folder)?.names;
         let is_made = |name: &str| self.made.iter().any(|(made, _)| made == name);
         let has_new_vocabulary = is_made("tokenizer.json");
         let names: Vec<String> = names

@@ -1,6 +1,12 @@
 //! `--sweep`: one merge for each of several values of a parameter, from one computation.
 
 use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mixdown_checkpoint::manifest::{MANIFEST_NAME, Manifest};
+use mixdown_checkpoint::shown_path;
+use mixdown_diagnostics::{Diagnostic, codes};
 
 /// A parameter and its values, as typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +59,55 @@ impl Sweep {
     }
 }
 
+/// What the outputs of a sweep are of, kept beside them while it runs, so that the same command goes on
+/// behind those that an interrupted one finished. An output's folder appears under its name when all of
+/// it is stored; its mark is there before.
+#[derive(Debug)]
+pub struct Marks {
+    out: PathBuf,
+}
+
+impl Marks {
+    /// The marks of a sweep into this folder.
+    pub fn of(out: &Path) -> Self {
+        Self { out: out.to_owned() }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.out.join(".sweep")
+    }
+
+    /// Whether an earlier run finished the output of this identity.
+    pub fn is_done(&self, folder: &str, identity: &str) -> bool {
+        let mark = fs::read_to_string(self.folder().join(folder));
+        mark.is_ok_and(|mark| mark == identity) && Manifest::read(&self.out.join(folder)).is_ok()
+    }
+
+    /// Notes what is about to be made. What a folder holds that is there already is not noted, unless it is
+    /// to be replaced: nothing tells what it is of.
+    pub fn begin(&self, folder: &str, identity: &str, force: bool) -> Result<(), Box<Diagnostic>> {
+        if !force && self.out.join(folder).join(MANIFEST_NAME).exists() {
+            return Ok(());
+        }
+        let mark = self.folder().join(folder);
+        // In one step, so that a mark is whole or not there.
+        let fresh = self.folder().join(format!("{folder}.new"));
+        fs::create_dir_all(self.folder())
+            .and_then(|()| fs::write(&fresh, identity))
+            .and_then(|()| fs::rename(&fresh, &mark))
+            .map_err(|error| {
+                let headline = format!("the state of the sweep cannot be written: {error}");
+                let fault = Diagnostic::error(codes::WRITE_FAILED, headline);
+                Box::new(fault.in_file(shown_path(&mark)))
+            })
+    }
+
+    /// Removes the marks of a sweep that is done. What stays behind does no harm.
+    pub fn remove(&self) {
+        let _ = fs::remove_dir_all(self.folder());
+    }
+}
+
 impl fmt::Display for Sweep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}", self.name, self.values.join(","))
@@ -81,4 +136,32 @@ mod tests {
             assert!(parse(text).is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn what_an_earlier_run_finished_is_known_by_its_mark() {
+        let folder = tempfile::tempdir().unwrap();
+        let marks = Marks::of(folder.path());
+        let made = |name: &str| {
+            let output = folder.path().join(name);
+            fs::create_dir(&output).unwrap();
+            fs::write(output.join(MANIFEST_NAME), MANIFEST).unwrap();
+        };
+        marks.begin("t-0", "a", false).unwrap();
+        assert!(!marks.is_done("t-0", "a"), "it was begun only");
+        made("t-0");
+        assert!(marks.is_done("t-0", "a") && !marks.is_done("t-0", "b"));
+        // Another sweep finds the folder, and does not make it its own.
+        marks.begin("t-0", "b", false).unwrap();
+        assert!(!marks.is_done("t-0", "b"));
+        made("t-1");
+        marks.begin("t-1", "a", false).unwrap();
+        assert!(!marks.is_done("t-1", "a"), "nobody knows what it is of");
+        marks.remove();
+        assert!(!marks.is_done("t-0", "a"));
+        assert!(!folder.path().join(".sweep").exists());
+    }
+
+    const MANIFEST: &str = r#"{"manifest": 1, "mixdown": "0", "recipe": {"text": "", "sha256": ""},
+        "plan": "", "seed": 0, "backend": "cpu", "inputs": [], "tensors": [], "files": [],
+        "dropped": [], "warnings": []}"#;
 }

@@ -1,0 +1,88 @@
+//! What lies beside the weights of models, looked at while a merge is planned: whatever would stop or
+//! change the merge is told by `check` and `plan`, too, before the first byte.
+
+use std::path::PathBuf;
+
+use mixdown_checkpoint::links::{LeadingOut, leading_out};
+use mixdown_checkpoint::{Form, shown, shown_path, side_files};
+use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_plan::Plan;
+
+use crate::recipes::{Input, Loaded};
+
+/// Files beside the weights that are read, whichever model gives its files to the output.
+const READ: [&str; 3] = ["config.json", "tokenizer.json", "tokenizer_config.json"];
+
+/// Names of links that one message lists.
+const MOST_LINKS: usize = 8;
+
+/// The model whose files the output takes over, if it takes any.
+pub fn donor<'l>(loaded: &'l Loaded, plan: &Plan) -> Option<&'l Input> {
+    let takes = loaded.composition.as_ref().is_none_or(|composition| composition.is_whole);
+    let position = plan.output.files_from.filter(|_| takes)?;
+    Some(&loaded.models[position as usize])
+}
+
+/// What is wrong with the files beside weights, and what should be known of them.
+pub fn check(loaded: &Loaded, plan: Option<&Plan>, follow_links: bool) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let donor = plan.and_then(|plan| donor(loaded, plan));
+    let mut taken = Vec::new();
+    if let Some(donor) = donor.filter(|donor| donor.model.checkpoint.form == Form::Folder) {
+        let root = &donor.model.checkpoint.root;
+        match side_files::side_files(root) {
+            Err(fault) => found.push(*fault),
+            Ok(files) => {
+                found.extend(files.warning(root));
+                taken = files.names.iter().map(|name| root.join(name)).collect();
+            }
+        }
+    }
+    if !follow_links {
+        for input in &loaded.models {
+            let is_donor = donor.is_some_and(|donor| std::ptr::eq(donor, input));
+            let more = if is_donor { taken.as_slice() } else { &[] };
+            found.extend(links(input, more));
+        }
+    }
+    // A model that stands in the recipe twice is read once in each of its forms.
+    let mut told: Vec<Diagnostic> = Vec::with_capacity(found.len());
+    for diagnostic in found {
+        if !told.contains(&diagnostic) {
+            told.push(diagnostic);
+        }
+    }
+    told
+}
+
+/// The files of a model that lie outside of its folder.
+fn links(input: &Input, taken: &[PathBuf]) -> Option<Diagnostic> {
+    let checkpoint = &input.model.checkpoint;
+    if checkpoint.form != Form::Folder {
+        return None;
+    }
+    let root = &checkpoint.root;
+    let read: Vec<PathBuf> = READ.iter().map(|name| root.join(name)).collect();
+    let weights = checkpoint.index.shards().iter().map(|shard| shard.path.as_path());
+    let beside = taken.iter().chain(&read).map(PathBuf::as_path);
+    let mut out: Vec<LeadingOut> = leading_out(root, weights.chain(beside));
+    out.sort_by(|a, b| a.file.cmp(&b.file));
+    out.dedup();
+    let name = |one: &LeadingOut| shown_path(one.file.strip_prefix(root).unwrap_or(&one.file));
+    let headline = match out.as_slice() {
+        [] => return None,
+        [one] => format!("`{}` is a link that leads out of the model's folder", name(one)),
+        several => format!("{} files are links that lead out of the model's folder", several.len()),
+    };
+    let mut fault =
+        Diagnostic::error(codes::LINK_LEADS_OUT, headline).in_file(shown(&checkpoint.name));
+    for one in out.iter().take(MOST_LINKS) {
+        fault = fault.fact(name(one), format!("leads to {}", shown_path(&one.target)));
+    }
+    if out.len() > MOST_LINKS {
+        fault = fault.note(format!("and {} more", out.len() - MOST_LINKS));
+    }
+    let help = "copy the files into the folder, or, if they are what the model should have, add \
+                `--follow-links`";
+    Some(fault.help(help))
+}

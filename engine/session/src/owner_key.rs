@@ -1,0 +1,105 @@
+//! The key by which the runs of this user recognize the unfinished outputs of each other: random, made
+//! by the first of them, and readable by this user alone.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use mixdown_checkpoint::journal::OwnerKey;
+
+/// The key in this folder, made where there is none.
+///
+/// **Errors.** Where it can neither be read nor kept.
+pub fn in_folder(folder: &Path) -> io::Result<OwnerKey> {
+    let path = folder.join("key");
+    if let Some(key) = read(&path)? {
+        return Ok(key);
+    }
+    let key = OwnerKey::random()?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let fresh = folder.join(format!("key.{}.tmp", std::process::id()));
+    let _ = fs::remove_file(&fresh);
+    let made = own_file().write(true).create_new(true).mode(0o600).open(&fresh);
+    let made = made.and_then(|mut file| file.write_all(key.bytes()).and_then(|()| file.sync_all()));
+    // The first of several processes wins, and all others take its key.
+    let placed = made.and_then(|()| match fs::hard_link(&fresh, &path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match read(&path)? {
+            Some(_) => Ok(()),
+            None => fs::rename(&fresh, &path),
+        },
+        // Some file systems have no second names.
+        Err(_) => fs::rename(&fresh, &path),
+        Ok(()) => Ok(()),
+    });
+    let _ = fs::remove_file(&fresh);
+    placed?;
+    read(&path)?.ok_or_else(|| io::Error::other("the key that was written is not there"))
+}
+
+/// The key of a file, if it is one; another length is what a crash may have left.
+fn read(path: &Path) -> io::Result<Option<OwnerKey>> {
+    let file = match own_file().read(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    check(&file)?;
+    let mut bytes = Vec::new();
+    file.take(33).read_to_end(&mut bytes)?;
+    Ok(<[u8; 32]>::try_from(bytes).ok().map(OwnerKey::new))
+}
+
+/// A key that somebody else made, or may read, proves nothing.
+fn check(file: &File) -> io::Result<()> {
+    let found = file.metadata()?;
+    let refused = |text: &str| Err(io::Error::other(text.to_owned()));
+    match () {
+        () if !found.is_file() => refused("something else stands in the place of the key"),
+        () if found.uid() != rustix::process::geteuid().as_raw() => {
+            refused("the key belongs to another user")
+        }
+        () if found.mode() & 0o022 != 0 => refused("others may write to the key"),
+        () => Ok(()),
+    }
+}
+
+fn own_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    options.custom_flags(flags.bits().cast_signed());
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_first_run_makes_a_key_and_the_others_find_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("a/cache");
+        let key = in_folder(&cache).unwrap();
+        assert_eq!(in_folder(&cache).unwrap(), key);
+        assert_ne!(in_folder(&folder.path().join("b")).unwrap(), key);
+        assert_eq!(fs::metadata(cache.join("key")).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(&cache).unwrap().count(), 1);
+        // What a crash tore is made anew.
+        fs::write(cache.join("key"), "short").unwrap();
+        assert_ne!(in_folder(&cache).unwrap(), key);
+    }
+
+    #[test]
+    fn a_key_that_others_could_have_made_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        fs::write(&path, [1; 32]).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        in_folder(folder.path()).unwrap_err();
+        fs::rename(&path, folder.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+        in_folder(folder.path()).unwrap_err();
+    }
+}
