@@ -95,6 +95,7 @@ codes! {
     SCALE_UNKNOWN = "E0353", "nothing says by which factor an adapter acts";
     ENCODER_MISSING = "E0354", "the encoder of a modality is not there";
     SCALES_DIFFER = "E0355", "adapters that stay factors act by different factors";
+    AMBIGUOUS_RANK = "E0360", "a rank could be a share of the directions or their count";
     BUDGET_TOO_SMALL = "E0401", "the memory budget is below what one block needs";
     NONFINITE = "E0402", "a weight is NaN or infinite";
     COPIES_DIFFER = "E0403", "tensors that should be equal differ";
@@ -134,8 +135,11 @@ codes! {
     STORE_DAMAGED = "W0613", "an entry of the store is damaged, and its result is computed again";
     STORE_UNUSABLE = "W0614", "a result cannot be kept in the store, or read from it";
     TIED_IN_ADAPTER = "W0615", "an adapter changes an embedding that is the output layer too";
-    MATRICES_AVERAGED = "W0650", "tensors that could be matrices are averaged by a method over matrices";
     LEFT_IN_FILE = "W0630", "parts of an adapter's file are not in the output";
+    MATRICES_AVERAGED = "W0650", "tensors that could be matrices are averaged by a method over matrices";
+    ALPHA_OVERRIDDEN = "W0651", "a recipe states another scale than an adapter's own configuration";
+    LOST_IN_STORAGE = "W0652", "much of a merged update is lost when it is rounded for storage";
+    RESPELLED = "W0653", "a model gets the names that its base has for the same tensors";
     KEY_NOT_KEPT = "W0660", "the key that unfinished outputs carry cannot be kept";
     ODD_NAME = "W0661", "a file beside the weights is not copied for its name";
 }

@@ -19,7 +19,7 @@ use crate::matrix_needs::MatrixNeeds;
 use crate::messages;
 use crate::progress::Progress;
 use crate::read::Inputs;
-use crate::report::MatrixReport;
+use crate::report::{MatrixReport, StorageLoss};
 use crate::resources::Resources;
 use crate::results::Results;
 use crate::rows::{Embedding, gathered};
@@ -60,6 +60,8 @@ pub(crate) struct Context<'a> {
     pub(crate) bands: Bands,
     /// Jobs with results that are NaN or infinite, and how many.
     pub(crate) overflows: Mutex<Vec<(u32, u64)>>,
+    /// Jobs that store an update, and what rounding did to it.
+    pub(crate) losses: Mutex<Vec<(u32, StorageLoss)>>,
     /// Output tensors finished.
     pub(crate) finished: AtomicUsize,
     /// Bytes written.

@@ -41,7 +41,7 @@ pub use footprint::{Footprint, footprint};
 pub use held::{Held, Values};
 pub use progress::{Progress, Silent};
 pub use read::Source;
-pub use report::{MatrixReport, Outcome, Report};
+pub use report::{MatrixReport, Outcome, Report, StorageLoss};
 pub use results::{NoResults, Results};
 pub use run::{Options, run};
 pub use sink::Sink;

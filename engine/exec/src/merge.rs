@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use mixdown_checkpoint::tensor_digest::{PieceHash, TensorHasher};
 use mixdown_ops::{Call, Input, Output, Partial, Pass, Program};
-use mixdown_plan::{Job, Merge, TensorRef};
+use mixdown_plan::{Job, LostScalars, Merge, TensorRef};
 
 use crate::context::{Context, Facts, PieceWriter, internal, lock, tensor_of};
 use crate::hands::Hands;
 use crate::matrix::MatrixStage;
 use crate::needs::StretchNeeds;
+use crate::report::StorageLoss;
 use crate::resources::Resources;
 use crate::rounds::{Part, Reading, Rounds, Unit};
 use crate::scheduler::{Failure, Flow, Step};
@@ -208,6 +209,7 @@ impl<'a> MergeFlow<'a> {
             if state.overflow > 0 {
                 lock(&self.context.overflows).push((job, state.overflow));
             }
+            self.note_lost(&state.facts[0]);
             return self.context.complete(job, &hasher);
         }
         let mut kept = lock(&self.context.kept);
@@ -307,6 +309,17 @@ impl Flow<Hands> for MergeFlow<'_> {
 }
 
 impl MergeFlow<'_> {
+    /// Notes what rounding to the output's type did to the update.
+    fn note_lost(&self, facts: &Facts) {
+        let Member { number, job, merge, .. } = &self.members[0];
+        let Some(LostScalars { lost, update, largest }) = merge.lost else { return };
+        let scalar = |at: u32| facts.scalars[at as usize];
+        let (lost, update, largest) = (scalar(lost), scalar(update), scalar(largest));
+        let (tensor, dtype) = (job.name.clone(), job.dtype);
+        let found = StorageLoss { tensor, dtype, lost, update, largest };
+        lock(&self.context.losses).push((*number, found));
+    }
+
     /// Remembers which inputs a reading of everything has found to be finite.
     fn note_checked(&self, state: &mut State, reading: &Reading) {
         let facts = Arc::make_mut(&mut state.facts);
@@ -453,7 +466,7 @@ impl Work<'_> {
             cuts: &self.facts.cuts,
             streams,
             rounds: &self.unit.rounds,
-            reduce: self.reading.complete && !self.stores,
+            reduce: self.reading.complete && !self.pass.reductions.is_empty(),
             check_finite: self.must_check(),
             output: self.stores.then_some(Output { dtype, bytes: &mut *output }),
         });

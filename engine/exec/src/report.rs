@@ -2,6 +2,7 @@
 
 use mixdown_diagnostics::Diagnostic;
 use mixdown_ops::matrix::Report as OpReport;
+use mixdown_tensor::DType;
 
 /// How a run ended that met no error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,35 @@ pub struct MatrixReport {
     pub report: OpReport,
     /// Whether the result was there from an earlier run.
     pub from_store: bool,
+}
+
+/// What rounding to the type of the output did to the update of one tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StorageLoss {
+    /// The output tensor.
+    pub tensor: String,
+    /// Type in which it is stored.
+    pub dtype: DType,
+    /// Σ (stored − exact)².
+    pub lost: f64,
+    /// Σ (exact − base)².
+    pub update: f64,
+    /// The largest magnitude of a result.
+    pub largest: f64,
+}
+
+impl StorageLoss {
+    /// ‖stored − exact‖ / ‖update‖; 0 where there is no update.
+    pub fn share(&self) -> f64 {
+        if self.update > 0.0 { (self.lost / self.update).sqrt() } else { 0.0 }
+    }
+
+    /// That of several tensors together.
+    pub fn of_all(losses: &[Self]) -> Option<f64> {
+        let lost: f64 = losses.iter().map(|one| one.lost).sum();
+        let update: f64 = losses.iter().map(|one| one.update).sum();
+        (update > 0.0).then(|| (lost / update).sqrt())
+    }
 }
 
 /// What a run did.
@@ -50,6 +80,8 @@ pub struct Report {
     pub stripe_elements: usize,
     /// What matrix ops tell, by tensor.
     pub matrices: Vec<MatrixReport>,
+    /// What rounding to the type of the output did to updates, in the order of the output.
+    pub losses: Vec<StorageLoss>,
     /// What the user may want to act on.
     pub warnings: Vec<Diagnostic>,
 }

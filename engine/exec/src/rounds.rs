@@ -189,9 +189,9 @@ impl Rounds {
                 folds: folds.collect(),
             });
         }
-        // What a pass that stores finds out, nobody would use.
+        rounds.add_sums(parts)?;
+        // What a pass that stores finds out, no later one would use.
         if !stores {
-            rounds.add_sums(parts)?;
             rounds.add_machines(parts, facts, key_bytes)?;
             rounds.add_standings(parts)?;
         }
@@ -381,7 +381,7 @@ impl Rounds {
     /// Takes in what a unit contributed.
     pub(crate) fn absorb(&mut self, reading: &Reading, unit: &Unit, partial: Partial) {
         let member = &mut self.members[unit.member];
-        if reading.complete && !self.stores {
+        if reading.complete {
             for (fold, part) in member.folds.iter_mut().zip(partial.reductions) {
                 fold.add(unit.piece, part);
             }

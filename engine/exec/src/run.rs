@@ -112,6 +112,7 @@ pub fn run(
         padding: plan.rows.iter().map(|_| OnceLock::new()).collect(),
         bands: Bands::new(sizing.threads),
         overflows: Mutex::default(),
+        losses: Mutex::default(),
         finished: AtomicUsize::new(0),
         written: AtomicU64::new(0),
         shared: AtomicU64::new(0),
@@ -135,6 +136,7 @@ pub fn run(
         threads: sizing.threads,
         stripe_elements: sizing.stripe,
         matrices: Vec::new(),
+        losses: Vec::new(),
         warnings: Vec::new(),
     };
     for stage in &lineup.stages {
@@ -184,6 +186,9 @@ fn finish(mut report: Report, context: Context<'_>, budget: &Budget) -> Report {
     report.peak_bytes = budget.peak();
     report.matrices = std::mem::take(&mut *lock(&context.matrix_reports));
     report.matrices.sort_by(|a, b| a.tensor.cmp(&b.tensor));
+    let mut losses = std::mem::take(&mut *lock(&context.losses));
+    losses.sort_by_key(|(job, _)| *job);
+    report.losses = losses.into_iter().map(|(_, loss)| loss).collect();
     let mut overflows = std::mem::take(&mut *lock(&context.overflows));
     overflows.sort_unstable();
     report.warnings.extend(messages::overflow(context.plan, &overflows));

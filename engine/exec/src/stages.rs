@@ -263,6 +263,7 @@ mod tests {
                     precision: Precision::Single,
                     matrices: vec![],
                     factor: None,
+                    lost: None,
                 }),
                 origin: 0,
                 treatment: None,

@@ -12,7 +12,7 @@ use mixdown_ops::program::{ReductionSlot, Scope, SelectionSlot, StandingSlot};
 use mixdown_ops::{Instruction, Operand, Pass, Program, ScalarStep};
 
 use crate::graph::{Graph, GroupKey, LayerKey, Node, NodeId, Reach};
-pub(crate) use steps::{OperandProgram, StepPrograms, compile_with};
+pub(crate) use steps::{OperandProgram, StepPrograms, Stepped, compile_with};
 
 /// A graph as a block program, with what is the job's own.
 #[derive(Clone, Debug)]
@@ -30,8 +30,8 @@ pub struct Compiled {
 }
 
 /// Compiles the part of the graph that `output` needs.
-pub fn compile(graph: &Graph, output: NodeId) -> Compiled {
-    compile_with(graph, output, &[]).job
+pub fn compile(graph: &Graph, output: NodeId, measures: &[NodeId]) -> Stepped {
+    compile_with(graph, output, &[], measures)
 }
 
 /// The nodes that these depend on, and these, operands before users.
@@ -137,7 +137,9 @@ impl<'a> Compiler<'a> {
         if let Some(output) = output {
             self.require(output, &mut steps);
             steps.list.push(Step { node: output, sink: Some(Sink::Store) });
-        } else {
+        }
+        // A pass that stores finds what is told of the result, and nothing that anybody waits for.
+        {
             let due = needed.iter().filter(|id| self.levels[id.index()] == level + 1);
             for id in due.copied().collect::<Vec<_>>() {
                 let operands = self.graph.operands(id);
@@ -390,7 +392,7 @@ mod tests {
                 Some(sum) => graph.map(MapOp::Add, &[sum, term]),
             });
         }
-        let compiled = compile(&graph, sum.unwrap());
+        let compiled = compile(&graph, sum.unwrap(), &[]).job;
         assert_eq!(compiled.program.passes.len(), 1);
         assert_eq!(compiled.program.passes[0].registers, 2);
         assert_eq!(compiled.program.inputs, 8);
@@ -404,7 +406,7 @@ mod tests {
         let square = graph.add(Node::Reduce(Reduction::SumProduct, Reach::Tensor), &[b, b]);
         let norm = graph.map(MapOp::Sqrt, &[square]);
         let unit = graph.map(MapOp::Divide, &[a, norm]);
-        let compiled = compile(&graph, unit);
+        let compiled = compile(&graph, unit, &[]).job;
         let passes = &compiled.program.passes;
         assert_eq!(passes.len(), 2);
         assert_eq!(
@@ -424,7 +426,7 @@ mod tests {
         let density = graph.constant(0.5);
         let kept = graph.add(Node::KeepLargest(Ties::Exact, Reach::Tensor), &[delta, density]);
         let output = graph.map(MapOp::Add, &[b, kept]);
-        let compiled = compile(&graph, output);
+        let compiled = compile(&graph, output, &[]).job;
         let passes = &compiled.program.passes;
         assert_eq!(passes.len(), 2);
         assert_eq!(passes[0].selections.len(), 1);
@@ -444,7 +446,7 @@ mod tests {
         graph.add(Node::Reduce(Reduction::Sum, Reach::Tensor), &[b]);
         let two = graph.constant(2.0);
         let output = graph.map(MapOp::Multiply, &[a, two]);
-        let compiled = compile(&graph, output);
+        let compiled = compile(&graph, output, &[]).job;
         assert_eq!((compiled.program.passes.len(), compiled.program.inputs), (1, 1));
     }
 }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use mixdown_diagnostics::{Diagnostic, codes};
-use mixdown_ops::program::Scope;
-use mixdown_ops::{Precision, Program};
+use mixdown_ops::program::{Reduction, Scope};
+use mixdown_ops::{MapOp, Precision, Program};
 use mixdown_tensor::{DType, Shape};
 
 use crate::adapter::{self, Adapting, Change, Names, Update};
@@ -18,8 +18,8 @@ use crate::graph::{Graph, GroupKey, LayerKey, Node, NodeId, Reach};
 use crate::layer;
 use crate::matrices::{Split, operand_shape, result_shape, split};
 use crate::plan::{
-    AdapterFiles, Factor, FactsRead, Group, Job, Leaf, LeftOut, MatrixOperand, MatrixStep, Merge,
-    Origin, Parts, Plan, Rows, Side, TensorRef, Work,
+    AdapterFiles, Factor, FactsRead, Group, Job, Leaf, LeftOut, LostScalars, MatrixOperand,
+    MatrixStep, Merge, Origin, Parts, Plan, Rows, Side, TensorRef, Work,
 };
 use crate::report::Reporter;
 use crate::resolve::{ModelSource, Request, Solved, whole};
@@ -111,8 +111,19 @@ impl Assembly {
             How::Graph { graph, output, double } => {
                 let precision = if *double { Precision::Double } else { Precision::Single };
                 match split(graph, *output) {
-                    None => Work::Merge(self.merge(graph, compile(graph, *output), precision)),
-                    Some(split) => self.matrices(&split, precision),
+                    None => {
+                        let mut graph = Graph::clone(graph);
+                        let measures = lost_to_rounding(&mut graph, *output, made.dtype);
+                        let compiled = compile(&graph, *output, &measures);
+                        let mut merge = self.merge(&graph, compiled.job, precision);
+                        merge.lost = lost_scalars(&compiled.measures);
+                        Work::Merge(merge)
+                    }
+                    Some(mut split) => {
+                        let output = split.output;
+                        let measures = lost_to_rounding(&mut split.graph, output, made.dtype);
+                        self.matrices(&split, &measures, precision)
+                    }
                 }
             }
         };
@@ -189,7 +200,7 @@ impl Assembly {
         {
             let Ok(shape) = Shape::new(shape.to_vec()) else { continue };
             let steps = &update.split.steps;
-            let compiled = compile_with(&graph, output, steps);
+            let compiled = compile_with(&graph, output, steps, &[]);
             let mut merge = self.merge(&graph, compiled.job, precision);
             merge.matrices = self.steps(&update.split, compiled.steps, precision);
             let terms = update.terms.clone();
@@ -230,6 +241,7 @@ impl Assembly {
             precision,
             matrices: Vec::new(),
             factor: None,
+            lost: None,
         }
     }
 
@@ -261,10 +273,12 @@ impl Assembly {
     }
 
     /// A merge with matrix ops.
-    fn matrices(&mut self, split: &Split, precision: Precision) -> Work {
-        let compiled = compile_with(&split.graph, split.output, &split.steps);
+    fn matrices(&mut self, split: &Split, measures: &[NodeId], precision: Precision) -> Work {
+        let compiled = compile_with(&split.graph, split.output, &split.steps, measures);
+        let lost = lost_scalars(&compiled.measures);
         let mut merge = self.merge(&split.graph, compiled.job, precision);
         merge.matrices = self.steps(split, compiled.steps, precision);
+        merge.lost = lost;
         Work::Merge(merge)
     }
 
@@ -360,6 +374,40 @@ impl Assembly {
                 }
             }
         }
+    }
+}
+
+/// Adds what tells how much of an update is lost when the result is rounded to the type that it is stored
+/// in: Σ (stored − exact)², Σ (exact − base)² and max |exact|. Nothing where there is no update, or where
+/// the type is as wide as the arithmetic.
+fn lost_to_rounding(graph: &mut Graph, output: NodeId, dtype: DType) -> Vec<NodeId> {
+    let is_narrow = matches!(dtype, DType::Bf16 | DType::F16);
+    let Some(base) = graph.base.filter(|&base| is_narrow && base != output) else {
+        return Vec::new();
+    };
+    if !graph.is_tensor(output) {
+        return Vec::new();
+    }
+    let stored = graph.add(Node::Round(dtype), &[output]);
+    let lost = graph.map(MapOp::Subtract, &[stored, output]);
+    let update = graph.map(MapOp::Subtract, &[output, base]);
+    if !graph.is_tensor(lost) || !graph.is_tensor(update) {
+        return Vec::new();
+    }
+    let mut reduce = |reduction, operands: &[NodeId]| {
+        graph.add(Node::Reduce(reduction, Reach::Tensor), operands)
+    };
+    vec![
+        reduce(Reduction::SumProduct, &[lost, lost]),
+        reduce(Reduction::SumProduct, &[update, update]),
+        reduce(Reduction::LargestAbsolute, &[output]),
+    ]
+}
+
+fn lost_scalars(measures: &[u32]) -> Option<LostScalars> {
+    match *measures {
+        [lost, update, largest] => Some(LostScalars { lost, update, largest }),
+        _ => None,
     }
 }
 

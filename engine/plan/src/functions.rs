@@ -301,7 +301,7 @@ pub static FUNCTIONS: &[Function] = &[
     },
     Function {
         name: "truncated_svd",
-        signature: "truncated_svd(x, rank)",
+        signature: "truncated_svd(x, rank=\"1/n\")",
         summary: "The best approximation of a matrix with a bounded rank: \"1/n\" of the smaller side, a fraction of it, or a number.",
         evaluate: Evaluate::Special(matrix::truncated_svd),
     },

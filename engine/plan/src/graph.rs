@@ -64,6 +64,8 @@ pub struct Graph {
     /// The groups it takes part in, by their identity within the plan, with the layer that its tensor
     /// belongs to there.
     pub groups: Vec<(GroupKey, LayerKey)>,
+    /// The base's weights, from which an update is told.
+    pub base: Option<NodeId>,
     /// Equal nodes are one: the node by what it computes from what.
     known: HashMap<(Node, Vec<NodeId>), NodeId>,
     /// For each node, whether it has one value for each element.

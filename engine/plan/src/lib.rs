@@ -46,9 +46,9 @@ pub use library::Library;
 pub use pair::Detail;
 pub use parameters::{Bound, Resolved};
 pub use plan::{
-    AdapterFiles, Factor, FactsRead, Group, Job, LayerChange, Leaf, LeftOut, MatrixOperand,
-    MatrixStep, Merge, Origin, OutputFiles, Parts, Plan, Product, Rectangle, RowSource, Rows, Side,
-    TensorRef, Work,
+    AdapterFiles, Factor, FactsRead, Group, Job, LayerChange, Leaf, LeftOut, LostScalars,
+    MatrixOperand, MatrixStep, Merge, Origin, OutputFiles, Parts, Plan, Product, Rectangle,
+    RowSource, Rows, Side, TensorRef, Work,
 };
 pub use resolve::{
     AdapterInput, CheckpointInput, MapInput, ModelSource, Outcome, Request, compile,

@@ -57,6 +57,7 @@ pub(crate) fn split(graph: &Graph, output: NodeId) -> Option<Split> {
         };
         here.insert(id, new);
     }
+    rest.base = graph.base.and_then(|base| here.get(&base).copied());
     Some(Split { output: here[&output], graph: rest, steps })
 }
 

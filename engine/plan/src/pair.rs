@@ -14,6 +14,7 @@ use crate::mapped::{kept_rows, kept_whole, own_dtype};
 use crate::parameters::{self, At, Levels, Resolved, Unset};
 use crate::plan::{Leaf, TensorRef};
 use crate::report::Reporter;
+use crate::tensor_class::Known;
 use crate::treatment::Treatment;
 use crate::view::{How, Made, Tensor, View};
 
@@ -481,10 +482,7 @@ impl<'a> Section<'a> {
             ),
             seed: self.seed,
             tensor: wanted.output,
-            known: present[0]
-                .input
-                .view
-                .known(present[0].tensor.name, present[0].tensor.shape.dimensions()),
+            known: known(present),
             section: self.id,
         };
         let mut found = Vec::new();
@@ -501,6 +499,7 @@ impl<'a> Section<'a> {
         let beside = beside.conclude(self.id, reporter);
         self.note_detail(present, beside, resolved, wanted.t, detail);
         let Lowered { mut output, class } = output.ok()?;
+        graph.base = base;
         let treatment = class.map(|class| Treatment::of(class, Some(output) == base));
         // Rows that a map keeps are those of its target to the last bit, whatever the formula rounds.
         if let Some((mask, expert)) = kept_rows(&experts) {
@@ -597,6 +596,15 @@ impl<'a> Section<'a> {
             .collect();
         mixdown_diagnostics::suggest::nearest(name, set.iter().copied()).map(str::to_owned)
     }
+}
+
+/// What is known of a tensor for methods over matrices.
+fn known(present: &[Present<'_>]) -> Known {
+    let first = &present[0];
+    let known = first.input.view.known(first.tensor.name, first.tensor.shape.dimensions());
+    // Only the factors of adapters are measured from zero.
+    let are_factors = present.iter().any(|one| one.input.view.is_zero());
+    Known { are_factors, ..known }
 }
 
 /// A tensor of a model as it is, or converted to another type.

@@ -415,8 +415,11 @@ fn check_scalar(
     source: &Source,
     diagnostics: &mut Vec<Diagnostic>,
 ) {
-    let Err(wrong) = convert(scalar, &parameter.kind, form) else { return };
     let name = &parameter.name.value;
+    let Err(wrong) = convert(scalar, &parameter.kind, form) else {
+        diagnostics.extend(ambiguous(scalar, span, parameter, source));
+        return;
+    };
     let found = match scalar {
         Scalar::Boolean(flag) => flag.to_string(),
         Scalar::Number(number) => number.to_string(),
@@ -460,6 +463,27 @@ fn check_scalar(
         diagnostic = diagnostic.help(format!("left out, `{name}` is {default}"));
     }
     diagnostics.push(diagnostic.at(source, span));
+}
+
+/// A share of all, where fractions below 1 are shares and whole numbers are counts.
+fn ambiguous(
+    scalar: &Scalar,
+    span: Span,
+    parameter: &Parameter,
+    source: &Source,
+) -> Option<Diagnostic> {
+    let ParameterKind::NumberOrWord { words, .. } = &parameter.kind else { return None };
+    let written = source.marked(span)?.trim();
+    let is_share = *scalar == Scalar::Number(1.0) && written.contains('.');
+    if !is_share || !words.iter().any(|word| word == "full") {
+        return None;
+    }
+    let name = &parameter.name.value;
+    let headline = format!("`{name}: {written}` could be all directions or a single one");
+    let diagnostic = Diagnostic::error(codes::AMBIGUOUS_RANK, headline)
+        .note("below 1 a number is a share of the directions, from 1 on it counts them")
+        .help(format!("write `{name}: full` for all, or `{name}: 1` for one"));
+    Some(diagnostic.at(source, span))
 }
 
 #[cfg(test)]

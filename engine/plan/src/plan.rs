@@ -138,6 +138,19 @@ pub struct Merge {
     pub matrices: Vec<MatrixStep>,
     /// What [`Leaf::Factor`] is, where the program reads it.
     pub factor: Option<Factor>,
+    /// What is told of rounding to the job's type, where the result is a base and an update.
+    pub lost: Option<LostScalars>,
+}
+
+/// Scalars of a program that tell what rounding to the type of the output does to an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostScalars {
+    /// Σ (stored − exact)².
+    pub lost: u32,
+    /// Σ (exact − base)².
+    pub update: u32,
+    /// max |exact|.
+    pub largest: u32,
 }
 
 /// One side of a low-rank matrix that is written as two factors.

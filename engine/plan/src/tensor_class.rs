@@ -38,6 +38,8 @@ pub(crate) struct Known {
     pub family: Option<OfFamily>,
     /// Whether the model has a language model, beside which an encoder is another module.
     pub has_language_model: bool,
+    /// Whether the weights are the factors of adapters, each merged by itself as a matrix.
+    pub are_factors: bool,
     /// Whether the model, of no known family, stores its linear weights as `[in, out]`, by their biases.
     pub inputs_first: bool,
 }
@@ -111,6 +113,7 @@ pub(crate) fn class(
         }
     }
     match (says_auto, classes) {
+        (true, _) if known.are_factors && shape.len() == 2 => lie(known, None, name, shape),
         (false, _) => Class::Other { could_be: false },
         (true, Classes::Released) => {
             let is_linear =

@@ -2,6 +2,7 @@
 
 pub mod adapter;
 mod files;
+pub mod losses;
 pub mod matrices;
 mod record;
 
@@ -237,6 +238,7 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     }
     let mut told = report.warnings.clone();
     told.extend(matrices::warnings(&report.matrices));
+    told.extend(losses::warning(&report.losses, &planned.loaded.recipes[0]));
     // A store that fails is talked about, and no part of the output.
     let unkept = stored.as_ref().map(StoredResults::warnings).unwrap_or_default();
     session.warn(&[told.as_slice(), &unkept].concat());

@@ -4,6 +4,7 @@
 mod adapters;
 pub mod maps;
 mod reading;
+mod spelling;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -251,6 +252,8 @@ struct Loader<'a> {
     known_adapters: HashMap<(u32, Reference, Reading), Option<u32>>,
     /// The position of each model, none if it cannot be opened.
     known: HashMap<(Reference, Option<String>, SeenAs), Option<u32>>,
+    /// The base of the recipe whose models are opened, whose spelling of names others get.
+    base: Option<u32>,
     /// Method files so far, by file name.
     methods: HashMap<String, Source>,
 }
@@ -259,6 +262,7 @@ impl<'a> Loader<'a> {
     /// Nothing is loaded yet.
     fn new(session: Session<'a>, diagnostics: Vec<Diagnostic>) -> Self {
         Self {
+            base: None,
             session,
             models: Vec::new(),
             library: Library::default(),
@@ -288,7 +292,10 @@ impl<'a> Loader<'a> {
                 }
                 (ModelReference::Checkpoint { adapter: None, .. }, None) => {
                     let seen = self.seen(&loaded.recipe, model);
-                    match seen.and_then(|seen| self.named(source, model, seen)) {
+                    self.base = self.base_beside(&loaded.recipe, position);
+                    let found = seen.and_then(|seen| self.named(source, model, seen));
+                    self.base = None;
+                    match found {
                         None => ModelSource::Failed,
                         Some(position) if model.reading.is_zero => ModelSource::Zero(position),
                         Some(position) => ModelSource::Checkpoint(position),
@@ -316,6 +323,21 @@ impl<'a> Loader<'a> {
         reading.is_zero = false;
         reading.like = None;
         Some((reading, self.like(recipe, model)?))
+    }
+
+    /// The recipe's base as a checkpoint of its own, for a model that is another one.
+    fn base_beside(&mut self, recipe: &Recipe, position: usize) -> Option<u32> {
+        let base = recipe.base.as_ref()?.value;
+        let model = &recipe.models[base.0 as usize];
+        let is_plain = matches!(
+            &model.reference,
+            ModelReference::Checkpoint { adapter: None, path, .. } if !is_adapter(Path::new(path))
+        );
+        let is_other = base.0 as usize != position
+            && is_plain
+            && model.reading == Reading::default()
+            && recipe.models[position].attached_as.is_none();
+        if is_other { self.named(&recipe.source, model, SeenAs::default()) } else { None }
     }
 
     /// The checkpoint that an adapter is on. What names are seen is said of the adapter's own tensors, but
@@ -377,6 +399,12 @@ impl<'a> Loader<'a> {
             let (reading, like) = &key.2;
             let like = like.map(|other| &self.models[other as usize]);
             let like = like.map(|other| (other.name.as_str(), &other.model.checkpoint.index));
+            let base = self.base.filter(|_| like.is_none() && *reading == Reading::default());
+            let base = base.map(|base| &self.models[base as usize]);
+            if let Some(base) = base.and_then(|base| spelling::of_base(base, &opened.checkpoint)) {
+                opened.checkpoint.index = base.index;
+                opened.checkpoint.warnings.push(base.told.at(source, model.span));
+            }
             let index = &opened.checkpoint.index;
             let seen = reading::index(index, reading, like, &shown)?;
             opened.checkpoint.warnings.extend(reading::rest(index, reading, source, model));

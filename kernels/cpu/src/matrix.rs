@@ -108,6 +108,13 @@ fn on_dense(
         }
         MatrixOp::TaskSingularVectors(rank) => {
             if rank.of(smaller, operands.count()) == 0 {
+                if *rank == Rank::Literal {
+                    let report = task_singular_vectors::mean(operands.count()).report();
+                    let notes =
+                        vec!["no direction is kept, and a literal rank leaves nothing".to_owned()];
+                    let report = Report { notes, ..report };
+                    return Ok(Box::new(product::Product::zero(shape.0, shape.1, report)));
+                }
                 return Ok(Box::new(task_singular_vectors::mean(operands.count())));
             }
             Box::new(task_singular_vectors::prepare(*rank, operands, smaller)?)

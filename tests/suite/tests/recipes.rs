@@ -223,6 +223,12 @@ fn three_modalities_in_one_vicuna() {
     }
     let plan = plan_in(&space, "modality/vicuna-omni.yaml", &[]);
     check_interference(&plan, &linear_layers("model.", 32), 291 + 3 * 2);
+    // As released: each factor is a matrix of its own.
+    let plan = plan_in(&space, "modality/vicuna-omni-released.yaml", &[]);
+    let merged = plan.merged();
+    let factors = merged.iter().filter(|(name, _)| name.contains(".lora_"));
+    let ops: BTreeSet<Option<&str>> = factors.clone().map(|(_, op)| *op).collect();
+    assert_eq!((factors.count(), ops), (2 * 7 * 32, BTreeSet::from([Some("interference")])));
 }
 
 /// The tensors that the published merges of AdaMMS mix, from the pairs of the paper.
@@ -269,6 +275,10 @@ fn the_search_of_adamms_sets_what_its_recipes_declare() {
     let recipes = entries.filter(|path| path.file_stem().is_none_or(|stem| stem != "search"));
     for path in recipes {
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.contains("\n  alpha: {type: fraction, default: 0.3"), "{}", path.display());
+        // The one pair for which the paper has a table of coefficients.
+        let is_known = path.ends_with("llava-onevision-to-qwen2-vl.yaml");
+        let default = if is_known { 0.1 } else { 0.3 };
+        let declared = format!("\n  alpha: {{type: fraction, default: {default}");
+        assert!(text.contains(&declared), "{}", path.display());
     }
 }

@@ -38,6 +38,8 @@ pub struct FactorsFile {
     factors: Index,
     /// The config.json beside it.
     pub config: Option<Value>,
+    /// `lora_alpha` as config.json or adapter_config.json beside it states it.
+    pub own_alpha: Option<f64>,
     /// What belongs neither to the adapter nor to the base: the other adapters and the tokens, with
     /// counts of their tensors.
     pub left: Vec<(String, usize)>,
@@ -121,7 +123,14 @@ pub fn open_factors_as(
     let own = config(&name, spec, checkpoint.config.as_ref(), &factors)?;
     let files = AdapterFiles { name, root: checkpoint.root, index, config: own };
     let (config, left) = (checkpoint.config, others.into_iter().collect());
-    Ok(FactorsFile { files, factors, config, left })
+    let beside = path.parent().map(|folder| folder.join("adapter_config.json"));
+    let text = beside.and_then(|path| fs::read_to_string(path).ok());
+    let adapter_config = text.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    let own_alpha = [&config, &adapter_config]
+        .into_iter()
+        .flatten()
+        .find_map(|config| config.get("lora_alpha")?.as_f64());
+    Ok(FactorsFile { files, factors, config, own_alpha, left })
 }
 
 /// Names that stay as they are stay different.

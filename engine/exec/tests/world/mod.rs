@@ -234,6 +234,7 @@ impl World {
             precision: Precision::Single,
             matrices: Vec::new(),
             factor: None,
+            lost: None,
         });
         let (name, treatment) = (name.to_owned(), None);
         self.plan.jobs.push(Job { name, shape, dtype, work, origin: 0, treatment });

@@ -18,6 +18,8 @@ pub(crate) struct Stepped {
     pub job: Compiled,
     /// For each matrix op.
     pub steps: Vec<StepPrograms>,
+    /// The scalars that the measures asked for are.
+    pub measures: Vec<u32>,
 }
 
 /// The programs of a matrix op.
@@ -36,11 +38,18 @@ pub(crate) struct OperandProgram {
     pub cuts: Vec<u32>,
 }
 
-/// Compiles the part of the graph that `output` needs; its matrix ops were taken out as `steps`.
-pub(crate) fn compile_with(graph: &Graph, output: NodeId, steps: &[SplitStep]) -> Stepped {
+/// Compiles the part of the graph that `output` needs; its matrix ops were taken out as `steps`. `measures`
+/// are scalars about what is stored, found while it is.
+pub(crate) fn compile_with(
+    graph: &Graph,
+    output: NodeId,
+    steps: &[SplitStep],
+    measures: &[NodeId],
+) -> Stepped {
     let levels = levels(graph, steps);
     let operands: Vec<NodeId> = steps.iter().flat_map(|step| step.operands.clone()).collect();
     let mut roots = vec![output];
+    roots.extend(measures);
     roots.extend(needed(graph, &operands).into_iter().filter(|&id| is_fact(graph, id)));
     let (fused, here) = fuse(graph, &roots, &needed(graph, &roots));
     let roots: Vec<NodeId> = roots.iter().map(|root| here[root]).collect();
@@ -68,7 +77,8 @@ pub(crate) fn compile_with(graph: &Graph, output: NodeId, steps: &[SplitStep]) -
             .collect(),
     });
     let steps = steps.collect();
-    Stepped { job: compiler.finish(passes), steps }
+    let measures = measures.iter().map(|measure| compiler.scalars[&here[measure]]).collect();
+    Stepped { job: compiler.finish(passes), steps, measures }
 }
 
 /// Whether a pass finds it: a threshold, or a number that depends on all elements.

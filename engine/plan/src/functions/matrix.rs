@@ -22,9 +22,14 @@ pub(super) fn truncated_svd(
     lowering: &mut Lowering<'_>,
     call: &Call<'_>,
 ) -> Result<Value, Reported> {
-    let (operand, mut settings) = one(lowering, call, &["rank"])?;
+    let mut settings = Settings::new(lowering, call, &["rank"])?;
+    let count = if call.arguments.len() == 2 { 2 } else { 1 };
+    let mut values = call.positional(lowering, count)?;
+    if count == 2 {
+        settings.add("rank", call.arguments[1].span, values.remove(1));
+    }
     let rank = settings.rank(lowering, "rank", Rank::PerExpert)?;
-    apply(lowering, MatrixOp::TruncatedSvd(rank), &[operand], call.span)
+    apply(lowering, MatrixOp::TruncatedSvd(rank), &[values.remove(0)], call.span)
 }
 
 /// `polar`.

@@ -8,6 +8,7 @@ use mixdown_recipe::MatrixSelector;
 use super::Call;
 use crate::kind::Kind;
 use crate::lower::{Lowering, Reported, Typed, Value, describe};
+use crate::tensor_class::Class;
 
 /// The named arguments of a call, evaluated.
 pub(super) struct Settings {
@@ -109,6 +110,11 @@ impl Settings {
             let headline = format!("`{name}` must be {wanted}");
             lowering.report(Diagnostic::error(codes::WRONG_KIND, headline), span)
         })
+    }
+
+    /// Takes a value that stands without its name.
+    pub fn add(&mut self, name: &str, span: Span, value: Value) {
+        self.values.push((name.to_owned(), span, value));
     }
 
     /// A number known now.
@@ -215,6 +221,7 @@ impl Settings {
         match word {
             Some(None) => return Ok(default),
             Some(Some(word)) if word == "1/n" => return Ok(Rank::PerExpert),
+            Some(Some(word)) if word == "literal" => return Ok(Rank::Literal),
             Some(Some(word)) if word == "full" => return Ok(Rank::Full),
             Some(Some(word)) => {
                 let headline = format!("`{name}` is no rank, found \"{word}\"");
@@ -231,8 +238,13 @@ impl Settings {
             return Ok(Rank::Share(number.into()));
         }
         if number >= 1.0 && number.fract() == 0.0 && number <= f64::from(u32::MAX) {
-            return match lowering.inputs.shape {
-                Some(&[rows, columns]) if number as u64 > rows.min(columns) => {
+            let sides = match (lowering.class, lowering.inputs.shape) {
+                (Some(Class::Matrix(layout)), _) => Some(layout.shape()),
+                (_, Some(&[rows, columns])) => Some((rows, columns)),
+                _ => None,
+            };
+            return match sides {
+                Some((rows, columns)) if number as u64 > rows.min(columns) => {
                     // The same words for all tensors, so that they are said once.
                     let headline =
                         format!("a `{name}` of {number} is above the smaller side of a weight");
@@ -255,7 +267,7 @@ impl Settings {
     }
 }
 
-const RANK_HELP: &str = "`1/n` (the smaller side through the count of experts), a fraction of the smaller side, or a whole number";
+const RANK_HELP: &str = "`1/n` (the smaller side through the count of experts), `literal` (the same, and nothing where that is 0), `full`, a fraction of the smaller side, or a whole number";
 
 /// What a number must be.
 pub(super) struct Bounds {

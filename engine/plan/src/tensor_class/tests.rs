@@ -134,6 +134,16 @@ fn what_a_recipe_says_overrides_the_rest() {
 }
 
 #[test]
+fn factors_of_adapters_are_matrices_where_they_are_what_is_merged() {
+    let name = "layers.0.self_attn.q_proj.lora_A.default.weight";
+    assert_eq!(unknown(name, &[4, 16]), OTHER);
+    let known = Known { are_factors: true, ..Known::default() };
+    assert_eq!(of(known, name, &[4, 16]), plain(4, 16));
+    let released = class(Classes::Released, &[], &known, name, &[4, 16]);
+    assert_eq!(released, plain(4, 16));
+}
+
+#[test]
 fn the_released_patterns_are_anchored_at_the_start() {
     let released = |name: &str| class(Classes::Released, &[], &Known::default(), name, &[4, 6]);
     assert_eq!(released("visual.blocks.0.attn.qkv.weight"), OTHER);

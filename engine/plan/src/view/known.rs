@@ -26,6 +26,11 @@ fn add(votes: &mut (u64, u64), inputs_first: bool) {
 }
 
 impl View<'_> {
+    /// Whether its numbers are zero, so that what is measured from it is merged by itself.
+    pub fn is_zero(&self) -> bool {
+        self.is_zero
+    }
+
     /// What is known of a tensor for methods over matrices.
     pub fn known(&self, name: &str, shape: &[u64]) -> Known {
         let family = self.architecture;
@@ -36,7 +41,8 @@ impl View<'_> {
         }
         let told = self.told.get_or_init(|| self.tell());
         let inputs_first = self.bias_of(name, shape).unwrap_or_else(|| told.inputs_first(name));
-        Known { family: None, has_language_model: told.has_language_model, inputs_first }
+        let has_language_model = told.has_language_model;
+        Known { family: None, has_language_model, are_factors: false, inputs_first }
     }
 
     /// Whether a weight has a bias as long as its columns; none where it has none or both are as long.

@@ -93,6 +93,7 @@ impl Loader<'_> {
             let adapter = self.or_note(resolved, source, model)?;
             let are_copied =
                 recipe.modality.as_ref().is_some_and(|modality| modality.mode == Mode::Damc);
+            self.diagnostics.extend(reading::overridden_alpha(&file, source, model));
             if !are_copied {
                 self.diagnostics.extend(reading::left(&file, source, model));
             }

@@ -76,6 +76,19 @@ pub fn rest(
     Some(warning.help(help).at(source, model.span))
 }
 
+/// A warning where the recipe states another α than the adapter's own configuration.
+pub fn overridden_alpha(file: &FactorsFile, source: &Source, model: &Model) -> Option<Diagnostic> {
+    let stated = model.factors.as_ref()?.alpha.as_ref()?;
+    let own = file.own_alpha.filter(|own| *own != stated.value)?;
+    let headline = format!("`alpha` overrides the α that the adapter of `{}` states", model.name);
+    let warning = Diagnostic::warning(codes::ALPHA_OVERRIDDEN, headline)
+        .fact("recipe", stated.value.to_string())
+        .fact("its configuration", own.to_string())
+        .note("the update is multiplied by α through the rank")
+        .help("leave `alpha` out to take that of the configuration");
+    Some(warning.at(source, stated.span))
+}
+
 /// Opens a file of factors, and tells the commit that it is from.
 pub fn factors(
     reference: &Reference,

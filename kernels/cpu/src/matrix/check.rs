@@ -78,7 +78,7 @@ fn check_rank(rank: Rank, operands: &OperandShapes) -> Result<(), Stop> {
             format!("use a rank of at most {smaller}, or a share of it"),
         ),
         Rank::Share(share) => fraction("rank", share.get(), false),
-        Rank::Count(_) | Rank::PerExpert | Rank::Full => Ok(()),
+        Rank::Count(_) | Rank::PerExpert | Rank::Literal | Rank::Full => Ok(()),
     }
 }
 

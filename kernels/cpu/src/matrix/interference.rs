@@ -18,7 +18,7 @@ use mixdown_ops::Precision;
 use mixdown_ops::matrix::interference::{
     Cut, Filter, Init, Interference, Optimizer, Rows, Solver, Targets,
 };
-use mixdown_ops::matrix::{Matrix, Operands, Prepared, Report, Stop};
+use mixdown_ops::matrix::{Matrix, Operands, Prepared, Rank, Report, Stop};
 
 use super::adam;
 use super::dense::{append_rows, product, row_gram, scale_rows, view, zeros};
@@ -68,6 +68,19 @@ pub(crate) fn prepare(
     }
     let is_truncated = op.targets != Targets::Whole || op.rows != Rows::Whole;
     let rank = op.rank.of(shape.0.min(shape.1), count);
+    if is_truncated && rank == 0 && op.rank == Rank::Literal {
+        if op.rows == Rows::Whole {
+            let headline = format!("a literal rank keeps no direction of {count} experts here");
+            let help = "use `rank: 1/n`, or a rule with another method for these tensors";
+            return Err(Stop::Refused(headline, help.to_owned()));
+        }
+        // There is no gradient without rows.
+        let note = format!(
+            "there are more experts ({count}) than the smaller side is long, so that none keeps a \
+             direction; the descent stays where it starts"
+        );
+        return Ok(mean_of_all(init, &note));
+    }
     if is_truncated && rank == 0 {
         let note = format!(
             "there are more experts ({count}) than the smaller side is long, so that none keeps a \

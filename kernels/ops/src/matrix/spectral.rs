@@ -7,6 +7,8 @@ use super::Exact;
 pub enum Rank {
     /// `⌊p / N⌋` for N operands; a rank of 0 keeps nothing of the operands but their mean.
     PerExpert,
+    /// `⌊p / N⌋` as the papers' formulas have it: a rank of 0 keeps nothing, not even their mean.
+    Literal,
     /// `max(1, ⌊p · share⌋)`, for a share in (0, 1).
     Share(Exact),
     /// This many. More than `p` is refused when planning.
@@ -19,7 +21,7 @@ impl Rank {
     /// The rank for `p = min(m, n)` and `experts` operands. Not limited by `p`.
     pub fn of(self, smaller_side: usize, experts: usize) -> usize {
         match self {
-            Self::PerExpert => smaller_side / experts.max(1),
+            Self::PerExpert | Self::Literal => smaller_side / experts.max(1),
             Self::Share(share) => ((smaller_side as f64 * share.get()) as usize).max(1),
             Self::Count(count) => count as usize,
             Self::Full => smaller_side,
