@@ -57,6 +57,9 @@ codes! {
     UNKNOWN_DTYPE = "E0219", "an element type is not known";
     UNSUPPORTED = "E0220", "something valid elsewhere is not supported here";
     DUPLICATE_KEY = "E0221", "a key or a name is given twice";
+    REQUIREMENT = "E0222", "what a method requires does not hold";
+    CHAT_TEMPLATE = "E0223", "a chat template cannot be understood";
+    STAGES = "E0224", "the documents of a file do not make one merge";
     UNKNOWN_MAP = "E0230", "a map is not known";
     MAP_TARGET = "E0231", "the model whose shapes a map gives cannot be told";
     RECIPE_KIND = "E0250", "the kind of a recipe is not known";
@@ -142,4 +145,7 @@ codes! {
     RESPELLED = "W0653", "a model gets the names that its base has for the same tensors";
     KEY_NOT_KEPT = "W0660", "the key that unfinished outputs carry cannot be kept";
     ODD_NAME = "W0661", "a file beside the weights is not copied for its name";
+    METHOD_UNUSED = "W0631", "a method file that the recipe does not use has mistakes";
+    NO_CHAT_TEMPLATE = "W0632", "no chat template could be written";
+    STAGE_UNUSED = "W0633", "a document of a file is used by no other";
 }

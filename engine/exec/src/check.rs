@@ -2,7 +2,6 @@
 
 use mixdown_diagnostics::Diagnostic;
 use mixdown_ops::Program;
-use mixdown_ops::matrix::MatrixOp;
 use mixdown_plan::{
     Job, Leaf, MatrixOperand, MatrixStep, Merge, Plan, Product, RowSource, Rows, TensorRef, Work,
 };
@@ -69,7 +68,7 @@ impl Checker<'_> {
         for (number, step) in merge.matrices.iter().enumerate() {
             let elements = step.rows.checked_mul(step.columns)?;
             let is_of_weight = elements == matrix_elements(job, merge)?;
-            let has_own_shape = matches!(step.op, MatrixOp::Gram | MatrixOp::CommonBasis);
+            let has_own_shape = step.op.has_own_shape();
             let layout = step.layout.stored();
             let lies_so = has_own_shape || layout == (step.rows, step.columns);
             ((is_of_weight || has_own_shape) && lies_so).then_some(())?;

@@ -43,6 +43,21 @@ pub(crate) fn overflown_update(inputs: &Inputs<'_>, product: &Product, element: 
     Failure::Input(Box::new(diagnostic))
 }
 
+/// Tensors that share a threshold over the whole model found different counts for it.
+pub(crate) fn differing_counts(is_count: bool, one: f64, other: f64) -> Box<Diagnostic> {
+    let what = if is_count { "count" } else { "share" };
+    let headline = format!("a {what} of the whole model cannot differ from tensor to tensor");
+    let help = format!(
+        "make it from parameters and facts with `scope=\"model\"` alone, or use a {what} of each tensor"
+    );
+    Box::new(
+        Diagnostic::error(codes::OUT_OF_RANGE, headline)
+            .fact("found", one.to_string())
+            .fact("and", other.to_string())
+            .help(help),
+    )
+}
+
 /// The first element in which two copies differ.
 pub(crate) fn copies_differ(
     inputs: &Inputs<'_>,

@@ -9,6 +9,7 @@ use mixdown_ops::selection::{Coverage, Cut, Round, RoundPlan, SAMPLE_BLOCKS, Sel
 use mixdown_ops::{Partial, Pass, Precision, Reduction};
 
 use crate::context::{Facts, internal};
+use crate::messages;
 use crate::sums::{self, Fold};
 
 /// Sampled blocks that one thread takes at a time: as many elements as in a quarter of a piece.
@@ -48,8 +49,8 @@ struct MemberRounds {
 /// A selection, shared by the tensors of its scope.
 struct Machine {
     selection: Selection,
-    /// Its members and the cuts that receive its results.
-    targets: Vec<(usize, u32)>,
+    /// Its members, and the cuts and scalars that receive its results.
+    targets: Vec<(usize, u32, Option<u32>)>,
     plan: Option<RoundPlan>,
 }
 
@@ -266,24 +267,30 @@ impl Rounds {
             let slot = &parts[member].pass.selections[slot];
             let scalar = |number: u32| facts[member].scalars[number as usize];
             let among = slot.among.map(scalar);
-            ((scalar(slot.density), among), slot.ties, parts[member].precision)
+            let wanted = (scalar(slot.density), slot.is_count, among);
+            (wanted, slot.ties, parts[member].precision)
         };
-        let ((density, among), ties, precision) = slot(&slots[0]);
-        let bits =
-            |(density, among): (f64, Option<f64>)| (density.to_bits(), among.map(f64::to_bits));
-        let same = |found: ((f64, Option<f64>), _, _)| {
-            (bits(found.0), found.1, found.2) == (bits((density, among)), ties, precision)
+        let ((density, is_count, among), ties, precision) = slot(&slots[0]);
+        let bits = |(density, is_count, among): (f64, bool, Option<f64>)| {
+            (density.to_bits(), is_count, among.map(f64::to_bits))
         };
-        if !slots.iter().all(|other| same(slot(other))) {
-            return Err(internal("tensors of one group differ in density, ties or precision"));
+        let same = |found: ((f64, bool, Option<f64>), _, _)| {
+            (bits(found.0), found.1, found.2) == (bits((density, is_count, among)), ties, precision)
+        };
+        if let Some(other) = slots.iter().find(|other| !same(slot(other))) {
+            let other = slot(other).0.0;
+            return Err(messages::differing_counts(is_count, density, other));
         }
         let members: Vec<u64> = slots.iter().map(|&(member, _)| parts[member].elements).collect();
         let budget = key_budget(members.iter().sum(), precision, key_bytes);
-        let cut =
-            |&(member, slot): &(usize, usize)| (member, parts[member].pass.selections[slot].cut);
+        let cut = |&(member, slot): &(usize, usize)| {
+            let slot = &parts[member].pass.selections[slot];
+            (member, slot.cut, slot.magnitude)
+        };
         Ok(Machine {
             selection: match among {
                 Some(among) => Selection::among(among, &members, density, ties, precision, budget),
+                None if is_count => Selection::counted(&members, density, precision, budget),
                 None => Selection::new(&members, density, ties, precision, budget),
             },
             targets: slots.iter().map(cut).collect(),
@@ -433,9 +440,12 @@ impl Rounds {
             }
         }
         for machine in &self.machines {
-            for (position, &(member, cut)) in machine.targets.iter().enumerate() {
+            for (position, &(member, cut, magnitude)) in machine.targets.iter().enumerate() {
                 let found: Cut = machine.selection.cut(position);
                 facts[member].cuts[cut as usize] = found;
+                if let Some(magnitude) = magnitude {
+                    facts[member].scalars[magnitude as usize] = machine.selection.threshold();
+                }
             }
         }
     }

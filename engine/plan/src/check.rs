@@ -38,6 +38,7 @@ pub fn check_method(method: &Method) -> Vec<Diagnostic> {
             stored: None,
             seed: 0,
             tensor: "",
+            depth: None,
             known: Known::default(),
             section: (0, 0),
         };
@@ -69,9 +70,6 @@ fn unknown_parameters(
             Typed { node, kind: Kind::Scalar }
         };
         let value = match (&parameter.kind, parameter.per) {
-            (ParameterKind::Choice(_) | ParameterKind::NumberOrWord { .. }, Per::Merge) => {
-                Value::Text(None)
-            }
             (ParameterKind::Choice(_) | ParameterKind::Matrices, _) => Value::Text(None),
             (_, Per::Merge) => Value::One(scalar(0)),
             (_, Per::Expert) => Value::List((0..experts).map(scalar).collect()),

@@ -9,6 +9,7 @@ mod steps;
 use std::collections::HashMap;
 
 use mixdown_ops::program::{ReductionSlot, Scope, SelectionSlot, StandingSlot};
+use mixdown_ops::selection::Ties;
 use mixdown_ops::{Instruction, Operand, Pass, Program, ScalarStep};
 
 use crate::graph::{Graph, GroupKey, LayerKey, Node, NodeId, Reach};
@@ -154,12 +155,14 @@ impl<'a> Compiler<'a> {
                         Sink::Reduce(pass.reductions.len() as u32 - 1)
                     }
                     Node::KeepLargest(ties, reach) => {
-                        let scope = self.scope(reach);
-                        let cut = self.cuts.len() as u32;
-                        self.cuts.insert(id, cut);
-                        let density = self.scalars[&operands[1]];
                         let among = operands.get(2).map(|among| self.scalars[among]);
-                        pass.selections.push(SelectionSlot { density, among, ties, cut, scope });
+                        let slot =
+                            SelectionSlot { among, ties, ..self.selection(id, reach, false) };
+                        pass.selections.push(slot);
+                        Sink::Select(pass.selections.len() as u32 - 1)
+                    }
+                    Node::KeepCount(reach) | Node::LeastOfLargest(reach) => {
+                        pass.selections.push(self.selection(id, reach, true));
                         Sink::Select(pass.selections.len() as u32 - 1)
                     }
                     Node::Standing(standing, group) => {
@@ -178,6 +181,22 @@ impl<'a> Compiler<'a> {
         }
         self.allocate(&steps.list, &mut pass);
         pass
+    }
+
+    /// The threshold that a node needs, or is.
+    fn selection(&mut self, id: NodeId, reach: Reach, is_count: bool) -> SelectionSlot {
+        // A threshold that is only read has a cut that nobody uses.
+        let cut = self.cuts.len() as u32;
+        self.cuts.insert(id, cut);
+        SelectionSlot {
+            density: self.scalars[&self.graph.operands(id)[1]],
+            is_count,
+            among: None,
+            magnitude: self.scalars.get(&id).copied(),
+            ties: Ties::Exact,
+            cut,
+            scope: self.scope(reach),
+        }
     }
 
     /// Scalars that become known before the pass: those of its level, computed from earlier passes.
@@ -269,7 +288,7 @@ impl<'a> Compiler<'a> {
         let operands = self.graph.operands(step.node);
         let from_registers = match self.graph.nodes[step.node] {
             // The others are scalars.
-            Node::KeepLargest(..) | Node::KeepRandom(_) => &operands[..1],
+            Node::KeepLargest(..) | Node::KeepCount(_) | Node::LeastOfLargest(_) => &operands[..1],
             _ => &operands[..],
         };
         from_registers.iter().copied().filter(|&operand| self.graph.is_tensor(operand)).collect()
@@ -282,9 +301,11 @@ impl<'a> Compiler<'a> {
             _ => self.graph.operands(step.node),
         };
         // What follows tells which are kept, and the cut knows it.
-        if matches!(self.graph.nodes[step.node], Node::KeepLargest(..))
-            && step.sink != Some(Sink::Store)
-        {
+        let is_cut = matches!(
+            self.graph.nodes[step.node],
+            Node::KeepLargest(..) | Node::KeepCount(_) | Node::LeastOfLargest(_)
+        );
+        if is_cut && step.sink != Some(Sink::Store) {
             nodes.truncate(1);
         }
         let place = |node: &NodeId| match registers.get(node) {
@@ -298,10 +319,6 @@ impl<'a> Compiler<'a> {
         let register = |position: usize| match operands[position] {
             Operand::Register(register) => register,
             Operand::Scalar(_) => unreachable!("operand {position} of a tensor op is a tensor"),
-        };
-        let scalar = |position: usize| match operands[position] {
-            Operand::Scalar(scalar) => scalar,
-            Operand::Register(_) => unreachable!("operand {position} is a scalar"),
         };
         let spread =
             |position: usize| operands.get(position).copied().unwrap_or(Operand::Scalar(0));
@@ -324,7 +341,7 @@ impl<'a> Compiler<'a> {
             (None, Node::Round(dtype)) => {
                 Instruction::Round { from: register(0), dtype: *dtype, to }
             }
-            (None, Node::KeepLargest(..)) => {
+            (None, Node::KeepLargest(..) | Node::KeepCount(_)) => {
                 Instruction::KeepLargest { from: register(0), cut: self.cuts[&step.node], to }
             }
             (None, Node::KeepRandom(stream)) => {
@@ -335,7 +352,7 @@ impl<'a> Compiler<'a> {
                         self.streams.len() - 1
                     });
                 let stream = stream as u32;
-                Instruction::KeepRandom { from: register(0), density: scalar(1), stream, to }
+                Instruction::KeepRandom { from: register(0), density: operands[1], stream, to }
             }
             (None, Node::Map(op)) => {
                 Instruction::Map { op: *op, arguments: [spread(0), spread(1), spread(2)], to }
@@ -370,7 +387,6 @@ enum Sink {
 mod tests {
     use mixdown_ops::MapOp;
     use mixdown_ops::program::Reduction;
-    use mixdown_ops::selection::Ties;
 
     use super::*;
     use crate::plan::{Leaf, TensorRef};

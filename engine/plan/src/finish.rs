@@ -360,6 +360,10 @@ impl Assembly {
                 let Scope::Group(scope) = slot.scope else { continue };
                 let group = merge.groups[scope as usize];
                 let density = merge.constants.get(slot.density as usize).copied();
+                // A count that facts about the whole model give is the same for all its tensors.
+                if slot.is_count && density.is_none() {
+                    continue;
+                }
                 let density = density.unwrap_or(f64::NAN);
                 let own = (density, merge.precision, job.name.as_str());
                 let known = *densities.entry(group).or_insert(own);
@@ -415,9 +419,10 @@ fn lost_scalars(measures: &[u32]) -> Option<LostScalars> {
 fn needs_group(graph: &Graph, output: NodeId, key: &GroupKey) -> bool {
     let Some(position) = graph.groups.iter().position(|(own, _)| own == key) else { return false };
     needed(graph, &[output]).into_iter().any(|id| match graph.nodes[id] {
-        Node::Reduce(_, Reach::Group(group)) | Node::KeepLargest(_, Reach::Group(group)) => {
-            group as usize == position
-        }
+        Node::Reduce(_, Reach::Group(group))
+        | Node::KeepLargest(_, Reach::Group(group))
+        | Node::KeepCount(Reach::Group(group))
+        | Node::LeastOfLargest(Reach::Group(group)) => group as usize == position,
         Node::Standing(_, group) => group as usize == position,
         _ => false,
     })

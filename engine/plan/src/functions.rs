@@ -2,8 +2,11 @@
 
 mod across;
 mod arguments;
+mod axes;
 mod basis;
+mod counted;
 mod interference;
+mod known;
 mod matrix;
 mod settings;
 mod within;
@@ -15,7 +18,7 @@ use mixdown_recipe::Expression;
 
 use across::{elect_sign, fold, mean, mean_where_sign, sum_where_sign};
 use arguments::over_lists;
-use within::{cosine, count, dot, keep_largest, keep_random, norm, norm2, reduce};
+use within::{count, keep_largest, keep_random, reduce};
 
 use crate::kind::Kind;
 use crate::lower::{Lowering, Reported, Typed, Value};
@@ -58,6 +61,13 @@ pub static FUNCTIONS: &[Function] = &[
     map("acos", MapOp::Acos, "acos(x)", "The angle whose cosine is x, in radians."),
     map("ceil", MapOp::Ceil, "ceil(x)", "The next whole number above."),
     Function {
+        name: "calibrate_spectrum",
+        signature: "calibrate_spectrum(x, values, alpha=1)",
+        summary: "A merged task vector x whose singular values are divided by what its directions have too much of beside the \
+                  values: the mean over these of how x projects on them, at least `alpha`.",
+        evaluate: Evaluate::Special(matrix::calibrate_spectrum),
+    },
+    Function {
         name: "center",
         signature: "center(values)",
         summary: "Each value minus the mean over the experts.",
@@ -75,9 +85,9 @@ pub static FUNCTIONS: &[Function] = &[
     Function {
         name: "cosine",
         signature: "cosine(a, b, scope=\"tensor\")",
-        summary: "Cosine of the angle between two tensors, or all tensors of the \"layer\" or the \"model\" flattened; \
-                  0 where one of them is all zero.",
-        evaluate: Evaluate::Special(cosine),
+        summary: "Cosine of the angle between two tensors, or all tensors of the \"layer\" or the \"model\" \
+                  flattened, or each \"row\" or \"column\"; 0 where one of them is all zero.",
+        evaluate: Evaluate::Special(within::cosine),
     },
     Function {
         name: "count",
@@ -92,10 +102,18 @@ pub static FUNCTIONS: &[Function] = &[
         evaluate: Evaluate::Within(|l, x, s| reduce(l, Reduction::CountNonzero, x, s), 1),
     },
     Function {
+        name: "depth",
+        signature: "depth()",
+        summary: "The place of the tensor's layer among the layers: 0 for the first, 1 for the last; 0 outside of layers.",
+        evaluate: Evaluate::Special(known::depth),
+    },
+    Function {
         name: "dot",
         signature: "dot(a, b, scope=\"tensor\")",
-        summary: "Σ a·b over all elements of the \"tensor\", of all tensors of its \"layer\", or of the \"model\".",
-        evaluate: Evaluate::Special(dot),
+        summary: "Σ a·b over all elements of the \"tensor\", of all tensors of its \"layer\", or of the \"model\"; \
+                  over each \"row\" (along the last dimension) or \"column\" (along the first) it is one number \
+                  for all elements there.",
+        evaluate: Evaluate::Special(within::dot),
     },
     Function {
         name: "elect_sign",
@@ -117,6 +135,12 @@ pub static FUNCTIONS: &[Function] = &[
         signature: "gram(x)",
         summary: "The Gram matrix xᵀ·x of a matrix, [in, in], for `regression`: of a task vector it stands in for that of the layer's inputs.",
         evaluate: Evaluate::Special(matrix::gram),
+    },
+    Function {
+        name: "highest",
+        signature: "highest(x, scope=\"row\")",
+        summary: "The largest element of each \"row\" or \"column\", with its sign.",
+        evaluate: Evaluate::Special(axes::highest),
     },
     Function {
         name: "interference",
@@ -157,6 +181,20 @@ pub static FUNCTIONS: &[Function] = &[
         evaluate: Evaluate::Special(matrix::isotropic_common),
     },
     Function {
+        name: "karcher_weights",
+        signature: "karcher_weights(values, max_iter=10, tol=1e-5)",
+        summary: "What each value, seen as one vector, counts in the Karcher mean of all: their sum so weighted has the mean \
+                  of their directions on the sphere and the mean of their lengths.",
+        evaluate: Evaluate::Special(axes::karcher_weights),
+    },
+    Function {
+        name: "keep_count",
+        signature: "keep_count(x, count, scope=\"tensor\")",
+        summary: "Keeps the `count` elements with the largest magnitude, of equal ones those of lower index, and zeroes the \
+                  others. scope: of the \"tensor\", or of all tensors of the \"model\".",
+        evaluate: Evaluate::Special(counted::keep_count),
+    },
+    Function {
         name: "keep_largest",
         signature: "keep_largest(x, density, ties=\"exact\", scope=\"tensor\", among=…)",
         summary: "Keeps the `density` share of elements with the largest magnitude and zeroes the others. \
@@ -169,9 +207,17 @@ pub static FUNCTIONS: &[Function] = &[
     Function {
         name: "keep_random",
         signature: "keep_random(x, density)",
-        summary: "Keeps each element with probability `density`, independently, and zeroes the others. \
+        summary: "Keeps each element with probability `density`, one number or one for each, independently, and zeroes the \
+                  others. \
                   The draw depends on the recipe's seed, the step, the tensor's name, the expert and the element.",
         evaluate: Evaluate::Special(keep_random),
+    },
+    Function {
+        name: "kth_largest",
+        signature: "kth_largest(x, k, scope=\"tensor\")",
+        summary: "The magnitude that is the k-th largest, 1 for the largest, of the \"tensor\" or the \"model\": a quantile \
+                  or a median as a number.",
+        evaluate: Evaluate::Special(counted::kth_largest),
     },
     Function {
         name: "largest",
@@ -181,15 +227,36 @@ pub static FUNCTIONS: &[Function] = &[
     },
     Function {
         name: "largest_magnitude",
-        signature: "largest_magnitude(x)",
-        summary: "max |x| over all elements.",
-        evaluate: Evaluate::Within(|l, x, s| reduce(l, Reduction::LargestAbsolute, x, s), 1),
+        signature: "largest_magnitude(x, scope=\"tensor\")",
+        summary: "max |x| over all elements of the scope, as in `dot`.",
+        evaluate: Evaluate::Special(within::largest_magnitude),
+    },
+    Function {
+        name: "largest_rank",
+        signature: "largest_rank(values)",
+        summary: "The largest rank that the values have as updates of adapters; the smaller side of a matrix where one of them \
+                  is none.",
+        evaluate: Evaluate::Special(known::largest_rank),
     },
     Function {
         name: "layers",
         signature: "layers()",
         summary: "Count of layers (under the same rule or slice); a tensor outside layers is one of its own.",
         evaluate: Evaluate::Special(within::layers),
+    },
+    Function {
+        name: "leading_share",
+        signature: "leading_share(x, share=0.4)",
+        summary: "The leading singular directions of a matrix whose singular values first make up `share` of the sum of all, \
+                  scaled so that this sum stays.",
+        evaluate: Evaluate::Special(matrix::leading_share),
+    },
+    Function {
+        name: "lift_spectrum",
+        signature: "lift_spectrum(x, share=0.01)",
+        summary: "A matrix whose singular values are raised to the one at which the leading ones first make up `share` of the \
+                  sum of all. Directions without energy stay empty.",
+        evaluate: Evaluate::Special(matrix::lift_spectrum),
     },
     map("log", MapOp::Log, "log(x)", "Natural logarithm."),
     map("maximum", MapOp::Maximum, "maximum(a, b)", "The larger of two."),
@@ -198,6 +265,13 @@ pub static FUNCTIONS: &[Function] = &[
         signature: "mean(values)",
         summary: "The mean over the experts.",
         evaluate: Evaluate::Across(mean, 1),
+    },
+    Function {
+        name: "mean_cosine",
+        signature: "mean_cosine(values, floor=0, scope=\"tensor\")",
+        summary: "The mean over all pairs of values of the cosine of their angle, over all elements or for each \"row\" or \
+                  \"column\". floor: what the product of two lengths counts at least.",
+        evaluate: Evaluate::Special(axes::mean_cosine),
     },
     Function {
         name: "mean_where_sign",
@@ -209,9 +283,9 @@ pub static FUNCTIONS: &[Function] = &[
     map("minimum", MapOp::Minimum, "minimum(a, b)", "The smaller of two."),
     Function {
         name: "norm",
-        signature: "norm(x)",
-        summary: "Euclidean (Frobenius) norm over all elements.",
-        evaluate: Evaluate::Within(norm, 1),
+        signature: "norm(x, scope=\"tensor\")",
+        summary: "Euclidean (Frobenius) norm over all elements of the scope, as in `dot`.",
+        evaluate: Evaluate::Special(within::norm),
     },
     Function {
         name: "norm1",
@@ -224,7 +298,20 @@ pub static FUNCTIONS: &[Function] = &[
         signature: "norm2(x, scope=\"tensor\")",
         summary: "Σ x² over all elements of the \"tensor\", or of all tensors of its \"layer\" or of the \"model\" \
                   (under the same rule or slice). A tensor outside layers is a layer of its own.",
-        evaluate: Evaluate::Special(norm2),
+        evaluate: Evaluate::Special(within::norm2),
+    },
+    Function {
+        name: "ordinal",
+        signature: "ordinal(values)",
+        summary: "The position of each value in the list, from 0.",
+        evaluate: Evaluate::Special(known::ordinal),
+    },
+    Function {
+        name: "place_in_row",
+        signature: "place_in_row(x)",
+        summary: "The place of each magnitude among those of its row, along the last dimension: 0 for the smallest; of equal \
+                  ones the element of lower index has the higher place.",
+        evaluate: Evaluate::Special(axes::place_in_row),
     },
     Function {
         name: "polar",
@@ -247,6 +334,18 @@ pub static FUNCTIONS: &[Function] = &[
         summary: "The weights whose outputs come nearest to those of all values, in least squares: (Σ W·Ĝ)·(Σ Ĝ)⁻¹, \
                   where Ĝ keeps `off_diagonal` of the Gram matrix G of the layer's inputs off its diagonal.",
         evaluate: Evaluate::Special(matrix::regression),
+    },
+    Function {
+        name: "require",
+        signature: "require(condition, \"what must hold\")",
+        summary: "1 where a condition on parameters and counts holds; where it does not, the merge is refused with these words.",
+        evaluate: Evaluate::Special(known::require),
+    },
+    Function {
+        name: "row_length",
+        signature: "row_length(x)",
+        summary: "Count of elements in a row: the last dimension, or all elements of a tensor with one.",
+        evaluate: Evaluate::Special(axes::row_length),
     },
     Function {
         name: "shared_shift",
@@ -295,9 +394,9 @@ pub static FUNCTIONS: &[Function] = &[
     },
     Function {
         name: "total",
-        signature: "total(x)",
-        summary: "Σ x over all elements.",
-        evaluate: Evaluate::Within(|l, x, s| reduce(l, Reduction::Sum, x, s), 1),
+        signature: "total(x, scope=\"tensor\")",
+        summary: "Σ x over all elements of the scope, as in `dot`.",
+        evaluate: Evaluate::Special(within::total),
     },
     Function {
         name: "truncated_svd",

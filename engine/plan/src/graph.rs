@@ -28,7 +28,12 @@ pub enum Node {
     /// Keeps the largest magnitudes of operand 0; operand 1 is the density, and operand 2, if there is one,
     /// the count of elements that it is a share of.
     KeepLargest(Ties, Reach),
-    /// Keeps elements of operand 0 at random; operand 1 is the density; the stream by position.
+    /// Keeps the largest magnitudes of operand 0; operand 1 is how many.
+    KeepCount(Reach),
+    /// The least of the largest magnitudes of operand 0, of which operand 1 is how many: a scalar.
+    LeastOfLargest(Reach),
+    /// Keeps elements of operand 0 at random; operand 1 is the density, of all or of each; the stream by
+    /// position.
     KeepRandom(u32),
     /// A scalar made from all elements.
     Reduce(Reduction, Reach),
@@ -195,10 +200,13 @@ impl Graph {
         }
         let id = self.nodes.add_node(key.0.clone());
         self.tensors.push(match key.0 {
-            Node::Constant(_) | Node::Reduce(..) | Node::Standing(..) => false,
+            Node::Constant(_) | Node::Reduce(..) | Node::LeastOfLargest(_) | Node::Standing(..) => {
+                false
+            }
             Node::Leaf(_)
             | Node::Round(_)
             | Node::KeepLargest(..)
+            | Node::KeepCount(_)
             | Node::KeepRandom(_)
             | Node::Matrix(..)
             | Node::Part(_) => true,
@@ -253,6 +261,14 @@ impl Graph {
                 Node::KeepLargest(ties, reach) => {
                     let reach = self.import_reach(other, *reach);
                     self.add(Node::KeepLargest(*ties, reach), &operands)
+                }
+                Node::KeepCount(reach) => {
+                    let reach = self.import_reach(other, *reach);
+                    self.add(Node::KeepCount(reach), &operands)
+                }
+                Node::LeastOfLargest(reach) => {
+                    let reach = self.import_reach(other, *reach);
+                    self.add(Node::LeastOfLargest(reach), &operands)
                 }
                 Node::Reduce(reduction, reach) => {
                     let reach = self.import_reach(other, *reach);

@@ -43,9 +43,8 @@ impl Kind {
 
 /// The kind of `op` applied to values of these kinds; an error says in words what does not fit.
 pub fn of_map(op: MapOp, kinds: &[Kind]) -> Result<Kind, String> {
-    use Kind::{Delta, Mask, Number, Scalar, Sign, Weights};
-    if kinds.iter().all(|&kind| kind == Scalar) {
-        return Ok(Scalar);
+    if kinds.iter().all(|&kind| kind == Kind::Scalar) {
+        return Ok(Kind::Scalar);
     }
     if kinds.contains(&Kind::Gram) {
         return Err(format!(
@@ -53,6 +52,14 @@ pub fn of_map(op: MapOp, kinds: &[Kind]) -> Result<Kind, String> {
             op.name()
         ));
     }
+    let kind = of_elements(op, kinds)?;
+    // What differs from element to element is no scalar, though all it chooses from is: `where(kept, 1, 0)`.
+    Ok(if kind == Kind::Scalar { Kind::Number } else { kind })
+}
+
+/// The kind where not all operands are scalars, which a result may take from those that are.
+fn of_elements(op: MapOp, kinds: &[Kind]) -> Result<Kind, String> {
+    use Kind::{Delta, Mask, Number, Scalar, Sign, Weights};
     match op {
         MapOp::Add => match (kinds[0], kinds[1]) {
             (Weights, Mask | Sign) | (Mask | Sign, Weights) => Err(disagreement("add", kinds)),
@@ -166,6 +173,17 @@ mod tests {
         check(MapOp::Greater, &[Delta, Scalar], Some(Mask));
         check(MapOp::Greater, &[Scalar, Scalar], Some(Scalar));
         check(MapOp::Divide, &[Delta, Number], Some(Delta));
+    }
+
+    #[test]
+    fn what_differs_from_element_to_element_is_no_scalar() {
+        use Kind::*;
+        for tensor in [Weights, Delta, Mask, Sign, Number] {
+            check(MapOp::Where, &[tensor, Scalar, Scalar], Some(Number));
+            check(MapOp::Interpolate, &[Scalar, Scalar, tensor], Some(Number));
+            check(MapOp::Clamp, &[Scalar, tensor, Scalar], Some(Number));
+            check(MapOp::Clamp, &[Scalar, Scalar, tensor], Some(Number));
+        }
     }
 
     #[test]

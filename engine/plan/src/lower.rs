@@ -53,6 +53,8 @@ pub(crate) struct Inputs<'a> {
     pub seed: u64,
     /// Name of the output tensor, which random draws depend on.
     pub tensor: &'a str,
+    /// Place of its layer among the layers, 0 to 1; 0 outside of them. None when a method is checked by itself.
+    pub depth: Option<f64>,
     /// What is known of it as a matrix.
     pub known: Known,
     /// The recipe and its section: tensors with the same one share facts of scope `model`.
@@ -296,8 +298,7 @@ impl Lowering<'_> {
         self.map(op, &[left, right], span)
     }
 
-    /// A number is no word: `learning_rate == "auto"` where the recipe gives a number. A word that no
-    /// check knows may stand for a number.
+    /// A number is no word: `learning_rate == "auto"` where the recipe gives a number.
     fn compare_with_text(
         &mut self,
         operator: BinaryOperator,
@@ -308,6 +309,12 @@ impl Lowering<'_> {
             |value: &Value| matches!(value, Value::One(Typed { kind: Kind::Scalar, .. }));
         match (left, right) {
             (Value::Text(Some(_)), other) | (other, Value::Text(Some(_))) if is_scalar(other) => {
+                // A method checked by itself: the parameter may be a number or the word.
+                if self.inputs.shape.is_none()
+                    && [BinaryOperator::Equal, BinaryOperator::NotEqual].contains(&operator)
+                {
+                    return Some(Value::One(self.unknown_scalar()));
+                }
                 match operator {
                     BinaryOperator::Equal => Some(self.scalar(0.0)),
                     BinaryOperator::NotEqual => Some(self.scalar(1.0)),

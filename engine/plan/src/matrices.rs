@@ -112,6 +112,8 @@ impl Split {
                 self.graph.nodes[id],
                 Node::Reduce(_, Reach::Group(_))
                     | Node::KeepLargest(_, Reach::Group(_))
+                    | Node::KeepCount(Reach::Group(_))
+                    | Node::LeastOfLargest(Reach::Group(_))
                     | Node::Standing(..)
             )
         })

@@ -230,7 +230,7 @@ impl<'a> Section<'a> {
             && match self.method.missing {
                 Missing::Error => false,
                 Missing::CopySingle => true,
-                Missing::CopyBase => has_base,
+                Missing::CopyBase | Missing::BaseOrSkip => has_base,
             };
         if single {
             let headline = format!(
@@ -240,6 +240,16 @@ impl<'a> Section<'a> {
             let diagnostic = Diagnostic::warning(codes::COPIED_SINGLE, headline);
             reporter.tensor(self.id, diagnostic.at(self.source, self.span));
             return Some(present);
+        }
+        let experts = present.iter().filter(|one| !one.input.is_base).count();
+        if self.method.missing == Missing::BaseOrSkip && experts < self.method.experts.at_least {
+            let headline = format!("`{}` is left out: too few models have it", wanted.output);
+            let diagnostic = Diagnostic::warning(codes::DROPPED, headline).note(format!(
+                "`{}` takes at least {} beside the base, and {experts} have it",
+                self.method.name.value, self.method.experts.at_least
+            ));
+            reporter.tensor(self.id, diagnostic.at(self.source, self.span));
+            return None;
         }
         if wanted.output.ends_with("rotary_emb.inv_freq") {
             let headline = format!("`{}` is left out: not all models store it", wanted.output);
@@ -482,6 +492,7 @@ impl<'a> Section<'a> {
             ),
             seed: self.seed,
             tensor: wanted.output,
+            depth: Some(wanted.t),
             known: known(present),
             section: self.id,
         };

@@ -68,6 +68,8 @@ pub enum Missing {
     CopySingle,
     /// If only the base has it, it is copied; else an error.
     CopyBase,
+    /// If only the base has it, it is copied; if fewer have it than the method takes, it is left out.
+    BaseOrSkip,
 }
 
 /// A parameter of a method.

@@ -162,6 +162,7 @@ impl Decoder<'_> {
             ("error", Missing::Error),
             ("copy_single", Missing::CopySingle),
             ("copy_base", Missing::CopyBase),
+            ("base_or_skip", Missing::BaseOrSkip),
         ];
         self.word(node, "`missing`", &words)
     }

@@ -235,7 +235,9 @@ fn select(experts: u32) -> Pass {
         steps.push(Select { from: 1, slot: expert });
         let slot = SelectionSlot {
             density: 6,
+            is_count: false,
             among: None,
+            magnitude: None,
             ties: Ties::Exact,
             cut: expert,
             scope: Scope::Tensor,

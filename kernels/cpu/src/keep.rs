@@ -82,6 +82,23 @@ pub(crate) fn keep_random<R: Real>(
     }
 }
 
+/// Keeps each element with a probability of its own.
+pub(crate) fn keep_random_each<R: Real>(
+    key: u64,
+    densities: &Block<R>,
+    first: u64,
+    elements: usize,
+    from: &Block<R>,
+    to: &mut Block<R>,
+) {
+    let numbers = densities.elements(elements).iter().zip(from.elements(elements));
+    let numbers = numbers.zip(to.0.as_flattened_mut());
+    for (index, ((density, from), to)) in (first..).zip(numbers) {
+        let below = keep_below(density.to_f64());
+        *to = if u64::from(uniform_bits(key, index)) < below { *from } else { R::ZERO };
+    }
+}
+
 struct Random<'a, R> {
     from: &'a [Chunk<R>],
     to: &'a mut [Chunk<R>],

@@ -6,6 +6,7 @@
 
 pub mod adam;
 mod adam_double;
+mod axes;
 mod band;
 mod chase;
 mod check;
@@ -19,10 +20,12 @@ mod gram;
 mod interference;
 mod isotropic;
 mod isotropic_common;
+mod karcher;
 mod needs;
 mod product;
 mod reflectors;
 mod regression;
+mod reshaped;
 mod root_free;
 mod rows;
 mod shared_shift;
@@ -34,6 +37,7 @@ mod truncated_svd;
 mod truncation;
 
 use mixdown_ops::Precision;
+use mixdown_ops::matrix::axes::Axis;
 use mixdown_ops::matrix::{
     MatrixOp, Needs, OperandShapes, Operands, Prepared, Rank, RankAware, Report, Stop,
 };
@@ -139,5 +143,13 @@ fn on_dense(
         MatrixOp::Regression { off_diagonal } => {
             Box::new(regression::prepare(off_diagonal.get(), operands)?)
         }
+        MatrixOp::Reshaped(reshape) => Box::new(reshaped::prepare(*reshape, operands)?),
+        MatrixOp::CalibratedSpectrum { alpha } => {
+            Box::new(reshaped::calibrated(alpha.get(), operands)?)
+        }
+        MatrixOp::AxisFact(fact, Axis::Rows) => Box::new(axes::RowFact(*fact)),
+        MatrixOp::AxisFact(fact, Axis::Columns) => Box::new(axes::columns(*fact, operands)?),
+        MatrixOp::PlaceInRow => Box::new(axes::PlaceInRow),
+        MatrixOp::KarcherWeights(op) => Box::new(karcher::prepare(op, operands)?),
     })
 }

@@ -154,9 +154,25 @@ impl<R: Narrow> State<R> {
             Instruction::KeepRandom { from, density, stream, to } => {
                 let from = &self.registers[from as usize];
                 let key = call.streams[stream as usize];
-                let density = call.scalars[density as usize];
                 let spare = &mut self.spare;
-                keep::keep_random(self.features, key, density, first, elements, from, spare);
+                match density {
+                    Operand::Scalar(density) => {
+                        let density = call.scalars[density as usize];
+                        keep::keep_random(
+                            self.features,
+                            key,
+                            density,
+                            first,
+                            elements,
+                            from,
+                            spare,
+                        );
+                    }
+                    Operand::Register(densities) => {
+                        let densities = &self.registers[densities as usize];
+                        keep::keep_random_each(key, densities, first, elements, from, spare);
+                    }
+                }
                 self.settle(to);
             }
             Instruction::Reduce { reduction, arguments: [a, b], slot } => {

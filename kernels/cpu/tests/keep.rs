@@ -6,7 +6,7 @@ use harness::{Job, PIECE_SIZES, PRECISIONS, SIZES, bits, exact, numbers, ordinar
 use mixdown_cpu::Features;
 use mixdown_ops::random::{keep_below, uniform_bits};
 use mixdown_ops::selection::Cut;
-use mixdown_ops::{Instruction, Precision, Real};
+use mixdown_ops::{Instruction, Operand, Precision, Real};
 
 fn key(precision: Precision, value: f64) -> u64 {
     match precision {
@@ -86,7 +86,8 @@ fn check_random(size: usize, first: u64, density: f64) {
     for (features, precision) in
         Features::available().into_iter().flat_map(|f| PRECISIONS.map(|p| (f, p)))
     {
-        let keep = Instruction::KeepRandom { from: 0, density: 1, stream: 2, to: 0 };
+        let keep =
+            Instruction::KeepRandom { from: 0, density: Operand::Scalar(1), stream: 2, to: 0 };
         let mut job =
             Job::new(features, precision, exact(precision), &[&values]).steps(&[keep, store(0)]);
         job.scalars = vec![0.0, density];
@@ -115,4 +116,30 @@ fn random_masks_pass_two_to_the_32() {
     check_random(4096, (1 << 32) - 2048, 0.5);
     check_random(4096, (1 << 32) - 2000, 0.5);
     check_random(1000, 3 << 32, 0.5);
+}
+
+/// Each element with a probability of its own: the same draw, compared with its own bound.
+#[test]
+fn random_elements_by_probabilities_of_their_own() {
+    let stream = 0x0123_4567_89ab_cdef;
+    for size in SIZES {
+        let values = ordinaries(size, 3);
+        let densities: Vec<f64> = (0..size).map(|at| (at % 5) as f64 / 4.0).collect();
+        for (features, precision) in
+            Features::available().into_iter().flat_map(|f| PRECISIONS.map(|p| (f, p)))
+        {
+            let density = Operand::Register(1);
+            let keep = Instruction::KeepRandom { from: 0, density, stream: 0, to: 0 };
+            let mut job = Job::new(features, precision, exact(precision), &[&values, &densities])
+                .steps(&[keep, store(0)]);
+            job.streams = vec![stream];
+            job.first = (1 << 32) - 7;
+            for (element, got) in job.values().into_iter().enumerate() {
+                let random = u64::from(uniform_bits(stream, job.first + element as u64));
+                let kept = random < keep_below(densities[element]);
+                let expected = if kept { values[element] } else { 0.0 };
+                assert_eq!(bits(precision, got), bits(precision, expected), "{element} of {size}");
+            }
+        }
+    }
 }

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use matrices::*;
 use mixdown_cpu::CpuBackend;
+use mixdown_ops::matrix::axes::{Axis, Fact, Karcher};
 use mixdown_ops::matrix::interference::{Cut, Filter, Init, Rows, Solver, Targets};
-use mixdown_ops::matrix::spectral::Doge;
+use mixdown_ops::matrix::spectral::{Doge, Reshape};
 use mixdown_ops::matrix::{MatrixOp, OperandShapes, Operands, Rank, RankAware};
 use mixdown_ops::{Backend, Precision};
 
@@ -86,6 +87,11 @@ fn needs_are_upper_bounds() {
             MatrixOp::Polar,
             MatrixOp::SingularValues,
             MatrixOp::Isotropic(RankAware::Automatic),
+            MatrixOp::Reshaped(Reshape::Leading(0.4.into())),
+            MatrixOp::Reshaped(Reshape::Lifted(0.4.into())),
+            MatrixOp::AxisFact(Fact::SumProduct, Axis::Rows),
+            MatrixOp::AxisFact(Fact::Highest, Axis::Columns),
+            MatrixOp::PlaceInRow,
         ];
         single.iter().for_each(|op| check(op, &one, Precision::Single));
         let doge =
@@ -95,6 +101,8 @@ fn needs_are_upper_bounds() {
             MatrixOp::IsotropicCommon(0.8.into()),
             MatrixOp::CommonBasis,
             MatrixOp::SharedShift(doge),
+            MatrixOp::CalibratedSpectrum { alpha: 0.1.into() },
+            MatrixOp::KarcherWeights(Karcher { max_iter: 10, tol: 1e-5.into() }),
         ];
         many.iter().for_each(|op| check(op, &several, Precision::Single));
         let basis = random(rows.min(3 * columns), rows, 5);

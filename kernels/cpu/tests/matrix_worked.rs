@@ -4,9 +4,12 @@
 mod matrices;
 
 use matrices::*;
+use mixdown_cpu::CpuBackend;
+use mixdown_ops::matrix::axes::{Axis, Fact, Karcher};
 use mixdown_ops::matrix::interference::{Cut, Filter, Init, NoiseLevel, RankRule, Rows, Targets};
-use mixdown_ops::matrix::spectral::Doge;
-use mixdown_ops::matrix::{Matrix, MatrixOp, Rank, RankAware};
+use mixdown_ops::matrix::spectral::{Doge, Reshape};
+use mixdown_ops::matrix::{Matrix, MatrixOp, Rank, RankAware, Stop};
+use mixdown_ops::{Backend, Precision};
 
 const PRINTED: f64 = 6e-7;
 const ADAM: f64 = 1e-8;
@@ -291,4 +294,89 @@ fn regression() {
     let most = [1.135000, -0.161515, 0.369689, 0.677336, 1.845339, -0.834088];
     is(&run(&op(1.0), &operands), &whole, PRINTED);
     is(&run(&op(0.9), &operands), &most, PRINTED);
+}
+
+#[test]
+fn facts_of_rows_and_columns() {
+    let pair = experts();
+    let one = &pair[..1];
+    let fact = |fact, axis| run(&MatrixOp::AxisFact(fact, axis), one);
+    is(&fact(Fact::Sum, Axis::Rows), &[0.31, 0.26], 1e-15);
+    is(&fact(Fact::Sum, Axis::Columns), &[0.43, 0.10, 0.04], 1e-15);
+    is(&fact(Fact::SumProduct, Axis::Rows), &[0.2185, 0.1034], 1e-15);
+    is(&fact(Fact::Highest, Axis::Rows), &[0.40, 0.31], 0.0);
+    is(&fact(Fact::Highest, Axis::Columns), &[0.40, 0.31, 0.12], 0.0);
+    // −0.044 − 0.1092 + 0.0288, and 0.0057 − 0.1023 − 0.036.
+    let product = run(&MatrixOp::AxisFact(Fact::SumProduct, Axis::Rows), &pair);
+    is(&product, &[-0.1244, -0.1326], 1e-15);
+    let product = run(&MatrixOp::AxisFact(Fact::SumProduct, Axis::Columns), &pair);
+    is(&product, &[-0.0383, -0.2115, -0.0072], 1e-15);
+    // The highest of what is negative is negative.
+    let negative = [matrix(1, 2, &[-3.0, -2.0])];
+    is(&run(&MatrixOp::AxisFact(Fact::Highest, Axis::Rows), &negative), &[-2.0], 0.0);
+}
+
+#[test]
+fn places_within_rows() {
+    let rows = matrix(2, 4, &[0.1, -3.0, 2.0, 0.0, 1.0, -1.0, 5.0, 1.0]);
+    // Of equal magnitudes the one that comes first has the higher place.
+    is(&run(&MatrixOp::PlaceInRow, &[rows]), &[1.0, 3.0, 2.0, 0.0, 2.0, 1.0, 3.0, 0.0], 0.0);
+}
+
+#[test]
+fn the_mean_on_a_sphere() {
+    let op = |max_iter| MatrixOp::KarcherWeights(Karcher { max_iter, tol: 1e-12.into() });
+    // A right angle: both count alike, and the mean of the lengths 1 and 2 is 1.5.
+    let right = [matrix(1, 2, &[1.0, 0.0]), matrix(1, 2, &[0.0, 2.0])];
+    let half = 1.5 / 2.0_f64.sqrt();
+    is(&run(&op(10), &right), &[half, half / 2.0], 1e-12);
+    // In a plane the mean direction is the mean of the angles, here 0, 0.3 and 0.9.
+    let on = |angle: f64| matrix(1, 2, &[angle.cos(), angle.sin()]);
+    let plane = [on(0.0), on(0.3), on(0.9)];
+    let found = run(&op(100), &plane);
+    let at = |coordinate: usize| -> f64 {
+        plane.iter().zip(&found.values).map(|(one, weight)| one.values[coordinate] * weight).sum()
+    };
+    assert!((at(0) - 0.4_f64.cos()).abs() < 1e-9 && (at(1) - 0.4_f64.sin()).abs() < 1e-9);
+    // Opposite directions have no mean; the first stands, and nothing is NaN.
+    let opposite = [matrix(1, 2, &[1.0, 0.0]), matrix(1, 2, &[-1.0, 0.0])];
+    assert!(run(&op(10), &opposite).values.iter().all(|value| value.is_finite()));
+    let zeros = [matrix(1, 2, &[0.0, 0.0]), matrix(1, 2, &[0.0, 0.0])];
+    is(&run(&op(10), &zeros), &[0.0, 0.0], 0.0);
+}
+
+#[test]
+fn reshaped_spectra() {
+    let share = |share: f64| MatrixOp::Reshaped(Reshape::Lifted(share.into()));
+    // Shares of the sum's singular values: 0.7552 and 1.
+    let lifted = [0.280720, 0.553053, 0.252419, 0.232776, -0.354626, 0.518114];
+    is(&run(&share(0.5), &sum()), &lifted, PRINTED);
+    is(&run(&share(0.8), &sum()), &sum()[0].values, 1e-12);
+    let tall = transposed(&run(&share(0.5), &[transposed(&sum()[0])]));
+    is(&tall, &lifted, PRINTED);
+    let star = MatrixOp::Reshaped(Reshape::Leading(0.4.into()));
+    let both: Vec<Matrix> = experts().into_iter().map(|one| run(&star, &[one])).collect();
+    let mean = combined(&both, &[0.5, 0.5]);
+    is(&mean, &[0.120966, 0.141899, 0.003305, 0.026193, -0.284820, 0.057748], PRINTED);
+    let nothing = [matrix(2, 3, &[0.0; 6])];
+    is(&run(&star, &nothing), &[0.0; 6], 0.0);
+    is(&run(&share(0.5), &nothing), &[0.0; 6], 0.0);
+}
+
+#[test]
+fn calibrated_spectra() {
+    let op = |alpha: f64| MatrixOp::CalibratedSpectrum { alpha: alpha.into() };
+    let given: Vec<Matrix> = sum().into_iter().chain(experts()).collect();
+    let calibrated = [0.223139, 0.719715, 0.094278, 0.206971, -0.653109, 0.588948];
+    is(&run(&op(0.1), &given), &calibrated, PRINTED);
+    let clamped = [0.240035, 0.277178, 0.290157, 0.183709, -0.043840, 0.319270];
+    is(&run(&op(1.0), &given), &clamped, PRINTED);
+    let tall: Vec<Matrix> = given.iter().map(transposed).collect();
+    // Its left directions are others: one expert is itself on either side.
+    let alone = [tall[1].clone(), tall[1].clone()];
+    is(&run(&op(1.0), &alone), &tall[1].values, 1e-12);
+    let flat = matrix(2, 2, &[1.0, 0.0, 0.0, 1.0]);
+    let mut operands = InMemory(dense(&[flat.clone(), flat]));
+    let stop = CpuBackend::new().prepare(&op(0.1), &mut operands, Precision::Single);
+    assert!(matches!(stop, Err(Stop::Refused(words, _)) if words.contains("are equal")));
 }

@@ -13,8 +13,15 @@ use mixdown_tensor::DType;
 
 fn job(features: Features, precision: Precision, values: &[f64], round: Round) -> Job {
     let mut job = Job::new(features, precision, exact(precision), &[values]);
-    let slot =
-        SelectionSlot { density: 0, among: None, ties: Ties::Exact, cut: 0, scope: Scope::Tensor };
+    let slot = SelectionSlot {
+        density: 0,
+        is_count: false,
+        among: None,
+        magnitude: None,
+        ties: Ties::Exact,
+        cut: 0,
+        scope: Scope::Tensor,
+    };
     job.pass.selections = vec![slot];
     job.rounds = vec![round];
     job.steps(&[Instruction::Select { from: 0, slot: 0 }])

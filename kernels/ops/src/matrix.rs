@@ -5,6 +5,7 @@
 //! wants and keeps what all rows need; [`Prepared::rows`] then computes rows of the result, in any
 //! order and in parallel. Operands are never held as a whole unless the op says so in [`Needs`].
 
+pub mod axes;
 pub mod interference;
 mod layout;
 pub mod spectral;
@@ -14,8 +15,9 @@ pub use layout::MatrixLayout;
 pub use spectral::{Rank, RankAware};
 
 use crate::Precision;
+use crate::matrix::axes::{Axis, Fact, Karcher};
 use crate::matrix::interference::Solver;
-use crate::matrix::spectral::Doge;
+use crate::matrix::spectral::{Doge, Reshape};
 
 /// A number that equals itself bit by bit, so that ops with parameters can be compared and hashed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,6 +79,21 @@ pub enum MatrixOp {
         /// Share of the Gram matrix off its diagonal that is kept, 0 to 1: `a` of the paper.
         off_diagonal: Exact,
     },
+    /// One matrix with other singular values, made from its own.
+    Reshaped(Reshape),
+    /// SVC: a merged matrix, and those that it was merged from; its singular values divided by the mean over these
+    /// of how it projects on them in each left direction, at least `alpha`.
+    CalibratedSpectrum {
+        /// The least that a projection counts.
+        alpha: Exact,
+    },
+    /// A fact about each row or column of one matrix, or of two for a product: `m × 1` or `1 × n`.
+    AxisFact(Fact, Axis),
+    /// The place of each magnitude among those of its row, from 0 for the smallest; of equal ones the element
+    /// of lower index has the higher place.
+    PlaceInRow,
+    /// What each matrix counts in the Karcher mean of all of them, each seen as one vector: `N × 1`.
+    KarcherWeights(Karcher),
 }
 
 impl MatrixOp {
@@ -95,6 +112,12 @@ impl MatrixOp {
             Self::OutOfBasis { .. } => "out_of_basis",
             Self::SharedShift(_) => "shared_shift",
             Self::Regression { .. } => "regression",
+            Self::Reshaped(Reshape::Leading(_)) => "leading_share",
+            Self::Reshaped(Reshape::Lifted(_)) => "lift_spectrum",
+            Self::CalibratedSpectrum { .. } => "calibrate_spectrum",
+            Self::AxisFact(..) => "axis_fact",
+            Self::PlaceInRow => "place_in_row",
+            Self::KarcherWeights(_) => "karcher_weights",
         }
     }
 
@@ -106,8 +129,19 @@ impl MatrixOp {
                 let all = columns.saturating_mul(count as u64);
                 (rows.min(all), all.saturating_add(rows).saturating_add(1))
             }
+            Self::AxisFact(_, Axis::Rows) => (rows, 1),
+            Self::AxisFact(_, Axis::Columns) => (1, columns),
+            Self::KarcherWeights(_) => (count as u64, 1),
             _ => (rows, columns),
         }
+    }
+
+    /// Whether the result has another count of elements than the operands.
+    pub fn has_own_shape(&self) -> bool {
+        matches!(
+            self,
+            Self::Gram | Self::CommonBasis | Self::AxisFact(..) | Self::KarcherWeights(_)
+        )
     }
 
     /// Whether the op runs on small cores of low-rank operands, and gives its result as factors: those
@@ -115,7 +149,7 @@ impl MatrixOp {
     pub fn runs_on_cores(&self, operands: &OperandShapes) -> bool {
         operands.are_low_rank()
             && match self {
-                Self::TruncatedSvd(_) | Self::TaskSingularVectors(_) => true,
+                Self::TruncatedSvd(_) | Self::TaskSingularVectors(_) | Self::Reshaped(_) => true,
                 Self::Isotropic(aware) => *aware != RankAware::No,
                 Self::Interference(Interference { solver, .. }) => {
                     matches!(solver, Solver::Filter(..))
@@ -127,7 +161,11 @@ impl MatrixOp {
                 | Self::CommonBasis
                 | Self::OutOfBasis { .. }
                 | Self::SharedShift(_)
-                | Self::Regression { .. } => false,
+                | Self::Regression { .. }
+                | Self::CalibratedSpectrum { .. }
+                | Self::AxisFact(..)
+                | Self::PlaceInRow
+                | Self::KarcherWeights(_) => false,
             }
     }
 

@@ -69,8 +69,8 @@ pub enum Instruction {
     KeepRandom {
         /// Source register.
         from: u32,
-        /// Probability of keeping, 0 to 1: a scalar of the job.
-        density: u32,
+        /// Probability of keeping, 0 to 1, of all elements or of each.
+        density: Operand,
         /// Index into the job's random streams.
         stream: u32,
         /// Target register; may be the source.
@@ -152,10 +152,14 @@ pub struct ReductionSlot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SelectionSlot {
     /// Entry of the scalar table with the density, 0 to 1. `max(1, floor(density · n))` elements
-    /// survive, all of them at 1 and none at 0.
+    /// survive, all of them at 1 and none at 0. Or, if [`is_count`](Self::is_count), with how many survive.
     pub density: u32,
+    /// Whether the density is a count of elements.
+    pub is_count: bool,
     /// Entry with the count of elements that the density is a share of, where that is not all of them.
     pub among: Option<u32>,
+    /// The entry of the scalar table that receives the least magnitude that survives, where it is asked for.
+    pub magnitude: Option<u32>,
     /// What becomes of elements that equal the threshold.
     pub ties: crate::selection::Ties,
     /// The entry of the job's cuts that receives the result.

@@ -365,3 +365,49 @@ fn a_share_of_fewer_elements() {
     assert_eq!(survivors(1.0, 0.1, Ties::Exact), 1, "at least one");
     assert_eq!(survivors(5.0, 0.9, Ties::Inclusive), 5, "and zeros are below");
 }
+
+/// So many elements, and the magnitude of the last of them, whatever the budget.
+#[test]
+fn a_count_of_elements() {
+    let members: Vec<Vec<f32>> = vec![vec![5.0, 0.0, -4.0, 2.0, 1.0], vec![0.5, 3.0, 0.0, -2.0]];
+    for budget in [0, 1, 3, 1000] {
+        for count in 0..=11_u32 {
+            let counted = |count| Selection::counted(&[5, 4], count, Precision::Single, budget);
+            let mut selection = counted(f64::from(count));
+            let threshold = threshold_of(&mut selection, &members);
+            let (cuts, _) = run(counted(f64::from(count)), &members, Sample::Honest);
+            let kept = members.iter().zip(cuts).map(|(values, cut)| {
+                let is_kept = |(at, value): &(u64, &f32)| {
+                    let key = value.key().widen();
+                    key > cut.key || key == cut.key && *at < cut.ties_before
+                };
+                (0..).zip(values).filter(is_kept).count()
+            });
+            assert_eq!(kept.sum::<usize>(), count.min(9) as usize);
+            let sorted = [5.0, 4.0, 3.0, 2.0, 2.0, 1.0, 0.5, 0.0, 0.0];
+            match count {
+                0 => assert!(threshold.is_nan()),
+                _ => assert_eq!(threshold, sorted[count.min(9) as usize - 1]),
+            }
+        }
+    }
+    let none = Selection::counted(&[5], f64::NAN, Precision::Single, 10);
+    assert!(none.next_round().is_none());
+}
+
+/// Runs a selection to its end.
+fn threshold_of(selection: &mut Selection, members: &[Vec<f32>]) -> f64 {
+    while let Some(plan) = selection.next_round() {
+        for (member, values) in members.iter().enumerate() {
+            if let Coverage::Piece { member: wanted, .. } = plan.coverage
+                && wanted != member
+            {
+                continue;
+            }
+            let partial = work(plan.round, 0, values);
+            selection.absorb(member, 0, partial);
+        }
+        selection.end_round();
+    }
+    selection.threshold()
+}

@@ -402,7 +402,9 @@ pub fn trimmed(experts: u32, ties: Ties, scope: impl Fn(u32) -> Scope) -> Progra
     let selections = (0..experts)
         .map(|expert| SelectionSlot {
             density: 0,
+            is_count: false,
             among: None,
+            magnitude: None,
             ties,
             cut: expert,
             scope: scope(expert),

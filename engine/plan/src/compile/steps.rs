@@ -84,7 +84,7 @@ pub(crate) fn compile_with(
 /// Whether a pass finds it: a threshold, or a number that depends on all elements.
 fn is_fact(graph: &Graph, id: NodeId) -> bool {
     let is_computed = !graph.is_tensor(id) && graph.value(id).is_none();
-    is_computed || matches!(graph.nodes[id], Node::KeepLargest(..))
+    is_computed || matches!(graph.nodes[id], Node::KeepLargest(..) | Node::KeepCount(_))
 }
 
 /// The first pass in which each node can be computed.
@@ -95,7 +95,11 @@ fn levels(graph: &Graph, steps: &[SplitStep]) -> Vec<usize> {
         let operands = graph.operands(id);
         let above = operands.iter().map(|operand| levels[operand.index()]).max().unwrap_or(0);
         levels[id.index()] = match &graph.nodes[id] {
-            Node::Reduce(..) | Node::KeepLargest(..) | Node::Standing(..) => above + 1,
+            Node::Reduce(..)
+            | Node::KeepLargest(..)
+            | Node::KeepCount(_)
+            | Node::LeastOfLargest(_)
+            | Node::Standing(..) => above + 1,
             Node::Leaf(position) => match graph.leaves[*position as usize] {
                 Leaf::Matrix(step) | Leaf::Part(step, _) => {
                     steps.get(step as usize).map_or(0, |step| before(&levels, step))
@@ -132,7 +136,7 @@ fn compile_operand(
     for step in &steps.list {
         let operands = match (&fused.nodes[step.node], step.sink) {
             (_, Some(_)) => vec![output],
-            (Node::KeepLargest(..), None) => {
+            (Node::KeepLargest(..) | Node::KeepCount(_), None) => {
                 compiler.cuts.insert(step.node, cuts.len() as u32);
                 cuts.push(step.node);
                 // Its density was needed to find the cut.

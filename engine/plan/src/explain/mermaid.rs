@@ -78,7 +78,7 @@ fn draw_pass(text: &mut String, prefix: &str, pass: &Pass, facts: &mut HashMap<F
                 vec![Operand::Register(*from)]
             }
             Instruction::KeepRandom { from, density, .. } => {
-                vec![Operand::Register(*from), Operand::Scalar(*density)]
+                vec![Operand::Register(*from), *density]
             }
             Instruction::Map { op, arguments, .. } => arguments[..op.arity()].to_vec(),
             Instruction::Reduce { reduction, arguments, .. } => {
@@ -104,7 +104,11 @@ fn draw_pass(text: &mut String, prefix: &str, pass: &Pass, facts: &mut HashMap<F
                 facts.insert(Fact::Scalar(pass.reductions[*slot as usize].to), id);
             }
             Instruction::Select { slot, .. } => {
-                facts.insert(Fact::Cut(pass.selections[*slot as usize].cut), id);
+                let slot = &pass.selections[*slot as usize];
+                if let Some(magnitude) = slot.magnitude {
+                    facts.insert(Fact::Scalar(magnitude), id.clone());
+                }
+                facts.insert(Fact::Cut(slot.cut), id);
             }
             Instruction::Store { .. } => {}
         }

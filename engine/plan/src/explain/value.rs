@@ -245,8 +245,14 @@ fn pass_value(pass: &Pass) -> Value {
             let (ties, scope) = (format!("{:?}", slot.ties), format!("{:?}", slot.scope));
             let mut value =
                 json!({"density": slot.density, "ties": ties, "cut": slot.cut, "scope": scope});
+            if slot.is_count {
+                value["is_count"] = json!(true);
+            }
             if let Some(among) = slot.among {
                 value["among"] = json!(among);
+            }
+            if let Some(magnitude) = slot.magnitude {
+                value["magnitude"] = json!(magnitude);
             }
             value
         })
@@ -293,7 +299,7 @@ fn instruction_value(instruction: &Instruction) -> Value {
             json!({"op": op, "from": from, "cut": cut, "to": to})
         }
         Instruction::KeepRandom { from, density, stream, to } => {
-            json!({"op": op, "from": from, "density": density, "stream": stream, "to": to})
+            json!({"op": op, "from": from, "density": operand(density), "stream": stream, "to": to})
         }
         Instruction::Reduce { reduction, arguments, slot } => {
             let read: Vec<Value> = arguments[..reduction.arity()].iter().map(operand).collect();

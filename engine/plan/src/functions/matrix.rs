@@ -5,12 +5,12 @@
 
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 use mixdown_ops::MapOp;
-use mixdown_ops::matrix::spectral::Doge;
+use mixdown_ops::matrix::spectral::{Doge, Reshape};
 use mixdown_ops::matrix::{MatrixLayout, MatrixOp, Rank, RankAware};
 
 use super::Call;
 use super::across::mean;
-use super::settings::Settings;
+use super::settings::{Bounds, Settings};
 use crate::graph::Node;
 use crate::kind::Kind;
 use crate::layer;
@@ -31,6 +31,53 @@ pub(super) fn truncated_svd(
     let rank = settings.rank(lowering, "rank", Rank::PerExpert)?;
     apply(lowering, MatrixOp::TruncatedSvd(rank), &[values.remove(0)], call.span)
 }
+
+/// `leading_share`.
+pub(super) fn leading_share(
+    lowering: &mut Lowering<'_>,
+    call: &Call<'_>,
+) -> Result<Value, Reported> {
+    let (operand, mut settings) = one(lowering, call, &["share"])?;
+    let share = settings.fraction(lowering, "share", 0.4)?;
+    apply(lowering, MatrixOp::Reshaped(Reshape::Leading(share)), &[operand], call.span)
+}
+
+/// `lift_spectrum`.
+pub(super) fn lift_spectrum(
+    lowering: &mut Lowering<'_>,
+    call: &Call<'_>,
+) -> Result<Value, Reported> {
+    let (operand, mut settings) = one(lowering, call, &["share"])?;
+    let share = settings.fraction(lowering, "share", 0.01)?;
+    apply(lowering, MatrixOp::Reshaped(Reshape::Lifted(share)), &[operand], call.span)
+}
+
+/// `calibrate_spectrum`.
+pub(super) fn calibrate_spectrum(
+    lowering: &mut Lowering<'_>,
+    call: &Call<'_>,
+) -> Result<Value, Reported> {
+    let settings = Settings::new(lowering, call, &["alpha"]);
+    let values = call.positional(lowering, 2)?;
+    let alpha = settings?.bounded(lowering, "alpha", 1.0, &ABOVE_ZERO)?;
+    let (Value::One(merged), Value::List(own)) = (&values[0], &values[1]) else {
+        let headline = format!(
+            "one merged matrix and a list over the experts are needed, found {} and {}",
+            describe(&values[0]),
+            describe(&values[1])
+        );
+        return Err(lowering.report(Diagnostic::error(codes::WRONG_KIND, headline), call.span));
+    };
+    let operands: Vec<Value> =
+        std::iter::once(merged).chain(own).copied().map(Value::One).collect();
+    apply(lowering, MatrixOp::CalibratedSpectrum { alpha }, &operands, call.span)
+}
+
+const ABOVE_ZERO: Bounds = Bounds {
+    fits: |number| number > 0.0 && number.is_finite(),
+    words: "more than 0",
+    help: "the papers use 0.1 to 1",
+};
 
 /// `polar`.
 pub(super) fn polar(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {

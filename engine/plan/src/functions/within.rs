@@ -2,11 +2,13 @@
 
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 use mixdown_ops::MapOp;
+use mixdown_ops::matrix::axes::Fact;
 use mixdown_ops::program::{Reduction, Standing};
 use mixdown_ops::selection::Ties;
 
 use super::Call;
 use super::arguments::over_lists;
+use super::axes::{axis, axis_fact};
 use crate::graph::{GroupKey, LayerKey, Node, NodeId, Reach};
 use crate::kind::Kind;
 use crate::layer;
@@ -51,13 +53,41 @@ pub(super) fn reduce_over(
     })
 }
 
-pub(super) fn norm(
+/// `norm`: √Σ x².
+pub(super) fn norm(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
+    scoped(lowering, call, 1, |lowering, items, scope, span| {
+        let square = sum_of_products(lowering, items[0], items[0], scope, span)?;
+        lowering.map_one(MapOp::Sqrt, &[square], span)
+    })
+}
+
+/// `total`: Σ x.
+pub(super) fn total(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
+    scoped(lowering, call, 1, |lowering, items, scope, span| {
+        if let Some(axis) = axis(scope) {
+            return axis_fact(lowering, Fact::Sum, axis, items, span);
+        }
+        let reach = reach(lowering, scope);
+        reduce_over(lowering, Reduction::Sum, items, reach, span)
+    })
+}
+
+/// `largest_magnitude`: max |x|.
+pub(super) fn largest_magnitude(
     lowering: &mut Lowering<'_>,
-    items: &[Typed],
-    span: Span,
-) -> Result<Typed, Reported> {
-    let square = reduce(lowering, Reduction::SumProduct, &[items[0], items[0]], span)?;
-    lowering.map_one(MapOp::Sqrt, &[square], span)
+    call: &Call<'_>,
+) -> Result<Value, Reported> {
+    let options = call.options(lowering, &[("scope", REDUCTION_SCOPES)]);
+    let values = call.positional(lowering, 1)?;
+    let scope = options?.remove(0);
+    over_lists(lowering, &values, call.span, |lowering, items, span| {
+        if let Some(axis) = axis(scope.as_deref()) {
+            let magnitude = lowering.map_one(MapOp::Abs, items, span)?;
+            return axis_fact(lowering, Fact::Highest, axis, &[magnitude], span);
+        }
+        let reach = reach(lowering, scope.as_deref());
+        reduce_over(lowering, Reduction::LargestAbsolute, items, reach, span)
+    })
 }
 
 /// `stored`: rounded to the type of the base as it is stored.
@@ -109,7 +139,7 @@ fn scoped(
     })
 }
 
-fn sum_of_products(
+pub(super) fn sum_of_products(
     lowering: &mut Lowering<'_>,
     left: Typed,
     right: Typed,
@@ -117,11 +147,14 @@ fn sum_of_products(
     span: Span,
 ) -> Result<Typed, Reported> {
     tensors(lowering, &[left, right], span)?;
+    if let Some(axis) = axis(scope) {
+        return axis_fact(lowering, Fact::SumProduct, axis, &[left, right], span);
+    }
     let reach = reach(lowering, scope);
     reduce_over(lowering, Reduction::SumProduct, &[left, right], reach, span)
 }
 
-fn cosine_of(
+pub(super) fn cosine_of(
     lowering: &mut Lowering<'_>,
     items: &[Typed],
     scope: Option<&str>,
@@ -206,13 +239,13 @@ pub(super) fn position(
 }
 
 /// Whether a scalar is made from a fact about one tensor.
-fn depends_on_tensor(lowering: &Lowering<'_>, node: NodeId) -> bool {
+pub(super) fn depends_on_tensor(lowering: &Lowering<'_>, node: NodeId) -> bool {
     let mut open = vec![node];
     while let Some(id) = open.pop() {
         match lowering.graph.nodes[id] {
-            Node::Reduce(_, Reach::Tensor) => return true,
+            Node::Reduce(_, Reach::Tensor) | Node::LeastOfLargest(Reach::Tensor) => return true,
             // What a fact about several tensors is made from may differ between them.
-            Node::Reduce(..) | Node::Standing(..) => {}
+            Node::Reduce(..) | Node::LeastOfLargest(_) | Node::Standing(..) => {}
             _ => open.extend(lowering.graph.operands(id)),
         }
     }
@@ -232,7 +265,7 @@ pub(super) fn layers(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Val
 pub(super) const SCOPES: &[&str] = &["tensor", "model"];
 
 /// Scopes of sums.
-const REDUCTION_SCOPES: &[&str] = &["tensor", "layer", "model"];
+pub(super) const REDUCTION_SCOPES: &[&str] = &["tensor", "layer", "model", "row", "column"];
 
 pub(super) fn keep_largest(
     lowering: &mut Lowering<'_>,
@@ -273,7 +306,9 @@ pub(super) fn keep_random(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Resul
     let values = call.positional(lowering, 2)?;
     over_lists(lowering, &values, call.span, |lowering, items, span| {
         tensors(lowering, &items[..1], span)?;
-        density_is_scalar(lowering, items[1], span)?;
+        if !items[1].kind.is_tensor() {
+            density_is_scalar(lowering, items[1], span)?;
+        }
         let expert = u64::from(lowering.facts);
         lowering.facts += 1;
         match lowering.graph.value(items[1].node) {

@@ -153,7 +153,9 @@ impl Numbers {
                 Instruction::Reduce { reduction, arguments, .. } => {
                     self.operands(arguments, reduction.arity());
                 }
-                Instruction::KeepRandom { density, .. } => *density = self.of(*density),
+                Instruction::KeepRandom { density, .. } => {
+                    self.operands(std::slice::from_mut(density), 1);
+                }
                 Instruction::Store { from } => self.operands(std::slice::from_mut(from), 1),
                 Instruction::Load { .. }
                 | Instruction::Round { .. }
@@ -170,6 +172,7 @@ impl Numbers {
         for slot in &mut pass.selections {
             slot.density = self.of(slot.density);
             slot.among = slot.among.map(|among| self.of(among));
+            slot.magnitude = slot.magnitude.map(|magnitude| self.of(magnitude));
         }
         pass
     }

@@ -34,6 +34,8 @@ pub enum MissingKey {
     CopySingle,
     /// If only the base has it, it is copied; else an error.
     CopyBase,
+    /// If only the base has it, it is copied; if fewer inputs have it than the method takes, it is left out.
+    BaseOrSkip,
 }
 
 /// For what a parameter has a value.

@@ -1,6 +1,8 @@
 //! What is refused before anything is read.
 
+use mixdown_ops::matrix::axes::Fact;
 use mixdown_ops::matrix::interference::{Cut, Filter, Interference, Optimizer, Sgd, Solver};
+use mixdown_ops::matrix::spectral::Reshape;
 use mixdown_ops::matrix::{MatrixOp, OperandShapes, Operands, Rank, Stop};
 
 fn refuse<T>(headline: String, help: impl Into<String>) -> Result<T, Stop> {
@@ -26,12 +28,19 @@ pub(crate) fn check(op: &MatrixOp, operands: &OperandShapes) -> Result<(), Stop>
             }
             step(doge.learning_rate.get())
         }
+        MatrixOp::Reshaped(Reshape::Leading(share) | Reshape::Lifted(share)) => {
+            fraction("share", share.get(), true)
+        }
+        MatrixOp::CalibratedSpectrum { alpha } => positive("alpha", alpha.get()),
         MatrixOp::Polar
         | MatrixOp::SingularValues
         | MatrixOp::Gram
         | MatrixOp::Isotropic(_)
         | MatrixOp::CommonBasis
-        | MatrixOp::OutOfBasis { .. } => Ok(()),
+        | MatrixOp::OutOfBasis { .. }
+        | MatrixOp::AxisFact(..)
+        | MatrixOp::PlaceInRow
+        | MatrixOp::KarcherWeights(_) => Ok(()),
     }
 }
 
@@ -43,6 +52,8 @@ fn count(op: &MatrixOp, found: usize) -> Result<(), Stop> {
         | MatrixOp::SingularValues
         | MatrixOp::Gram
         | MatrixOp::Isotropic(_)
+        | MatrixOp::Reshaped(_)
+        | MatrixOp::PlaceInRow
             if found != 1 =>
         {
             refuse(
@@ -60,9 +71,22 @@ fn count(op: &MatrixOp, found: usize) -> Result<(), Stop> {
             format!("`{name}` takes coordinates and a basis, found {found} matrices"),
             "give it both",
         ),
+        MatrixOp::CalibratedSpectrum { .. } if found < 2 => refuse(
+            format!("`{name}` takes a merged matrix and those it is made from, found {found}"),
+            "give it the experts' task vectors too",
+        ),
+        MatrixOp::AxisFact(fact, _) if found == 0 || found > most_operands(*fact) => refuse(
+            format!("`{name}` takes at most {} matrices, found {found}", most_operands(*fact)),
+            "give it the factors of one product",
+        ),
         _ if found == 0 => refuse(format!("`{name}` has nothing to merge"), "give it an expert"),
         _ => Ok(()),
     }
+}
+
+/// How many matrices a fact is made from.
+fn most_operands(fact: Fact) -> usize {
+    if fact == Fact::SumProduct { 2 } else { 1 }
 }
 
 fn check_rank(rank: Rank, operands: &OperandShapes) -> Result<(), Stop> {

@@ -58,7 +58,7 @@ pub(crate) fn isotropic(operands: &mut dyn Operands, fills: bool) -> Result<Prod
 }
 
 /// All directions of the first operand; null ones have singular value 0.
-fn directions(operands: &mut dyn Operands) -> Result<Stack, Stop> {
+pub(crate) fn directions(operands: &mut dyn Operands) -> Result<Stack, Stop> {
     let (rows, columns) = operands.shape(0);
     let blend = Blend::one(0);
     let mut stack = if rows <= columns {

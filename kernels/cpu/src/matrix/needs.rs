@@ -3,6 +3,7 @@
 //! Counts are in f64, where they cannot overflow and need not be exact.
 
 use mixdown_ops::Precision;
+use mixdown_ops::matrix::axes::Axis;
 use mixdown_ops::matrix::interference::{
     Cut, Filter, Interference, Optimizer, Rows, Solver, Targets,
 };
@@ -10,6 +11,7 @@ use mixdown_ops::matrix::spectral::Doge;
 use mixdown_ops::matrix::{MatrixOp, Needs, OperandShapes, Rank, RankAware};
 
 use super::adam::{Form, Scratch, System};
+use super::axes::rows_together;
 use super::common_basis::BASIS_ROWS;
 use super::gram::PAIR_PANEL;
 use super::interference::cut::looks_at_energies;
@@ -167,6 +169,38 @@ pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) 
             row: 3.0 * n,
             flops: n * n * n / 3.0 + 2.0 * m * n * n * (sizes.experts + 1.0),
         },
+        MatrixOp::Reshaped(_) => sizes.stack(sizes.p, 1.0),
+        MatrixOp::CalibratedSpectrum { .. } => {
+            let mut counts = sizes.stack(sizes.p, 1.0);
+            counts.preparing += sizes.p * n + PANEL as f64 * (n + sizes.p);
+            counts.flops += 2.0 * m * n * sizes.p * (sizes.experts - 1.0);
+            counts
+        }
+        MatrixOp::AxisFact(_, Axis::Rows) => {
+            block_rows = rows_together(operands.columns);
+            Counts { row: sizes.experts * n, flops: 2.0 * m * n, ..Counts::default() }
+        }
+        MatrixOp::AxisFact(_, Axis::Columns) => Counts {
+            preparing: sizes.experts * n * rows_together(operands.columns) as f64,
+            held: n,
+            row: n,
+            flops: 2.0 * m * n,
+        },
+        MatrixOp::PlaceInRow => {
+            block_rows = rows_together(operands.columns);
+            Counts { row: 2.0 * n, flops: 2.0 * m * n * n.max(2.0).log2(), ..Counts::default() }
+        }
+        MatrixOp::KarcherWeights(op) => {
+            let experts = sizes.experts;
+            block_rows = operands.ranks.len().max(1);
+            Counts {
+                preparing: experts * n * rows_together(operands.columns) as f64
+                    + 4.0 * experts * experts,
+                held: experts,
+                row: 1.0,
+                flops: (m * n + f64::from(op.max_iter)) * experts * (experts + 1.0),
+            }
+        }
     };
     finished(counts, block_rows, op.result_rank(operands))
 }

@@ -59,6 +59,7 @@ impl MatrixOp {
             | Self::Polar
             | Self::SingularValues
             | Self::Isotropic(_)
+            | Self::Reshaped(_)
             | Self::TaskSingularVectors(_) => false,
             Self::Gram
             | Self::IsotropicCommon(_)
@@ -66,7 +67,11 @@ impl MatrixOp {
             | Self::CommonBasis
             | Self::OutOfBasis { .. }
             | Self::SharedShift(_)
-            | Self::Regression { .. } => true,
+            | Self::Regression { .. }
+            | Self::CalibratedSpectrum { .. }
+            | Self::AxisFact(..)
+            | Self::PlaceInRow
+            | Self::KarcherWeights(_) => true,
         }
     }
 
@@ -82,7 +87,7 @@ impl MatrixOp {
 
     /// Whether the result lies as the weight does.
     pub fn gives_weight(&self) -> bool {
-        !matches!(self, Self::Gram | Self::CommonBasis)
+        !self.has_own_shape()
     }
 
     /// Whether the op can be applied to each matrix of a stack by itself.

@@ -40,6 +40,15 @@ pub enum RankAware {
     Yes,
 }
 
+/// Singular values made from those of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reshape {
+    /// STAR: the leading ones that first make up this share of the sum of all, scaled to that sum.
+    Leading(Exact),
+    /// Subspace Boosting: none below that at which the leading ones first make up this share.
+    Lifted(Exact),
+}
+
 /// DOGE: the shift Δ, learned by Adam against the projected gradient (methods: adaptive projective
 /// gradient descent).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -144,6 +144,40 @@ impl Selection {
         selection
     }
 
+    /// The same where `count` elements survive, of equal magnitudes those of lower index: all with as many as
+    /// there are, none without any. The [threshold](Self::threshold) is found in any case.
+    pub fn counted(members: &[u64], count: f64, precision: Precision, key_budget: usize) -> Self {
+        let total: u64 = members.iter().sum();
+        let mut selection = Self {
+            members: members.to_vec(),
+            total,
+            precision,
+            ties: Ties::Exact,
+            // The conversion saturates, and makes 0 of what is negative or NaN.
+            rank: (count as u64).min(total),
+            key_budget,
+            stage: Stage::Done(Outcome::None),
+        };
+        if selection.rank > 0 {
+            selection.stage = selection.first_stage();
+        }
+        selection
+    }
+
+    /// The least magnitude that survives; NaN where none does, or where all do without having been counted.
+    /// Call it when [`next_round`](Self::next_round) gives none.
+    pub fn threshold(&self) -> f64 {
+        match (&self.stage, self.precision) {
+            (Stage::Done(Outcome::Threshold { key, .. }), Precision::Single) => {
+                f32::from_bits(*key as u32).into()
+            }
+            (Stage::Done(Outcome::Threshold { key, .. }), Precision::Double) => {
+                f64::from_bits(*key)
+            }
+            _ => f64::NAN,
+        }
+    }
+
     fn first_stage(&self) -> Stage {
         if self.total <= PIECE && self.total <= self.key_budget as u64 {
             Stage::Gather { pieces: Vec::new(), overflow: false }
