@@ -12,6 +12,8 @@ static BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/methods.r
 #[derive(Clone, Debug, Default)]
 pub struct Library {
     methods: BTreeMap<String, Method>,
+    /// What is wrong with methods that cannot be used, by name.
+    broken: BTreeMap<String, Vec<Diagnostic>>,
 }
 
 impl Library {
@@ -52,6 +54,31 @@ impl Library {
             self.methods.insert(name, method);
         }
         if mixdown_diagnostics::any_error(&diagnostics) { Err(diagnostics) } else { Ok(()) }
+    }
+
+    /// Adds a method from a file beside a recipe. Its mistakes count where a recipe uses it.
+    pub fn add_beside(&mut self, file: &Source) {
+        let stem = file.name().rsplit('/').next().and_then(|last| last.split('.').next());
+        let stem = stem.unwrap_or_default().to_owned();
+        match self.add([file.clone()]) {
+            Ok(()) => {
+                self.broken.remove(&stem);
+            }
+            Err(found) => {
+                self.methods.remove(&stem);
+                self.broken.insert(stem, found);
+            }
+        }
+    }
+
+    /// What is wrong with the method of this name, if it is there and cannot be used.
+    pub fn mistakes(&self, name: &str) -> Option<&[Diagnostic]> {
+        self.broken.get(name).map(Vec::as_slice)
+    }
+
+    /// Names and mistakes of the methods that cannot be used.
+    pub fn broken(&self) -> impl Iterator<Item = (&str, &[Diagnostic])> {
+        self.broken.iter().map(|(name, found)| (name.as_str(), found.as_slice()))
     }
 
     /// The method of this name.

@@ -351,10 +351,12 @@ fn whole_t(section: &Section<'_>, name: &str) -> f64 {
 
 /// Reports a model that stands twice in one list.
 fn report_twice(context: &mut RecipeContext<'_>, sources: &[SourceModel]) -> bool {
-    let mut seen: Vec<ModelId> = Vec::new();
+    let mut seen: Vec<(ModelId, Option<(u64, u64)>)> = Vec::new();
     let mut twice = false;
     for source in sources {
-        if seen.contains(&source.model.value) {
+        // Other layers of a model are other tensors.
+        let own = (source.model.value, source.layers.as_ref().map(|layers| layers.value));
+        if seen.contains(&own) {
             let name = &context.recipe.models[source.model.value.0 as usize].name;
             let headline = format!("`{name}` is listed twice");
             let diagnostic = Diagnostic::error(codes::DUPLICATE_MODEL, headline)
@@ -362,7 +364,7 @@ fn report_twice(context: &mut RecipeContext<'_>, sources: &[SourceModel]) -> boo
             context.reporter.add(diagnostic.at(&context.recipe.source, source.model.span));
             twice = true;
         }
-        seen.push(source.model.value);
+        seen.push(own);
     }
     twice
 }

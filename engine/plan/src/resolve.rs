@@ -134,6 +134,8 @@ pub(crate) struct RecipeContext<'r> {
     pub reasons: HashMap<String, String>,
     explain: Option<&'r str>,
     detail: &'r mut Option<Detail>,
+    /// Methods that were asked for and cannot be used.
+    broken: &'r mut BTreeSet<String>,
 }
 
 impl<'r> RecipeContext<'r> {
@@ -174,7 +176,10 @@ impl<'r> RecipeContext<'r> {
     /// The method a name means, with the mistakes that naming it can have.
     pub fn find_method(&mut self, name: &Spanned<String>) -> Option<&'r Method> {
         let found = self.library.get(&name.value);
-        if found.is_none() {
+        if let Some(mistakes) = self.library.mistakes(&name.value) {
+            self.reporter.extend(mistakes.iter().cloned());
+            self.broken.insert(name.value.clone());
+        } else if found.is_none() {
             let unknown = self.library.unknown(&name.value);
             self.reporter.add(unknown.at(&self.recipe.source, name.span));
         }
@@ -205,6 +210,7 @@ pub fn compile(request: &Request<'_>) -> Outcome {
     let mut reporter = Reporter::default();
     let mut origins = Vec::new();
     let mut detail = None;
+    let mut broken = BTreeSet::new();
     let mut rows: Vec<Arc<Rows>> = Vec::new();
     let mut assembled: Vec<Arc<Assembled>> = Vec::new();
     let results: Vec<OnceCell<Solved>> = request.recipes.iter().map(|_| OnceCell::new()).collect();
@@ -237,6 +243,7 @@ pub fn compile(request: &Request<'_>) -> Outcome {
             reasons: HashMap::new(),
             explain: if number == 0 { request.explain } else { None },
             detail: &mut detail,
+            broken: &mut broken,
         };
         solve(&mut context);
         let first = recipe.base.as_ref().map_or(ModelId(0), |base| base.value);
@@ -251,6 +258,9 @@ pub fn compile(request: &Request<'_>) -> Outcome {
         // Each recipe is solved once, after those it names.
         let _ = results[number].set(solved);
     }
+    for (name, mistakes) in request.library.broken().filter(|(name, _)| !broken.contains(*name)) {
+        reporter.extend(mistakes.first().map(|first| unused_method(name, first, mistakes.len())));
+    }
     let plan = match results.first().and_then(OnceCell::get) {
         Some(_) => finish::plan(request, &results, origins, (rows, assembled), &mut reporter),
         None => None,
@@ -259,6 +269,16 @@ pub fn compile(request: &Request<'_>) -> Outcome {
     mixdown_diagnostics::sort(&mut diagnostics);
     let plan = plan.filter(|_| !any_error(&diagnostics));
     Outcome { plan, diagnostics, detail }
+}
+
+/// A method beside the recipe that has mistakes, and that nothing uses.
+fn unused_method(name: &str, first: &Diagnostic, mistakes: usize) -> Diagnostic {
+    let headline = format!("the method `{name}` has mistakes; this recipe does not use it");
+    let mut diagnostic =
+        Diagnostic::warning(codes::METHOD_UNUSED, headline).note(first.headline.clone());
+    diagnostic.place = first.place.clone();
+    let more = if mistakes > 1 { " all of them" } else { "" };
+    diagnostic.help(format!("a recipe that uses it is told{more}"))
 }
 
 /// What planning one recipe gave.

@@ -1,6 +1,7 @@
 //! A tree to a [`Recipe`], for both forms, with all mistakes at once.
 
 mod body;
+pub(crate) mod chat_template;
 pub(crate) mod declare;
 mod like;
 mod modality;
@@ -133,7 +134,7 @@ fn mergekit(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         dtype: decoder.text_at(fields, "dtype"),
         out_dtype: decoder.text_at(fields, "out_dtype"),
         tokenizer,
-        chat_template: decoder.text_at(fields, "chat_template"),
+        chat_template: decoder.chat_template(fields),
         declared: Vec::new(),
         seed: 0,
         files_from: None,

@@ -23,6 +23,7 @@ pub mod yaml;
 
 pub use architecture::{Architecture, Role};
 pub use architecture_file::read_architectures;
+pub use decode::chat_template::{AUTO as AUTO_TEMPLATE, NAMES as CHAT_TEMPLATES};
 pub use decode::reader::{Decoder, Fields};
 pub use decode::{decode, read, read_partly};
 pub use expression::{Expression, ExpressionKind};

@@ -1,5 +1,7 @@
 //! A recipe with all recipes that it uses as models.
 
+mod stages;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -86,6 +88,10 @@ impl Loader<'_> {
                 return None;
             }
         };
+        let texts = stages::documents(&text);
+        if texts.len() > 1 {
+            return self.load_stages(path, key, texts, overrides);
+        }
         let source = Source::new(path.display().to_string(), text);
         let (recipe, errors) = decode::read_partly(&source, overrides);
         self.errors.extend(errors);
@@ -113,6 +119,27 @@ impl Loader<'_> {
         self.open.pop();
         self.known.insert(key, index);
         Some(index)
+    }
+
+    /// A file of several merges that use each other's results.
+    fn load_stages(
+        &mut self,
+        path: &Path,
+        key: PathBuf,
+        texts: Vec<String>,
+        overrides: &[(String, String)],
+    ) -> Option<usize> {
+        let (stages, errors) = stages::read(&path.display().to_string(), texts, overrides);
+        self.errors.extend(errors);
+        let index = self.recipes.len();
+        for (recipe, uses) in stages {
+            let children = uses.into_iter().map(|(model, stage)| (model, index + stage)).collect();
+            self.recipes.push(LoadedRecipe { path: path.to_owned(), recipe, children });
+        }
+        (self.recipes.len() > index).then(|| {
+            self.known.insert(key, index);
+            index
+        })
     }
 
     fn may_open(&mut self, child: &Path, source: &Source, span: Span) -> bool {

@@ -1,6 +1,7 @@
 //! A recipe becomes a checkpoint on disk.
 
 pub mod adapter;
+mod chat_template;
 mod files;
 pub mod losses;
 pub mod matrices;

@@ -459,9 +459,7 @@ impl<'a> Loader<'a> {
                 None => {}
             }
             self.methods.insert(name, file.clone());
-            if let Err(found) = self.library.add([file]) {
-                self.diagnostics.extend(found);
-            }
+            self.library.add_beside(&file);
         }
     }
 

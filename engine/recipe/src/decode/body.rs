@@ -130,7 +130,7 @@ impl Decoder<'_> {
         let fields = self.fields(node, if self.is_strict() { keys } else { &with_old }, what)?;
         let mut settings = self.settings_at(fields, "parameters");
         if !self.is_strict() {
-            OLD_SETTINGS.iter().for_each(|key| self.old_setting(fields, key, &mut settings));
+            OLD_SETTINGS.iter().for_each(|key| self.old_setting(fields, key, &settings));
         }
         let needs_layers = keys.contains(&"layer_range");
         let layers = match fields.get("layer_range") {
@@ -157,24 +157,17 @@ impl Decoder<'_> {
         Some(SourceModel { model, layers, settings, attached })
     }
 
-    fn old_setting(&mut self, fields: Fields<'_>, key: &str, settings: &mut Settings) {
+    fn old_setting(&mut self, fields: Fields<'_>, key: &str, settings: &Settings) {
         let Some(entry) = fields.entry(key) else { return };
-        let counts = settings.get(key).is_none();
-        let headline = if counts {
-            format!("`{key}` beside `model` is an old spelling and is read as a parameter")
-        } else {
-            format!("`{key}` beside `model` has no effect; the one under `parameters` counts")
-        };
-        let warning = if counts {
-            Diagnostic::warning(codes::COMPATIBILITY, headline)
-                .help(format!("write `parameters: {{{key}: …}}`"))
-        } else {
-            Diagnostic::warning(codes::IGNORED_KEY, headline).help("remove the key")
+        let headline = format!("`{key}` beside `model` has no effect");
+        let warning = Diagnostic::warning(codes::IGNORED_KEY, headline);
+        let warning = match settings.get(key) {
+            Some(_) => warning.note("the one under `parameters` counts").help("remove the key"),
+            None => warning
+                .note("as in mergekit, which reads parameters under `parameters` alone")
+                .help(format!("write `parameters: {{{key}: …}}`")),
         };
         self.report(entry.key.span, warning);
-        if counts {
-            settings.0.extend(self.named_setting(entry));
-        }
     }
 
     /// First layer, and the one after the last.
@@ -187,7 +180,11 @@ impl Decoder<'_> {
             );
             return None;
         };
-        let numbers = (whole(start), whole(end));
+        let quoted = |node: &Node| {
+            let quoted = node.scalar().filter(|_| !self.is_strict())?;
+            quoted.text.trim().parse::<i128>().ok()
+        };
+        let numbers = (whole(start).or_else(|| quoted(start)), whole(end).or_else(|| quoted(end)));
         let (Some(start), Some(end)) = numbers else {
             self.wrong_layers(node, format!("{what} must be two whole numbers"));
             return None;
@@ -196,6 +193,16 @@ impl Decoder<'_> {
         if start < 0 || end < 0 {
             self.error(codes::BAD_LAYER_RANGE, span, format!("{what} has a negative layer"));
             return None;
+        }
+        if start > end && !self.is_strict() {
+            let headline =
+                format!("{what} ends at {end}, before its start {start}, and has no layers");
+            let warning = Diagnostic::warning(codes::COMPATIBILITY, headline)
+                .note("as in mergekit")
+                .help(format!("write `[{end}, {start}]` for the layers between them"));
+            self.report(span, warning);
+            let start = u64::try_from(start).ok()?;
+            return Some(Spanned { value: (start, start), span });
         }
         if start > end {
             let error = Diagnostic::error(

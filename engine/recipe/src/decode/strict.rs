@@ -66,7 +66,7 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         dtype: decoder.text_at(fields, "dtype"),
         out_dtype: decoder.text_at(fields, "out_dtype"),
         tokenizer,
-        chat_template: decoder.text_at(fields, "chat_template"),
+        chat_template: decoder.chat_template(fields),
         declared: declared.names.clone(),
         seed: fields.get("seed").and_then(|node| decoder.count(node, "`seed`")).unwrap_or(0),
         files_from: fields.get("files_from").and_then(|node| decoder.model(node, "`files_from`")),

@@ -10,9 +10,10 @@ use mixdown_checkpoint::manifest::RecipeRecord;
 use mixdown_checkpoint::output::OutputFolder;
 use mixdown_checkpoint::{Form, shown_path, side_files};
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_recipe::setting::Spanned;
 use serde_json::Value;
 
-use super::{MergeRequest, adapter};
+use super::{MergeRequest, adapter, chat_template};
 use crate::Session;
 use crate::beside;
 use crate::planning::Planned;
@@ -92,6 +93,9 @@ pub fn choose(
             files.copy_from(&checkpoint.root)?;
         }
     }
+    if let Some(wanted) = &planned.loaded.recipes[0].chat_template {
+        files.set_chat_template(wanted, planned)?;
+    }
     let card = card(planned, request.recipe.overrides()).to_markdown();
     files.made.push((CARD_NAME.to_owned(), card));
     files.bytes += files.made.iter().map(|(_, text)| text.len() as u64).sum::<u64>();
@@ -113,6 +117,55 @@ impl Files {
             let path = folder.join(&name);
             self.bytes += std::fs::metadata(&path).map_or(0, |found| found.len());
             self.copied.push((name, path));
+        }
+        Ok(())
+    }
+
+    /// Gives the tokenizer the template that the recipe wants, where transformers looks for it first, and takes
+    /// others away that could be read instead.
+    fn set_chat_template(
+        &mut self,
+        wanted: &Spanned<String>,
+        planned: &Planned,
+    ) -> Result<(), Box<Diagnostic>> {
+        let recipe = &planned.loaded.recipes[0];
+        let unused = |headline: &str| {
+            Diagnostic::warning(codes::NO_CHAT_TEMPLATE, headline).at(&recipe.source, wanted.span)
+        };
+        let names =
+            self.made.iter().map(|(name, _)| name).chain(self.copied.iter().map(|(name, _)| name));
+        if !names.into_iter().any(|name| chat_template::TOKENIZER_FILES.contains(&name.as_str())) {
+            let headline = "no tokenizer is written, so that a chat template has no effect";
+            self.warnings.push(unused(headline));
+            return Ok(());
+        }
+        let Some(text) = chat_template::text(&wanted.value, &planned.loaded)? else {
+            let headline = "none of the models has a chat template";
+            self.warnings.push(unused(headline).help("name one, or write its text"));
+            return Ok(());
+        };
+        self.copied.retain(|(name, _)| !chat_template::is_other(name));
+        self.without_own_template()?;
+        self.made.push((chat_template::NAME.to_owned(), text));
+        Ok(())
+    }
+
+    /// Takes the template out of tokenizer_config.json.
+    fn without_own_template(&mut self) -> Result<(), Box<Diagnostic>> {
+        let name = chat_template::CONFIG_NAME;
+        if let Some((_, text)) = self.made.iter_mut().find(|(made, _)| made == name) {
+            if let Some(changed) = chat_template::without(text) {
+                *text = changed;
+            }
+            return Ok(());
+        }
+        let Some(at) = self.copied.iter().position(|(copied, _)| copied == name) else {
+            return Ok(());
+        };
+        let text = chat_template::read(&self.copied[at].1)?;
+        if let Some(changed) = chat_template::without(&text) {
+            self.copied.remove(at);
+            self.made.push((name.to_owned(), changed));
         }
         Ok(())
     }

@@ -1,0 +1,248 @@
+//! Forms of mergekit's files beside plain merges: chat templates, files of several documents, layer ranges as
+//! people write them, and methods that a recipe does not use.
+
+use mixdown_kit::{Program, Space, read_checkpoint};
+use mixdown_suite::{family, merge, merged};
+
+const LINEAR: &str = "merge_method: linear
+models:
+  - {model: ./a, parameters: {weight: 0.5}}
+  - {model: ./b, parameters: {weight: 0.5}}
+dtype: float32
+";
+
+const STRICT: &str = "mixdown: 1
+models: {a: ./a, b: ./b}
+rules: [{method: linear, parameters: {weight: 0.5}}]
+dtype: float32
+";
+
+/// The family with a tokenizer, and templates in `a` and `b`.
+fn with_templates(of_a: &str, of_b: &str) -> Space {
+    let space = family();
+    for (model, template) in [("base", ""), ("a", of_a), ("b", of_b), ("c", "")] {
+        let template = match template {
+            "" => String::new(),
+            text => format!(", \"chat_template\": \"{text}\""),
+        };
+        let config = format!("{{\"bos_token\": \"<s>\"{template}}}");
+        space.write(format!("{model}/tokenizer_config.json"), config);
+        // The family's own.
+        let _ = std::fs::remove_file(space.path(format!("{model}/chat_template.jinja")));
+        if !space.exists(format!("{model}/tokenizer.json")) {
+            space.write(format!("{model}/tokenizer.json"), "{\"model\": {\"vocab\": {\"a\": 0}}}");
+        }
+    }
+    space
+}
+
+fn template(space: &Space) -> String {
+    space.read_text("merged/chat_template.jinja")
+}
+
+#[test]
+fn a_chat_template_is_written_in_both_forms() {
+    for recipe in [LINEAR, STRICT] {
+        let space = with_templates("old {{ messages }}", "");
+        space.write("a/chat_template.json", "{\"chat_template\": \"older\"}");
+        space.write("a/additional_chat_templates/tool.jinja", "{{ tools }}");
+        let text = "{% for m in messages %}{{ m.content }}{% endfor %}";
+        merge(&space, &format!("{recipe}chat_template: \"{text}\"\n"), &[]).success();
+        assert_eq!(template(&space), text);
+        // Nothing is left that could be read in its place.
+        let config = space.read_text("merged/tokenizer_config.json");
+        assert!(!config.contains("chat_template") && config.contains("<s>"), "{config}");
+        let files = space.files_under("merged");
+        let others = files.iter().filter(|(name, _)| name.contains("chat_template"));
+        assert_eq!(others.count(), 1);
+    }
+}
+
+#[test]
+fn a_chat_template_can_be_named() {
+    let space = with_templates("", "");
+    merge(&space, &format!("{LINEAR}chat_template: chatml\n"), &[]).success();
+    assert!(template(&space).contains("<|im_start|>"));
+}
+
+#[test]
+fn the_most_common_chat_template_is_chosen() {
+    let space = with_templates("one", "two");
+    space.write("c/chat_template.jinja", "two\n");
+    let third = LINEAR.replace("dtype", "  - {model: ./c, parameters: {weight: 1}}\ndtype");
+    merge(&space, &format!("{third}chat_template: auto\n"), &[]).success();
+    assert_eq!(template(&space), "two");
+    // Of equally many that of the first model.
+    let space = with_templates("one", "two");
+    merge(&space, &format!("{LINEAR}chat_template: auto\n"), &[]).success();
+    assert_eq!(template(&space), "one");
+}
+
+#[test]
+fn without_a_template_the_models_own_stays_and_the_user_is_told() {
+    let space = with_templates("", "");
+    let outcome = merge(&space, &format!("{LINEAR}chat_template: auto\n"), &[]).success();
+    assert!(outcome.stderr.contains("W0632"), "{}", outcome.stderr);
+    assert!(!space.exists("merged/chat_template.jinja"));
+}
+
+#[test]
+fn templates_that_cannot_be_understood_are_refused() {
+    for (text, words) in [
+        ("chatlm", "did you mean `chatml`?"),
+        ("my own", "there is no chat template `my own`"),
+        ("'{% for m in messages %}{{ m }}'", "`{% endfor %}`"),
+    ] {
+        let space = with_templates("", "");
+        let outcome = merge(&space, &format!("{LINEAR}chat_template: {text}\n"), &[]).exits(2);
+        assert!(
+            outcome.stderr.contains("E0223") && outcome.stderr.contains(words),
+            "{}",
+            outcome.stderr
+        );
+    }
+}
+
+/// Each stage written by itself gives what the file of stages gives.
+#[test]
+fn a_file_of_several_documents_is_one_merge() {
+    let space = family();
+    let first = "name: core\nmerge_method: linear
+models: [{model: ./a, parameters: {weight: 1}}, {model: ./b, parameters: {weight: 3}}]
+dtype: bfloat16\n";
+    let second = "name: second\nmerge_method: slerp\nbase_model: core
+models: [{model: ./c}]\nparameters: {t: 0.25}\ndtype: float32\n";
+    let third = "merge_method: passthrough\nslices:
+  - sources: [{model: ./a, layer_range: [0, 1]}]
+  - sources: [{model: second, layer_range: [1, 2]}]\ndtype: float32\n";
+    let whole = merged(&space, &format!("{second}---\n{third}---\n{first}"));
+    for (name, recipe) in [("core", first), ("second", second), ("third", third)] {
+        let recipe = recipe.replace("base_model: core", "base_model: ./core");
+        let recipe = recipe.replace("model: second", "model: ./second");
+        space.write(format!("{name}.yaml"), recipe);
+        let file = format!("{name}.yaml");
+        Program::new(&space).args(["merge", &file, "--out", name]).run().success();
+    }
+    let stages = read_checkpoint(space.path("third"));
+    assert_eq!(whole.names(), stages.names());
+    for name in whole.names() {
+        assert_eq!(whole.values(name), stages.values(name), "{name}");
+    }
+}
+
+#[test]
+fn documents_that_make_no_merge_are_refused() {
+    let named = |name: &str, model: &str| {
+        format!("name: {name}\nmerge_method: passthrough\nmodels: [{{model: {model}}}]\n")
+    };
+    for (text, words) in [
+        (format!("{}---\n{}", named("x", "y"), named("y", "x")), "circle"),
+        (
+            format!("{}---\n{}", named("x", "./a"), named("x", "./b")),
+            "two documents are called `x`",
+        ),
+        (format!("{}---\n{}", named("x", "./a"), named("y", "./b")), "2 documents could be"),
+        (format!("{LINEAR}---\n{LINEAR}"), "two documents have no name"),
+        (format!("{STRICT}---\n{LINEAR}name: x\n"), "a strict recipe is a file of its own"),
+    ] {
+        let space = family();
+        let outcome = merge(&space, &text, &[]).exits(2);
+        assert!(outcome.stderr.contains(words), "{words}: {}", outcome.stderr);
+    }
+    // A stage that nothing uses is told of.
+    let space = family();
+    let outcome = merge(&space, &format!("{LINEAR}---\n{}", named("x", "./a")), &[]).success();
+    assert!(outcome.stderr.contains("W0633"), "{}", outcome.stderr);
+}
+
+#[test]
+fn layer_ranges_as_people_write_them() {
+    let slices = |range: &str| {
+        format!(
+            "merge_method: passthrough\nslices:
+  - sources: [{{model: ./a, layer_range: {range}}}]
+  - sources: [{{model: ./b, layer_range: [0, 2]}}]\ndtype: float32\n"
+        )
+    };
+    let plain = merged(&family(), &slices("[0, 1]"));
+    let quoted = merged(&family(), &slices("[\"0\", '1']"));
+    assert_eq!(plain.names(), quoted.names());
+    // A range that ends before it starts has no layers.
+    let space = family();
+    let outcome = merge(&space, &slices("[1, 0]"), &[]).success();
+    assert!(outcome.stderr.contains("has no layers"), "{}", outcome.stderr);
+    let reversed = read_checkpoint(space.path("merged"));
+    assert_eq!(reversed.names().len() + 9, plain.names().len());
+}
+
+/// Two ranges of one model are other tensors.
+#[test]
+fn one_model_twice_in_a_slice() {
+    let space = family();
+    let both = merged(
+        &space,
+        "merge_method: linear\nslices:
+  - sources:
+      - {model: ./a, layer_range: [0, 1], parameters: {weight: 1}}
+      - {model: ./a, layer_range: [1, 2], parameters: {weight: 3}}\ndtype: float64\n",
+    );
+    let a = read_checkpoint(space.path("a"));
+    let name = "model.layers.0.self_attn.q_proj.weight";
+    let (first, second) = (a.values(name), a.values(&name.replace(".0.", ".1.")));
+    for ((found, first), second) in both.values(name).iter().zip(first).zip(second) {
+        assert!((found - (0.25 * first + 0.75 * second)).abs() < 1e-12);
+    }
+}
+
+#[test]
+fn parameters_beside_a_model_have_no_effect() {
+    let beside = LINEAR.replace("{model: ./b, ", "{model: ./b, weight: 3.0, ");
+    let space = family();
+    let outcome = merge(&space, &beside, &[]).success();
+    assert!(outcome.stderr.contains("`weight` beside `model` has no effect"), "{}", outcome.stderr);
+    let without = merged(&family(), LINEAR);
+    let found = read_checkpoint(space.path("merged"));
+    let name = "model.norm.weight";
+    assert_eq!(found.values(name), without.values(name));
+}
+
+const METHOD: &str = "method: own\ntitle: t\nsource: s\nsummary: s
+inputs: {base: required, experts: {at_least: 1}}\n";
+
+#[test]
+fn a_method_with_mistakes_stops_those_that_use_it() {
+    let space = family();
+    space.write(
+        "methods/own.yaml",
+        format!("{METHOD}steps: {{x: nosuch(experts)}}\noutput: base\n"),
+    );
+    let outcome = merge(&space, LINEAR, &[]).success();
+    assert!(outcome.stderr.contains("W0631"), "{}", outcome.stderr);
+    let used = "merge_method: own\nbase_model: ./base\nmodels: [{model: ./a}]\n";
+    let outcome = Program::new(&space);
+    space.write("used.yaml", used);
+    let outcome = outcome.args(["check", "used.yaml"]).run().exits(2);
+    assert!(outcome.stderr.contains("there is no function `nosuch`"), "{}", outcome.stderr);
+}
+
+/// What differs from element to element is no scalar, whatever it is chosen from.
+#[test]
+fn choices_between_numbers_are_numbers() {
+    for (output, is_fine) in [
+        (
+            "base + sum(keep_random(experts - base, where(abs(experts - base) > 1e-3, 0.9, 0.1)))",
+            true,
+        ),
+        ("base + sum(keep_largest(experts - base, where(base > 0, 0.9, 0.1)))", false),
+        ("base + sum(keep_largest(experts - base, clamp(0.5, 0, abs(base))))", false),
+        ("base + sum(keep_count(experts - base, where(base > 0, 1, 2)))", false),
+        ("base + norm(where(base > 0, 1, 2)) * sum(experts - base)", true),
+    ] {
+        let space = family();
+        space.write("methods/own.yaml", format!("{METHOD}output: \"{output}\"\n"));
+        let used = "merge_method: own\nbase_model: ./base\nmodels: [{model: ./a}]\n";
+        let outcome = merge(&space, used, &[]);
+        let outcome = outcome.exits(if is_fine { 0 } else { 2 });
+        assert!(is_fine || outcome.stderr.contains("E0213"), "{output}: {}", outcome.stderr);
+    }
+}
