@@ -148,4 +148,7 @@ codes! {
     METHOD_UNUSED = "W0631", "a method file that the recipe does not use has mistakes";
     NO_CHAT_TEMPLATE = "W0632", "no chat template could be written";
     STAGE_UNUSED = "W0633", "a document of a file is used by no other";
+    MATRICES_AVERAGED = "W0650", "tensors that could be matrices are averaged by a method over matrices";
+    KEY_NOT_KEPT = "W0660", "the key that unfinished outputs carry cannot be kept";
+    ODD_NAME = "W0661", "a file beside the weights is not copied for its name";
 }

@@ -201,7 +201,7 @@ fn dare(experts: u32) -> Pass {
     for expert in 0..experts {
         steps.push(Load { input: expert + 1, to: 2 });
         steps.push(map(MapOp::Subtract, &[Register(2), Register(0)], 2));
-        steps.push(KeepRandom { from: 2, density: 7, stream: expert, to: 2 });
+        steps.push(KeepRandom { from: 2, density: Operand::Scalar(7), stream: expert, to: 2 });
         steps.push(map(MapOp::Multiply, &[Register(2), Scalar(expert)], 2));
         steps.push(map(MapOp::Add, &[Register(1), Register(2)], 1));
     }
