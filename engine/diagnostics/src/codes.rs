@@ -139,16 +139,13 @@ codes! {
     STORE_UNUSABLE = "W0614", "a result cannot be kept in the store, or read from it";
     TIED_IN_ADAPTER = "W0615", "an adapter changes an embedding that is the output layer too";
     LEFT_IN_FILE = "W0630", "parts of an adapter's file are not in the output";
-    MATRICES_AVERAGED = "W0650", "tensors that could be matrices are averaged by a method over matrices";
-    ALPHA_OVERRIDDEN = "W0651", "a recipe states another scale than an adapter's own configuration";
-    LOST_IN_STORAGE = "W0652", "much of a merged update is lost when it is rounded for storage";
-    RESPELLED = "W0653", "a model gets the names that its base has for the same tensors";
-    KEY_NOT_KEPT = "W0660", "the key that unfinished outputs carry cannot be kept";
-    ODD_NAME = "W0661", "a file beside the weights is not copied for its name";
     METHOD_UNUSED = "W0631", "a method file that the recipe does not use has mistakes";
     NO_CHAT_TEMPLATE = "W0632", "no chat template could be written";
     STAGE_UNUSED = "W0633", "a document of a file is used by no other";
     MATRICES_AVERAGED = "W0650", "tensors that could be matrices are averaged by a method over matrices";
+    ALPHA_OVERRIDDEN = "W0651", "a recipe states another scale than an adapter's own configuration";
+    LOST_IN_STORAGE = "W0652", "much of a merged update is lost when it is rounded for storage";
+    RESPELLED = "W0653", "a model gets the names that its base has for the same tensors";
     KEY_NOT_KEPT = "W0660", "the key that unfinished outputs carry cannot be kept";
     ODD_NAME = "W0661", "a file beside the weights is not copied for its name";
 }
