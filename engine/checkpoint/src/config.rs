@@ -20,7 +20,13 @@ pub struct ConfigChanges {
     pub is_tied: Option<bool>,
     /// Rows of the embedding.
     pub vocab_size: Option<u64>,
+    /// Whether packed weights became numbers, so that what the config says of the packing is no longer true.
+    pub is_unpacked: bool,
 }
+
+/// Keys under which configs describe how weights are packed: transformers' own, that of older
+/// compressed-tensors, and MLX's.
+const PACKING: [&str; 3] = ["quantization_config", "compression_config", "quantization"];
 
 /// Where configs of models with several parts keep those of the language model. The first that is
 /// there is taken; the top level comes last.
@@ -90,7 +96,22 @@ pub fn rewrite_config(config: &Value, changes: &ConfigChanges) -> Value {
     if let Some(is_tied) = changes.is_tied {
         set_tied(top, is_tied);
     }
+    if changes.is_unpacked {
+        leave_out_packing(top);
+    }
     output
+}
+
+/// Removes what a config and its parts say of packed weights.
+fn leave_out_packing(top: &mut Map<String, Value>) {
+    for key in PACKING {
+        top.shift_remove(key);
+    }
+    for part in top.values_mut().filter_map(Value::as_object_mut) {
+        for key in PACKING {
+            part.shift_remove(key);
+        }
+    }
 }
 
 /// The count of layers of the language model that a config describes.
@@ -266,6 +287,18 @@ mod tests {
     }
 
     #[test]
+    fn a_packing_that_is_gone_is_not_described() {
+        let config = json!({
+            "model_type": "x", "quantization_config": {"bits": 4}, "hidden_size": 8,
+            "text_config": {"quantization_config": {"bits": 4}, "layers": 2}, "quantization": {"bits": 4},
+        });
+        let changes = ConfigChanges { is_unpacked: true, ..ConfigChanges::default() };
+        let output = rewrite_config(&config, &changes).to_string();
+        assert_eq!(output, r#"{"model_type":"x","hidden_size":8,"text_config":{"layers":2}}"#);
+        assert_eq!(rewrite_config(&config, &ConfigChanges::default()), config);
+    }
+
+    #[test]
     fn nothing_changes_without_changes() {
         let config =
             json!({"z": 1, "a": [1, 2], "num_hidden_layers": 2, "layer_types": ["x", "y"]});
@@ -290,6 +323,7 @@ mod tests {
                 layers: Some(vec![0, 1, 1, 2]),
                 is_tied: Some(false),
                 vocab_size: Some(32008),
+                is_unpacked: false,
             },
             json!({
                 "architectures": ["LlamaForCausalLM"],
@@ -431,6 +465,7 @@ mod tests {
                 is_tied: Some(true),
                 vocab_size: Some(5),
                 layers: Some(vec![0]),
+                is_unpacked: false,
             },
             json!({
                 "model_type": "x", "torch_dtype": "bfloat16", "vocab_size": 5,

@@ -1,67 +1,149 @@
-//! Weights that lie in files as codes beside scales: which tensors belong together, and what is known
-//! of the codec. A packed code is never a number, whatever element type stores it.
+//! Weights that lie in files as codes beside scales: which tensors belong together, and what they stand
+//! for. A packed code is never a number, whatever element type stores it.
+//!
+//! Everything above sees the tensor that codes and scales make: its own name and shape, and f32, which
+//! holds the values exactly. One file for each family of codecs; what none of them claims and what still
+//! looks packed is refused.
 
+mod affine;
+mod awq;
+mod bitsandbytes;
+mod blocks;
+mod claims;
+
+mod compressed;
+mod gptq;
+mod groups;
+mod hqq;
+mod mlx;
+mod modelopt;
+mod mxfp4;
+mod scaled;
 mod settings;
 mod signs;
+mod torchao;
+mod unpack;
+mod values;
 
-use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
 
+pub use blocks::Blocks;
+pub(crate) use claims::{Context, logical};
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_tensor::DType;
 pub(crate) use settings::Settings;
-use signs::Codec;
 
 use crate::index::TensorEntry;
-use crate::shown::{shown, some_of};
+use crate::shown::shown;
+use crate::source::ReadError;
 
-/// The tensors of a checkpoint as its files hold them, with what is said about them.
-pub(crate) struct Stored<'a> {
-    tensors: HashMap<&'a str, &'a TensorEntry>,
-    settings: &'a Settings,
+/// Reads bytes of a checkpoint: which shard, from which byte on.
+pub type ReadAt<'a> = dyn Fn(u32, u64, &mut [u8]) -> Result<(), ReadError> + 'a;
+
+/// How a tensor lies in files when it is not stored as numbers.
+#[derive(Clone)]
+pub struct Encoding {
+    scheme: String,
+    model_dtype: DType,
+    parts: Vec<TensorEntry>,
+    codec: Arc<dyn Codec>,
 }
 
-impl<'a> Stored<'a> {
-    fn new(tensors: &'a [TensorEntry], settings: &'a Settings) -> Self {
-        Self { tensors: tensors.iter().map(|t| (t.name.as_str(), t)).collect(), settings }
-    }
-
-    fn get(&self, name: &str) -> Option<&'a TensorEntry> {
-        self.tensors.get(name).copied()
-    }
+/// Makes values of stored parts.
+pub(crate) trait Codec: fmt::Debug + Send + Sync {
+    /// The values from an element on.
+    fn decode(&self, reader: &Reader<'_>, first: u64, out: &mut [f32]) -> Result<(), ReadError>;
 }
 
-/// Refuses tensors that are packed by a codec which is not decoded; `name` is the checkpoint's.
-pub(crate) fn check(tensors: &[TensorEntry], settings: &Settings, name: &str) -> Vec<Diagnostic> {
-    let stored = Stored::new(tensors, settings);
-    let mut found: Vec<(Codec, Vec<&str>)> = Vec::new();
-    for tensor in tensors {
-        let Some(codec) = signs::codec_of(&stored, tensor) else { continue };
-        match found.iter_mut().find(|(known, _)| *known == codec) {
-            Some((_, names)) => names.push(&tensor.name),
-            None => found.push((codec, vec![&tensor.name])),
+impl Encoding {
+    /// The codec with its settings, in words: `fp8 e4m3, blocks of 128 x 128`.
+    pub fn scheme(&self) -> &str {
+        &self.scheme
+    }
+
+    /// The type in which the model calculates with the tensor: what it is written as, unless a recipe
+    /// says otherwise.
+    pub fn model_dtype(&self) -> DType {
+        self.model_dtype
+    }
+
+    /// The stored tensors that it is made of, codes first.
+    pub fn parts(&self) -> &[TensorEntry] {
+        &self.parts
+    }
+
+    /// Bytes of all parts.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(TensorEntry::bytes).fold(0, u64::saturating_add)
+    }
+
+    /// Fills `buffer` with the values from an element on, as f32 in little endian.
+    pub(crate) fn read(
+        &self,
+        name: &str,
+        first: u64,
+        buffer: &mut [u8],
+        from: &ReadAt<'_>,
+        blocks: &Blocks,
+    ) -> Result<(), ReadError> {
+        /// Values that are decoded at a time, on the stack.
+        const STRETCH: usize = 2048;
+        let reader = Reader { encoding: self, name, from, blocks };
+        let mut values = [0.0_f32; STRETCH];
+        for (number, bytes) in (0..).zip(buffer.chunks_mut(STRETCH * 4)) {
+            let values = &mut values[..bytes.len() / 4];
+            self.codec.decode(&reader, first + number * STRETCH as u64, values)?;
+            for (four, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+                *four = value.to_le_bytes();
+            }
         }
+        Ok(())
     }
-    // Where some tensors name their codec, the others that hold codes are most likely of the same one.
-    let is_named = |codec: &Codec| matches!(codec, Codec::Named(_));
-    let named = found.iter().any(|(codec, _)| is_named(codec));
-    found
-        .iter()
-        .filter(|(codec, _)| !named || is_named(codec))
-        .map(|(codec, names)| refused(name, codec, names, settings))
-        .collect()
 }
 
-fn refused(name: &str, codec: &Codec, names: &[&str], settings: &Settings) -> Diagnostic {
-    let headline =
-        format!("weights of `{}` are packed as {codec}, which is not decoded", shown(name));
-    let fault = Diagnostic::error(codes::PACKED, headline)
-        .in_file(name)
-        .fact("tensors", some_of(names))
-        .note("codes and scales are no weights: a merge of them would be noise");
-    let fault = match settings.shown() {
-        Some(says) => fault.fact("configuration", says),
-        None => fault,
-    };
-    fault.help(
-        "dequantize the model to bf16 with the library that wrote it, or use the model that it was made from",
-    )
+impl fmt::Debug for Encoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoding").field("scheme", &self.scheme).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Encoding {
+    fn eq(&self, other: &Self) -> bool {
+        self.scheme == other.scheme && self.parts == other.parts
+    }
+}
+
+impl Eq for Encoding {}
+
+/// The stored parts of one tensor, for its codec.
+pub(crate) struct Reader<'a> {
+    encoding: &'a Encoding,
+    name: &'a str,
+    from: &'a ReadAt<'a>,
+    blocks: &'a Blocks,
+}
+
+impl Reader<'_> {
+    /// A stored tensor.
+    fn part(&self, part: usize) -> &TensorEntry {
+        &self.encoding.parts[part]
+    }
+
+    /// Bytes of a stored tensor, counted from its own first one.
+    fn bytes(&self, part: usize, offset: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let part = self.part(part);
+        (self.from)(part.shard, part.offset + offset, buffer)
+    }
+
+    /// A stored value that no writer of the codec makes.
+    fn wrong_value(&self, part: usize, what: &str) -> ReadError {
+        let part = &self.part(part).name;
+        let headline = format!("`{}` {what}", shown(part));
+        let fault = Diagnostic::error(codes::PACKED_VALUE, headline)
+            .fact("scheme", &self.encoding.scheme)
+            .note(format!("`{}` is decoded with it", shown(self.name)))
+            .help("fetch or quantize the model again");
+        ReadError::Packed(Box::new(fault))
+    }
 }

@@ -3,17 +3,20 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use mixdown_tensor::{DType, Shape};
 
+use crate::encoding::{Blocks, Encoding, ReadAt};
 use crate::shown::shown;
+use crate::source::ReadError;
 
 /// A tensor of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorEntry {
     /// Its full dotted name; without the prefix, where a prefix was asked for.
     pub name: String,
-    /// Type of its elements.
+    /// Type of its elements, as reading gives them.
     pub dtype: DType,
     /// Its dimensions.
     pub shape: Shape,
@@ -21,12 +24,55 @@ pub struct TensorEntry {
     pub shard: u32,
     /// Its first byte, counted from the start of the shard's file.
     pub offset: u64,
+    /// How it lies in files, where it is not stored as numbers; shard and offset are those of its codes.
+    pub encoding: Option<Arc<Encoding>>,
 }
 
 impl TensorEntry {
-    /// Count of bytes in the file.
+    /// Count of bytes of its elements, as reading gives them.
     pub fn bytes(&self) -> u64 {
         self.shape.bytes(self.dtype)
+    }
+
+    /// Count of bytes in files.
+    pub fn stored_bytes(&self) -> u64 {
+        self.encoding.as_ref().map_or(self.bytes(), |encoding| encoding.bytes())
+    }
+
+    /// How it is stored, in words: its type, or the codec with its settings.
+    pub fn stored_as(&self) -> &str {
+        self.encoding.as_ref().map_or(self.dtype.name(), |encoding| encoding.scheme())
+    }
+
+    /// The type in which the model calculates with it: that of its elements, unless it is packed.
+    pub fn model_dtype(&self) -> DType {
+        self.encoding.as_ref().map_or(self.dtype, |encoding| encoding.model_dtype())
+    }
+
+    /// Bytes in files for so many elements from `first` on, so that all stretches give all bytes.
+    pub fn stored_stretch(&self, first: u64, count: u64) -> (u64, u64) {
+        let (all, elements) = (u128::from(self.stored_bytes()), u128::from(self.shape.elements()));
+        let at =
+            |element: u64| (all * u128::from(element)).checked_div(elements).unwrap_or(0) as u64;
+        let start = at(first);
+        (start, at(first.saturating_add(count)).saturating_sub(start))
+    }
+
+    /// Fills `buffer` with the elements from `first` on. `from` reads the checkpoint's shards, and
+    /// `blocks` keeps what is read of packed tensors for the next stretch.
+    ///
+    /// **Errors.** Those of `from`, and values among the parts of a packed tensor that cannot be.
+    pub fn read(
+        &self,
+        first: u64,
+        buffer: &mut [u8],
+        from: &ReadAt<'_>,
+        blocks: &Blocks,
+    ) -> Result<(), ReadError> {
+        match &self.encoding {
+            Some(encoding) => encoding.read(&self.name, first, buffer, from, blocks),
+            None => from(self.shard, self.offset + first * self.dtype.bytes() as u64, buffer),
+        }
     }
 }
 
@@ -114,7 +160,14 @@ impl Index {
         let mut end = 0;
         let mut entries = Vec::new();
         for (name, dtype, shape) in tensors {
-            let entry = TensorEntry { name: name.into(), dtype, shape, shard: 0, offset: end };
+            let entry = TensorEntry {
+                name: name.into(),
+                dtype,
+                shape,
+                shard: 0,
+                offset: end,
+                encoding: None,
+            };
             end += entry.bytes();
             entries.push(entry);
         }
@@ -181,9 +234,9 @@ impl Index {
         self.tensors.is_empty()
     }
 
-    /// Bytes of all tensors together.
+    /// Bytes of all tensors together, in files.
     pub fn bytes(&self) -> u64 {
-        self.tensors.iter().map(TensorEntry::bytes).sum()
+        self.tensors.iter().map(TensorEntry::stored_bytes).sum()
     }
 }
 
@@ -193,7 +246,14 @@ mod tests {
 
     fn entry(name: &str, shard: u32, offset: u64, elements: u64) -> TensorEntry {
         let shape = Shape::new(vec![elements]).unwrap();
-        TensorEntry { name: name.to_owned(), dtype: DType::Bf16, shape, shard, offset }
+        TensorEntry {
+            name: name.to_owned(),
+            dtype: DType::Bf16,
+            shape,
+            shard,
+            offset,
+            encoding: None,
+        }
     }
 
     /// Reading in name order would jump about in the files.

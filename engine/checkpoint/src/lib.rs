@@ -7,7 +7,7 @@ pub mod adapter;
 pub mod card;
 pub mod config;
 pub mod digest;
-mod encoding;
+pub mod encoding;
 pub mod format;
 pub mod hub;
 pub mod index;

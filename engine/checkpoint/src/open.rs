@@ -6,8 +6,8 @@ mod side;
 pub(crate) mod torch_names;
 mod weight_map;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 pub(crate) use files::{File, read, weights_of};
@@ -17,10 +17,10 @@ use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
 pub(crate) use side::{not_json, text};
 
-use crate::encoding::{self, Settings};
+use crate::encoding::{self, Context, Settings};
 use crate::index::{Index, Shard, TensorEntry};
 use crate::shown::{shown, shown_path, some_of};
-use crate::source::FilePool;
+use crate::source::{ByteSource, FilePool};
 
 /// An opened checkpoint: its index and its configuration. Holds no file open.
 #[derive(Clone, Debug)]
@@ -77,6 +77,7 @@ pub fn open_as(
     let mut shards = Vec::new();
     let mut tensors: Vec<TensorEntry> = Vec::new();
     let mut read = Vec::new();
+    let mut metadata = BTreeMap::new();
     for file in &found.files {
         match files::read(file, &pool) {
             Ok((shard, header)) => {
@@ -84,6 +85,7 @@ pub fn open_as(
                 let entries = header.tensors.into_iter();
                 tensors.extend(entries.map(|t| TensorEntry { shard: position, ..t }));
                 found.warnings.extend(header.warnings);
+                metadata.extend(header.metadata);
                 read.push(file.name.as_str());
                 shards.push(shard);
             }
@@ -98,10 +100,16 @@ pub fn open_as(
     if !faults.is_empty() {
         return Err(faults);
     }
-    let faults = encoding::check(&tensors, &Settings::of(config.as_ref(), beside.as_ref()), name);
-    if !faults.is_empty() {
-        return Err(faults);
-    }
+    let small = |tensor: &TensorEntry| {
+        let mut bytes = vec![0; tensor.bytes() as usize];
+        let source = pool.source(&shards[tensor.shard as usize]);
+        source.read_exact_at(tensor.offset, &mut bytes).map(|()| bytes)
+    };
+    let settings = Settings::of(config.as_ref(), beside.as_ref());
+    let context = Context { name, settings: &settings, metadata: &metadata, small: &small };
+    let logical = encoding::logical(tensors, &context)?;
+    let mut tensors = logical.tensors;
+    found.warnings.extend(logical.warnings);
     if let Some(prefix) = prefix {
         tensors = below_prefix(tensors, prefix, name).map_err(|fault| vec![*fault])?;
     }

@@ -13,6 +13,11 @@ use crate::source::open_regular;
 const WEIGHT_ENDINGS: [&str; 10] =
     ["bin", "ckpt", "gguf", "h5", "msgpack", "onnx", "pt", "pth", "safetensors", "tflite"];
 
+/// Files that say how the weights of the input were packed, which those of the output are not: of
+/// ModelOpt, GPTQ and AWQ.
+const PACKING_NOTES: [&str; 3] =
+    ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
+
 /// What lies beside the weights of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SideFiles {
@@ -125,7 +130,7 @@ fn unreadable(folder: &Path, lost: &[(String, String)]) -> Diagnostic {
 /// Whether a file of this name travels with a model's weights.
 pub fn is_taken_over(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
-    let is_index = lower.ends_with(".index.json");
+    let is_index = lower.ends_with(".index.json") || PACKING_NOTES.contains(&lower.as_str());
     let ending = lower.rsplit_once('.').map_or("", |(_, ending)| ending);
     // `pytorch_model.bin.index.json` and `model.onnx_data` describe or hold weights too.
     let is_weights = WEIGHT_ENDINGS.contains(&ending) || lower.contains(".onnx_data");

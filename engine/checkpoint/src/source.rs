@@ -74,6 +74,9 @@ pub enum ReadError {
         /// Its state now.
         now: Box<Identity>,
     },
+    /// A part of a packed tensor holds a value that cannot be.
+    #[error("{}", .0.headline)]
+    Packed(Box<Diagnostic>),
 }
 
 impl ReadError {
@@ -93,6 +96,7 @@ impl ReadError {
                 format!("a file cannot be read: {}", io_text(error)),
             )
             .at_byte(shown, *offset),
+            Self::Packed(diagnostic) => (**diagnostic).clone(),
             Self::Changed { shown, before, now } => {
                 let mut diagnostic =
                     Diagnostic::error(codes::FILE_CHANGED, "a file changed while it was in use")

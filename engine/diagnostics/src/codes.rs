@@ -36,6 +36,9 @@ codes! {
     ADAPTER_KIND = "E0115", "an adapter is of a kind that is not supported";
     ADAPTER_BROKEN = "E0116", "an adapter's tensors do not go with each other or with its configuration";
     PACKED = "E0140", "weights are packed by a codec that is not decoded";
+    PACKED_BROKEN = "E0141", "tensors of a packed weight are missing or do not go with each other";
+    PACKED_CONFIG = "E0142", "a configuration promises another packing than the tensors have";
+    PACKED_VALUE = "E0143", "a scale, zero point or index of a packed weight cannot be";
     NOT_YAML = "E0201", "a file is not YAML";
     YAML_TOO_LARGE = "E0202", "a YAML file unfolds beyond the limits";
     UNKNOWN_KEY = "E0203", "a key is not known here";
@@ -142,6 +145,8 @@ codes! {
     METHOD_UNUSED = "W0631", "a method file that the recipe does not use has mistakes";
     NO_CHAT_TEMPLATE = "W0632", "no chat template could be written";
     STAGE_UNUSED = "W0633", "a document of a file is used by no other";
+    PACKED_BESIDE = "W0640", "tensors that belong to the quantized form only are left out";
+    UNPACKED = "W0641", "a model is quantized, and the output is not";
     MATRICES_AVERAGED = "W0650", "tensors that could be matrices are averaged by a method over matrices";
     ALPHA_OVERRIDDEN = "W0651", "a recipe states another scale than an adapter's own configuration";
     LOST_IN_STORAGE = "W0652", "much of a merged update is lost when it is rounded for storage";

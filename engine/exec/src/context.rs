@@ -228,6 +228,9 @@ impl<'a> Context<'a> {
     /// in place.
     pub(crate) fn share(&self, job: u32, from: TensorRef) -> Result<Range<u64>, Failure> {
         let entry = self.inputs.entry(from);
+        if entry.encoding.is_some() {
+            return Ok(0..0);
+        }
         let Some(file) = self.inputs.shard(from).file() else { return Ok(0..0) };
         let shared = self.sink.share(job as usize, (&file, entry.offset), entry.bytes());
         let shared = shared.map_err(Failure::Fatal)?;

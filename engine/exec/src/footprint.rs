@@ -171,7 +171,7 @@ fn leaf_reads(plan: &Plan, indexes: Indexes<'_>, leaf: Leaf, sampled: u64) -> u6
     match leaf {
         Leaf::Tensor(tensor) => {
             let entry = indexes.entry(tensor);
-            entry.bytes() + sampled * entry.dtype.bytes() as u64
+            entry.stored_bytes() + entry.stored_stretch(0, sampled).1
         }
         Leaf::Rows(rows) => rows_bytes(plan, indexes, rows),
         Leaf::Assembled(number, _) => {

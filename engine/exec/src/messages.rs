@@ -21,15 +21,18 @@ pub(crate) fn nonfinite(inputs: &Inputs<'_>, tensor: TensorRef, element: u64) ->
     if let Err(failure) = inputs.read(tensor, element, bytes) {
         return failure;
     }
-    let diagnostic = Diagnostic::error(
+    let told = Diagnostic::error(
         codes::NONFINITE,
         format!("`{}` holds a weight that is {}", shown(&entry.name), kind(bytes, entry.dtype)),
     )
-    .at_byte(inputs.file(tensor), entry.offset + element * width as u64)
     .fact("model", shown(inputs.model(tensor)))
     .fact("element", place(element, &entry.shape))
     .help("to merge it all the same, add `--allow-nonfinite`");
-    Failure::Input(Box::new(diagnostic))
+    let file = inputs.file(tensor);
+    Failure::Input(Box::new(match &entry.encoding {
+        Some(encoding) => told.in_file(file).fact("stored as", encoding.scheme()),
+        None => told.at_byte(file, entry.offset + element * width as u64),
+    }))
 }
 
 /// The product of an adapter's factors is infinite.

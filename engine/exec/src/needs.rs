@@ -1,5 +1,6 @@
 //! How much memory the parts of a plan need, found from the plan and the indexes alone.
 
+use mixdown_checkpoint::encoding::Blocks;
 use mixdown_checkpoint::index::{Index, TensorEntry};
 use mixdown_ops::program::{PIECE, Scope};
 use mixdown_ops::{Backend, Pass, Precision};
@@ -52,6 +53,12 @@ pub(crate) struct Indexes<'a>(pub(crate) &'a [&'a Index]);
 impl<'a> Indexes<'a> {
     pub(crate) fn entry(&self, tensor: TensorRef) -> &'a TensorEntry {
         &self.0[tensor.model as usize].tensors()[tensor.tensor as usize]
+    }
+
+    /// Bytes that blocks of packed tensors take.
+    fn blocks_bytes(&self) -> u64 {
+        let is_packed = |index: &&Index| index.tensors().iter().any(|one| one.encoding.is_some());
+        if self.0.iter().any(is_packed) { Blocks::BYTES } else { 0 }
     }
 
     fn leaf_dtype(&self, leaf: Leaf, precision: Precision) -> DType {
@@ -131,7 +138,7 @@ impl Needs {
         items: impl Iterator<Item = &'a Item>,
     ) -> Self {
         let mut needs = Self {
-            fixed: plan_bytes(plan),
+            fixed: plan_bytes(plan) + indexes.blocks_bytes(),
             per_worker: THREAD_BYTES + Arena::bytes([]),
             ..Self::default()
         };

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use mixdown_checkpoint::encoding::Blocks;
 use mixdown_checkpoint::index::{Index, TensorEntry};
 use mixdown_checkpoint::shown::shown;
 use mixdown_checkpoint::source::ByteSource;
@@ -30,6 +31,8 @@ pub(crate) struct Inputs<'a> {
     sources: &'a [Source<'a>],
     progress: &'a dyn Progress,
     read: AtomicU64,
+    /// Of packed tensors that are read across.
+    blocks: Blocks,
 }
 
 impl<'a> Inputs<'a> {
@@ -38,7 +41,7 @@ impl<'a> Inputs<'a> {
         sources: &'a [Source<'a>],
         progress: &'a dyn Progress,
     ) -> Self {
-        Self { models, sources, progress, read: AtomicU64::new(0) }
+        Self { models, sources, progress, read: AtomicU64::new(0), blocks: Blocks::default() }
     }
 
     /// What the index says of a tensor.
@@ -75,11 +78,16 @@ impl<'a> Inputs<'a> {
         buffer: &mut [u8],
     ) -> Result<(), Failure> {
         let entry = self.entry(tensor);
-        let offset = entry.offset + first * entry.dtype.bytes() as u64;
-        match self.shard(tensor).read_exact_at(offset, buffer) {
+        let shards = &self.sources[tensor.model as usize].shards;
+        let from = |shard: u32, offset: u64, buffer: &mut [u8]| {
+            shards[shard as usize].read_exact_at(offset, buffer)
+        };
+        match entry.read(first, buffer, &from, &self.blocks) {
             Ok(()) => {
-                self.read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
-                self.progress.bytes(buffer.len() as u64, 0);
+                let count = (buffer.len() / entry.dtype.bytes()) as u64;
+                let (_, bytes) = entry.stored_stretch(first, count);
+                self.read.fetch_add(bytes, Ordering::Relaxed);
+                self.progress.bytes(bytes, 0);
                 Ok(())
             }
             Err(error) => Err(Failure::Input(Box::new(self.describe(error.diagnostic(), tensor)))),
@@ -111,8 +119,9 @@ impl<'a> Inputs<'a> {
         let first = elements.min(first_piece.saturating_mul(PIECE));
         let count = (elements - first).min(pieces * PIECE);
         if count > 0 {
-            let width = entry.dtype.bytes() as u64;
-            self.shard(tensor).will_need(entry.offset + first * width, count * width);
+            // Of a packed tensor about where its codes are: a wish that is wrong costs nothing.
+            let (start, bytes) = entry.stored_stretch(first, count);
+            self.shard(tensor).will_need(entry.offset + start, bytes);
         }
     }
 }

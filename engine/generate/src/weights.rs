@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use mixdown_checkpoint::encoding::Blocks;
 use mixdown_checkpoint::{ByteSource, Checkpoint, FilePool, FileSource, TensorEntry};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_tensor::DType;
@@ -175,7 +176,10 @@ impl<'a> Loader<'a> {
 
     fn read(&self, entry: &TensorEntry) -> Result<Numbers, Box<Diagnostic>> {
         let mut bytes = vec![0_u8; usize::try_from(entry.bytes()).unwrap_or(usize::MAX)];
-        self.sources[&entry.shard].read_exact_at(entry.offset, &mut bytes).map_err(|error| {
+        let from = |shard: u32, offset: u64, bytes: &mut [u8]| {
+            self.sources[&shard].read_exact_at(offset, bytes)
+        };
+        entry.read(0, &mut bytes, &from, &Blocks::default()).map_err(|error| {
             Box::new(error.diagnostic().note(format!("reading `{}`", entry.name)))
         })?;
         let halves = || bytes.as_chunks::<2>().0.iter().map(|pair| u16::from_le_bytes(*pair));

@@ -187,7 +187,9 @@ impl<'a> Section<'a> {
         if let Node::Leaf(leaf) = graph.nodes[output]
             && let Leaf::Tensor(from) = graph.leaves[leaf as usize]
             && present.iter().any(|one| {
-                one.input.view.stored(one.tensor.position) == Some(from) && one.tensor.dtype == out
+                one.input.view.stored(one.tensor.position) == Some(from)
+                    && one.tensor.dtype == out
+                    && one.input.view.is_plain(one.tensor.position)
             })
         {
             return Some(made(out, How::Copy { from, equal_to: Vec::new(), within: None }));
@@ -622,6 +624,7 @@ fn known(present: &[Present<'_>]) -> Known {
 pub(crate) fn take(view: &View<'_>, tensor: Tensor<'_>, out: DType) -> How {
     if let Some(from) = view.stored(tensor.position)
         && (tensor.dtype == out || !tensor.dtype.is_float())
+        && view.is_plain(tensor.position)
     {
         let equal_to = view.equal_to(tensor.position).to_vec();
         return How::Copy { from, equal_to, within: None };

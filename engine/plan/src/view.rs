@@ -322,7 +322,7 @@ impl<'a> View<'a> {
                 let entry = &index.tensors()[place];
                 let dtype = match self.adapted.get(&(place as u32)) {
                     Some(Adapted { replaced: Some((_, dtype)), .. }) => *dtype,
-                    _ => entry.dtype,
+                    _ => entry.model_dtype(),
                 };
                 (entry.name.as_str(), dtype, &entry.shape)
             }
@@ -371,6 +371,17 @@ impl<'a> View<'a> {
         }
         let stem = name.strip_suffix("lm_head.weight")?;
         TIED.iter().find_map(|embedding| self.find(&format!("{stem}{embedding}")))
+    }
+
+    /// Whether a stored tensor lies in its file as numbers of its own type, so that copying is all it takes.
+    pub fn is_plain(&self, position: u32) -> bool {
+        match &self.tensors {
+            Tensors::Checkpoint { index, .. } => {
+                let place = self.place(position);
+                index.tensors().get(place).is_none_or(|entry| entry.encoding.is_none())
+            }
+            Tensors::Recipe { .. } | Tensors::Mapped { .. } => true,
+        }
     }
 
     /// Where the bytes of a tensor are, if it is stored as such.

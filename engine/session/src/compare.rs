@@ -4,6 +4,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use mixdown_checkpoint::encoding::Blocks;
 use mixdown_checkpoint::{ByteSource, FilePool, Index, ReadError, TensorEntry};
 use mixdown_tensor::{DType, convert};
 
@@ -134,6 +135,7 @@ pub fn measure(
         })
         .collect();
     let pool = FilePool::new(FilePool::DEFAULT_LIMIT);
+    let blocks = (Blocks::default(), Blocks::default());
     let next = AtomicUsize::new(0);
     let found = Mutex::new(vec![Sums::default(); pieces.len()]);
     let failed: Mutex<Option<ReadError>> = Mutex::new(None);
@@ -144,8 +146,10 @@ pub fn measure(
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(&(position, piece)) = pieces.get(at) else { break };
             let pair = &pairs[position];
-            let result = read(&pool, indexes.0, pair.first, piece, &mut buffers.0)
-                .and_then(|()| read(&pool, indexes.1, pair.second, piece, &mut buffers.1));
+            let result = read(&pool, indexes.0, pair.first, piece, &mut buffers.0, &blocks.0)
+                .and_then(|()| {
+                    read(&pool, indexes.1, pair.second, piece, &mut buffers.1, &blocks.1)
+                });
             if let Err(error) = result {
                 failing.store(true, Ordering::Relaxed);
                 failed.lock().expect("no thread panics here").get_or_insert(error);
@@ -190,12 +194,16 @@ fn read(
     tensor: &TensorEntry,
     piece: u64,
     buffer: &mut Vec<u8>,
+    blocks: &Blocks,
 ) -> Result<(), ReadError> {
     let width = tensor.dtype.bytes() as u64;
     let start = piece * PIECE;
     let elements = (tensor.shape.elements() - start).min(PIECE);
     buffer.resize((elements * width) as usize, 0);
-    pool.source(index.shard_of(tensor)).read_exact_at(tensor.offset + start * width, buffer)
+    let from = |shard: u32, offset: u64, buffer: &mut [u8]| {
+        pool.source(&index.shards()[shard as usize]).read_exact_at(offset, buffer)
+    };
+    tensor.read(start, buffer, &from, blocks)
 }
 
 /// Measures the same elements of two tensors.

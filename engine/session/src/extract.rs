@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use mixdown_checkpoint::TensorEntry;
+use mixdown_checkpoint::encoding::Blocks;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_exec::Source;
 use mixdown_plan::ModelSource;
@@ -114,12 +115,13 @@ fn unchanged<'a>(
     meter.expect(0, pairs.iter().map(|(one, _)| 2 * one.bytes()).sum());
     session.watch(&meter, || {
         let mut buffers = (vec![0; CHUNK], vec![0; CHUNK]);
+        let blocks = [Blocks::default(), Blocks::default()];
         let mut found = Vec::new();
         for (one, other) in pairs {
             if session.is_cancelled() {
                 return Err(Trouble::Interrupted("interrupted: nothing was written".to_owned()));
             }
-            if is_equal((base, one), (model, other), &mut buffers)? {
+            if is_equal((base, one), (model, other), &mut buffers, blocks.each_ref())? {
                 found.push(one.name.as_str());
             }
             meter.add(2 * one.bytes(), 0);
@@ -133,17 +135,22 @@ fn is_equal(
     (first, one): (&Source<'_>, &TensorEntry),
     (second, other): (&Source<'_>, &TensorEntry),
     (a, b): &mut (Vec<u8>, Vec<u8>),
+    blocks: [&Blocks; 2],
 ) -> Result<bool, Trouble> {
     let mut at = 0;
     while at < one.bytes() {
         let count = (one.bytes() - at).min(CHUNK as u64) as usize;
-        let read = |source: &Source<'_>, entry: &TensorEntry, into: &mut [u8]| {
-            source.shards[entry.shard as usize]
-                .read_exact_at(entry.offset + at, into)
+        let read = |source: &Source<'_>, entry: &TensorEntry, into: &mut [u8], blocks: &Blocks| {
+            let from = |shard: u32, offset: u64, into: &mut [u8]| {
+                source.shards[shard as usize].read_exact_at(offset, into)
+            };
+            // Chunks hold whole elements of every type.
+            entry
+                .read(at / entry.dtype.bytes() as u64, into, &from, blocks)
                 .map_err(|error| Trouble::from(error.diagnostic()))
         };
-        read(first, one, &mut a[..count])?;
-        read(second, other, &mut b[..count])?;
+        read(first, one, &mut a[..count], blocks[0])?;
+        read(second, other, &mut b[..count], blocks[1])?;
         if a[..count] != b[..count] {
             return Ok(false);
         }

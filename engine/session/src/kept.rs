@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use mixdown_checkpoint::Shard;
 use mixdown_checkpoint::digest::{Digests, FileDigest};
+use mixdown_checkpoint::{Shard, TensorEntry};
 use mixdown_diagnostics::Diagnostic;
 use mixdown_exec::{Held, Results, Values};
 use mixdown_ops::matrix::Report;
@@ -46,9 +46,14 @@ impl StoredResults {
         let content = |tensor: TensorRef| {
             let index = &planned.loaded.models[tensor.model as usize].model.checkpoint.index;
             let entry = &index.tensors()[tensor.tensor as usize];
-            let digest = digests.get(&index.shard_of(entry).path)?;
-            let (offset, dtype) = (entry.offset, entry.dtype.name());
-            Some(format!("{digest} {offset} {dtype} {}", entry.shape))
+            let stored = |entry: &TensorEntry| {
+                let digest = digests.get(&index.shard_of(entry).path)?;
+                let (offset, dtype) = (entry.offset, entry.dtype.name());
+                Some(format!("{digest} {offset} {dtype} {}", entry.shape))
+            };
+            let Some(encoding) = &entry.encoding else { return stored(entry) };
+            let parts: Option<Vec<String>> = encoding.parts().iter().map(stored).collect();
+            Some(format!("{} {} of {}", entry.shape, encoding.scheme(), parts?.join(" and ")))
         };
         let identities = Identities::new(plan, &content);
         let mut keys = HashMap::new();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mixdown_diagnostics::{Diagnostic, any_error};
+use mixdown_diagnostics::{Diagnostic, any_error, codes};
 use mixdown_exec::{Footprint, Source};
 use mixdown_ops::Backend;
 use mixdown_plan::{Detail, Plan};
@@ -75,6 +75,25 @@ const PROGRAM_BYTES: u64 = 8 << 20;
 /// What an index holds for each tensor: name, shape, place, and the plan's job for it.
 const TENSOR_BYTES: u64 = 1024;
 
+/// Says that packed weights of a model become numbers.
+fn unpacked(input: &recipes::Input) -> Option<Diagnostic> {
+    let tensors = input.model.checkpoint.index.tensors();
+    let mut packed = tensors.iter().filter(|tensor| tensor.encoding.is_some()).peekable();
+    let first = packed.peek()?;
+    let (scheme, dtype) = (first.stored_as(), first.model_dtype());
+    let others = packed.clone().any(|tensor| tensor.stored_as() != scheme);
+    let headline = format!("`{}` is quantized, and the output is not", input.name);
+    let diagnostic = Diagnostic::warning(codes::UNPACKED, headline)
+        .fact("packed", format!("{} of {} tensors", packed.clone().count(), tensors.len()))
+        .fact(
+            "stored as",
+            if others { format!("{scheme}, and others") } else { scheme.to_owned() },
+        );
+    Some(diagnostic.note(format!(
+        "they are merged as what their codes and scales say, and written as {dtype} where the recipe states no type"
+    )))
+}
+
 /// Reads, opens and plans. All mistakes are found together.
 ///
 /// With `explain`, how the output's tensor of this name is made is told too.
@@ -93,6 +112,7 @@ pub fn plan(
     let outcome = loaded.compile(explain);
     found.extend(outcome.diagnostics);
     found.extend(beside::check(&loaded, outcome.plan.as_ref(), recipe.follow_links));
+    found.extend(loaded.models.iter().filter_map(unpacked));
     match outcome.plan {
         Some(plan) if !any_error(&found) => {
             Ok(Planned { loaded, plan, detail: outcome.detail, warnings: found })

@@ -157,6 +157,12 @@ pub fn library_beside(recipe: &Path) -> Result<Library, Vec<Diagnostic>> {
 }
 
 impl Loaded {
+    /// Whether a model stores weights as codes and scales.
+    pub fn has_packed_weights(&self) -> bool {
+        let mut indexes = self.models.iter().map(|input| &input.model.checkpoint.index);
+        indexes.any(|index| index.tensors().iter().any(|tensor| tensor.encoding.is_some()))
+    }
+
     /// Whether the recipe declares a value of this name.
     pub fn is_declared(&self, name: &str) -> bool {
         self.recipes.first().is_some_and(|recipe| recipe.declared.iter().any(|own| own == name))

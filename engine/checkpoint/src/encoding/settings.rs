@@ -1,5 +1,6 @@
 //! What a model's configuration says of its quantization. It is believed only where the tensors agree.
 
+use mixdown_tensor::DType;
 use serde_json::Value;
 
 use crate::shown::shown;
@@ -8,6 +9,8 @@ use crate::shown::shown;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
     value: Option<Value>,
+    /// The type in which the model calculates.
+    model_dtype: Option<DType>,
 }
 
 /// Keys of `config.json` that hold settings of a quantization: transformers' own, that of older
@@ -25,7 +28,19 @@ impl Settings {
             })
         });
         let in_file = || beside?.get("quantization").filter(|found| found.is_object());
-        Self { value: in_config.or_else(in_file).cloned() }
+        let model_dtype = config.and_then(|config| {
+            let parts = config.as_object().into_iter().flat_map(|map| map.values());
+            std::iter::once(config).chain(parts).find_map(|part| {
+                let text = part.get("dtype").or_else(|| part.get("torch_dtype"))?.as_str()?;
+                text.parse::<DType>().ok().filter(|dtype| dtype.is_float())
+            })
+        });
+        Self { value: in_config.or_else(in_file).cloned(), model_dtype }
+    }
+
+    /// The type in which the model calculates.
+    pub(crate) fn model_dtype(&self) -> Option<DType> {
+        self.model_dtype
     }
 
     /// Whether the configuration says that the weights are quantized.
@@ -46,6 +61,61 @@ impl Settings {
     /// The codec that the settings name, in their own words: of ModelOpt, which has its own key, too.
     pub(crate) fn method(&self) -> Option<&str> {
         self.text("quant_method").or_else(|| self.text("quant_algo").map(|_| "modelopt"))
+    }
+
+    /// A setting that is a count.
+    pub(crate) fn count(&self, key: &str) -> Option<u64> {
+        self.get(key)?.as_u64()
+    }
+
+    /// What compressed-tensors says of weights, one for each group of modules.
+    fn weights(&self) -> impl Iterator<Item = &Value> {
+        let groups = self.get("config_groups").and_then(Value::as_object);
+        groups
+            .into_iter()
+            .flat_map(|groups| groups.values())
+            .filter_map(|group| group.get("weights"))
+    }
+
+    /// Rows and columns that share a scale.
+    pub(crate) fn block(&self) -> Option<[u64; 2]> {
+        let structure = self.weights().find_map(|weights| weights.get("block_structure"));
+        let own = self.get("weight_block_size").filter(|value| value.is_array());
+        match own.or(structure)?.as_array()?.as_slice() {
+            [rows, columns] => {
+                Some([rows.as_u64()?, columns.as_u64()?]).filter(|block| !block.contains(&0))
+            }
+            _ => None,
+        }
+    }
+
+    /// Columns that share a scale.
+    pub(crate) fn group(&self) -> Option<u64> {
+        let of_groups = || self.weights().find_map(|weights| weights.get("group_size")?.as_u64());
+        self.count("group_size").or_else(of_groups).filter(|&group| group > 0)
+    }
+
+    /// The widths of codes that compressed-tensors speaks of.
+    pub(crate) fn widths(&self) -> Vec<u64> {
+        let mut all: Vec<u64> =
+            self.weights().filter_map(|weights| weights.get("num_bits")?.as_u64()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Whether the version of compressed-tensors that wrote the weights packs whole codes into words.
+    pub(crate) fn packs_whole_codes(&self) -> bool {
+        let numbers = |text: &str| -> Option<Vec<u64>> {
+            text.split('.').take(3).map(|part| part.parse().ok()).collect()
+        };
+        self.text("version").and_then(numbers).is_some_and(|version| version <= vec![0, 17, 1])
+    }
+
+    /// Whether compressed-tensors stored weights in other coordinates.
+    pub(crate) fn is_rotated(&self) -> bool {
+        let transforms = self.get("transform_config").and_then(Value::as_object);
+        transforms.is_some_and(|found| !found.is_empty())
     }
 
     /// The settings in a line, for messages.

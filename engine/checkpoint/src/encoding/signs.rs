@@ -5,7 +5,7 @@ use std::fmt;
 
 use mixdown_tensor::DType;
 
-use super::Stored;
+use super::claims::Stored;
 use crate::index::TensorEntry;
 use crate::shown::shown;
 
@@ -131,7 +131,9 @@ mod tests {
     use mixdown_tensor::Shape;
     use serde_json::{Value, json};
 
-    use super::super::Settings;
+    use std::collections::BTreeMap;
+
+    use super::super::{Context, Settings};
     use super::*;
 
     /// The codecs that are found in a checkpoint of these tensors.
@@ -142,10 +144,15 @@ mod tests {
             shape: Shape::new(shape.to_vec()).unwrap(),
             shard: 0,
             offset: 0,
+            encoding: None,
         };
         let tensors: Vec<TensorEntry> = tensors.iter().map(entry).collect();
         let settings = Settings::of(Some(&config), None);
-        let stored = Stored::new(&tensors, &settings);
+        let small = |_: &TensorEntry| unreachable!("signs are in headers");
+        let metadata = BTreeMap::new();
+        let context =
+            Context { name: "model", settings: &settings, metadata: &metadata, small: &small };
+        let stored = Stored::new(&tensors, &context);
         let mut all: Vec<String> = tensors
             .iter()
             .filter_map(|tensor| Some(codec_of(&stored, tensor)?.to_string()))

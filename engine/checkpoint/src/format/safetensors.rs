@@ -57,6 +57,7 @@ impl Format for Safetensors {
                 shape: entry.shape,
                 shard: 0,
                 offset: data_start + entry.begin,
+                encoding: None,
             })
             .collect();
         Ok(Header { tensors, metadata, ..Header::default() })

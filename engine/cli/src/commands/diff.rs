@@ -195,7 +195,7 @@ impl<'a> Report<'a> {
             table.row([
                 shown(row.name).into_owned(),
                 row.both(|tensor| tensor.shape.to_string()),
-                row.both(|tensor| tensor.dtype.to_string()),
+                row.both(|tensor| tensor.stored_as().to_owned()),
                 cosine,
                 norm,
                 sign,
@@ -244,7 +244,9 @@ impl<'a> Report<'a> {
             .iter()
             .map(|(row, sums)| {
                 let side = |tensor: Option<&TensorEntry>| {
-                    tensor.map(|t| json!({"dtype": t.dtype.name(), "shape": t.shape.dimensions()}))
+                    tensor.map(
+                        |t| json!({"dtype": t.model_dtype().name(), "shape": t.shape.dimensions()}),
+                    )
                 };
                 let status = match sums {
                     Some(sums) if sums.is_equal() => "equal",

@@ -75,13 +75,18 @@ fn list(checkpoint: &Checkpoint, tensors: &[&TensorEntry]) -> String {
     for tensor in tensors {
         table.row([
             shown(&tensor.name).into_owned(),
-            tensor.dtype.to_string(),
+            tensor.stored_as().to_owned(),
             tensor.shape.to_string(),
-            quantity::bytes(tensor.bytes()),
+            quantity::bytes(tensor.stored_bytes()),
             file_name(checkpoint, tensor.shard as usize),
         ]);
     }
     table.text("")
+}
+
+/// Bits that one element takes in files, with its share of scales.
+fn bits(tensor: &TensorEntry) -> f64 {
+    tensor.stored_bytes() as f64 * 8.0 / tensor.shape.elements().max(1) as f64
 }
 
 fn file_name(checkpoint: &Checkpoint, shard: usize) -> String {
@@ -101,7 +106,7 @@ impl Weight {
     fn add(&mut self, tensor: &TensorEntry) {
         self.tensors += 1;
         self.elements = self.elements.saturating_add(tensor.shape.elements());
-        self.bytes = self.bytes.saturating_add(tensor.bytes());
+        self.bytes = self.bytes.saturating_add(tensor.stored_bytes());
     }
 
     fn json(self) -> Map<String, Value> {
@@ -194,18 +199,18 @@ struct Report<'a> {
     model: &'a Model,
     known: Option<Known>,
     total: Weight,
-    dtypes: BTreeMap<&'static str, Weight>,
+    dtypes: BTreeMap<String, Weight>,
     modules: Vec<(&'a str, Module)>,
 }
 
 impl<'a> Report<'a> {
     fn new(model: &'a Model) -> Self {
         let mut total = Weight::default();
-        let mut dtypes: BTreeMap<&'static str, Weight> = BTreeMap::new();
+        let mut dtypes: BTreeMap<String, Weight> = BTreeMap::new();
         let mut modules: BTreeMap<&str, Module> = BTreeMap::new();
         for tensor in model.checkpoint.index.tensors() {
             total.add(tensor);
-            dtypes.entry(tensor.dtype.name()).or_default().add(tensor);
+            dtypes.entry(tensor.stored_as().to_owned()).or_default().add(tensor);
             let part = names::part(&tensor.name);
             let module = modules.entry(part.prefix).or_default();
             module.weight.add(tensor);
@@ -295,7 +300,7 @@ impl<'a> Report<'a> {
         let dtypes: Map<String, Value> = self
             .dtypes
             .iter()
-            .map(|(dtype, weight)| ((*dtype).to_owned(), weight.json().into()))
+            .map(|(dtype, weight)| (dtype.clone(), weight.json().into()))
             .collect();
         let modules: Vec<Value> = self
             .modules
@@ -321,14 +326,22 @@ impl<'a> Report<'a> {
         let tensors: Vec<Value> = listed
             .iter()
             .map(|tensor| {
-                json!({
+                let mut entry = json!({
                     "name": tensor.name,
-                    "dtype": tensor.dtype.name(),
+                    "dtype": tensor.model_dtype().name(),
                     "shape": tensor.shape.dimensions(),
-                    "bytes": tensor.bytes(),
+                    "bytes": tensor.stored_bytes(),
                     "file": file_name(checkpoint, tensor.shard as usize),
                     "offset": tensor.offset,
-                })
+                });
+                if let Some(encoding) = &tensor.encoding {
+                    let parts: Vec<&str> =
+                        encoding.parts().iter().map(|part| part.name.as_str()).collect();
+                    entry["stored_as"] = json!(encoding.scheme());
+                    entry["bits"] = json!(bits(tensor));
+                    entry["parts"] = json!(parts);
+                }
+                entry
             })
             .collect();
         json!({

@@ -193,6 +193,7 @@ fn changed(config: &Value, planned: &Planned) -> (Value, Option<Diagnostic>) {
         layers: layers.map(|change| change.sources.clone()),
         is_tied: output.tied,
         vocab_size: output.vocabulary,
+        is_unpacked: planned.loaded.has_packed_weights(),
     };
     let is_restacked =
         |change: &&mixdown_plan::LayerChange| !change.sources.iter().copied().eq(0..change.before);

@@ -152,6 +152,12 @@ fn headers_digest(checkpoint: &Checkpoint) -> String {
             "{:?} {} {} {} {}",
             tensor.name, tensor.dtype, tensor.shape, tensor.shard, tensor.offset
         ));
+        for part in tensor.encoding.iter().flat_map(|encoding| encoding.parts()) {
+            digest.line(format_args!(
+                "part {:?} {} {} {} {}",
+                part.name, part.dtype, part.shape, part.shard, part.offset
+            ));
+        }
     }
     digest.0.finalize().to_hex().to_string()
 }

@@ -60,7 +60,7 @@ pub(super) fn place(
         if let Some(place) = place {
             let offset = place + checked.begin;
             let Checked { dtype, shape, .. } = checked;
-            tensors.push(TensorEntry { name, dtype, shape, shard: 0, offset });
+            tensors.push(TensorEntry { name, dtype, shape, shard: 0, offset, encoding: None });
         }
     }
     if let Some(last) = faults.last_mut().filter(|_| untold > 0) {

@@ -1,0 +1,159 @@
+//! Merges of quantized models: what their codes and scales say is what is merged, and the output says so.
+//!
+//! The inputs are files of real libraries (`tests/formats/quantized`), with the values that each stands for.
+//! Catches codes or scales that are merged as numbers, values that depend on where a piece begins, and an
+//! output whose files still promise a packing.
+
+use std::collections::BTreeMap;
+
+use mixdown_kit::adapter::adapter;
+use mixdown_kit::read::read_safetensors;
+use mixdown_kit::{DType, Space, Tensor, checkpoint, mixdown, read_checkpoint};
+use mixdown_suite::{configuration, merge, merged, refusal, repository, with_snapshots};
+
+/// Puts a fixture into the space under its name, and gives the values that it stands for.
+fn fixture(space: &Space, name: &str) -> BTreeMap<String, Tensor> {
+    let folder = repository().join("tests/formats/quantized").join(name);
+    for file in ["model.safetensors", "config.json", "hf_quant_config.json"] {
+        if let Ok(bytes) = std::fs::read(folder.join(file)) {
+            space.write(format!("{name}/{file}"), bytes);
+        }
+    }
+    read_safetensors(folder.join("expected.safetensors"))
+}
+
+fn alone(model: &str) -> String {
+    configuration("linear", None, &[(model, "weight: 1")], "")
+}
+
+#[test]
+fn a_quantized_model_is_what_its_codes_and_scales_say() {
+    for name in [
+        "fp8_block_ragged",
+        "gptq_v1_4bit_act",
+        "bnb_nf4_bf16storage",
+        "mxfp4_gpt_oss",
+        "modelopt_nvfp4",
+    ] {
+        let space = Space::new();
+        let expected = fixture(&space, name);
+        let outcome = merge(&space, &alone(name), &[]).success();
+        assert!(outcome.stderr.contains("W0641"), "{}", outcome.stderr);
+        let output = read_checkpoint(space.path("merged"));
+        assert_eq!(output.names(), expected.keys().collect::<Vec<_>>(), "{name}");
+        for (tensor, expected) in &expected {
+            assert_eq!(output.tensor(tensor).shape, expected.shape, "{name}: {tensor}");
+            assert_eq!(output.values(tensor), expected.values(), "{name}: {tensor}");
+        }
+        let config = space.read_text("merged/config.json");
+        assert!(!config.contains("quantization_config"), "{config}");
+        assert!(!space.exists("merged/hf_quant_config.json"));
+    }
+}
+
+/// Without a type in the recipe the output has the model's own, which 8 bits are not.
+#[test]
+fn experts_in_different_forms_are_merged() {
+    let space = Space::new();
+    let first = fixture(&space, "fp8_block_f32");
+    let second = fixture(&space, "fp8_block_bf16");
+    let models = [("fp8_block_f32", "weight: 0.5"), ("fp8_block_bf16", "weight: 0.5")];
+    let recipe = configuration("linear", None, &models, "").replace("dtype: float32\n", "");
+    let output = merged(&space, &recipe);
+    for (name, one) in &first {
+        let mean: Vec<f64> =
+            one.values().iter().zip(second[name].values()).map(|(a, b)| (a + b) / 2.0).collect();
+        let tensor = output.tensor(name);
+        assert_eq!(tensor.dtype, DType::Bf16);
+        for (found, wanted) in tensor.values().iter().zip(&mean) {
+            assert!(
+                (found - wanted).abs() <= wanted.abs() / 256.0 + 1e-30,
+                "{name}: {found} {wanted}"
+            );
+        }
+    }
+}
+
+#[test]
+fn threads_and_memory_change_nothing() {
+    for name in ["gptq_v1_3bit_asym", "mxfp4_gpt_oss", "bnb_nf4_double"] {
+        let space = Space::new();
+        fixture(&space, name);
+        let mut all = Vec::new();
+        for arguments in
+            [["--threads", "1", "--memory", "4GB"], ["--threads", "3", "--memory", "40MB"]]
+        {
+            merge(&space, &alone(name), &[&arguments[..], &["--force"]].concat()).success();
+            all.push(space.read("merged/model.safetensors"));
+        }
+        assert!(all[0] == all[1], "{name}");
+    }
+}
+
+/// QLoRA's usual case: the update is added to what the codes stand for.
+#[test]
+fn an_adapter_on_a_quantized_base_is_added() {
+    let module = "model.layers.0.self_attn.q_proj";
+    let space = Space::new();
+    let expected = fixture(&space, "bnb_nf4");
+    let name = format!("{module}.weight");
+    let (rows, columns) = (expected[&name].shape[0], expected[&name].shape[1]);
+    let adapter = adapter("tuned", 2).module(module, 2, [rows, columns]);
+    adapter.write(&space);
+    let output = merged(&space, &alone("bnb_nf4+tuned"));
+    let factors: Vec<Vec<f64>> = adapter.tensors().iter().map(Tensor::values).collect();
+    let (a, b) = (&factors[0], &factors[1]);
+    let base = expected[&name].values();
+    let found = output.values(&name);
+    for (at, found) in found.iter().enumerate() {
+        let (row, column) = (at / columns as usize, at % columns as usize);
+        let update: f64 = (0..2).map(|k| b[row * 2 + k] * a[k * columns as usize + column]).sum();
+        // α is twice the rank.
+        let wanted = base[at] + 2.0 * update;
+        assert!((found - wanted).abs() < 1e-6, "at {at}: {found} instead of {wanted}");
+    }
+    assert_ne!(found, base);
+}
+
+#[test]
+fn inspect_shows_how_weights_are_stored() {
+    let space = Space::new();
+    fixture(&space, "ct_pack4_asym");
+    let json =
+        mixdown(&space, ["inspect", "ct_pack4_asym", "--json", "--tensors"]).success().json();
+    let tensors = json["tensors"].as_array().unwrap();
+    let one = tensors.iter().find(|one| one["name"].as_str().unwrap().ends_with("up_proj.weight"));
+    let one = one.unwrap();
+    assert_eq!(one["shape"], serde_json::json!([64, 32]));
+    assert_eq!(one["stored_as"], "int4 with zero points, groups of 32");
+    assert_eq!(one["dtype"], "bf16");
+    // 4 bits, a scale of 16 and a zero point of 4 for 32 codes, and 16 bytes of shape for all.
+    assert_eq!(one["bits"], 4.0 + 20.0 / 32.0 + 128.0 / 2048.0);
+}
+
+#[test]
+fn a_codec_that_is_not_decoded_is_refused_by_name() {
+    let space = Space::new();
+    let books = Tensor::new("model.layers.0.mlp.up_proj.codebooks", DType::F16, &[1, 4], &[0.0; 4]);
+    let codes = Tensor::new("model.layers.0.mlp.up_proj.codes", DType::I8, &[4, 4], &[1.0; 16]);
+    checkpoint("a").without("up_proj").with(books).with(codes).write(&space);
+    let talk = refusal(&space, &alone("a"), &[], 1);
+    with_snapshots(|| insta::assert_snapshot!("unknown_codec", talk));
+    mixdown(&space, ["check", "recipe.yaml"]).exits(1);
+}
+
+#[test]
+fn a_broken_scale_is_told_with_its_place() {
+    let space = Space::new();
+    fixture(&space, "ct_pack4_group");
+    let path = "ct_pack4_group/model.safetensors";
+    let mut bytes = space.read(path);
+    let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+    let text: serde_json::Value = serde_json::from_slice(&bytes[8..header]).unwrap();
+    let scale = &text["model.layers.0.mlp.up_proj.weight_scale"]["data_offsets"][0];
+    let at = header + scale.as_u64().unwrap() as usize;
+    bytes[at..at + 2].copy_from_slice(&[0xc0, 0x7f]);
+    space.write(path, bytes);
+    let talk = merge(&space, &alone("ct_pack4_group"), &["--threads", "1"]).exits(1).talk();
+    with_snapshots(|| insta::assert_snapshot!("broken_scale", talk));
+}
