@@ -12,6 +12,7 @@ mod blocks;
 mod claims;
 
 mod compressed;
+pub(crate) mod gguf;
 mod gptq;
 mod groups;
 mod hqq;
@@ -71,6 +72,12 @@ impl Encoding {
     /// The stored tensors that it is made of, codes first.
     pub fn parts(&self) -> &[TensorEntry] {
         &self.parts
+    }
+
+    /// The same in another shard of a checkpoint.
+    pub(crate) fn in_shard(&self, shard: u32) -> Self {
+        let parts = self.parts.iter().map(|part| TensorEntry { shard, ..part.clone() }).collect();
+        Self { parts, ..self.clone() }
     }
 
     /// Bytes of all parts.

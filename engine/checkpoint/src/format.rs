@@ -1,6 +1,7 @@
 //! The formats that checkpoints come in. A format is recognized from its bytes, never from the
 //! name of a file.
 
+pub mod gguf;
 pub mod safetensors;
 pub mod torch;
 
@@ -42,7 +43,7 @@ pub trait Format: Sync {
 pub const START: usize = 64;
 
 /// The formats that are read.
-pub const FORMATS: &[&dyn Format] = &[&safetensors::Safetensors, &torch::Torch];
+pub const FORMATS: &[&dyn Format] = &[&gguf::Gguf, &safetensors::Safetensors, &torch::Torch];
 
 /// The format of a file that starts with these bytes, if it is read.
 pub fn recognize(start: &[u8]) -> Option<&'static dyn Format> {
@@ -51,11 +52,10 @@ pub fn recognize(start: &[u8]) -> Option<&'static dyn Format> {
 
 /// The name of a format that is known but not read, from a file's first bytes.
 pub fn recognize_unread(start: &[u8]) -> Option<&'static str> {
-    // A pickle of protocol 2 and up, GGUF's magic, HDF5's signature.
-    const UNREAD: [(&[u8], &str); 4] = [
+    // A pickle of protocol 2 and up, HDF5's signature.
+    const UNREAD: [(&[u8], &str); 3] = [
         (b"\x80\x02", "a pickle, but not PyTorch's"),
         (b"\x80\x04", "a pickle, but not PyTorch's"),
-        (b"GGUF", "GGUF"),
         (b"\x89HDF\r\n", "HDF5"),
     ];
     UNREAD.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, name)| *name)
@@ -65,8 +65,7 @@ pub fn recognize_unread(start: &[u8]) -> Option<&'static str> {
 ///
 /// For the message about a folder without weights only.
 pub fn unread_by_name(file: &str) -> Option<&'static str> {
-    const UNREAD: [(&str, &str); 4] =
-        [(".gguf", "GGUF"), (".h5", "Keras"), (".msgpack", "Flax"), (".onnx", "ONNX")];
+    const UNREAD: [(&str, &str); 3] = [(".h5", "Keras"), (".msgpack", "Flax"), (".onnx", "ONNX")];
     UNREAD.iter().find(|(ending, _)| file.ends_with(ending)).map(|(_, name)| *name)
 }
 
@@ -79,8 +78,7 @@ mod tests {
         let header = b"\x40\0\0\0\0\0\0\0{\"a\":{}}";
         assert_eq!(recognize(header).map(Format::name), Some("safetensors"));
         assert_eq!(recognize_unread(header), None);
-        assert!(recognize(b"GGUF\x03\0\0\0{").is_none());
-        assert_eq!(recognize_unread(b"GGUF\x03\0\0\0{"), Some("GGUF"));
+        assert_eq!(recognize(b"GGUF\x03\0\0\0{").map(Format::name), Some("GGUF"));
         assert_eq!(recognize(b"PK\x03\x04").map(Format::name), Some("PyTorch"));
         let old = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.";
         assert_eq!(recognize(old).map(Format::name), Some("PyTorch"));
@@ -92,7 +90,7 @@ mod tests {
 
     #[test]
     fn weights_of_other_formats_are_named() {
-        assert_eq!(unread_by_name("model.Q4_K_M.gguf"), Some("GGUF"));
+        assert_eq!(unread_by_name("model.onnx"), Some("ONNX"));
         assert_eq!(unread_by_name("config.json"), None);
     }
 }

@@ -34,6 +34,12 @@ impl TensorEntry {
         self.shape.bytes(self.dtype)
     }
 
+    /// The same tensor in another shard of a checkpoint.
+    pub(crate) fn in_shard(self, shard: u32) -> Self {
+        let encoding = self.encoding.map(|encoding| Arc::new(encoding.in_shard(shard)));
+        Self { shard, encoding, ..self }
+    }
+
     /// Count of bytes in files.
     pub fn stored_bytes(&self) -> u64 {
         self.encoding.as_ref().map_or(self.bytes(), |encoding| encoding.bytes())

@@ -18,6 +18,7 @@ use serde_json::Value;
 pub(crate) use side::{not_json, text};
 
 use crate::encoding::{self, Context, Settings};
+use crate::format::gguf::VERSION;
 use crate::index::{Index, Shard, TensorEntry};
 use crate::shown::{shown, shown_path, some_of};
 use crate::source::{ByteSource, FilePool};
@@ -83,7 +84,7 @@ pub fn open_as(
             Ok((shard, header)) => {
                 let position = shards.len() as u32;
                 let entries = header.tensors.into_iter();
-                tensors.extend(entries.map(|t| TensorEntry { shard: position, ..t }));
+                tensors.extend(entries.map(|entry| entry.in_shard(position)));
                 found.warnings.extend(header.warnings);
                 metadata.extend(header.metadata);
                 read.push(file.name.as_str());
@@ -105,6 +106,11 @@ pub fn open_as(
         let source = pool.source(&shards[tensor.shard as usize]);
         source.read_exact_at(tensor.offset, &mut bytes).map(|()| bytes)
     };
+    if metadata.contains_key(VERSION) {
+        let (restored, warnings) = encoding::gguf::restored(tensors, &metadata, name)?;
+        tensors = restored;
+        found.warnings.extend(warnings);
+    }
     let settings = Settings::of(config.as_ref(), beside.as_ref());
     let context = Context { name, settings: &settings, metadata: &metadata, small: &small };
     let logical = encoding::logical(tensors, &context)?;

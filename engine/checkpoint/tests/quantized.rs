@@ -81,8 +81,9 @@ fn values_are_those_of_the_libraries() {
 /// What is wrong with the reading of a fixture.
 fn compare(folder: &Path) -> Result<(), String> {
     let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-    let checkpoint = open(&folder.join("model.safetensors"), None)
-        .map_err(|faults| format!("{name}: {faults:?}"))?;
+    let gguf = folder.join("model.gguf");
+    let file = if gguf.exists() { gguf } else { folder.join("model.safetensors") };
+    let checkpoint = open(&file, None).map_err(|faults| format!("{name}: {faults:?}"))?;
     let expected = expected(folder);
     let is_wanted =
         |found: &&TensorEntry| found.encoding.is_some() || expected.contains_key(&found.name);
@@ -329,4 +330,145 @@ fn values_that_cannot_be_are_refused_when_they_are_read() {
     let below = |model: &mut Changed| model.tensor("g_idx").data[..4].fill(0xff);
     Changed::of("gptq_v1_4bit_act").with(below).unreadable("points to group -1 at column 0");
     Changed::of("hqq_4bit_axis0").with(nan(".scale", &[0xc0, 0x7f])).unreadable("is NaN");
+}
+
+#[test]
+fn floats_of_eight_bits_without_scales_are_numbers() {
+    let entry = r#"{"a.weight":{"dtype":"F8_E4M3","shape":[1,4],"data_offsets":[0,4]}}"#;
+    let file = |header: &str, data: &[u8]| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat();
+        fs::write(&path, bytes).unwrap();
+        (open(&path, None), folder)
+    };
+    let (checkpoint, _folder) = file(entry, &[0x38, 0xb8, 0x7e, 0x01]);
+    let checkpoint = checkpoint.unwrap();
+    let tensor = checkpoint.index.get("a.weight").unwrap();
+    assert_eq!(read(&checkpoint, tensor, 0, 4), [1.0, -1.0, 448.0, 2f32.powi(-9)]);
+    // With a scale that no library is known to write so, they are codes.
+    let entry = r#"{"a.weight":{"dtype":"F8_E4M3","shape":[1,4],"data_offsets":[0,4]},
+        "a.scale_weight":{"dtype":"F32","shape":[],"data_offsets":[4,8]}}"#;
+    let faults = file(entry, &[0; 8]).0.unwrap_err();
+    assert_eq!(faults[0].code, codes::PACKED);
+}
+
+/// Numbers that look random, and are the same each time.
+struct Draws(u64);
+
+impl Draws {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % end.max(1) as u64) as usize
+    }
+}
+
+/// Opens a file and reads all of it; what comes of it does not matter, as long as it comes.
+fn open_and_read(path: &Path) {
+    let Ok(checkpoint) = open(path, None) else { return };
+    for tensor in checkpoint.index.tensors() {
+        if tensor.encoding.is_some() && tensor.shape.elements() < 1 << 16 {
+            let _ = try_read(&checkpoint, tensor, 0, tensor.shape.elements());
+        }
+    }
+}
+
+#[test]
+fn files_that_lie_are_told_or_read() {
+    let mut draws = Draws(0x9e37_79b9_7f4a_7c15);
+    let folders = fs::read_dir(formats()).unwrap().map(|entry| entry.unwrap().path());
+    for folder in folders {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        if name.starts_with("gguf") {
+            let bytes = fs::read(folder.join("model.gguf")).unwrap();
+            let space = tempfile::tempdir().unwrap();
+            let path = space.path().join("model.gguf");
+            for _ in 0..60 {
+                let mut changed = bytes.clone();
+                let at = draws.below(changed.len().min(2048));
+                changed[at] = draws.below(256) as u8;
+                changed.truncate(changed.len() - draws.below(2) * draws.below(64));
+                fs::write(&path, changed).unwrap();
+                open_and_read(&path);
+            }
+            continue;
+        }
+        for _ in 0..20 {
+            let mut model = Changed::of(&name);
+            let names: Vec<String> = model.tensors.keys().cloned().collect();
+            let tensor = model.tensors.get_mut(&names[draws.below(names.len())]).unwrap();
+            match draws.below(4) {
+                0 if !tensor.data.is_empty() => {
+                    let at = draws.below(tensor.data.len());
+                    tensor.data[at] = draws.below(256) as u8;
+                }
+                1 => tensor.shape.insert(0, 1),
+                2 => {
+                    tensor.shape = vec![0, 1 << 40];
+                    tensor.data.clear();
+                }
+                _ => {
+                    tensor.dtype = safetensors::Dtype::U8;
+                    tensor.shape = vec![tensor.data.len(), 1];
+                }
+            }
+            let numbers = [json!(0), json!(1), json!(3), json!(-1), json!(1_u64 << 62), json!("x")];
+            if let Some(quantization) = model.config.get_mut("quantization_config")
+                && let Some(map) = quantization.as_object_mut()
+            {
+                let keys: Vec<String> = map.keys().cloned().collect();
+                map.insert(keys[draws.below(keys.len())].clone(), numbers[draws.below(6)].clone());
+            }
+            if model.open().is_ok() {
+                open_and_read(model.folder.path());
+            }
+        }
+    }
+}
+
+#[test]
+fn gguf_files_that_lie_are_refused_with_the_place() {
+    let sound = fs::read(formats().join("gguf_llama_q8/model.gguf")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let refused = |bytes: &[u8], code: Code, words: &str| {
+        fs::write(&path, bytes).unwrap();
+        let faults = open(&path, None).unwrap_err();
+        assert_eq!(faults[0].code, code, "{faults:?}");
+        assert!(faults[0].headline.contains(words), "{}", faults[0].headline);
+    };
+    let changed = |at: usize, by: &[u8]| {
+        let mut bytes = sound.clone();
+        bytes[at..at + by.len()].copy_from_slice(by);
+        bytes
+    };
+    let find =
+        |text: &str| sound.windows(text.len()).position(|found| found == text.as_bytes()).unwrap();
+    refused(&changed(4, &[9]), codes::UNSUPPORTED_FORMAT, "version 9");
+    refused(&changed(4, &[0, 0, 0, 3]), codes::UNSUPPORTED_FORMAT, "big endian");
+    refused(&changed(8, &[0xff; 8]), codes::HEADER_BROKEN, "counts more");
+    refused(&changed(16, &[0xff; 8]), codes::HEADER_BROKEN, "counts more");
+    refused(&sound[..1000], codes::HEADER_BROKEN, "past the end");
+    refused(&sound[..sound.len() - 600], codes::HEADER_BROKEN, "beyond the end");
+    // The value of `general.architecture` stands behind its type and length.
+    let family = find("general.architecture") + "general.architecture".len() + 12;
+    refused(&changed(family, b"xlama"), codes::GGUF_FAMILY, "`xlama`");
+    // An info is a name, a count of axes, sizes, a type and an offset.
+    let info = find("token_embd.weight") + "token_embd.weight".len();
+    refused(&changed(info, &[200]), codes::HEADER_BROKEN, "too many axes");
+    refused(&changed(info + 4, &[33]), codes::HEADER_BROKEN, "whole blocks");
+    refused(&changed(info + 4, &[0xff; 16]), codes::HEADER_BROKEN, "64 bits");
+    refused(&changed(info + 20, &[9]), codes::PACKED, "Q8_1");
+    refused(&changed(info + 20, &[200]), codes::PACKED, "type 200");
+    refused(
+        &changed(info + 24, &[0xe0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+        codes::HEADER_BROKEN,
+        "beyond the end",
+    );
+    refused(&changed(info + 24, &[1]), codes::HEADER_BROKEN, "alignment");
+    refused(&changed(info + 24, &[0x20, 2]), codes::HEADER_BROKEN, "overlap");
+    let heads = find("llama.attention.head_count") + "llama.attention.head_count".len() + 4;
+    refused(&changed(heads, &[7]), codes::PACKED_BROKEN, "does not divide");
 }

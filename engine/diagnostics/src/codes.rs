@@ -39,6 +39,7 @@ codes! {
     PACKED_BROKEN = "E0141", "tensors of a packed weight are missing or do not go with each other";
     PACKED_CONFIG = "E0142", "a configuration promises another packing than the tensors have";
     PACKED_VALUE = "E0143", "a scale, zero point or index of a packed weight cannot be";
+    GGUF_FAMILY = "E0144", "nothing is known of the names of a GGUF file's family";
     NOT_YAML = "E0201", "a file is not YAML";
     YAML_TOO_LARGE = "E0202", "a YAML file unfolds beyond the limits";
     UNKNOWN_KEY = "E0203", "a key is not known here";
@@ -147,6 +148,7 @@ codes! {
     STAGE_UNUSED = "W0633", "a document of a file is used by no other";
     PACKED_BESIDE = "W0640", "tensors that belong to the quantized form only are left out";
     UNPACKED = "W0641", "a model is quantized, and the output is not";
+    GGUF_NAMES = "W0642", "tensors of a GGUF file are not those that its family is known to have";
     MATRICES_AVERAGED = "W0650", "tensors that could be matrices are averaged by a method over matrices";
     ALPHA_OVERRIDDEN = "W0651", "a recipe states another scale than an adapter's own configuration";
     LOST_IN_STORAGE = "W0652", "much of a merged update is lost when it is rounded for storage";

@@ -286,7 +286,7 @@ fn models_that_do_not_fit() {
 
     let space = Space::new();
     checkpoint("a").write(&space);
-    checkpoint("b").dtype_where("mlp.up_proj", DType::I8).write(&space);
+    checkpoint("b").dtype_where("mlp.up_proj", DType::I64).write(&space);
     check("types_differ", &space, &two_models(), 2);
 
     let space = Space::new();

@@ -84,7 +84,7 @@ impl Fault {
 }
 
 /// In the order in which they are asked: those that are known by a name of their own come first.
-const FAMILIES: [Family; 10] = [
+const FAMILIES: [Family; 11] = [
     super::bitsandbytes::FAMILY,
     super::mxfp4::FAMILY,
     super::compressed::FAMILY,
@@ -95,6 +95,7 @@ const FAMILIES: [Family; 10] = [
     super::modelopt::FAMILY,
     super::scaled::FAMILY,
     super::mlx::FAMILY,
+    super::scaled::BARE,
 ];
 
 impl<'a> Stored<'a> {
@@ -185,11 +186,16 @@ pub(crate) fn logical(
     let mut promised: Option<(String, &TensorEntry)> = None;
     for family in &FAMILIES {
         for tensor in &tensors {
-            if taken.contains(tensor.name.as_str()) {
+            if tensor.encoding.is_some() || taken.contains(tensor.name.as_str()) {
                 continue;
             }
             match (family.find)(&stored, tensor) {
                 None => {}
+                Some(_) if tensor.shape.elements() == 0 => {
+                    taken.insert(&tensor.name);
+                    faults
+                        .push((Fault::new(format!("`{}` is empty", shown(&tensor.name))), tensor));
+                }
                 Some(Err(fault)) => {
                     taken.insert(&tensor.name);
                     faults.push((fault, tensor));
@@ -324,7 +330,11 @@ fn other_promise(scheme: &str, tensor: &TensorEntry, context: &Context<'_>) -> D
 /// Refuses what looks packed and no family has claimed.
 fn unclaimed(stored: &Stored<'_>, taken: &HashSet<&str>, context: &Context<'_>) -> Vec<Diagnostic> {
     let mut found: Vec<(Sign, Vec<&str>)> = Vec::new();
-    for tensor in stored.tensors.iter().filter(|tensor| !taken.contains(tensor.name.as_str())) {
+    for tensor in stored
+        .tensors
+        .iter()
+        .filter(|tensor| tensor.encoding.is_none() && !taken.contains(tensor.name.as_str()))
+    {
         let Some(codec) = signs::codec_of(stored, tensor) else { continue };
         match found.iter_mut().find(|(known, _)| *known == codec) {
             Some((_, names)) => names.push(&tensor.name),

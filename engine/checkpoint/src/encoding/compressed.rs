@@ -31,7 +31,9 @@ fn find<'a>(stored: &Stored<'a>, tensor: &'a TensorEntry) -> Option<Result<Found
 /// The last axis and the count of rows before it.
 fn matrix(tensor: &TensorEntry) -> Result<(u64, u64), Fault> {
     match tensor.shape.dimensions() {
-        [leading @ .., width] if !leading.is_empty() => Ok((leading.iter().product(), *width)),
+        [leading @ .., width] if !leading.is_empty() => {
+            Ok((leading.iter().fold(1, |all: u64, &size| all.saturating_mul(size)), *width))
+        }
         _ => Err(Fault::new(format!("`{}` is no matrix", shown(&tensor.name)))
             .fact("shape", tensor.shape.to_string())),
     }

@@ -11,8 +11,10 @@ use super::claims::{Family, Fault, Found, Stored, expect_dtype, expect_shape};
 use super::groups::Grid;
 use super::unpack::Stream;
 use super::values::{Number, Values};
+use super::{Codec, Reader};
 use crate::index::TensorEntry;
 use crate::shown::shown;
+use crate::source::ReadError;
 
 pub(super) const FAMILY: Family =
     Family { methods: &["fp8", "fbgemm_fp8", "compressed-tensors", "modelopt"], find };
@@ -143,7 +145,7 @@ fn tiles(
     }
     let found = scales.shape.dimensions();
     let stack = &shape[..shape.len().saturating_sub(2)];
-    let is_of_rows = found.iter().product::<u64>() == all_rows
+    let is_of_rows = scales.shape.elements() == all_rows
         && (found == &shape[..shape.len() - 1]
             || found == [&shape[..shape.len() - 1], &[1]].concat());
     if is_of_rows {
@@ -189,4 +191,59 @@ fn wrong_scales(codes: &TensorEntry, scales: &TensorEntry) -> Fault {
     Fault::new(format!("`{}` has a shape that does not go with its codes", shown(&scales.name)))
         .fact("codes", codes.shape.to_string())
         .fact("scales", scales.shape.to_string())
+}
+
+/// 8-bit floats that nothing scales: weights that were cast, as those of diffusion models often are.
+pub(super) const BARE: Family = Family { methods: &[], find: bare };
+
+fn bare<'a>(stored: &Stored<'a>, tensor: &'a TensorEntry) -> Option<Result<Found<'a>, Fault>> {
+    let (values, element) = match tensor.dtype {
+        DType::F8E4M3 => (Values::E4M3, "fp8 e4m3"),
+        DType::F8E5M2 => (Values::E5M2, "fp8 e5m2"),
+        _ => return None,
+    };
+    if stored.settings.is_there() || has_scale(stored, &tensor.name) {
+        return None;
+    }
+    Some(Ok(Found {
+        name: tensor.name.clone(),
+        shape: tensor.shape.dimensions().to_vec(),
+        scheme: format!("{element}, without scales"),
+        parts: vec![tensor],
+        beside: Vec::new(),
+        codec: Arc::new(Bare(values)),
+    }))
+}
+
+/// Whether a tensor beside this one, or this one itself, looks like its scale, whatever tool called it so.
+fn has_scale(stored: &Stored<'_>, name: &str) -> bool {
+    const BESIDE: [&str; 8] = [
+        "scale",
+        "scales",
+        "scale_weight",
+        "scaling_factor",
+        "weight_scale",
+        "weight_scales",
+        "weight_scale_inv",
+        "weight_scale_2",
+    ];
+    let (module, leaf) = name.rsplit_once('.').unwrap_or(("", name));
+    let ends = ["_scale", "_scale_inv", "_scales", ".scale"];
+    leaf.contains("scale")
+        || stored.get("scaled_fp8").is_some()
+        || BESIDE.iter().any(|leaf| stored.get(&format!("{module}.{leaf}")).is_some())
+        || ends.iter().any(|end| stored.get(&format!("{name}{end}")).is_some())
+}
+
+/// Codes that are numbers themselves.
+#[derive(Debug)]
+struct Bare(Values);
+
+impl Codec for Bare {
+    fn decode(&self, reader: &Reader<'_>, first: u64, out: &mut [f32]) -> Result<(), ReadError> {
+        let mut codes = vec![0; out.len()];
+        reader.bytes(0, first, &mut codes)?;
+        self.0.of(&codes, out);
+        Ok(())
+    }
 }

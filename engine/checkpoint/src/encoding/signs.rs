@@ -10,7 +10,7 @@ use crate::index::TensorEntry;
 use crate::shown::shown;
 
 /// Last parts of names that only one codec gives, with the name of the codec.
-const NAMES: [(&str, &str); 22] = [
+const NAMES: [(&str, &str); 24] = [
     ("absmax", BITSANDBYTES_4),
     ("quant_map", BITSANDBYTES_4),
     ("nested_absmax", BITSANDBYTES_4),
@@ -33,6 +33,8 @@ const NAMES: [(&str, &str); 22] = [
     ("dense_weights", "SpQR"),
     ("weight_scales", "EETQ"),
     ("tables2", "HIGGS"),
+    ("scale_weight", "ComfyUI's scaled fp8"),
+    ("scaled_fp8", "ComfyUI's scaled fp8"),
 ];
 
 const BITSANDBYTES_4: &str = "bitsandbytes 4-bit";
@@ -108,7 +110,8 @@ fn holds_codes(stored: &Stored<'_>, tensor: &TensorEntry) -> bool {
     let is_matrix = tensor.shape.dimensions().len() >= 2;
     match tensor.dtype {
         DType::U8 | DType::I8 | DType::I16 | DType::U16 | DType::I32 | DType::U32 => is_matrix,
-        DType::F8E4M3 | DType::F8E5M2 => is_matrix && stored.settings.is_there(),
+        // Those without a scale are claimed as numbers before.
+        DType::F8E4M3 | DType::F8E5M2 => is_matrix,
         _ => is_column(stored, tensor),
     }
 }

@@ -234,6 +234,11 @@ fn indexed(form: Form, root: PathBuf, shown_root: String, map: WeightMap) -> Fou
     found
 }
 
+/// Whether a file that is not taken for weights by itself may hold some all the same.
+fn may_be_weights(name: &str) -> bool {
+    torch_names::may_be(name) || name.ends_with(".gguf")
+}
+
 fn no_weights(name: &str, path: &Path, names: &[String]) -> Diagnostic {
     let fault = |headline: String| Diagnostic::error(codes::NO_WEIGHTS, headline).in_file(name);
     let help = "name a folder that holds `*.safetensors` files, or `pytorch_model.bin`";
@@ -254,7 +259,7 @@ fn no_weights(name: &str, path: &Path, names: &[String]) -> Diagnostic {
             .help(format!("{kind} files are not read; save the model as safetensors first"));
     }
     let torch: Vec<&str> =
-        names.iter().map(String::as_str).filter(|name| torch_names::may_be(name)).collect();
+        names.iter().map(String::as_str).filter(|name| may_be_weights(name)).collect();
     if let Some(first) = torch.first() {
         let first = format!("{}/{first}", name.trim_end_matches('/'));
         return fault

@@ -1,0 +1,264 @@
+//! From GGUF's names and layouts to those of a model's family: `schemas/gguf` has a file for each group
+//! of families that share them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, LazyLock};
+
+use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_tensor::{DType, Shape};
+use serde::Deserialize;
+
+use crate::encoding::values::Number;
+use crate::encoding::{Codec, Encoding, Reader};
+use crate::index::TensorEntry;
+use crate::shown::{shown, some_of};
+use crate::source::ReadError;
+
+/// The descriptions that are built in.
+const TEXTS: [&str; 6] = [
+    include_str!("../../../../../schemas/gguf/gemma.json"),
+    include_str!("../../../../../schemas/gguf/gemma2.json"),
+    include_str!("../../../../../schemas/gguf/llama.json"),
+    include_str!("../../../../../schemas/gguf/phi3.json"),
+    include_str!("../../../../../schemas/gguf/qwen.json"),
+    include_str!("../../../../../schemas/gguf/qwen_moe.json"),
+];
+
+/// Families that share names and layouts.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Description {
+    /// `general.architecture` of their files.
+    architectures: Vec<String>,
+    /// By GGUF's name, with `{i}` for a layer.
+    tensors: HashMap<String, Restoration>,
+}
+
+/// What becomes of a tensor.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Restoration {
+    /// Its name in the family, with `{i}` for a layer and `{e}` for an expert; none where the family has
+    /// no such tensor.
+    name: Option<String>,
+    /// Key of the count of heads whose rows are woven: the two halves of a head alternate.
+    woven: Option<String>,
+    /// What was added to all values.
+    #[serde(default)]
+    added: f32,
+    /// Whether the outermost axis is of experts, of which each is a tensor of its own.
+    #[serde(default)]
+    experts: bool,
+}
+
+static DESCRIPTIONS: LazyLock<Vec<Description>> = LazyLock::new(|| {
+    let read = |text: &&str| serde_json::from_str(text).expect("a description that is built in");
+    TEXTS.iter().map(read).collect()
+});
+
+/// The tensors of a GGUF file as the model's family has them, with what the user should know.
+///
+/// **Errors.** A family that nothing is known of, and tensors whose layout cannot be undone.
+pub(crate) fn restored(
+    tensors: Vec<TensorEntry>,
+    metadata: &BTreeMap<String, String>,
+    name: &str,
+) -> Result<(Vec<TensorEntry>, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let architecture = metadata.get("general.architecture").map_or("", String::as_str);
+    let known = || DESCRIPTIONS.iter().flat_map(|one| &one.architectures).map(String::as_str);
+    let description =
+        DESCRIPTIONS.iter().find(|one| one.architectures.iter().any(|a| a == architecture));
+    let Some(description) = description else {
+        let headline =
+            format!("the GGUF family `{}` is not known by its names", shown(architecture));
+        let mut all: Vec<&str> = known().collect();
+        all.sort_unstable();
+        return Err(vec![
+            Diagnostic::error(codes::GGUF_FAMILY, headline)
+                .in_file(name)
+                .fact("known", all.join(", "))
+                .help("convert the model to safetensors first"),
+        ]);
+    };
+    let (mut made, mut faults) = (Vec::new(), Vec::new());
+    let (mut unknown, mut left_out) = (Vec::new(), Vec::new());
+    for tensor in tensors {
+        let (pattern, layer) = pattern_of(&tensor.name);
+        match description.tensors.get(&pattern) {
+            None => {
+                unknown.push(tensor.name.clone());
+                made.push(tensor);
+            }
+            Some(Restoration { name: None, .. }) => left_out.push(tensor.name),
+            Some(one) => match one.apply(&tensor, layer, (architecture, metadata)) {
+                Ok(entries) => made.extend(entries),
+                Err(what) => faults.push(
+                    Diagnostic::error(
+                        codes::PACKED_BROKEN,
+                        format!("`{}` {what}", shown(&tensor.name)),
+                    )
+                    .in_file(name)
+                    .fact("shape", tensor.shape.to_string())
+                    .help("convert the model again"),
+                ),
+            },
+        }
+    }
+    if !faults.is_empty() {
+        faults.truncate(20);
+        return Err(faults);
+    }
+    let told = |names: &[String], headline: &str| {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let warning = Diagnostic::warning(codes::GGUF_NAMES, headline).in_file(name);
+        (!names.is_empty()).then(|| warning.fact("tensors", some_of(&names)))
+    };
+    let warnings = [
+        told(
+            &unknown,
+            "tensors have names that this GGUF family is not known to have; they keep them",
+        ),
+        told(&left_out, "tensors that the family computes from its configuration are left out"),
+    ];
+    Ok((made, warnings.into_iter().flatten().collect()))
+}
+
+/// A name with `{i}` for its layer, and the layer.
+fn pattern_of(name: &str) -> (String, &str) {
+    let layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+    match layer.filter(|(layer, _)| !layer.is_empty() && layer.bytes().all(|b| b.is_ascii_digit()))
+    {
+        Some((layer, rest)) => (format!("blk.{{i}}.{rest}"), layer),
+        None => (name.to_owned(), ""),
+    }
+}
+
+impl Restoration {
+    fn apply(
+        &self,
+        tensor: &TensorEntry,
+        layer: &str,
+        (architecture, metadata): (&str, &BTreeMap<String, String>),
+    ) -> Result<Vec<TensorEntry>, String> {
+        let name = self.name.as_deref().unwrap_or_default().replace("{i}", layer);
+        let sizes = tensor.shape.dimensions();
+        if self.experts {
+            let [experts, rest @ ..] = sizes else {
+                return Err("is no stack of experts".to_owned());
+            };
+            if rest.len() != 2 || *experts > 1 << 16 {
+                return Err("is no stack of experts".to_owned());
+            }
+            let shape = Shape::new(rest.to_vec()).map_err(|_| "is too large".to_owned())?;
+            let each = |expert: u64| {
+                let part = Part { first: expert * shape.elements(), ..Part::default() };
+                let name = name.replace("{e}", &expert.to_string());
+                decoded(tensor, name, shape.clone(), part)
+            };
+            return (0..*experts).map(each).collect();
+        }
+        let mut part = Part { added: self.added, ..Part::default() };
+        if let Some(key) = &self.woven {
+            let key = format!("{architecture}.{key}");
+            let whole = format!("{architecture}.attention.head_count");
+            let heads = metadata.get(&key).or_else(|| metadata.get(&whole));
+            let heads = heads.and_then(|text| text.parse::<u64>().ok()).filter(|&heads| heads > 0);
+            let rows = sizes.first().copied().unwrap_or(0);
+            let Some(heads) =
+                heads.filter(|&heads| heads <= rows && rows.is_multiple_of(2 * heads))
+            else {
+                return Err(format!("has rows that `{key}` does not divide into halves of heads"));
+            };
+            part.woven = Some((rows / heads, sizes[1..].iter().product()));
+        }
+        match (&part, &tensor.encoding) {
+            (part, None) if *part == Part::default() => {
+                Ok(vec![TensorEntry { name, ..tensor.clone() }])
+            }
+            _ => decoded(tensor, name, tensor.shape.clone(), part).map(|entry| vec![entry]),
+        }
+    }
+}
+
+/// An entry that reads as a part of a stored tensor, with its layout undone.
+fn decoded(
+    tensor: &TensorEntry,
+    name: String,
+    shape: Shape,
+    part: Part,
+) -> Result<TensorEntry, String> {
+    let (inner, parts, scheme, dtype): (Arc<dyn Codec>, _, _, _) = match &tensor.encoding {
+        Some(own) => (own.codec.clone(), own.parts.clone(), own.scheme.clone(), DType::Bf16),
+        None => {
+            let number = match tensor.dtype {
+                DType::F32 | DType::F16 | DType::Bf16 => Number::of_scale(tensor.dtype),
+                _ => None,
+            };
+            let Some(number) = number else {
+                return Err(format!("is of {}, whose layout is not undone", tensor.dtype));
+            };
+            let scheme = format!("GGUF {}", tensor.dtype);
+            (Arc::new(Plain(number)), vec![tensor.clone()], scheme, tensor.dtype)
+        }
+    };
+    let codec = Arc::new(Restored { inner, part });
+    let encoding = Some(Arc::new(Encoding { scheme, model_dtype: dtype, parts, codec }));
+    let (shard, offset) = (tensor.shard, tensor.offset);
+    Ok(TensorEntry { name, dtype: DType::F32, shape, shard, offset, encoding })
+}
+
+/// Which part of a stored tensor, and what was done to it.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Part {
+    /// Elements before it.
+    first: u64,
+    added: f32,
+    /// Rows of a head whose two halves alternate, and the length of a row.
+    woven: Option<(u64, u64)>,
+}
+
+#[derive(Debug)]
+struct Restored {
+    inner: Arc<dyn Codec>,
+    part: Part,
+}
+
+impl Codec for Restored {
+    fn decode(&self, reader: &Reader<'_>, first: u64, out: &mut [f32]) -> Result<(), ReadError> {
+        match self.part.woven {
+            None => self.inner.decode(reader, self.part.first + first, out)?,
+            Some((head, columns)) => {
+                let (mut at, mut rest) = (first, &mut *out);
+                while !rest.is_empty() {
+                    let (row, column) = (at / columns, at % columns);
+                    let count = (columns - column).min(rest.len() as u64);
+                    let (part, others) = rest.split_at_mut(count as usize);
+                    let within = row % head;
+                    let stored = row - within + within % (head / 2) * 2 + within / (head / 2);
+                    self.inner.decode(reader, stored * columns + column, part)?;
+                    (at, rest) = (at + count, others);
+                }
+            }
+        }
+        if self.part.added != 0.0 {
+            out.iter_mut().for_each(|value| *value -= self.part.added);
+        }
+        Ok(())
+    }
+}
+
+/// Numbers as they are.
+#[derive(Debug)]
+struct Plain(Number);
+
+impl Codec for Plain {
+    fn decode(&self, reader: &Reader<'_>, first: u64, out: &mut [f32]) -> Result<(), ReadError> {
+        let width = self.0.bytes();
+        let mut bytes = vec![0; out.len() * width];
+        reader.bytes(0, first * width as u64, &mut bytes)?;
+        let mut values = Vec::with_capacity(out.len());
+        self.0.read(&bytes, &mut values);
+        out.copy_from_slice(&values);
+        Ok(())
+    }
+}
