@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 use mixdown_recipe::Pattern;
 
 use crate::commands::{
-    cache, check, completions, diff, explain, extract, inspect, map, merge, methods, plan, schemas,
-    search, verify,
+    cache, check, completions, devices, diff, explain, extract, inspect, map, merge, methods, plan,
+    schemas, search, verify,
 };
 use crate::talk::ColorChoice;
 
@@ -61,6 +61,8 @@ pub enum Command {
     Map(map::Arguments),
     /// Show or prune the results that are kept from earlier merges
     Cache(cache::Arguments),
+    /// List the devices that can compute
+    Devices(devices::Arguments),
     /// Print a completion script for a shell
     Completions(completions::Arguments),
     /// Write the JSON Schemas of recipes, methods and manifests

@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod check;
 pub mod completions;
+pub mod devices;
 pub mod diff;
 pub mod explain;
 pub mod extract;
@@ -39,6 +40,7 @@ pub fn run(command: Command, talk: Talk) -> Exit {
         Command::Methods(arguments) => methods::run(arguments, talk),
         Command::Map(arguments) => map::run(arguments, talk),
         Command::Cache(arguments) => cache::run(arguments, talk),
+        Command::Devices(arguments) => devices::run(&arguments, talk),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Schemas(arguments) => schemas::run(&arguments),
     };

@@ -32,7 +32,11 @@ pub fn of_trouble(trouble: &Trouble) -> Exit {
 pub fn of(diagnostics: &[Diagnostic]) -> Exit {
     let is_mistake = |diagnostic: &&Diagnostic| {
         let id = diagnostic.code.id;
-        id.starts_with("E02") || id.starts_with("E03") || diagnostic.code == codes::MODEL_NOT_FOUND
+        // A device that is there and fails is nobody's mistake.
+        (id.starts_with("E02")
+            || id.starts_with("E03")
+            || diagnostic.code == codes::MODEL_NOT_FOUND)
+            && diagnostic.code != codes::CUDA_FAILED
     };
     let errors = || diagnostics.iter().filter(|diagnostic| diagnostic.is_error());
     match () {
@@ -65,6 +69,8 @@ mod tests {
         check(&[codes::SHARD_TRUNCATED, codes::OUT_OF_RANGE, codes::NO_WEIGHTS], Exit::Usage);
         check(&[codes::HUB_FAILED, codes::NO_WEIGHTS], Exit::Failed);
         check(&[codes::OUTPUT_EXISTS], Exit::Failed);
+        check(&[codes::CUDA_DEVICE_NUMBER], Exit::Usage);
+        check(&[codes::CUDA_FAILED], Exit::Failed);
     }
 
     #[test]

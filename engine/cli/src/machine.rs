@@ -2,7 +2,8 @@
 
 use std::num::NonZeroUsize;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use mixdown_session::Device;
 
 use crate::size;
 
@@ -16,28 +17,15 @@ pub struct Machine {
     /// Threads; all processors by default
     #[arg(long, value_name = "N", env = "MIXDOWN_THREADS", hide_env_values = true)]
     pub threads: Option<NonZeroUsize>,
-    /// Device that computes
-    #[arg(long, value_enum, default_value_t, env = "MIXDOWN_DEVICE", hide_env_values = true)]
+    /// Device that computes: auto, cpu, cuda, or cuda:N; `mixdown devices` lists them
+    #[arg(long, default_value_t, env = "MIXDOWN_DEVICE", hide_env_values = true)]
     pub device: Device,
-}
-
-/// A device that computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    /// The best there is
-    #[default]
-    Auto,
-    /// The processor
-    Cpu,
 }
 
 impl Machine {
     /// As a session takes it.
     pub fn of_session(self) -> mixdown_session::Machine {
-        let device = match self.device {
-            Device::Auto => mixdown_session::Device::Auto,
-            Device::Cpu => mixdown_session::Device::Cpu,
-        };
-        mixdown_session::Machine { memory_bytes: self.memory, threads: self.threads, device }
+        let Self { memory, threads, device } = self;
+        mixdown_session::Machine { memory_bytes: memory, threads, device }
     }
 }

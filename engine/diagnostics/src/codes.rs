@@ -103,6 +103,12 @@ codes! {
     ENCODER_MISSING = "E0354", "the encoder of a modality is not there";
     SCALES_DIFFER = "E0355", "adapters that stay factors act by different factors";
     AMBIGUOUS_RANK = "E0360", "a rank could be a share of the directions or their count";
+    NO_CUDA_DRIVER = "E0380", "there is no CUDA driver, or it does not start";
+    OLD_CUDA_DRIVER = "E0381", "the CUDA driver is too old";
+    NO_CUDA_DEVICE = "E0382", "the CUDA driver shows no device";
+    CUDA_DEVICE_NUMBER = "E0383", "there is no CUDA device of a number";
+    OLD_CUDA_DEVICE = "E0384", "a CUDA device is too old";
+    CUDA_FAILED = "E0385", "a CUDA device failed";
     BUDGET_TOO_SMALL = "E0401", "the memory budget is below what one block needs";
     NONFINITE = "E0402", "a weight is NaN or infinite";
     COPIES_DIFFER = "E0403", "tensors that should be equal differ";

@@ -6,6 +6,7 @@
 
 mod beside;
 pub mod compare;
+mod device;
 pub mod extract;
 pub mod kept;
 mod machine;
@@ -25,7 +26,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use mixdown_diagnostics::Diagnostic;
 
-pub use machine::{Device, Machine, threads};
+pub use device::Device;
+pub use machine::{Machine, threads};
 pub use places::Places;
 pub use planning::{Planned, RecipeInput, plan};
 pub use progress::{Meter, Task};

@@ -3,6 +3,9 @@
 use std::num::NonZeroUsize;
 
 use mixdown_cpu::CpuBackend;
+use mixdown_diagnostics::{Diagnostic, codes};
+
+use crate::device::{self, Device};
 
 /// What a merge may use of the machine.
 #[derive(Clone, Copy, Debug)]
@@ -13,16 +16,6 @@ pub struct Machine {
     pub threads: Option<NonZeroUsize>,
     /// Device that computes.
     pub device: Device,
-}
-
-/// A device that computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Device {
-    /// The best there is.
-    #[default]
-    Auto,
-    /// The processor.
-    Cpu,
 }
 
 impl Default for Machine {
@@ -37,18 +30,19 @@ impl Machine {
     pub fn threads(&self) -> usize {
         threads(self.threads)
     }
+
+    /// The backend that was asked for.
+    pub fn backend(&self) -> Result<CpuBackend, Box<Diagnostic>> {
+        let Device::Cuda(number) = self.device else { return Ok(CpuBackend::new()) };
+        let (_, devices) =
+            mixdown_cuda::probe().map_err(|why| device::no_cuda(self.device, &why))?;
+        let found = device::chosen(number, &devices)?;
+        let headline = format!("`cuda:{}` does not merge yet", found.number);
+        Err(Diagnostic::error(codes::DEVICE, headline).help("use `--device cpu`").into())
+    }
 }
 
 /// The count of threads that was asked for, or one for each processor.
 pub fn threads(asked: Option<NonZeroUsize>) -> usize {
     asked.or_else(|| std::thread::available_parallelism().ok()).map_or(1, Into::into)
-}
-
-impl Device {
-    /// Its backend. The processor is the best there is until another backend exists.
-    pub fn backend(self) -> CpuBackend {
-        match self {
-            Self::Auto | Self::Cpu => CpuBackend::new(),
-        }
-    }
 }

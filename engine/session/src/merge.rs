@@ -149,7 +149,7 @@ pub fn identity(
     session: &Session<'_>,
 ) -> Result<(String, Vec<Diagnostic>), Trouble> {
     let planned = planning::plan(&request.recipe, session, None)?;
-    let backend = request.machine.device.backend();
+    let backend = request.machine.backend()?;
     let options = planned.options(request.machine.memory_bytes, request.machine.threads());
     planned.footprint(&backend, &options)?;
     check_target(&request.out, &planned)?;
@@ -166,7 +166,7 @@ pub fn identity(
 pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Trouble> {
     let begun = Instant::now();
     let planned = planning::plan(&request.recipe, session, None)?;
-    let backend = request.machine.device.backend();
+    let backend = request.machine.backend()?;
     let threads = request.machine.threads();
     let mut options = planned.options(request.machine.memory_bytes, threads);
     options.allow_nonfinite = request.allow_nonfinite;

@@ -6,7 +6,7 @@
 use mixdown_kit::{Outcome, Program, Space, mixdown, read_checkpoint};
 use mixdown_suite::{configuration, family, merge, repository, with_snapshots};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "merge",
     "check",
     "plan",
@@ -19,6 +19,7 @@ const COMMANDS: [&str; 13] = [
     "methods",
     "map",
     "cache",
+    "devices",
     "completions",
 ];
 

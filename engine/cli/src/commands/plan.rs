@@ -1,18 +1,16 @@
 //! `mixdown plan`: what a merge would do, found in headers alone.
 
-use std::num::NonZeroUsize;
-
 use clap::Args;
 use mixdown_exec::Footprint;
 use mixdown_plan::explain;
 use mixdown_session::kept::{self, Outlook};
-use mixdown_session::{Device, Machine, quantity};
+use mixdown_session::quantity;
 use serde_json::json;
 
 use crate::commands::Outcome;
 use crate::exit::Exit;
+use crate::machine::Machine;
 use crate::recipe::RecipeArguments;
-use crate::size;
 use crate::table::{Align, Table};
 use crate::talk::{self, Talk};
 use crate::terminal::Terminal;
@@ -30,13 +28,8 @@ Examples:
 pub struct Arguments {
     #[command(flatten)]
     recipe: RecipeArguments,
-    /// Memory that the merge may use, for instance 500MB or 2GiB
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "2GB")]
-    #[arg(env = "MIXDOWN_MEMORY", hide_env_values = true)]
-    memory: u64,
-    /// Threads; all processors by default
-    #[arg(long, value_name = "N", env = "MIXDOWN_THREADS", hide_env_values = true)]
-    threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    machine: Machine,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -55,10 +48,9 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
         talk::data(&explain::mermaid(&planned.plan));
         return Ok(Exit::Done);
     }
-    let (memory_bytes, device) = (arguments.memory, Device::Auto);
-    let machine = Machine { memory_bytes, threads: arguments.threads, device };
-    let options = planned.options(memory_bytes, machine.threads());
-    let backend = device.backend();
+    let machine = arguments.machine.of_session();
+    let options = planned.options(machine.memory_bytes, machine.threads());
+    let backend = machine.backend()?;
     let footprint = planned.footprint(&backend, &options)?;
     let outlook = kept::outlook(&planned, &backend, terminal.places());
     if arguments.json {
