@@ -291,6 +291,9 @@ pub(crate) fn stop_diagnostic(stop: Stop, step: &MatrixStep, tensor: &str) -> Di
         Stop::Failed(headline) => Diagnostic::error(codes::NUMERICS, headline).help(
             "look at this tensor in each model with `mixdown inspect`; a rule can give it another method",
         ),
+        Stop::Device(headline, help) => {
+            Diagnostic::error(codes::CUDA_FAILED, headline).help(help)
+        }
         Stop::Reading => *internal("an operand could not be read, and nobody said why"),
     };
     diagnostic

@@ -9,6 +9,7 @@
 //! * [`Backend`] runs the passes of a program over pieces of a tensor.
 
 pub mod backend;
+pub mod descent;
 pub mod elementwise;
 pub mod matrix;
 pub mod program;

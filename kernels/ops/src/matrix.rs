@@ -218,6 +218,8 @@ pub enum Stop {
     Refused(String, String),
     /// The eigensolver did not converge, or a result is NaN: words for the headline.
     Failed(String),
+    /// A device failed: words for the headline, and what to do.
+    Device(String, String),
 }
 
 /// What an op reads. One for each thread.
