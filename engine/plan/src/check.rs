@@ -8,7 +8,7 @@ use mixdown_recipe::method::{BaseUse, Method, ParameterKind, Per};
 use crate::beside::Beside;
 use crate::graph::{Graph, NodeId, Reach};
 use crate::kind::Kind;
-use crate::lower::{Inputs, Typed, Value, lower};
+use crate::lower::{Inputs, Own, Typed, Value, lower};
 use crate::plan::{Leaf, TensorRef};
 use crate::tensor_class::Known;
 
@@ -37,8 +37,7 @@ pub fn check_method(method: &Method) -> Vec<Diagnostic> {
             shape: None,
             stored: None,
             seed: 0,
-            tensor: "",
-            depth: None,
+            own: Own::new("", None),
             known: Known::default(),
             section: (0, 0),
         };

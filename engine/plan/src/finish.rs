@@ -4,6 +4,7 @@ mod output_files;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use mixdown_diagnostics::{Diagnostic, codes};
@@ -13,8 +14,10 @@ use mixdown_tensor::{DType, Shape};
 
 use crate::adapter::{self, Adapting, Change, Names, Update};
 use crate::assembled::Assembled;
-use crate::compile::{OperandProgram, StepPrograms, compile, compile_with, needed};
-use crate::graph::{Graph, GroupKey, LayerKey, Node, NodeId, Reach};
+use crate::compile::{
+    Compiled, OperandProgram, StepPrograms, Stepped, compile, compile_with, needed,
+};
+use crate::graph::{Graph, GroupKey, LayerKey, Node, NodeId, Nodes, Reach};
 use crate::layer;
 use crate::matrices::{Split, operand_shape, result_shape, split};
 use crate::plan::{
@@ -94,11 +97,27 @@ pub(crate) fn plan(
 struct Assembly {
     programs: Vec<Arc<Program>>,
     known: HashMap<Arc<Program>, u32>,
+    /// What graphs of the same nodes became, by these and the output; none for those with matrix ops.
+    compiled: HashMap<Place, Option<Rc<Alike>>>,
     jobs: Vec<Job>,
     groups: Vec<Group>,
     /// For each group the layer of each of its jobs.
     layers: Vec<Vec<LayerKey>>,
     group_keys: BTreeMap<GroupKey, u32>,
+}
+
+/// The nodes of a graph, its output, its base and the type of the result.
+type Place = (*const Nodes, NodeId, Option<NodeId>, DType);
+
+/// A compiled graph without groups and matrix ops.
+struct Alike {
+    program: u32,
+    constants: Vec<f64>,
+    /// Which of the graph's leaves the program reads.
+    leaves: Vec<u32>,
+    /// Which of its streams.
+    streams: Vec<usize>,
+    lost: Option<LostScalars>,
 }
 
 impl Assembly {
@@ -110,26 +129,38 @@ impl Assembly {
             }
             How::Graph { graph, output, double } => {
                 let precision = if *double { Precision::Double } else { Precision::Single };
-                match split(graph, *output) {
-                    None => {
-                        let mut graph = Graph::clone(graph);
-                        let measures = lost_to_rounding(&mut graph, *output, made.dtype);
-                        let compiled = compile(&graph, *output, &measures);
-                        let mut merge = self.merge(&graph, compiled.job, precision);
-                        merge.lost = lost_scalars(&compiled.measures);
-                        Work::Merge(merge)
-                    }
-                    Some(mut split) => {
-                        let output = split.output;
-                        let measures = lost_to_rounding(&mut split.graph, output, made.dtype);
-                        self.matrices(&split, &measures, precision)
-                    }
+                match self.alike(graph, *output, made.dtype) {
+                    Some(compiled) => Work::Merge(merge_of(graph, &compiled, precision)),
+                    None => self.computed(graph, *output, made.dtype, precision),
                 }
             }
         };
         let shape = made.shape.clone();
         let Made { dtype, origin, treatment, .. } = *made;
         self.jobs.push(Job { name, shape, dtype, work, origin, treatment });
+    }
+
+    /// A tensor that is compiled by itself.
+    fn computed(
+        &mut self,
+        graph: &Graph,
+        output: NodeId,
+        dtype: DType,
+        precision: Precision,
+    ) -> Work {
+        match split(graph, output) {
+            None => {
+                let (graph, compiled) = measured(graph, output, dtype);
+                let mut merge = self.merge(&graph, compiled.job, precision);
+                merge.lost = lost_scalars(&compiled.measures);
+                Work::Merge(merge)
+            }
+            Some(mut split) => {
+                let output = split.output;
+                let measures = lost_to_rounding(&mut split.graph, output, dtype);
+                self.matrices(&split, &measures, precision)
+            }
+        }
     }
 
     /// What changes of the base, as the tensors of an adapter.
@@ -212,14 +243,35 @@ impl Assembly {
         }
     }
 
-    fn merge(
-        &mut self,
-        graph: &Graph,
-        compiled: crate::compile::Compiled,
-        precision: Precision,
-    ) -> Merge {
-        let program = Arc::new(compiled.program);
-        let number = match self.known.get(&program) {
+    /// What a graph was compiled to, for those with the same nodes; none if more than its leaves and streams
+    /// is a tensor's own.
+    fn alike(&mut self, graph: &Graph, output: NodeId, dtype: DType) -> Option<Rc<Alike>> {
+        if !graph.groups.is_empty() {
+            return None;
+        }
+        // The graphs outlive the assembly, so that the place of their nodes tells them apart.
+        let place = (Arc::as_ptr(&graph.nodes), output, graph.base, dtype);
+        if let Some(known) = self.compiled.get(&place) {
+            return known.clone();
+        }
+        // Two streams of one key are one in a program, and may be two for the next tensor.
+        let is_simple = all_differ(&graph.streams) && split(graph, output).is_none();
+        let compiled = is_simple.then(|| {
+            let (graph, Stepped { job, measures, .. }) = measured(graph, output, dtype);
+            let Compiled { program, constants, leaves, streams, .. } = job;
+            let lost = lost_scalars(&measures);
+            let place = |key| graph.streams.iter().position(|known| *known == key);
+            let streams = streams.into_iter().filter_map(place).collect();
+            Rc::new(Alike { program: self.program(program), constants, leaves, streams, lost })
+        });
+        self.compiled.insert(place, compiled.clone());
+        compiled
+    }
+
+    /// The number of a program.
+    fn program(&mut self, program: Program) -> u32 {
+        let program = Arc::new(program);
+        match self.known.get(&program) {
             Some(&number) => number,
             None => {
                 let number = self.programs.len() as u32;
@@ -227,7 +279,11 @@ impl Assembly {
                 self.known.insert(program, number);
                 number
             }
-        };
+        }
+    }
+
+    fn merge(&mut self, graph: &Graph, compiled: Compiled, precision: Precision) -> Merge {
+        let number = self.program(compiled.program);
         let leaves = compiled.leaves.iter().map(|&leaf| graph.leaves[leaf as usize]).collect();
         let job = self.jobs.len() as u32;
         let groups = compiled.groups.into_iter();
@@ -413,6 +469,30 @@ fn lost_scalars(measures: &[u32]) -> Option<LostScalars> {
         [lost, update, largest] => Some(LostScalars { lost, update, largest }),
         _ => None,
     }
+}
+
+/// A graph compiled with what tells how much of its update is lost.
+fn measured(graph: &Graph, output: NodeId, dtype: DType) -> (Graph, Stepped) {
+    let mut graph = graph.clone();
+    let measures = lost_to_rounding(&mut graph, output, dtype);
+    let compiled = compile(&graph, output, &measures);
+    (graph, compiled)
+}
+
+/// The merge of a graph with the nodes of one that was compiled.
+fn merge_of(graph: &Graph, compiled: &Alike, precision: Precision) -> Merge {
+    let leaves = compiled.leaves.iter().map(|&leaf| graph.leaves[leaf as usize]).collect();
+    let constants = compiled.constants.clone();
+    let streams = compiled.streams.iter().map(|&stream| graph.streams[stream]).collect();
+    let (groups, matrices) = (Vec::new(), Vec::new());
+    let Alike { program, lost, .. } = *compiled;
+    let factor = None;
+    Merge { program, leaves, constants, streams, groups, precision, matrices, factor, lost }
+}
+
+fn all_differ(keys: &[u64]) -> bool {
+    let mut seen = HashSet::new();
+    keys.iter().all(|key| seen.insert(key))
 }
 
 /// Whether an output depends on a fact about this group.

@@ -1,6 +1,7 @@
 //! The graph of one output tensor: nodes over inputs and constants, equal nodes merged, constants folded.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use mixdown_ops::MapOp;
 use mixdown_ops::matrix::{MatrixLayout, MatrixOp};
@@ -60,8 +61,9 @@ pub enum Reach {
 /// How one output tensor is computed.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
-    /// Nodes, and edges from operand to user with the operand's position.
-    pub nodes: DiGraph<Node, u32, u32>,
+    /// Nodes, and edges from operand to user with the operand's position. Settled graphs of equal nodes
+    /// share them.
+    pub nodes: Arc<Nodes>,
     /// The tensors it reads.
     pub leaves: Vec<Leaf>,
     /// Keys of the random streams it draws from.
@@ -71,10 +73,21 @@ pub struct Graph {
     pub groups: Vec<(GroupKey, LayerKey)>,
     /// The base's weights, from which an update is told.
     pub base: Option<NodeId>,
-    /// Equal nodes are one: the node by what it computes from what.
+    /// Equal nodes are one: the node by what it computes from what. Empty in a settled graph, and made
+    /// again by the next node that is added.
     known: HashMap<(Node, Vec<NodeId>), NodeId>,
     /// For each node, whether it has one value for each element.
-    tensors: Vec<bool>,
+    tensors: Arc<Vec<bool>>,
+}
+
+/// Nodes, and edges from operand to user.
+pub type Nodes = DiGraph<Node, u32, u32>;
+
+/// The nodes of settled graphs, each once. A model has tens of thousands of tensors, and a recipe a few
+/// ways to make them.
+#[derive(Debug, Default)]
+pub(crate) struct Shapes {
+    known: HashMap<Vec<(Node, Vec<NodeId>)>, (Arc<Nodes>, Arc<Vec<bool>>)>,
 }
 
 /// A layer: what the names of its tensors begin with, and its number. A tensor outside layers is one of its
@@ -194,12 +207,15 @@ impl Graph {
 
     /// Adds a node, or finds the equal one.
     pub fn add(&mut self, node: Node, operands: &[NodeId]) -> NodeId {
+        if self.known.is_empty() && self.nodes.node_count() > 0 {
+            let ids = self.nodes.node_indices();
+            self.known = ids.map(|id| ((self.nodes[id].clone(), self.operands(id)), id)).collect();
+        }
         let key = (node, operands.to_vec());
         if let Some(&id) = self.known.get(&key) {
             return id;
         }
-        let id = self.nodes.add_node(key.0.clone());
-        self.tensors.push(match key.0 {
+        let is_tensor = match key.0 {
             Node::Constant(_) | Node::Reduce(..) | Node::LeastOfLargest(_) | Node::Standing(..) => {
                 false
             }
@@ -211,12 +227,34 @@ impl Graph {
             | Node::Matrix(..)
             | Node::Part(_) => true,
             Node::Map(_) => operands.iter().any(|&operand| self.is_tensor(operand)),
-        });
+        };
+        Arc::make_mut(&mut self.tensors).push(is_tensor);
+        let nodes = Arc::make_mut(&mut self.nodes);
+        let id = nodes.add_node(key.0.clone());
         for (position, &operand) in operands.iter().enumerate() {
-            self.nodes.add_edge(operand, id, position as u32);
+            nodes.add_edge(operand, id, position as u32);
         }
         self.known.insert(key, id);
         id
+    }
+
+    /// Gives up what only growing needs, and shares the nodes with other graphs that have the same.
+    pub(crate) fn settle(&mut self, shapes: &mut Shapes) {
+        let ids = self.nodes.node_indices();
+        let key = ids.map(|id| (self.nodes[id].clone(), self.operands(id))).collect();
+        let own = (self.nodes.clone(), self.tensors.clone());
+        let (nodes, tensors) = shapes.known.entry(key).or_insert(own).clone();
+        (self.nodes, self.tensors) = (nodes, tensors);
+        self.known = HashMap::new();
+        self.leaves.shrink_to_fit();
+        self.streams.shrink_to_fit();
+        self.groups.shrink_to_fit();
+    }
+
+    /// The same nodes over other leaves and streams, in no group.
+    pub(crate) fn over(&self, leaves: Vec<Leaf>, streams: Vec<u64>) -> Self {
+        let (nodes, tensors) = (self.nodes.clone(), self.tensors.clone());
+        Self { nodes, leaves, streams, base: self.base, tensors, ..Self::default() }
     }
 
     /// A graph of the same leaves, streams and groups, without nodes.
@@ -333,6 +371,25 @@ mod tests {
         assert_eq!(graph.map(MapOp::Divide, &[a, one]), a);
         let zero = graph.constant(0.0);
         assert_eq!(graph.map(MapOp::Where, &[zero, a, six]), six);
+    }
+
+    #[test]
+    fn settled_graphs_share_nodes_and_can_grow_apart() {
+        let mut shapes = Shapes::default();
+        let mut of = |model: u32| {
+            let mut graph = Graph::default();
+            let (a, b) = (graph.leaf(tensor(model)), graph.leaf(tensor(model + 1)));
+            let sum = graph.map(MapOp::Add, &[a, b]);
+            graph.settle(&mut shapes);
+            (graph, sum)
+        };
+        let ((mut first, sum), (second, _)) = (of(0), of(5));
+        assert!(Arc::ptr_eq(&first.nodes, &second.nodes));
+        assert_eq!(second.leaves, [tensor(5), tensor(6)]);
+        let again = first.map(MapOp::Add, &[NodeId::new(0), NodeId::new(1)]);
+        assert_eq!(again, sum, "equal nodes are one after settling, too");
+        first.map(MapOp::Negate, &[sum]);
+        assert_eq!((first.nodes.node_count(), second.nodes.node_count()), (4, 3));
     }
 
     #[test]

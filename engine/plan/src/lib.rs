@@ -4,6 +4,7 @@
 //! the same plan, byte for byte.
 
 mod adapter;
+mod alike;
 mod assembled;
 mod beside;
 mod check;

@@ -1,5 +1,6 @@
 //! One method and one tensor become nodes: expressions evaluated over graph values, kinds checked.
 
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 
 use mixdown_diagnostics::{Diagnostic, Span, codes, suggest};
@@ -51,14 +52,74 @@ pub(crate) struct Inputs<'a> {
     pub stored: Option<DType>,
     /// Seed of the recipe.
     pub seed: u64,
-    /// Name of the output tensor, which random draws depend on.
-    pub tensor: &'a str,
-    /// Place of its layer among the layers, 0 to 1; 0 outside of them. None when a method is checked by itself.
-    pub depth: Option<f64>,
-    /// What is known of it as a matrix.
+    /// What is the output tensor's own.
+    pub own: Own<'a>,
+    /// What is known of it as a matrix; of use only together with its name.
     pub known: Known,
     /// The recipe and its section: tensors with the same one share facts of scope `model`.
     pub section: (u32, u64),
+}
+
+/// Name and place of a tensor, which know what was made of them: what does not depend on them is the same for
+/// other tensors.
+#[derive(Debug)]
+pub(crate) struct Own<'a> {
+    name: &'a str,
+    depth: Option<f64>,
+    asked: Cell<bool>,
+    draws: RefCell<Vec<Draw>>,
+}
+
+/// A random stream of a tensor, but for the tensor: the op that draws from it, and which expert.
+#[derive(Clone, Debug)]
+pub(crate) struct Draw {
+    seed: u64,
+    op: String,
+    expert: u64,
+}
+
+impl Draw {
+    /// The key of the stream for a tensor.
+    pub fn key(&self, tensor: &str) -> u64 {
+        mixdown_ops::random::stream_key(self.seed, &self.op, tensor, self.expert)
+    }
+}
+
+impl<'a> Own<'a> {
+    pub fn new(name: &'a str, depth: Option<f64>) -> Self {
+        Self { name, depth, asked: Cell::new(false), draws: RefCell::default() }
+    }
+
+    /// Name of the output tensor.
+    pub fn name(&self) -> &'a str {
+        self.asked.set(true);
+        self.name
+    }
+
+    /// Place of its layer among the layers, 0 to 1; 0 outside of them. None when a method is checked by
+    /// itself.
+    pub fn depth(&self) -> Option<f64> {
+        self.asked.set(true);
+        self.depth
+    }
+
+    /// The key of a random stream, which depends on the name and is found anew for others.
+    pub fn draw(&self, seed: u64, op: String, expert: u64) -> u64 {
+        let draw = Draw { seed, op, expert };
+        let key = draw.key(self.name);
+        self.draws.borrow_mut().push(draw);
+        key
+    }
+
+    /// The streams that were asked for, in order.
+    pub fn draws(&self) -> Vec<Draw> {
+        self.draws.borrow().clone()
+    }
+
+    /// Whether anybody got name or place.
+    pub fn was_asked(&self) -> bool {
+        self.asked.get()
+    }
 }
 
 /// The evaluation failed and has been reported.
@@ -410,7 +471,7 @@ impl Lowering<'_> {
             let mut diagnostic = Diagnostic::error(codes::OUT_OF_RANGE, headline);
             if self.inputs.parameters.contains_key("normalize") {
                 diagnostic = diagnostic
-                    .note(format!("at tensor `{}`", self.inputs.tensor))
+                    .note(format!("at tensor `{}`", self.inputs.own.name()))
                     .help("weights that add up to 0 cannot be normalized; set `normalize: false`");
             }
             return Err(self.report(diagnostic, span));

@@ -7,6 +7,7 @@ use mixdown_recipe::method::BaseUse;
 use mixdown_recipe::recipe::{Form, ModelId, Module, ModuleContent, Slice, SourceModel};
 use mixdown_recipe::setting::{Settings, Spanned};
 
+use crate::alike::Makings;
 use crate::layer;
 use crate::module_names;
 use crate::pair::{Input, Section, Wanted};
@@ -96,6 +97,7 @@ impl<'r> Part<'r> {
             seed: context.recipe.seed,
             is_implied: false,
             origin: context.origin(origin),
+            makings: Makings::default(),
         })
     }
 
@@ -310,7 +312,8 @@ fn shortened<'r>(
             companions: input.companions,
         })
         .collect();
-    Section { inputs, shared: section.shared.clone(), ..*section }
+    let (shared, makings) = (section.shared.clone(), Makings::default());
+    Section { inputs, shared, makings, ..*section }
 }
 
 /// Layer to suffixes, in the order of the files.

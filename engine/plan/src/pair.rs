@@ -7,9 +7,10 @@ use mixdown_recipe::recipe::Form;
 use mixdown_recipe::setting::{Setting, Settings};
 use mixdown_tensor::DType;
 
+use crate::alike::{Alike, Making, Makings};
 use crate::beside::{Companions, Named};
 use crate::graph::{Graph, Node, NodeId};
-use crate::lower::{self, Lowered, lower};
+use crate::lower::{self, Lowered, Own, lower};
 use crate::mapped::{kept_rows, kept_whole, own_dtype};
 use crate::parameters::{self, At, Levels, Resolved, Unset};
 use crate::plan::{Leaf, TensorRef};
@@ -43,6 +44,8 @@ pub(crate) struct Section<'a> {
     pub is_implied: bool,
     /// Position among the origins of the plan.
     pub origin: u32,
+    /// How tensors so far are made.
+    pub makings: Makings,
 }
 
 /// A model as an input of a section.
@@ -81,15 +84,6 @@ pub struct Detail {
 pub(crate) struct Present<'s> {
     pub input: &'s Input<'s>,
     pub tensor: Tensor<'s>,
-}
-
-/// A method applied to the tensors of a section.
-struct Computed {
-    graph: Graph,
-    output: NodeId,
-    /// Whether the arithmetic is f64.
-    double: bool,
-    treatment: Option<Treatment>,
 }
 
 impl<'a> Section<'a> {
@@ -180,10 +174,9 @@ impl<'a> Section<'a> {
             self.note_detail(&present, Vec::new(), Vec::new(), wanted.t, detail);
             return Some(made(out, self.take(first, out)));
         }
-        let Computed { mut graph, output, double, treatment } =
-            self.graph(wanted, &present, promoted, reporter, detail)?;
+        let Making { graph, output, double, treatment } =
+            self.graph(wanted, &present, (promoted, out), reporter, detail)?;
         let made = |dtype: DType, how: How| Made { treatment, ..made(dtype, how) };
-        let output = self.round_as_mergekit(&mut graph, output, promoted, out, reporter);
         if let Node::Leaf(leaf) = graph.nodes[output]
             && let Leaf::Tensor(from) = graph.leaves[leaf as usize]
             && present.iter().any(|one| {
@@ -424,15 +417,27 @@ impl<'a> Section<'a> {
         *detail = Some(Detail { inputs, parameters, t });
     }
 
-    /// The method applied to the inputs.
+    /// The method applied to the inputs, for an output of a type.
     fn graph(
         &self,
         wanted: &Wanted<'_>,
         present: &[Present<'_>],
-        promoted: DType,
+        (promoted, out): (DType, DType),
         reporter: &mut Reporter,
         detail: Option<&mut Option<Detail>>,
-    ) -> Option<Computed> {
+    ) -> Option<Making> {
+        // Of a tensor that is explained all of it is looked up.
+        let mut alike = match detail {
+            None => Alike::of(self, present, out),
+            Some(_) => None,
+        };
+        let is_steady = self.makings.is_steady(self);
+        if let Some((alike, leaves)) = &alike
+            && is_steady
+            && let Some(known) = self.makings.find(alike, leaves, wanted.output)
+        {
+            return Some(known);
+        }
         let experts: Vec<&Present<'_>> = present.iter().filter(|one| !one.input.is_base).collect();
         // Filters see the name that was asked for, also where a tied embedding stands in for it.
         let names: Vec<&str> = (self.inputs.iter().zip(wanted.names))
@@ -453,6 +458,14 @@ impl<'a> Section<'a> {
                 return None;
             }
         };
+        if let Some((alike, leaves)) = &mut alike
+            && !is_steady
+        {
+            alike.with(&resolved);
+            if let Some(known) = self.makings.find(alike, leaves, wanted.output) {
+                return Some(known);
+            }
+        }
         let mut graph = Graph::default();
         let mut double = self.dtype.unwrap_or(promoted) == DType::F64;
         let is_updated = |one: &Present<'_>| one.input.view.is_adapted(one.tensor.position);
@@ -493,13 +506,14 @@ impl<'a> Section<'a> {
                 present.iter().find(|one| one.input.is_base).unwrap_or(&present[0]).tensor.dtype,
             ),
             seed: self.seed,
-            tensor: wanted.output,
-            depth: Some(wanted.t),
+            own: Own::new(wanted.output, Some(wanted.t)),
             known: known(present),
             section: self.id,
         };
         let mut found = Vec::new();
         let output = lower(&mut graph, self.method, &inputs, &mut found);
+        let alike = alike.filter(|_| found.is_empty() && !inputs.own.was_asked());
+        let draws = inputs.own.draws();
         for one in found {
             match one.code {
                 // About the tensor, of which a model can have two in each layer.
@@ -519,7 +533,12 @@ impl<'a> Section<'a> {
             let mask = graph.leaf(mask);
             output = graph.map(MapOp::Where, &[mask, expert_nodes[expert], output]);
         }
-        Some(Computed { graph, output, double, treatment })
+        let output = self.round_as_mergekit(&mut graph, output, promoted, out, reporter);
+        let making = Making { graph, output, double, treatment };
+        if let Some((alike, leaves)) = alike {
+            self.makings.keep(alike, &leaves, draws, &making);
+        }
+        Some(making)
     }
 
     /// A mistake at a parameter's name in the method's file is one of its value: moved to where the recipe

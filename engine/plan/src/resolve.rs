@@ -14,12 +14,13 @@ use mixdown_tensor::DType;
 use serde_json::Value;
 
 use crate::assembled::Assembled;
+use crate::graph::Shapes;
 use crate::library::Library;
 use crate::map::{self, MapSettings};
 use crate::pair::{Detail, Section, Wanted};
 use crate::plan::{LayerChange, Origin, Plan, Rows};
 use crate::report::Reporter;
-use crate::view::{Made, View};
+use crate::view::{How, Made, View};
 use crate::{beside, finish, like, modules, parameters, rules, treatment, vocabulary};
 
 /// A checkpoint that a recipe names.
@@ -125,6 +126,8 @@ pub(crate) struct RecipeContext<'r> {
     pub classes: BTreeSet<String>,
     pub reporter: &'r mut Reporter,
     origins: &'r mut Vec<Origin>,
+    /// The nodes of their graphs.
+    shapes: &'r mut Shapes,
     /// Tensors made so far.
     pub made: Vec<Made>,
     names: BTreeSet<String>,
@@ -157,8 +160,11 @@ impl<'r> RecipeContext<'r> {
     }
 
     /// Adds a tensor to the output. The first of a name stands: modules may share tensors.
-    pub fn push(&mut self, made: Made) {
+    pub fn push(&mut self, mut made: Made) {
         if self.names.insert(made.name.clone()) {
+            if let How::Graph { graph, .. } = &mut made.how {
+                graph.settle(self.shapes);
+            }
             self.made.push(made);
         }
     }
@@ -211,6 +217,7 @@ pub fn compile(request: &Request<'_>) -> Outcome {
     let mut origins = Vec::new();
     let mut detail = None;
     let mut broken = BTreeSet::new();
+    let mut shapes = Shapes::default();
     let mut rows: Vec<Arc<Rows>> = Vec::new();
     let mut assembled: Vec<Arc<Assembled>> = Vec::new();
     let results: Vec<OnceCell<Solved>> = request.recipes.iter().map(|_| OnceCell::new()).collect();
@@ -237,6 +244,7 @@ pub fn compile(request: &Request<'_>) -> Outcome {
             classes: classes(request, number),
             reporter: &mut reporter,
             origins: &mut origins,
+            shapes: &mut shapes,
             made: Vec::new(),
             names: BTreeSet::new(),
             layers: Vec::new(),

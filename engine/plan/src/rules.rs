@@ -8,6 +8,7 @@ use mixdown_recipe::pattern::Pattern;
 use mixdown_recipe::recipe::{Action, Model, ModelId, Rule, SourceModel};
 use mixdown_recipe::setting::{Settings, Spanned};
 
+use crate::alike::Makings;
 use crate::beside::{Companions, check_unused};
 use crate::layer;
 use crate::pair::{Input, Section, Wanted, take};
@@ -309,6 +310,7 @@ impl<'r> Prepared<'r> {
             seed: recipe.seed,
             is_implied: self.rule.implied.is_some(),
             origin: context.origin(origin),
+            makings: Makings::default(),
         })
     }
 

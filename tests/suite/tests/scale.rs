@@ -122,3 +122,29 @@ fn slices_by_the_thousand() {
         assert_eq!(found.values(&name(slice)), source.values(&name(slice % 3)), "slice {slice}");
     }
 }
+
+/// Tensors that are made alike are planned once. Each still draws random numbers of its own, and has its own
+/// values of a parameter that differs from layer to layer: as where a rule for each keeps them apart.
+#[test]
+fn tensors_alike_stay_themselves() {
+    let space = Space::new();
+    for (name, seed) in [("base", 1), ("a", 2), ("b", 3)] {
+        checkpoint(name).layers(4).hidden(8).seed(seed).dtype(DType::F32).write(&space);
+    }
+    let recipe = "mixdown: 1\nbase: base\nmodels: {base: base, a: a, b: b}\nmethod: dare_ties\n\
+        parameters:\n  density: [0.3, 0.7]\n\
+        \x20 weight: [{filter: mlp, value: 0.4}, {value: 0.6}]\n";
+    let together = merged(&space, recipe);
+    let mut apart = format!("{recipe}rules:\n");
+    for name in together.names() {
+        writeln!(apart, "  - {{tensors: \"{name}\", method: dare_ties}}")
+            .expect("text can be written to");
+    }
+    std::fs::remove_dir_all(space.path("merged")).expect("the first output");
+    let apart = merged(&space, &apart);
+    for name in together.names() {
+        assert_eq!(together.values(name), apart.values(name), "{name}");
+    }
+    let layer = |layer: usize| format!("model.layers.{layer}.mlp.up_proj.weight");
+    assert_ne!(together.values(&layer(0)), together.values(&layer(1)));
+}

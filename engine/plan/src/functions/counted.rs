@@ -93,7 +93,7 @@ fn check_count(
     if scope != Some("model") && lowering.inputs.shape.is_some() && known > elements as f64 {
         let headline = format!("`{name}` is given a count of {known}, above that of all elements");
         let diagnostic = Diagnostic::error(codes::OUT_OF_RANGE, headline)
-            .fact(lowering.inputs.tensor, format!("{elements} elements"))
+            .fact(lowering.inputs.own.name(), format!("{elements} elements"))
             .help("bound it, with `minimum(…, count(x))`");
         return Err(lowering.report(diagnostic, place));
     }

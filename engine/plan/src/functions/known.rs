@@ -19,7 +19,7 @@ pub(super) fn ordinal(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Va
 /// `depth`: the place of the tensor's layer.
 pub(super) fn depth(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
     call.values(lowering, 0)?;
-    match lowering.inputs.depth {
+    match lowering.inputs.own.depth() {
         Some(depth) => Ok(lowering.scalar(depth)),
         None => Ok(Value::One(lowering.unknown_scalar())),
     }
@@ -69,7 +69,7 @@ pub(super) fn require(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Va
                 let headline = words.clone().unwrap_or_default();
                 let diagnostic = Diagnostic::error(codes::REQUIREMENT, headline)
                     .note(format!("method `{}` requires it", lowering.method.name.value))
-                    .note(format!("at tensor `{}`", lowering.inputs.tensor))
+                    .note(format!("at tensor `{}`", lowering.inputs.own.name()))
                     .help(format!(
                         "`mixdown methods {}` shows its parameters",
                         lowering.method.name.value

@@ -183,10 +183,10 @@ pub(super) fn center(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Val
 pub(super) fn is_linear(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
     let (settings, classes) = classes(lowering, call, &["classes", "matrices"])?;
     let selectors = settings.selectors(lowering, "matrices")?;
-    let Inputs { tensor, shape, known, .. } = lowering.inputs;
+    let Inputs { ref own, shape, known, .. } = *lowering.inputs;
     // A method checked by itself: both answers are possible.
     let Some(shape) = shape else { return Ok(Value::One(lowering.unknown_scalar())) };
-    let class = tensor_class::class(classes, &selectors, known, tensor, shape);
+    let class = tensor_class::class(classes, &selectors, &known, own.name(), shape);
     // With the answer no, the method would give stacks what it gives norms and biases: most of a model of
     // experts would be averaged without a word.
     if class == Class::Stack {
@@ -198,7 +198,7 @@ pub(super) fn is_linear(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<
 
 /// Reports a tensor that holds a matrix for each expert.
 fn stacked(lowering: &mut Lowering<'_>, span: Span) -> Reported {
-    let tensor = lowering.inputs.tensor;
+    let tensor = lowering.inputs.own.name();
     let shape = lowering.inputs.shape.unwrap_or_default();
     let shape: Vec<String> = shape.iter().map(u64::to_string).collect();
     let headline =
@@ -223,7 +223,7 @@ pub(super) fn is_kept(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Va
     let (_, classes) = classes(lowering, call, &["classes"])?;
     match lowering.inputs.shape {
         Some(_) => {
-            let answer = tensor_class::is_kept(classes, lowering.inputs.tensor);
+            let answer = tensor_class::is_kept(classes, lowering.inputs.own.name());
             Ok(lowering.scalar(f64::from(answer)))
         }
         // A method checked by itself: both answers are possible.
@@ -317,12 +317,12 @@ pub(super) fn layout(
     op: &MatrixOp,
     span: Span,
 ) -> Result<MatrixLayout, Reported> {
-    let Inputs { tensor, shape, known, .. } = lowering.inputs;
+    let Inputs { ref own, shape, known, .. } = *lowering.inputs;
     // A method checked by itself.
     let Some(shape) = shape else { return Ok(MatrixLayout::plain(0, 0)) };
     let found = match lowering.class {
         Some(Class::Matrix(layout)) => Some(layout),
-        _ => tensor_class::layout(known, tensor, shape),
+        _ => tensor_class::layout(&known, own.name(), shape),
     };
     let shape = || {
         let shape: Vec<String> = shape.iter().map(u64::to_string).collect();
@@ -331,15 +331,18 @@ pub(super) fn layout(
     match found {
         Some(layout) if layout.matrices == 1 || op.takes_stacks() => Ok(layout),
         Some(_) => {
-            let headline =
-                format!("`{}` takes one matrix, and `{tensor}` is a stack of them", op.name());
+            let headline = format!(
+                "`{}` takes one matrix, and `{}` is a stack of them",
+                op.name(),
+                own.name()
+            );
             let diagnostic = Diagnostic::error(codes::STACKED_MATRICES, headline)
                 .fact("shape", shape())
                 .help("give them a method without it in a rule of their own: TSV-Merge, Iso-C, WUDI and OptMerge take stacks");
             Err(lowering.report(diagnostic, span))
         }
         None => {
-            let headline = format!("`{}` needs a matrix, and `{tensor}` is none", op.name());
+            let headline = format!("`{}` needs a matrix, and `{}` is none", op.name(), own.name());
             let diagnostic = Diagnostic::error(codes::WRONG_KIND, headline)
                 .fact("shape", shape())
                 .help("choose by `is_linear()` in the formula, or by a rule in the recipe");

@@ -188,7 +188,7 @@ pub(super) fn count(
 pub(super) fn reach(lowering: &mut Lowering<'_>, scope: Option<&str>) -> Reach {
     let layer = match scope {
         Some("model") => None,
-        Some("layer") => match layer::split(lowering.inputs.tensor) {
+        Some("layer") => match layer::split(lowering.inputs.own.name()) {
             Some(name) => Some((name.prefix.to_owned(), name.layer)),
             None => return Reach::Tensor,
         },
@@ -206,9 +206,9 @@ fn group(lowering: &mut Lowering<'_>, layer: Option<LayerKey>) -> u32 {
         ordinal: lowering.facts,
     };
     lowering.facts += 1;
-    let own = match layer::split(lowering.inputs.tensor) {
+    let own = match layer::split(lowering.inputs.own.name()) {
         Some(name) => (name.prefix.to_owned(), name.layer),
-        None => (lowering.inputs.tensor.to_owned(), 0),
+        None => (lowering.inputs.own.name().to_owned(), 0),
     };
     lowering.graph.group(key, own)
 }
@@ -226,7 +226,8 @@ pub(super) fn position(
             .help("make one of them first, for example with `norm2(x, scope=\"layer\")`");
         return Err(lowering.report(diagnostic, span));
     }
-    if layer::split(lowering.inputs.tensor).is_some() && depends_on_tensor(lowering, items[0].node)
+    if layer::split(lowering.inputs.own.name()).is_some()
+        && depends_on_tensor(lowering, items[0].node)
     {
         let headline = "`position` compares layers, and this number differs from tensor to tensor";
         let diagnostic = Diagnostic::error(codes::WRONG_KIND, headline)
@@ -317,8 +318,7 @@ pub(super) fn keep_random(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Resul
             _ => {}
         }
         let op = format!("keep_random {}", lowering.step);
-        let (seed, tensor) = (lowering.inputs.seed, lowering.inputs.tensor);
-        let key = mixdown_ops::random::stream_key(seed, &op, tensor, expert);
+        let key = lowering.inputs.own.draw(lowering.inputs.seed, op, expert);
         let stream = lowering.graph.stream(key);
         let node = lowering.graph.add(Node::KeepRandom(stream), &[items[0].node, items[1].node]);
         Ok(Typed { node, kind: items[0].kind })
