@@ -87,8 +87,11 @@ pub type Nodes = DiGraph<Node, u32, u32>;
 /// ways to make them.
 #[derive(Debug, Default)]
 pub(crate) struct Shapes {
-    known: HashMap<Vec<(Node, Vec<NodeId>)>, (Arc<Nodes>, Arc<Vec<bool>>)>,
+    known: HashMap<Vec<(Node, Vec<NodeId>)>, Shared>,
 }
+
+/// The nodes of a graph, and for each whether it has one value for each element.
+type Shared = (Arc<Nodes>, Arc<Vec<bool>>);
 
 /// A layer: what the names of its tensors begin with, and its number. A tensor outside layers is one of its
 /// own, by its name.
