@@ -275,8 +275,8 @@ mod tests {
     #[test]
     fn documents_keep_their_lines() {
         let text = "a: 1\n---\nb: 2\n...\n# nothing\n--- {c: 3}\n";
-        assert_eq!(documents(text), ["a: 1\n", "\n    \nb: 2\n", "\n\n\n\n\n    {c: 3}\n"]);
-        assert_eq!(documents("---\na: 1\n"), ["    \na: 1\n"]);
+        assert_eq!(documents(text), ["a: 1\n", "\n   \nb: 2\n", "\n\n\n\n\n    {c: 3}\n"]);
+        assert_eq!(documents("---\na: 1\n"), ["   \na: 1\n"]);
         assert_eq!(documents("# nothing\n"), Vec::<String>::new());
         assert_eq!(documents("a: |\n  ---\nb: --- c\n").len(), 1);
     }
