@@ -1,6 +1,8 @@
 //! The model card of an output, `README.md`: what was merged and how, the recipe, and how to prove
 //! and repeat it. The same merge gives the same card.
 
+use mixdown_diagnostics::is_dangerous;
+
 use crate::manifest::MANIFEST_NAME;
 
 /// Name of the card in an output folder.
@@ -184,7 +186,7 @@ fn inline(text: &str) -> String {
                 output.push('\\');
                 output.push(c);
             }
-            c if c.is_control() => output.push(' '),
+            c if is_dangerous(c) => output.push(' '),
             c => output.push(c),
         }
     }
@@ -193,7 +195,7 @@ fn inline(text: &str) -> String {
 
 /// Text within backticks.
 fn code(text: &str) -> String {
-    text.chars().map(|c| if c == '`' || c.is_control() { '\'' } else { c }).collect()
+    text.chars().map(|c| if c == '`' || is_dangerous(c) { '\'' } else { c }).collect()
 }
 
 /// Whether this has the form of a hub id, so that it can stand in a link.

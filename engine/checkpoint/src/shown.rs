@@ -5,13 +5,15 @@ use std::fmt::Write;
 use std::io;
 use std::path::Path;
 
+use mixdown_diagnostics::is_dangerous;
+
 /// Longest name that is shown whole, in characters. Real tensor names stay below 200.
 const LONGEST: usize = 240;
 
 /// A name from a file, safe to print: control and direction characters are escaped, and a name
 /// longer than any real one is cut.
 pub fn shown(name: &str) -> Cow<'_, str> {
-    if name.len() <= LONGEST && !name.chars().any(is_unsafe) {
+    if name.len() <= LONGEST && !name.chars().any(is_dangerous) {
         return Cow::Borrowed(name);
     }
     let mut text = String::new();
@@ -20,7 +22,7 @@ pub fn shown(name: &str) -> Cow<'_, str> {
             text.push('…');
             break;
         }
-        if is_unsafe(letter) {
+        if is_dangerous(letter) {
             text.extend(letter.escape_default());
         } else {
             text.push(letter);
@@ -32,13 +34,6 @@ pub fn shown(name: &str) -> Cow<'_, str> {
 /// A path, safe to print.
 pub fn shown_path(path: &Path) -> String {
     shown(&path.to_string_lossy()).into_owned()
-}
-
-/// Characters that would act on a terminal, or make text read in another order than it is stored.
-fn is_unsafe(letter: char) -> bool {
-    letter.is_control()
-        || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// A count of bytes with its digits in groups: `4 961 861 632 bytes`.

@@ -1,5 +1,6 @@
 //! Text in aligned columns.
 
+use mixdown_diagnostics::escape;
 use unicode_width::UnicodeWidthStr;
 
 /// How a column is aligned.
@@ -34,7 +35,9 @@ impl Table {
 
     /// Adds a row; cells beyond the columns are dropped.
     pub fn row<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
-        self.rows.push(cells.into_iter().map(Into::into).take(self.align.len()).collect());
+        // A cell is one line, whatever a name in it says.
+        let cells = cells.into_iter().map(|cell| escape(&cell.into()));
+        self.rows.push(cells.take(self.align.len()).collect());
     }
 
     /// The text, each line after `indent`, two spaces between columns and none at a line's end.

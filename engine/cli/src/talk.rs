@@ -1,10 +1,11 @@
 //! Where words go: data to stdout, talk to stderr. A reader that has gone away is no error.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
 use mixdown_diagnostics::render::{self, Color};
-use mixdown_diagnostics::{Diagnostic, sort};
+use mixdown_diagnostics::{Diagnostic, is_dangerous, sort};
 
 /// When text is colored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -50,7 +51,7 @@ impl Talk {
     /// Says a line even when told to be quiet.
     pub fn insist(&self, text: &str) {
         // When nobody listens, there is nobody to tell.
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        let _ = writeln!(io::stderr().lock(), "{}", harmless(text));
     }
 
     /// Shows diagnostics in the order of their places: all of them, or only errors when quiet.
@@ -77,7 +78,7 @@ impl Talk {
 /// Prints data. When the reader of a pipe has seen enough, the program ends in silence.
 pub fn data(text: &str) {
     let mut out = io::stdout().lock();
-    let result = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let result = out.write_all(harmless(text).as_bytes()).and_then(|()| out.flush());
     match result {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
@@ -91,5 +92,39 @@ pub fn data(text: &str) {
 /// Prints a line of an event stream. The work goes on when nobody reads it any more.
 pub fn event(value: &serde_json::Value) {
     let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{value}").and_then(|()| out.flush());
+    let _ = writeln!(out, "{}", harmless(&value.to_string())).and_then(|()| out.flush());
+}
+
+/// Lines of text without what would act on a terminal. Names come from files that anybody may have made,
+/// so the last step before a terminal looks at all of them. In JSON the text means the same as before.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| is_dangerous(c) && !matches!(c, '\n' | '\t');
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if acts(c) {
+            let units = &mut [0; 2];
+            out.extend(c.encode_utf16(units).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_acts_on_a_terminal() {
+        assert_eq!(harmless("a\tb\n模型\n"), "a\tb\n模型\n");
+        let evil = "\u{1b}[31m\u{9b}\u{202e}\r\u{e0041}\u{7f}";
+        assert_eq!(harmless(evil), r"\u001b[31m\u009b\u202e\u000d\udb40\udc41\u007f");
+        let value = serde_json::json!({ "name": evil });
+        let read: serde_json::Value = serde_json::from_str(&harmless(&value.to_string())).unwrap();
+        assert_eq!(read, value);
+    }
 }

@@ -10,6 +10,7 @@ mod source;
 pub mod suggest;
 
 pub use codes::Code;
+pub use line::{escape, is_dangerous};
 pub use source::{Source, Span};
 
 /// Whether the work can go on.

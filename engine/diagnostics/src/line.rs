@@ -67,14 +67,17 @@ fn show(c: char, at: usize) -> (String, usize) {
     (c.to_string(), c.width().unwrap_or(0))
 }
 
-/// Control characters, and those that make text look different from what it is.
-fn is_dangerous(c: char) -> bool {
+/// Whether a character acts on a terminal, or makes text look different from what it is: control
+/// characters, marks of direction, what has no width, and tags.
+pub fn is_dangerous(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The text with control characters and direction marks written out.
-pub(crate) fn escape(text: &str) -> String {
+/// A name or other text of one line with what acts on a terminal, or misleads the eye, written out.
+pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -122,6 +122,30 @@ fn arrow(text: &mut String, from: Option<&String>, to: &str, dotted: bool) {
     }
 }
 
+/// A label: in Mermaid, markup and quotes are codes of characters.
 fn escape(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).map(|c| if c == '"' { '\'' } else { c }).collect()
+    let mut out = String::with_capacity(text.len());
+    for c in mixdown_diagnostics::escape(text).chars() {
+        match c {
+            '"' | '#' | '%' | '&' | '<' | '>' | '`' | '\\' => {
+                let _ = write!(out, "#{};", c as u32);
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_label_acts() {
+        assert_eq!(escape("model.layers.0 (x) [y] {z}"), "model.layers.0 (x) [y] {z}");
+        assert_eq!(
+            escape("<script>\"%%{`#\u{1b}\u{202e}\n"),
+            "#60;script#62;#34;#37;#37;{#96;#35;#92;u{1b}#92;u{202e}#92;n"
+        );
+    }
 }

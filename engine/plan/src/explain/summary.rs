@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
+use mixdown_diagnostics::escape;
+
 use super::{bytes, size};
 use crate::plan::{Job, Plan, Work};
 use crate::treatment::counts as treatment_counts;
@@ -41,19 +43,23 @@ fn output(text: &mut String, plan: &Plan) {
         let _ = writeln!(
             text,
             "        an adapter on {}: {updates} updates, {whole} tensors stored whole",
-            plan.models[adapter.base as usize]
+            escape(&plan.models[adapter.base as usize])
         );
     }
     if let Some(model) = plan.output.files_from {
-        let _ =
-            writeln!(text, "        config and other files from {}", plan.models[model as usize]);
+        let _ = writeln!(
+            text,
+            "        config and other files from {}",
+            escape(&plan.models[model as usize])
+        );
     }
     if let Some(counts) = treatment_counts(plan) {
         let _ = writeln!(text, "        by methods over matrices: {counts}");
     }
     for change in &plan.output.layers {
         let (after, before) = (change.sources.len(), change.before);
-        let _ = writeln!(text, "        {after} layers under `{}`, {before} before", change.prefix);
+        let prefix = escape(&change.prefix);
+        let _ = writeln!(text, "        {after} layers under `{prefix}`, {before} before");
     }
     if let Some(rows) = plan.output.vocabulary {
         let _ = writeln!(text, "        vocabulary rebuilt: {rows} rows");
@@ -90,7 +96,8 @@ fn models(text: &mut String, plan: &Plan, tensors: &[usize]) {
         let all = tensors.get(number as usize).copied().unwrap_or(0);
         let _ = write!(
             text,
-            "  {name}: {all} tensors, {} merged, {} copied",
+            "  {}: {all} tensors, {} merged, {} copied",
+            escape(name),
             merged.len(),
             copied.len()
         );
@@ -100,7 +107,7 @@ fn models(text: &mut String, plan: &Plan, tensors: &[usize]) {
         }
         let _ = writeln!(text, ", {} not read", left.len());
         for (reason, count) in reasons {
-            let _ = writeln!(text, "    {count} not read: {reason}");
+            let _ = writeln!(text, "    {count} not read: {}", escape(reason));
         }
     }
 }
@@ -116,9 +123,9 @@ fn rules(text: &mut String, plan: &Plan) {
         let _ = writeln!(
             text,
             "  {} (line {}): {}, {} tensors, {}",
-            origin.rule,
+            escape(&origin.rule),
             origin.line,
-            origin.method,
+            escape(&origin.method),
             jobs.len(),
             bytes(total)
         );
@@ -147,7 +154,11 @@ fn programs(text: &mut String, plan: &Plan) {
         );
     }
     for group in &plan.groups {
-        let _ =
-            writeln!(text, "  over the whole model: {}, {} tensors", group.title, group.jobs.len());
+        let _ = writeln!(
+            text,
+            "  over the whole model: {}, {} tensors",
+            escape(&group.title),
+            group.jobs.len()
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use mixdown_diagnostics::escape;
 use serde_json::{Value, json};
 
 use super::{size, value::json as plan_json, verb};
@@ -14,20 +15,27 @@ pub fn tensor(plan: &Plan, name: &str, detail: Option<&Detail>) -> Option<String
     let job = plan.jobs.iter().find(|job| job.name == name)?;
     let origin = &plan.origins[job.origin as usize];
     let mut text = String::new();
-    let _ = writeln!(text, "{}  {} {}", job.name, job.shape, job.dtype);
-    let _ =
-        writeln!(text, "  decided by {} on line {}: {}", origin.rule, origin.line, origin.method);
+    let _ = writeln!(text, "{}  {} {}", escape(&job.name), job.shape, job.dtype);
+    let _ = writeln!(
+        text,
+        "  decided by {} on line {}: {}",
+        escape(&origin.rule),
+        origin.line,
+        escape(&origin.method)
+    );
     match detail {
         Some(detail) => {
             text.push_str("  inputs\n");
             for (model, input, dtype) in &detail.inputs {
+                let (model, input) = (escape(model), escape(input));
                 let _ = writeln!(text, "    {model}: `{input}` {dtype}");
             }
             parameters(&mut text, detail);
         }
         None => {
             if let Work::Copy { from, .. } = &job.work {
-                let _ = writeln!(text, "  copied from {}", plan.models[from.model as usize]);
+                let model = escape(&plan.models[from.model as usize]);
+                let _ = writeln!(text, "  copied from {model}");
             }
         }
     }
@@ -46,7 +54,7 @@ fn parameters(text: &mut String, detail: &Detail) {
         let whose = parameter
             .expert
             .and_then(|position| experts.get(position))
-            .map_or_else(String::new, |expert| format!(" of {expert}"));
+            .map_or_else(String::new, |expert| format!(" of {}", escape(expert)));
         let value = value_text(parameter);
         let _ = writeln!(
             text,
@@ -61,8 +69,8 @@ fn value_text(parameter: &Resolved) -> String {
     match &parameter.value {
         Bound::Number(number) => number.to_string(),
         Bound::Flag(flag) => flag.to_string(),
-        Bound::Word(word) => word.clone(),
-        Bound::Words(words) => words.join(", "),
+        Bound::Word(word) => escape(word),
+        Bound::Words(words) => escape(&words.join(", ")),
     }
 }
 
@@ -72,7 +80,7 @@ fn origin_text(parameter: &Resolved, t: f64) -> String {
     }
     let mut text = format!("{}, line {}", parameter.level, parameter.span.line);
     if let Some(filter) = &parameter.filter {
-        let _ = write!(text, ", filter `{filter}`");
+        let _ = write!(text, ", filter `{}`", escape(filter));
     }
     if parameter.gradient {
         let _ = write!(text, ", gradient at {t:.4}");

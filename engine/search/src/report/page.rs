@@ -238,12 +238,14 @@ fn shown(value: f64) -> String {
 
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for letter in text.chars() {
+    // Marks of direction and control characters act in a page as they do on a terminal.
+    for letter in mixdown_diagnostics::escape(text).chars() {
         match letter {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
             letter => out.push(letter),
         }
     }
