@@ -359,3 +359,17 @@ fn many_tensors_are_no_trouble() {
         assert_eq!(found, Some(number));
     }
 }
+
+/// A name is compared with the patterns of all architectures and rules.
+#[test]
+fn a_name_of_megabytes_is_refused_and_a_long_one_read() {
+    let space = Space::new();
+    let (long, longer) = ("x".repeat(4096), "y".repeat(2_000_000));
+    space.write("m/model.safetensors", weights(&[&long]));
+    assert_eq!(names(&opened(&space.path("m"))), [long.as_str()]);
+    space.write("m/model.safetensors", weights(&[&long, &longer]));
+    let faults = open(&space.path("m"), None).unwrap_err();
+    assert_eq!(faults.iter().map(|fault| fault.code).collect::<Vec<_>>(), [codes::NAME_TOO_LONG]);
+    assert_eq!(fact(&faults[0], "name"), "2 000 000 bytes");
+    assert!(faults[0].headline.len() < 1000);
+}

@@ -201,9 +201,12 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     let needed = if folder.is_some() { kept::files(&planned) } else { Vec::new() };
     let digests = record::digests(&planned, &needed, request.hash_inputs, session)?;
     let inputs = record::inputs(&planned, &digests);
-    let stored = folder
-        .filter(|_| !needed.is_empty())
-        .map(|folder| StoredResults::new(Store::new(folder), &planned, &backend, &digests));
+    let stored = folder.filter(|_| !needed.is_empty()).map(|folder| {
+        let store = Store::new(folder);
+        // What an interrupted run was writing; where it cannot be removed, it is in nobody's way.
+        let _ = store.remove_leftovers(false);
+        StoredResults::new(store, &planned, &backend, &digests)
+    });
     let results: &dyn Results = match &stored {
         Some(stored) => stored,
         None => &NoResults,

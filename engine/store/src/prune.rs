@@ -60,17 +60,7 @@ impl Store {
     /// does not stop the rest.
     pub fn prune(&self, options: &PruneOptions) -> Result<Pruned, SystemError> {
         let now = SystemTime::now();
-        let mut pruned = Pruned::default();
-        for leftover in self.leftovers()? {
-            match self.remove_leftover(&leftover, now, options.dry_run) {
-                Ok(Removal::Gone) => {
-                    pruned.leftovers += 1;
-                    pruned.leftover_bytes += leftover.bytes;
-                }
-                Ok(Removal::InUse) => {}
-                Err(error) => pruned.failed.push(error),
-            }
-        }
+        let mut pruned = self.remove_leftovers(options.dry_run)?;
         let entries = self.list()?;
         let mut total = entries.iter().fold(0_u64, |sum, entry| sum.saturating_add(entry.bytes));
         for entry in entries {
@@ -94,6 +84,26 @@ impl Store {
                     pruned.failed.push(error);
                     pruned.kept.push(entry);
                 }
+            }
+        }
+        Ok(pruned)
+    }
+
+    /// Removes what interrupted runs were writing, as every merge does that uses the store. Entries are
+    /// not looked at.
+    ///
+    /// **Errors.** When a folder of the store cannot be read.
+    pub fn remove_leftovers(&self, dry_run: bool) -> Result<Pruned, SystemError> {
+        let now = SystemTime::now();
+        let mut pruned = Pruned::default();
+        for leftover in self.leftovers()? {
+            match self.remove_leftover(&leftover, now, dry_run) {
+                Ok(Removal::Gone) => {
+                    pruned.leftovers += 1;
+                    pruned.leftover_bytes += leftover.bytes;
+                }
+                Ok(Removal::InUse) => {}
+                Err(error) => pruned.failed.push(error),
             }
         }
         Ok(pruned)

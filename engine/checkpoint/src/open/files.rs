@@ -12,8 +12,14 @@ use super::torch_names;
 use super::weight_map::WeightMap;
 use crate::format::{self, Format, Header, START};
 use crate::index::Shard;
-use crate::shown::{io_text, shown, shown_path, some_of};
+use crate::shown::{bytes_text, io_text, shown, shown_path, some_of};
 use crate::source::{ByteSource, FilePool, identity, refuse_special};
+
+/// Longest name of a tensor. Those of real models stay below 300 bytes; each is compared with the patterns
+/// of all architectures and rules, which megabytes of text would stretch to minutes.
+const LONGEST_NAME: usize = 4096;
+/// Names that are told, each of which is too long.
+const MOST_LONG_NAMES: usize = 20;
 
 /// The ending of files that hold weights.
 const WEIGHTS: &str = ".safetensors";
@@ -296,7 +302,19 @@ pub(crate) fn read(file: &File, pool: &Arc<FilePool>) -> Result<(Shard, Header),
     let source = pool.source(&shard);
     let format = format_of(file, &source).map_err(|fault| vec![*fault])?;
     let header = format.read_header(&source, &file.shown)?;
-    Ok((shard, header))
+    let long = header.tensors.iter().filter(|tensor| tensor.name.len() > LONGEST_NAME);
+    let faults: Vec<Diagnostic> =
+        long.take(MOST_LONG_NAMES).map(|tensor| name_too_long(&tensor.name, &file.shown)).collect();
+    if faults.is_empty() { Ok((shard, header)) } else { Err(faults) }
+}
+
+fn name_too_long(name: &str, shown_file: &str) -> Diagnostic {
+    let headline = format!("a tensor has a name that is too long: `{}`", shown(name));
+    Diagnostic::error(codes::NAME_TOO_LONG, headline)
+        .in_file(shown_file)
+        .fact("name", bytes_text(name.len() as u64))
+        .fact("limit", bytes_text(LONGEST_NAME as u64))
+        .help("give the tensor a shorter name, or check where the file is from")
 }
 
 fn format_of(file: &File, source: &dyn ByteSource) -> Result<&'static dyn Format, Box<Diagnostic>> {

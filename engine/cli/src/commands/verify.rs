@@ -1,10 +1,11 @@
 //! `mixdown verify`: proves a merged checkpoint against its manifest.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
+use mixdown_checkpoint::manifest::Manifest;
 use mixdown_checkpoint::shown_path;
 use mixdown_checkpoint::verify::{self, VerifyError, VerifyReport};
 use mixdown_diagnostics::{Diagnostic, codes, render};
@@ -21,6 +22,10 @@ use crate::terminal::Terminal;
 ///
 /// Reads every tensor and file and compares its digest with the one that the merge recorded. Reports
 /// what is missing, different, or too much. The exit status is 0 when everything agrees, else 1.
+///
+/// This proves that the files are what the merge wrote beside this manifest. It does not read the inputs
+/// again; and the manifest has no signature, so that whoever changes files and manifest together is not
+/// found out.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -66,11 +71,16 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     match found {
         Ok(report) => {
             if arguments.json {
-                talk::data(&format!("{:#}\n", json_of(&report)));
+                let mut value = json_of(&report);
+                value["not_proven"] = json!(not_proven(&folder));
+                talk::data(&format!("{value:#}\n"));
             } else {
                 let rate = quantity::rate(report.bytes, begun.elapsed());
                 talk::data(&format!("{} agrees with its manifest\n", shown_path(&folder)));
                 talk.say(&format!("{}, {rate}", text_of(&report)));
+                for line in not_proven(&folder) {
+                    talk.say(&format!("not proven: {line}"));
+                }
             }
             Ok(Exit::Done)
         }
@@ -84,6 +94,23 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
         }
         Err(VerifyError::Failed(found)) => Err(found.into()),
     }
+}
+
+/// What an output that agrees with its manifest may still be.
+fn not_proven(folder: &Path) -> Vec<String> {
+    let mut lines =
+        vec!["that nobody changed files and manifest together: it has no signature".to_owned()];
+    // It was just read; if it is gone meanwhile, there is nothing to add.
+    let inputs = Manifest::read(folder).map(|manifest| manifest.inputs).unwrap_or_default();
+    let files = || inputs.iter().flat_map(|input| &input.files);
+    let unknown = files().filter(|file| file.sha256.is_none()).count();
+    if unknown > 0 {
+        lines.push(format!(
+            "what the inputs were: {unknown} of {} have no SHA-256, which `merge --hash-inputs` records",
+            quantity::count(files().count(), "file"),
+        ));
+    }
+    lines
 }
 
 fn text_of(report: &VerifyReport) -> String {
