@@ -12,6 +12,8 @@ mod options;
 mod trouble;
 #[cfg(feature = "hub")]
 mod wanted;
+#[cfg(feature = "hub")]
+mod web;
 
 use std::path::{Path, PathBuf};
 

@@ -205,6 +205,46 @@ fn the_token_is_sent_and_its_absence_explained() {
     assert_eq!(last.authorization.as_deref(), Some("Bearer hf_secret"));
 }
 
+/// A token is for the hub that it was given for. Where that sends a request elsewhere, to its store of
+/// large files or to another host, the request goes there without it.
+#[test]
+fn the_token_goes_to_the_hub_and_nowhere_else() {
+    let token = Some("hf_secret".to_owned());
+    let other = Hub::new(Behavior::default());
+    let has_token = |hub: &Hub| {
+        hub.server.requests().into_iter().map(|request| request.authorization.is_some()).collect()
+    };
+    let weights_at = Some(other.server.endpoint());
+    let hub = Hub::new(Behavior { token, weights_at, renames: true, ..Behavior::default() });
+    let options = hub.options(&[("HF_TOKEN", "hf_secret")]);
+    let path = locate("org/name", None, &options, &()).unwrap();
+    assert_eq!(
+        fs::metadata(path.join("one.safetensors")).unwrap().len(),
+        hub.size("one.safetensors")
+    );
+    let (home, away): (Vec<bool>, Vec<bool>) = (has_token(&hub), has_token(&other));
+    assert!(home.len() > 10 && home.iter().all(|has| *has), "{home:?}");
+    // Two shards: each is asked for its size, and then for its bytes.
+    assert_eq!(away, [false; 4]);
+
+    let moved =
+        Hub::new(Behavior { moved_to: Some(other.server.endpoint()), ..Behavior::default() });
+    locate("org/name", None, &moved.options(&[("HF_TOKEN", "hf_secret")]), &()).unwrap();
+    let away: Vec<bool> = has_token(&other);
+    assert!(away.len() > 10 && !away.contains(&true), "{away:?}");
+}
+
+#[test]
+fn a_password_in_an_address_is_never_shown() {
+    let hub = Hub::new(Behavior { refuse_files: Some("403 Forbidden"), ..Behavior::default() });
+    let address = hub.server.endpoint().replace("http://", "http://me:pass@");
+    for endpoint in [address.as_str(), "http://me:pass@127.0.0.1:1", "ftp://me:pass@mirror"] {
+        let options = HubOptions { endpoint: endpoint.to_owned(), ..hub.options(&[]) };
+        let fault = locate("org/name", None, &options, &()).unwrap_err();
+        assert!(!format!("{fault:?} {options:?}").contains("pass"), "{fault:?}");
+    }
+}
+
 #[test]
 fn revisions() {
     let hub = Hub::new(Behavior::default());

@@ -44,6 +44,12 @@ pub struct Behavior {
     pub refuse_files: Option<&'static str>,
     /// Weights are announced and never sent.
     pub send_no_weights: bool,
+    /// Weights lie at the server of this address, to which requests for them are redirected.
+    pub weights_at: Option<String>,
+    /// All requests are redirected to the server of this address.
+    pub moved_to: Option<String>,
+    /// Requests for files are redirected once within the server, as for a model that was renamed.
+    pub renames: bool,
 }
 
 /// The server; it ends when dropped.
@@ -178,6 +184,15 @@ fn respond(shared: &Shared, request: &Request) -> Response {
     {
         return Response::refusal("401 Unauthorized", "GatedRepo");
     }
+    if let Some(host) = &shared.behavior.moved_to {
+        let location = format!("{host}{}", request.path);
+        return Response::new("307 Temporary Redirect", Vec::new()).with("Location", location);
+    }
+    if shared.behavior.renames && request.path.contains("/resolve/") && !request.path.contains('?')
+    {
+        let location = format!("{}?again", request.path);
+        return Response::new("307 Temporary Redirect", Vec::new()).with("Location", location);
+    }
     let path = request.path.split('?').next().unwrap_or_default();
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match parts.as_slice() {
@@ -253,8 +268,9 @@ fn resolve(
     });
     if file.ends_with(".safetensors") {
         // The hub's large-file store is another host: clients follow only absolute addresses there.
-        let host = shared.address;
-        let location = format!("http://{host}/large-files/{organization}/{name}/{file}");
+        let own = format!("http://{}", shared.address);
+        let host = shared.behavior.weights_at.as_ref().unwrap_or(&own);
+        let location = format!("{host}/large-files/{organization}/{name}/{file}");
         return Response::new("302 Found", Vec::new())
             .with("Location", location)
             .with("X-Repo-Commit", COMMIT)

@@ -33,6 +33,12 @@ impl Repository {
         self.folder.join("snapshots").join(commit)
     }
 
+    /// The folder of the files' contents, to which snapshots link.
+    #[cfg(feature = "hub")]
+    pub fn blobs(&self) -> PathBuf {
+        self.folder.join("blobs")
+    }
+
     /// What there is of a revision.
     pub fn state(&self, revision: &str) -> State {
         let Some(snapshot) = self.commit(revision).map(|commit| self.snapshot(&commit)) else {
@@ -72,12 +78,6 @@ impl Repository {
         temporary.push(format!(".{}.tmp", std::process::id()));
         fs::write(&temporary, commit)?;
         fs::rename(temporary, path)
-    }
-
-    /// Removes the reference that a client made for a commit by its own name.
-    #[cfg(feature = "hub")]
-    pub fn forget_commit(&self, commit: &str) {
-        let _ = fs::remove_file(self.folder.join("refs").join(commit));
     }
 }
 

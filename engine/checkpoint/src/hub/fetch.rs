@@ -1,19 +1,16 @@
 //! Fetches one file into the cache: continues what was begun, checks what arrived, tries again.
 //!
-//! hf-hub does the transfer and keeps the layout. What it leaves open is supplied around it: it
-//! waits forever on a silent connection, asks for the rest of a file that is all there, and does
-//! not look at the bytes it got.
+//! Beside a file's blob lie, as other clients of the cache have them, `ETAG.part` with what has arrived
+//! and `ETAG.lock` while a process fetches it.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use hf_hub::api::Progress;
-use hf_hub::api::sync::{Api, Metadata};
-use hf_hub::{Cache, Repo};
-
 use super::trouble::{Trouble, wrong_size};
+use super::web::{Announced, Web};
 use super::{FetchProgress, HubOptions};
 use crate::digest::{self, FileDigest};
 use crate::index::Shard;
@@ -29,8 +26,11 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// What the fetching of each file of a model has in common.
 pub(super) struct Fetch<'a> {
-    pub api: &'a Api,
-    pub repo: &'a Repo,
+    pub web: &'a Web,
+    pub id: &'a str,
+    pub commit: &'a str,
+    /// The folder of blobs.
+    pub blobs: &'a Path,
     pub snapshot: &'a Path,
     pub options: &'a HubOptions,
     pub progress: &'a dyn FetchProgress,
@@ -60,9 +60,10 @@ impl Fetch<'_> {
     fn attempt(&self, name: &str, furthest: &mut u64) -> Result<(), Trouble> {
         let (sender, receiver) = sync_channel(64);
         let transfer = |news| Transfer {
-            api: self.api.clone(),
-            repo: self.repo.clone(),
-            cache: self.options.cache.clone(),
+            web: self.web.clone(),
+            address: self.web.file_address(self.id, self.commit, name),
+            commit: self.commit.to_owned(),
+            blobs: self.blobs.to_owned(),
             pointer: self.snapshot.join(name),
             name: name.to_owned(),
             news,
@@ -141,9 +142,10 @@ fn patiently_from<T>(
 
 /// One attempt at one file.
 struct Transfer {
-    api: Api,
-    repo: Repo,
-    cache: PathBuf,
+    web: Web,
+    address: String,
+    commit: String,
+    blobs: PathBuf,
     /// Where the snapshot shows the file.
     pointer: PathBuf,
     name: String,
@@ -152,73 +154,97 @@ struct Transfer {
 
 impl Transfer {
     fn run(self) -> Result<(), Trouble> {
-        let repo = self.api.repo(self.repo.clone());
-        let metadata = match self.api.metadata(&repo.url(&self.name)) {
-            Ok(metadata) => metadata,
-            Err(error) => match error.into() {
-                // No first byte can be asked for: the file is empty.
-                Trouble::Refused { status: 416, .. } => return self.place_empty(),
-                trouble => return Err(trouble),
-            },
+        let announced = match self.web.announced(&self.address) {
+            Ok(announced) => announced,
+            // No first byte can be asked for: the file is empty.
+            Err(Trouble::Refused { status: 416, .. }) => return self.place_empty(),
+            Err(trouble) => return Err(trouble),
         };
-        self.check_answer(&metadata)?;
-        let size = metadata.size() as u64;
-        let blob =
-            Cache::new(self.cache.clone()).repo(self.repo.clone()).blob_path(metadata.etag());
-        if fs::metadata(&blob).is_ok_and(|found| found.len() == size) {
+        self.check_answer(&announced)?;
+        let size = announced.size;
+        let blob = self.blobs.join(&announced.etag);
+        let is_whole = || fs::metadata(&blob).is_ok_and(|found| found.len() == size);
+        if is_whole() {
             return self.link(&blob);
         }
+        let folder = blob.parent().unwrap_or(&self.blobs);
+        fs::create_dir_all(folder).map_err(Trouble::Disk)?;
         let part = blob.with_extension("part");
-        match fs::metadata(&part).map(|found| found.len()) {
-            // The rest of a file that is all there cannot be asked for.
-            Ok(here) if here == size && size > 0 => {
-                self.check_content(&part, &metadata)?;
-                fs::rename(&part, &blob).map_err(Trouble::Disk)?;
-                return self.link(&blob);
-            }
-            Ok(here) if here > size => fs::remove_file(&part).map_err(Trouble::Disk)?,
-            _ => {}
-        }
-        let reporter = Reporter { news: self.news.clone(), done: 0, total: size };
-        let pointer = match repo.download_with_progress(&self.name, reporter).map_err(Into::into) {
-            Ok(pointer) => pointer,
-            Err(Trouble::Busy) => {
+        let _lock = match lock(&blob.with_extension("lock"))? {
+            Some(lock) => lock,
+            None => {
                 // As long as the other process gets further, it is waited for.
                 let here = fs::metadata(&part).map_or(0, |found| found.len());
                 let _ = self.news.send(News::Bytes(here, size));
                 return Err(Trouble::Busy);
             }
-            Err(trouble) => return Err(trouble),
         };
-        if let Err(trouble) = self.check_content(&blob, &metadata) {
-            // Nobody must find it, neither this program's next run nor another.
-            let _ = fs::remove_file(&pointer);
-            let _ = fs::remove_file(&blob);
-            return Err(trouble);
+        // Another process may have fetched it meanwhile.
+        if is_whole() {
+            return self.link(&blob);
         }
-        Ok(())
+        let here = fs::metadata(&part).map_or(0, |found| found.len());
+        if here > size {
+            fs::remove_file(&part).map_err(Trouble::Disk)?;
+        }
+        // The rest of a file that is all there cannot be asked for.
+        if here != size {
+            self.receive(&part, size)?;
+        }
+        self.check_content(&part, &announced)?;
+        fs::rename(&part, &blob).map_err(Trouble::Disk)?;
+        self.link(&blob)
+    }
+
+    /// Adds to the part what it lacks.
+    fn receive(&self, part: &Path, size: u64) -> Result<(), Trouble> {
+        let mut file =
+            OpenOptions::new().append(true).create(true).open(part).map_err(Trouble::Disk)?;
+        let start = file.metadata().map_err(Trouble::Disk)?.len();
+        let (mut body, begins) = self.web.bytes(&self.address, start)?;
+        if begins != start {
+            file.set_len(begins).map_err(Trouble::Disk)?;
+        }
+        let mut done = begins;
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            // Nobody listens to a transfer that was given up.
+            let _ = self.news.send(News::Bytes(done, size));
+            let count = match body.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.into()),
+            };
+            file.write_all(&buffer[..count]).map_err(Trouble::Disk)?;
+            done += count as u64;
+        }
     }
 
     /// Checks what becomes part of a path.
-    fn check_answer(&self, metadata: &Metadata) -> Result<(), Trouble> {
-        let etag = metadata.etag();
+    fn check_answer(&self, announced: &Announced) -> Result<(), Trouble> {
+        let etag = announced.etag.as_str();
         let plain = etag.strip_prefix("W/").unwrap_or(etag);
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         if plain.is_empty() || plain.len() > 128 || !plain.bytes().all(is_plain) {
             return Err(Trouble::Confused(format!("the etag `{etag}`")));
         }
-        if metadata.commit_hash() != self.repo.revision() {
-            return Err(Trouble::Confused(format!("the commit `{}`", metadata.commit_hash())));
+        if announced.commit != self.commit {
+            return Err(Trouble::Confused(format!("the commit `{}`", announced.commit)));
         }
         Ok(())
     }
 
     /// Checks size and, where the hub names a file by it, sha256.
-    fn check_content(&self, path: &Path, metadata: &Metadata) -> Result<(), Trouble> {
-        if let Some(trouble) = wrong_size(path, metadata.size() as u64) {
+    fn check_content(&self, path: &Path, announced: &Announced) -> Result<(), Trouble> {
+        if let Some(trouble) = wrong_size(path, announced.size) {
+            // More than was announced is of no use, while less is continued.
+            if fs::metadata(path).is_ok_and(|found| found.len() > announced.size) {
+                let _ = fs::remove_file(path);
+            }
             return Err(trouble);
         }
-        let Ok(expected) = metadata.etag().parse::<FileDigest>() else { return Ok(()) };
+        let Ok(expected) = announced.etag.parse::<FileDigest>() else { return Ok(()) };
         let state = identity(&fs::metadata(path).map_err(Trouble::Disk)?);
         let shown = self.name.clone();
         let shard = Shard { path: path.to_owned(), shown, size: state.size, identity: state };
@@ -263,26 +289,13 @@ impl Transfer {
     }
 }
 
-/// Passes hf-hub's progress on.
-struct Reporter {
-    news: SyncSender<News>,
-    done: u64,
-    total: u64,
-}
-
-impl Progress for Reporter {
-    fn init(&mut self, size: usize, _filename: &str) {
-        // Called again when the transfer begins, which then tells what was here before.
-        (self.done, self.total) = (0, size as u64);
-    }
-
-    fn update(&mut self, size: usize) {
-        self.done += size as u64;
-        // Nobody listens to a transfer that was given up.
-        let _ = self.news.send(News::Bytes(self.done, self.total));
-    }
-
-    fn finish(&mut self) {
-        let _ = self.news.send(News::Bytes(self.done, self.total));
+/// Takes the lock of a blob; none while another process has it.
+fn lock(path: &Path) -> Result<Option<File>, Trouble> {
+    let file = File::create(path).map_err(Trouble::Disk)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        // A file system without locks: parts of two processes would mix, and the digest tells.
+        Err(TryLockError::Error(_)) => Ok(Some(file)),
     }
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::shown::shown;
+
 /// Where the hub and its cache are.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HubOptions {
@@ -67,12 +69,36 @@ impl HubOptions {
     }
 }
 
+impl HubOptions {
+    /// The address of the hub without a name and password that it may hold.
+    pub fn shown_endpoint(&self) -> String {
+        without_credentials(&self.endpoint)
+    }
+}
+
+/// Text without what stands before the `@` of the addresses in it: names and passwords.
+pub(super) fn without_credentials(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        let is_end = |c: char| matches!(c, '/' | '?' | '#' | '`' | '"') || c.is_whitespace();
+        let end = after.find(is_end).unwrap_or(after.len());
+        let authority = &after[..end];
+        out.push_str(authority.rsplit_once('@').map_or(authority, |(_, host)| host));
+        rest = &after[end..];
+    }
+    out.push_str(rest);
+    shown(&out).into_owned()
+}
+
 /// Shows whether there is a token, but not which.
 impl fmt::Debug for HubOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HubOptions")
             .field("cache", &self.cache)
-            .field("endpoint", &self.endpoint)
+            .field("endpoint", &self.shown_endpoint())
             .field("token", &self.token.as_ref().map(|_| "…"))
             .field("offline", &self.offline)
             .finish_non_exhaustive()
@@ -133,5 +159,14 @@ mod tests {
     fn the_endpoint_may_end_with_a_slash() {
         assert_eq!(options(&[("HF_ENDPOINT", "http://mirror/hf/")]).endpoint, "http://mirror/hf");
         assert_eq!(options(&[]).endpoint, "https://huggingface.co");
+    }
+
+    #[test]
+    fn credentials_are_left_out_of_what_is_shown() {
+        let check = |text: &str, expected: &str| assert_eq!(without_credentials(text), expected);
+        check("https://me:pass@hub.org/x", "https://hub.org/x");
+        check("to `http://a:p@ss@b` and https://c", "to `http://b` and https://c");
+        check("https://hub.org/x@y", "https://hub.org/x@y");
+        check("no address: me@hub", "no address: me@hub");
     }
 }

@@ -3,10 +3,10 @@
 use std::io;
 use std::path::Path;
 
-use hf_hub::api::sync::ApiError;
 use mixdown_diagnostics::{Diagnostic, codes};
 
 use super::HubOptions;
+use super::options::without_credentials;
 use crate::shown::{bytes_text, io_text, shown, shown_path};
 
 /// Why something could not be fetched.
@@ -63,20 +63,10 @@ impl From<ureq::Error> for Trouble {
             ureq::Error::StatusCode(status) => Self::Refused { status, reason: String::new() },
             ureq::Error::Io(error) => error.into(),
             ureq::Error::Timeout(_) => Self::Silence,
-            ureq::Error::Json(error) => Self::Confused(error.to_string()),
+            ureq::Error::BodyExceedsLimit(bytes) => {
+                Self::Confused(format!("more than {}", bytes_text(bytes)))
+            }
             other => Self::Network(other.to_string()),
-        }
-    }
-}
-
-impl From<ApiError> for Trouble {
-    fn from(error: ApiError) -> Self {
-        match error {
-            ApiError::RequestError(error) => (*error).into(),
-            ApiError::IoError(error) => error.into(),
-            ApiError::LockAcquisition(_) => Self::Busy,
-            ApiError::TooManyRetries(error) => (*error).into(),
-            other => Self::Confused(other.to_string()),
         }
     }
 }
@@ -96,7 +86,7 @@ impl Asked<'_> {
         let failed = |what: &str| {
             let headline = format!("`{}` could not be fetched: {what}", shown(self.id));
             let diagnostic = Diagnostic::error(codes::HUB_FAILED, headline);
-            let diagnostic = diagnostic.fact("hub", shown(&self.options.endpoint));
+            let diagnostic = diagnostic.fact("hub", self.options.shown_endpoint());
             match self.file {
                 Some(file) => diagnostic.fact("file", format!("`{}`", shown(file))),
                 None => diagnostic,
@@ -108,13 +98,15 @@ impl Asked<'_> {
             Trouble::Network(what) => {
                 let proxy = "check the network, HF_ENDPOINT and HTTPS_PROXY, and run the same \
                              command again; HF_HUB_OFFLINE=1 uses only what is cached";
-                failed("the hub cannot be reached").fact("network", shown(what)).help(proxy)
+                failed("the hub cannot be reached")
+                    .fact("network", without_credentials(what))
+                    .help(proxy)
             }
             Trouble::Silence => failed("the hub sends nothing")
                 .fact("waited", format!("{} s", self.options.patience.as_secs()))
                 .help(again),
             Trouble::Confused(what) => failed("the hub's answer cannot be understood")
-                .fact("answer", shown(what))
+                .fact("answer", without_credentials(what))
                 .help("check that HF_ENDPOINT is the address of a hub"),
             Trouble::Damaged { found, expected } => failed("a file arrived damaged")
                 .fact("expected", shown(expected))
@@ -128,7 +120,7 @@ impl Asked<'_> {
     }
 
     fn refused(&self, status: u16, reason: &str) -> Diagnostic {
-        let (id, endpoint) = (shown(self.id), shown(&self.options.endpoint));
+        let (id, endpoint) = (shown(self.id), self.options.shown_endpoint());
         let with = |code, headline: String| {
             let answer = match reason {
                 "" => format!("status {status} from {endpoint}"),

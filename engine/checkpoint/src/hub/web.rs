@@ -1,0 +1,224 @@
+//! Requests to the hub, and where its answers send them. The user's token is for the hub alone: every
+//! redirect is followed here, and a request to any other place is made without it.
+
+use std::time::Duration;
+
+use ureq::http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, LOCATION, RANGE, USER_AGENT,
+};
+use ureq::http::{HeaderMap, Response, Uri};
+use ureq::{Agent, Body, BodyReader};
+
+use super::HubOptions;
+use super::trouble::Trouble;
+
+/// Redirects in a row that are followed; browsers follow about twenty, and the hub sends two at most.
+const MOST_REDIRECTS: usize = 10;
+
+/// Asks the hub.
+#[derive(Clone, Debug)]
+pub(super) struct Web {
+    agent: Agent,
+    endpoint: String,
+    origin: Origin,
+    token: Option<Token>,
+}
+
+#[derive(Clone)]
+struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// What the hub says of a file before it sends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Announced {
+    /// The commit that the file is of.
+    pub commit: String,
+    /// Its name among the blobs: its SHA-256, where it is large, or else the id of a git object.
+    pub etag: String,
+    /// Its bytes.
+    pub size: u64,
+}
+
+impl Web {
+    pub fn new(options: &HubOptions) -> Result<Self, Trouble> {
+        let endpoint = options.endpoint.clone();
+        let no_address =
+            || Trouble::Confused(format!("`{}` is no web address", options.shown_endpoint()));
+        let origin =
+            endpoint.parse().ok().and_then(|uri| Origin::of(&uri)).ok_or_else(no_address)?;
+        let agent = Agent::config_builder()
+            .max_redirects(0)
+            // A redirect is an answer, and refusals are read here: their headers say more than their status.
+            .max_redirects_will_error(false)
+            .http_status_as_error(false)
+            .build();
+        let token = options.token.clone().map(Token);
+        Ok(Self { agent: agent.into(), endpoint, origin, token })
+    }
+
+    /// The address of what the hub tells of a revision of a model.
+    pub fn info_address(&self, id: &str, revision: &str) -> String {
+        format!("{}/api/models/{id}/revision/{}", self.endpoint, escaped(revision))
+    }
+
+    /// The address of a file.
+    pub fn file_address(&self, id: &str, revision: &str, name: &str) -> String {
+        format!("{}/{id}/resolve/{}/{name}", self.endpoint, escaped(revision))
+    }
+
+    /// The text at an address.
+    pub fn text(&self, address: &str, patience: Duration) -> Result<String, Trouble> {
+        let (_, mut response) = self.ask(address, None, Some(patience))?;
+        // The list of files of the largest repositories has some megabytes.
+        const LONGEST: u64 = 64 << 20;
+        let body = response.body_mut().with_config().limit(LONGEST);
+        Ok(body.read_to_string()?)
+    }
+
+    /// What the hub says of a file: its first byte is asked for, and the answer tells of the whole.
+    pub fn announced(&self, address: &str) -> Result<Announced, Trouble> {
+        let (hub, last) = self.ask(address, Some("bytes=0-0"), None)?;
+        let headers = hub.as_ref().unwrap_or(last.headers());
+        let required = |name: &str| {
+            text_of(headers, name).ok_or_else(|| Trouble::Confused(format!("no header `{name}`")))
+        };
+        let etag = required("x-linked-etag").or_else(|_| required("etag"))?.replace('"', "");
+        let commit = required("x-repo-commit")?;
+        // `bytes 0-0/1234`
+        let range = text_of(last.headers(), CONTENT_RANGE.as_str());
+        let size = range.as_deref().and_then(|range| range.rsplit_once('/')?.1.parse().ok());
+        let size = size.ok_or_else(|| Trouble::Confused("no size of a file".to_owned()))?;
+        Ok(Announced { commit, etag, size })
+    }
+
+    /// The bytes of a file from `start` on; the second value is where they really begin: at 0, where a
+    /// server cannot begin elsewhere.
+    pub fn bytes(&self, address: &str, start: u64) -> Result<(BodyReader<'static>, u64), Trouble> {
+        let (_, response) = self.ask(address, Some(&format!("bytes={start}-")), None)?;
+        let begins = if response.status() == 206 { start } else { 0 };
+        Ok((response.into_body().into_reader(), begins))
+    }
+
+    /// Asks, and goes where the answers lead. Also gives the headers with which the hub handed the request
+    /// over to another place, if it did: it describes the file in these.
+    fn ask(
+        &self,
+        address: &str,
+        range: Option<&str>,
+        patience: Option<Duration>,
+    ) -> Result<(Option<HeaderMap>, Response<Body>), Trouble> {
+        let confused = |what: &str| Trouble::Confused(what.to_owned());
+        let mut at: Uri = address.parse().map_err(|_| confused("no web address"))?;
+        let mut described = None;
+        for _ in 0..=MOST_REDIRECTS {
+            let agent = concat!("mixdown/", env!("CARGO_PKG_VERSION"));
+            // Positions in a file count its own bytes, not those of a packed form.
+            let mut request = self.agent.get(&at).header(USER_AGENT, agent);
+            request = request.header(ACCEPT_ENCODING, "identity");
+            if let Some(range) = range {
+                request = request.header(RANGE, range);
+            }
+            let is_home = Origin::of(&at).is_some_and(|origin| origin == self.origin);
+            if let Some(Token(token)) = self.token.as_ref().filter(|_| is_home) {
+                request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+            }
+            let response = request.config().timeout_global(patience).build().call()?;
+            let location = text_of(response.headers(), LOCATION.as_str());
+            match (response.status().as_u16(), location) {
+                (200..=299, _) => return Ok((described, response)),
+                (301 | 302 | 303 | 307 | 308, Some(location)) => {
+                    let next: Uri =
+                        location.parse().map_err(|_| confused("a redirect to nowhere"))?;
+                    let describes = response.headers().contains_key("x-repo-commit");
+                    if next.scheme().is_some() && describes && described.is_none() {
+                        described = Some(response.headers().clone());
+                    }
+                    at = followed(&at, &next).ok_or_else(|| confused("a redirect to nowhere"))?;
+                }
+                (status, _) => {
+                    let reason = text_of(response.headers(), "x-error-code").unwrap_or_default();
+                    return Err(Trouble::Refused { status, reason });
+                }
+            }
+        }
+        Err(confused("a redirect after another"))
+    }
+}
+
+/// To whom a token was given: scheme, host and port, all three.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Origin {
+    scheme: String,
+    host: String,
+    port: u16,
+}
+
+impl Origin {
+    fn of(uri: &Uri) -> Option<Self> {
+        let scheme = uri.scheme_str()?.to_ascii_lowercase();
+        let usual = match scheme.as_str() {
+            "https" => 443,
+            "http" => 80,
+            _ => return None,
+        };
+        let host = uri.host()?.to_ascii_lowercase();
+        Some(Self { scheme, host, port: uri.port_u16().unwrap_or(usual) })
+    }
+}
+
+/// Where a redirect from `from` leads. Only to the web, and never back from encryption.
+fn followed(from: &Uri, to: &Uri) -> Option<Uri> {
+    let mut parts = to.clone().into_parts();
+    parts.scheme = parts.scheme.or_else(|| from.scheme().cloned());
+    parts.authority = parts.authority.or_else(|| from.authority().cloned());
+    let next = Uri::from_parts(parts).ok()?;
+    let is_weaker = from.scheme_str() == Some("https") && next.scheme_str() != Some("https");
+    (Origin::of(&next).is_some() && !is_weaker).then_some(next)
+}
+
+fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.to_owned())
+}
+
+/// A revision within an address: branches may have slashes in their names.
+fn escaped(revision: &str) -> String {
+    revision.replace('/', "%2F")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_lead_where_they_say() {
+        let check = |from: &str, to: &str, expected: Option<&str>| {
+            let found = followed(&from.parse().unwrap(), &to.parse().unwrap());
+            assert_eq!(found.map(|uri| uri.to_string()).as_deref(), expected, "{to}");
+        };
+        check("https://hub/a?x", "/b?y", Some("https://hub/b?y"));
+        check("https://hub:8/a", "https://cdn/b", Some("https://cdn/b"));
+        check("http://hub/a", "https://hub/a", Some("https://hub/a"));
+        check("https://hub/a", "http://hub/a", None);
+        check("https://hub/a", "ftp://hub/a", None);
+    }
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        let origin = |text: &str| Origin::of(&text.parse().unwrap()).unwrap();
+        let home = origin("https://huggingface.co");
+        assert_eq!(home, origin("https://user@HuggingFace.co:443/a/b"));
+        for other in [
+            "http://huggingface.co",
+            "https://huggingface.co:444",
+            "https://cdn.huggingface.co",
+            "https://huggingface.co.evil.org",
+        ] {
+            assert_ne!(home, origin(other), "{other}");
+        }
+    }
+}
