@@ -1,0 +1,29 @@
+//! A few faults of each kind; the program `faults` tries as many as there is time for.
+
+use std::time::{Duration, Instant};
+
+use mixdown_faults::shim::Shim;
+use mixdown_faults::{campaign, readers};
+
+/// The same on every run, so that what fails here fails again.
+const SEED: u64 = 1;
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[test]
+fn the_program_comes_through_faults_at_its_calls() {
+    let Some(shim) = Shim::build() else {
+        eprintln!("skipped: faults at calls need Linux and a C compiler");
+        return;
+    };
+    // By count and never by time: a busy machine tries the same ones.
+    let figures = campaign::run(&shim, Instant::now() + HOUR, 12, SEED);
+    assert_eq!(figures.tried.len(), 12, "one of each command: {:?}", figures.tried);
+    assert_eq!(figures.wrong, [""; 0]);
+}
+
+#[test]
+fn no_damaged_file_is_a_panic() {
+    let (tried, wrong) = readers::run(Instant::now() + HOUR, 1500, SEED);
+    assert_eq!(tried, 1500);
+    assert_eq!(wrong, [""; 0]);
+}
