@@ -1,20 +1,25 @@
 //! Adapters: a LoRA folder as peft writes it, read and brought together with the index of its base.
 //! What is computed from that is left to others.
 
+mod beside;
 mod config;
+mod effect;
 mod factors;
 mod files;
 mod names;
 mod pattern;
 mod resolve;
+mod vocabulary;
 mod write;
 
 use mixdown_diagnostics::Diagnostic;
 
 pub use config::{AdapterConfig, Bias, Scaling};
 pub use factors::{FactorsFile, FactorsSpec, open_factors_as};
+pub(crate) use files::WEIGHTS;
 pub use files::{AdapterFiles, is_adapter, open_adapter, open_adapter_as};
-pub use names::name_in;
+pub(crate) use names::WRAPPERS;
+pub use names::{name_in, names_of};
 pub use pattern::ModulePattern;
 pub use write::{OutputAdapter, OutputUpdate};
 
@@ -27,6 +32,9 @@ pub struct Adapter {
     /// The tensors that take the place of the base's, in the order of the base's tensors; one for
     /// each at most. An embedding can have a replacement and an update.
     pub replacements: Vec<Replacement>,
+    /// Tensors that the base lacks, in the order of their names: an output layer beside the embedding that it
+    /// was tied to, a classifier.
+    pub additions: Vec<Addition>,
     /// What the adapter says of itself.
     pub config: AdapterConfig,
     /// What the user should know and may ignore.
@@ -54,7 +62,28 @@ pub struct Update {
     pub transposed: bool,
 }
 
-/// A tensor of the adapter that takes the place of one of the base, in the same shape.
+/// A tensor that the base lacks and the model that the adapter stands for has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Addition {
+    /// Its name.
+    pub name: String,
+    /// What it is made of.
+    pub from: AddedFrom,
+    /// The product that is added to that. Its `base_tensor` is the embedding that it was tied to.
+    pub update: Option<Update>,
+}
+
+/// What a tensor that the base lacks is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddedFrom {
+    /// A tensor of the adapter: position in its index.
+    Adapter(u32),
+    /// A copy of one of the base: position in its index.
+    Base(u32),
+}
+
+/// A tensor of the adapter that takes the place of one of the base, in the same shape but for the rows of a
+/// vocabulary that was resized in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replacement {
     /// Position in the base's [`crate::Index::tensors`].

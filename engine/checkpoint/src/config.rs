@@ -2,20 +2,26 @@
 //! in its order.
 
 mod compose;
+mod positions;
+mod stacks;
+
+use std::collections::BTreeSet;
 
 use mixdown_tensor::DType;
 use serde_json::{Map, Value};
 
 pub use compose::{Composed, Conflict, Part, compose};
+pub use stacks::{StackChange, StackFault, restack};
 
 /// What a merge changed of a model. `None` leaves things as they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigChanges {
     /// Element type that most of the weights were written in.
     pub dtype: Option<DType>,
-    /// For each layer of the output, the layer of the model whose config this is that it comes from.
-    /// When this list names every layer in order, nothing about layers changes.
-    pub layers: Option<Vec<u64>>,
+    /// Stacks whose layers were put together anew.
+    pub stacks: Vec<StackChange>,
+    /// What the names of the layers of each stack of the model begin with.
+    pub all_stacks: BTreeSet<String>,
     /// Whether the output has no unembedding of its own, and the embedding stands in for it.
     pub is_tied: Option<bool>,
     /// Rows of the embedding.
@@ -51,17 +57,39 @@ const LAYER_COUNTS: [&str; 7] = [
 ];
 
 /// Lists with one entry for each layer whose name does not contain `layer`.
-const PER_LAYER: [&str; 10] = [
+const PER_LAYER: [&str; 14] = [
+    "activation_sparsity_pattern",
+    "attention_window",
     "attn_types",
     "attention_types",
     "block_configs",
     "block_types",
     "ffn_multipliers",
+    "indexer_types",
+    "intermediate_size",
     "num_kv_heads",
     "num_query_heads",
     "sliding_windows",
     "use_rope",
     "window_sizes",
+];
+
+/// A list as long as a stack of so many layers has an entry for each, whatever it is called.
+const SURE: u64 = 6;
+
+/// Parts of the names of lists that are as long as a stack by chance.
+const NOT_PER_LAYER: [&str; 11] = [
+    "architectures",
+    "crop",
+    "image",
+    "label",
+    "mean",
+    "pinpoints",
+    "rope",
+    "section",
+    "std",
+    "token",
+    "out_",
 ];
 
 /// Lists of layers by number.
@@ -85,9 +113,6 @@ pub fn rewrite_config(config: &Value, changes: &ConfigChanges) -> Value {
     if let Some(dtype) = changes.dtype {
         set_dtype(top, dtype);
     }
-    if let Some(layers) = &changes.layers {
-        change_part(top, &LAYER_COUNTS, |part, key| set_layers(part, key, layers));
-    }
     if let Some(rows) = changes.vocab_size
         && !change_part(top, &["vocab_size"], |part, key| set(part, key, rows.into()))
     {
@@ -98,6 +123,14 @@ pub fn rewrite_config(config: &Value, changes: &ConfigChanges) -> Value {
     }
     if changes.is_unpacked {
         leave_out_packing(top);
+    }
+    for stack in &changes.stacks {
+        let others = changes.all_stacks.iter().filter(|prefix| **prefix != stack.prefix);
+        let mut changed = output.clone();
+        // What the config cannot follow, the plan has refused.
+        if restack(&mut changed, stack, &others.cloned().collect()).is_ok() {
+            output = changed;
+        }
     }
     output
 }
@@ -203,34 +236,6 @@ fn set_tied(top: &mut Map<String, Value>, is_tied: bool) {
     }
 }
 
-/// Sets the count, and gathers every list of the part that follows the layers.
-fn set_layers(part: &mut Map<String, Value>, count_key: &str, layers: &[u64]) {
-    let Some(old_count) = part.get(count_key).and_then(Value::as_u64) else { return };
-    if layers.iter().copied().eq(0..old_count) {
-        return;
-    }
-    set(part, count_key, (layers.len() as u64).into());
-    // Some configs carry the count under a second name.
-    for key in LAYER_COUNTS {
-        if part.get(key).and_then(Value::as_u64) == Some(old_count) {
-            set(part, key, (layers.len() as u64).into());
-        }
-    }
-    for (key, value) in part.iter_mut() {
-        match value {
-            Value::Array(list) => set_list(key, list, old_count, layers),
-            // Counts from the first layer on: `max_window_layers` of Qwen2, `first_k_dense_replace`
-            // of DeepSeek. A layer keeps its side of the line where the layers stay in order.
-            Value::Number(_) if LEADING.contains(&key.as_str()) => {
-                if let Some(leading) = value.as_u64() {
-                    *value = leading_count(leading, old_count, layers).into();
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
 /// Counts of layers at the start that differ from those after them.
 const LEADING: [&str; 3] = ["first_k_dense_replace", "max_window_layers", "num_dense_layers"];
 
@@ -259,7 +264,10 @@ fn set_list(key: &str, list: &mut Vec<Value>, old_count: u64, layers: &[u64]) {
             .collect();
         return;
     }
-    let follows_layers = key.to_ascii_lowercase().contains("layer") || PER_LAYER.contains(&key);
+    let lower = key.to_ascii_lowercase();
+    let is_other = NOT_PER_LAYER.iter().any(|part| lower.contains(part));
+    let follows_layers =
+        lower.contains("layer") || PER_LAYER.contains(&key) || (old_count >= SURE && !is_other);
     if follows_layers && list.len() as u64 == old_count {
         let entry = |&layer: &u64| list.get(usize::try_from(layer).ok()?).cloned();
         let gathered: Option<Vec<Value>> = layers.iter().map(entry).collect();
@@ -278,12 +286,22 @@ mod tests {
 
     /// Compares as text, so that the order of keys counts.
     fn check(config: Value, changes: &ConfigChanges, expected: Value) {
-        let found = rewrite_config(&config, changes);
+        let mut changes = changes.clone();
+        for stack in &mut changes.stacks {
+            stack.before = layer_count(&config).unwrap_or(1);
+        }
+        let found = rewrite_config(&config, &changes);
         assert_eq!(found.to_string(), expected.to_string());
     }
 
+    /// The stack of a language model, of as many layers as the config that is checked counts.
+    fn stack(list: &[u64]) -> Vec<StackChange> {
+        let prefix = "model.layers.".to_owned();
+        vec![StackChange { prefix, before: 0, sources: list.to_vec() }]
+    }
+
     fn layers(list: &[u64]) -> ConfigChanges {
-        ConfigChanges { layers: Some(list.to_vec()), ..ConfigChanges::default() }
+        ConfigChanges { stacks: stack(list), ..ConfigChanges::default() }
     }
 
     #[test]
@@ -320,7 +338,8 @@ mod tests {
             }),
             &ConfigChanges {
                 dtype: Some(DType::Bf16),
-                layers: Some(vec![0, 1, 1, 2]),
+                stacks: stack(&[0, 1, 1, 2]),
+                all_stacks: BTreeSet::new(),
                 is_tied: Some(false),
                 vocab_size: Some(32008),
                 is_unpacked: false,
@@ -464,8 +483,9 @@ mod tests {
                 dtype: Some(DType::Bf16),
                 is_tied: Some(true),
                 vocab_size: Some(5),
-                layers: Some(vec![0]),
                 is_unpacked: false,
+                stacks: stack(&[0]),
+                all_stacks: BTreeSet::new(),
             },
             json!({
                 "model_type": "x", "torch_dtype": "bfloat16", "vocab_size": 5,

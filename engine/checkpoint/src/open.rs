@@ -2,17 +2,22 @@
 //! and reports all that is wrong with all files at once.
 
 mod files;
+mod left_out;
+mod shard_names;
 mod side;
 pub(crate) mod torch_names;
 mod weight_map;
+mod wrapped;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-pub(crate) use files::{File, read, weights_of};
+pub(crate) use files::{File, is_weights, read, weights_of};
 #[cfg(feature = "hub")]
-pub(crate) use files::{USUAL_INDEX, files_of_index, is_index, is_second_copy, is_weights};
+pub(crate) use files::{USUAL_INDEX, files_of_index, is_index};
+#[cfg(feature = "hub")]
+pub(crate) use left_out::is_second_copy;
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
 pub(crate) use side::{not_json, text};
@@ -122,6 +127,13 @@ pub fn open_as(
     let index = Index::new(shards, tensors).map_err(|error| {
         vec![Diagnostic::error(codes::DUPLICATE_TENSOR, error.to_string()).in_file(name)]
     })?;
+    let index = match wrapped::unwrapped(&index, &found.shown_root) {
+        None => index,
+        Some((own, warning)) => {
+            found.warnings.push(warning);
+            own
+        }
+    };
     Ok(Checkpoint {
         name: name.to_owned(),
         root: found.root,

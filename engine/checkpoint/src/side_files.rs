@@ -18,6 +18,9 @@ const WEIGHT_ENDINGS: [&str; 10] =
 const PACKING_NOTES: [&str; 3] =
     ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
 
+/// Files that are called like weights and hold none of the model's: the voices of Qwen2.5-Omni.
+const NO_WEIGHTS: [&str; 1] = ["spk_dict.pt"];
+
 /// What lies beside the weights of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SideFiles {
@@ -133,11 +136,14 @@ pub fn is_taken_over(name: &str) -> bool {
     let is_index = lower.ends_with(".index.json") || PACKING_NOTES.contains(&lower.as_str());
     let ending = lower.rsplit_once('.').map_or("", |(_, ending)| ending);
     // `pytorch_model.bin.index.json` and `model.onnx_data` describe or hold weights too.
-    let is_weights = WEIGHT_ENDINGS.contains(&ending) || lower.contains(".onnx_data");
+    let is_weights = (WEIGHT_ENDINGS.contains(&ending) || lower.contains(".onnx_data"))
+        && !NO_WEIGHTS.contains(&lower.as_str());
     is_plain_name(name)
         && !is_index
         && !is_weights
         && lower != "readme.md"
+        // Programs that find it beside weights look for an adapter.
+        && lower != "adapter_config.json"
         && name != crate::manifest::MANIFEST_NAME
 }
 
@@ -164,6 +170,7 @@ mod tests {
             "merges.txt",
             "modeling_custom.py",
             "special_tokens_map.json",
+            "spk_dict.pt",
             "tokenizer.json",
             "tokenizer.model",
             "vocab.json",
@@ -172,6 +179,7 @@ mod tests {
             ".gitattributes",
             ".hidden.json",
             "README.md",
+            "adapter_config.json",
             "consolidated.00.pth",
             "flax_model.msgpack",
             "mixdown-manifest.json",

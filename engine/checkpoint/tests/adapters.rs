@@ -38,7 +38,7 @@ fn sound() -> AdapterBuilder {
 fn resolve(adapter: &AdapterBuilder, base: &Index) -> Result<Adapter, Vec<Diagnostic>> {
     let space = Space::new();
     let files = open_adapter(&adapter.write(&space))?;
-    Adapter::resolve(&files.index, files.config, base)
+    Adapter::resolve(&files.index, files.config, base, None)
 }
 
 fn resolved(adapter: &AdapterBuilder, base: &Index) -> Adapter {
@@ -74,7 +74,7 @@ fn a_plain_adapter() {
     let files = open_adapter(&sound().write(&space)).unwrap();
     assert_eq!((files.config.rank, files.config.alpha), (2, 4.0));
     assert_eq!(files.config.base_model.as_deref(), Some("base"));
-    let found = Adapter::resolve(&files.index, files.config, &base).unwrap();
+    let found = Adapter::resolve(&files.index, files.config, &base, None).unwrap();
     assert_eq!(
         changes(&found, &base),
         [(format!("{Q}.weight"), 2, 2.0, false), (format!("{V}.weight"), 2, 2.0, false)]
@@ -158,12 +158,20 @@ fn a_pattern_for_nothing_is_a_warning() {
     assert_eq!(fact(&warnings[0], "modules"), "`language_model.layers.0.q_proj`");
 }
 
+/// To peft a key is a regular expression for the end of a name.
 #[test]
-fn regular_expressions_are_refused() {
-    let adapter = sound().config("rank_pattern", json!({r"layers\.\d+\.q_proj": 2}));
-    let headline =
-        r"`layers\.\d+\.q_proj` in `rank_pattern` is a regular expression, which is not supported";
-    refused(&adapter, &base(), &[(codes::ADAPTER_KIND, headline)]);
+fn keys_of_patterns_are_regular_expressions() {
+    let adapter = sound()
+        .config("alpha_pattern", json!({r".*\.layers\.(0|7)\..*": 8}))
+        .config("rank_pattern", json!({r"layers\.\d+\.self_attn\.[qv]_proj": 2}));
+    let base = base();
+    let found = resolved(&adapter, &base);
+    // α / r is 8 / 2 in layer 0, and 4 / 2 elsewhere.
+    let expected = [(format!("{Q}.weight"), 2, 4.0, false), (format!("{V}.weight"), 2, 2.0, false)];
+    assert_eq!(changes(&found, &base), expected);
+    let headline = "`(?!q)k` in `rank_pattern` is no regular expression that can be followed";
+    let adapter = sound().config("rank_pattern", json!({"(?!q)k": 2}));
+    refused(&adapter, &base, &[(codes::ADAPTER_KIND, headline)]);
 }
 
 #[test]
@@ -193,12 +201,19 @@ fn modules_saved_whole_and_biases_replace_the_bases() {
     let faults = refused(&lacking, &base, &[(codes::ADAPTER_BROKEN, headline)]);
     assert_eq!(fact(&faults[0], "missing"), "`lm_head.weight`");
 
-    let headline = "`lm_head.weight` has another shape in the adapter than in the base";
+    let headline = "`model.norm.weight` has another shape in the adapter than in the base";
+    let other = adapter.clone().without("model.norm").with(tensor("model.norm.weight", &[5]));
+    let faults = refused(&other, &base, &[(codes::ADAPTER_SHAPE, headline)]);
+    assert_eq!(fact(&faults[0], "adapter"), "[5] f32");
+    assert!(fact(&faults[0], "base").starts_with("[6] bf16"));
+    // Rows of a vocabulary may be others, in the embedding and in the output layer.
+    let headline =
+        "the vocabulary was resized in training, and the adapter holds only a part of it";
     let resized = adapter.without("lm_head").with(tensor("lm_head.weight", &[9, 6]));
     let faults = refused(&resized, &base, &[(codes::ADAPTER_SHAPE, headline)]);
-    assert_eq!(fact(&faults[0], "adapter"), "[9, 6] f32");
-    assert!(fact(&faults[0], "base").starts_with("[8, 6] bf16"));
-    assert!(faults[0].help.as_deref().unwrap().contains("resized"));
+    assert_eq!(fact(&faults[0], "lm_head.weight"), "9 rows");
+    let both = resized.with(tensor("model.embed_tokens.weight", &[9, 6]));
+    assert_eq!(resolved(&both, &base).replacements.len(), 4);
 }
 
 /// peft stores the factors of an embedding transposed, and the embedding itself beside them.
@@ -230,8 +245,13 @@ fn weights_stored_the_other_way() {
     let found = resolved(&adapter.clone().config("fan_in_fan_out", json!(true)), &base);
     assert!(found.updates.len() == 2 && found.updates.iter().all(|update| update.transposed));
 
-    let headline =
-        "the update of `transformer.h.0.attn.c_attn` does not have the shape of the base's tensor";
+    // peft goes by the layer: it turns GPT-2's, whatever the configuration says.
+    let found = resolved(&adapter, &base);
+    assert!(found.updates.len() == 2 && found.updates.iter().all(|update| update.transposed));
+
+    let base = index(&[("layers.0.proj.weight", &[6, 18])]);
+    let adapter = mixdown_kit::adapter("a", 2).module("layers.0.proj", 2, [18, 6]);
+    let headline = "the update of `layers.0.proj` does not have the shape of the base's tensor";
     let faults = refused(&adapter, &base, &[(codes::ADAPTER_SHAPE, headline)]);
     assert_eq!(fact(&faults[0], "update"), "[18, 6]");
     assert!(fact(&faults[0], "base").starts_with("[6, 18] bf16"));
@@ -489,7 +509,7 @@ fn an_output_adapter_means_what_it_should() {
         let config =
             AdapterConfig::parse("out/adapter_config.json", &output.config_text()).unwrap();
         assert_eq!(config.base_model.as_deref(), Some("org/base"));
-        let found = Adapter::resolve(&index, config, base).unwrap();
+        let found = Adapter::resolve(&index, config, base, None).unwrap();
         assert!(found.warnings.is_empty());
         let found_updates: Vec<_> =
             found.updates.iter().map(|u| (u.base_tensor, u.rank, u.scale)).collect();

@@ -35,6 +35,8 @@ codes! {
     ADAPTER_CONFIG = "E0114", "an adapter_config.json is missing or cannot be understood";
     ADAPTER_KIND = "E0115", "an adapter is of a kind that is not supported";
     ADAPTER_BROKEN = "E0116", "an adapter's tensors do not go with each other or with its configuration";
+    EMPTY_TENSORS = "E0120", "tensors are empty: a checkpoint was saved without gathering its parts";
+    NOT_MERGED = "E0121", "a checkpoint holds an adapter that was not merged into it";
     PACKED = "E0140", "weights are packed by a codec that is not decoded";
     PACKED_BROKEN = "E0141", "tensors of a packed weight are missing or do not go with each other";
     PACKED_CONFIG = "E0142", "a configuration promises another packing than the tensors have";
@@ -92,6 +94,9 @@ codes! {
     UNKNOWN_ROLE = "E0318", "no tensor of the models has a role";
     UNKNOWN_ARCHITECTURE = "E0319", "the architecture of a model is not known";
     STACKED_MATRICES = "E0320", "a tensor is a stack of matrices, and a method takes one matrix";
+    LAYERS_NOT_COUNTED = "E0321", "a config.json cannot say how many layers the output has";
+    LAYER_MISPLACED = "E0322", "a layer would stand where another kind of layer belongs";
+    LAYERS_PACKED = "E0323", "what belongs to single layers is packed or shared, so that they cannot be stacked";
     MAP_SOURCE = "E0330", "the source of a map lacks a tensor that a rule takes";
     MAP_SHAPE = "E0331", "what a map makes does not have the shape that it must have";
     MAP_UNUSED = "E0332", "a tensor of a map's source is neither used nor listed as unused";
@@ -149,6 +154,16 @@ codes! {
     STORE_DAMAGED = "W0613", "an entry of the store is damaged, and its result is computed again";
     STORE_UNUSABLE = "W0614", "a result cannot be kept in the store, or read from it";
     TIED_IN_ADAPTER = "W0615", "an adapter changes an embedding that is the output layer too";
+    CONFIGS_DIFFER = "W0616", "the configurations of models say different things behind equal shapes";
+    ADDED_BY_ADAPTER = "W0617", "a tensor is taken from an adapter that its base lacks";
+    UPDATE_OF_TIED = "W0618", "an adapter updates an embedding that is the output layer too";
+    VOCABULARY_RESIZED = "W0619", "the rows of an embedding are those of an adapter";
+    NO_EFFECT = "W0620", "an adapter changes nothing";
+    HEAD_MISSING = "W0621", "a model's config says that it has an output layer of its own, and it is not stored";
+    STALE_QUANTIZATION = "W0622", "a config.json describes a quantization that its weights do not have";
+    WRAPPED_NAMES = "W0623", "names begin with what a training framework puts before them";
+    TOKENS_DIFFER = "W0624", "the same tokens have different ids";
+    NAMES_OF_VERSION = "W0625", "a model has the names of another version of the library that wrote it";
     LEFT_IN_FILE = "W0630", "parts of an adapter's file are not in the output";
     METHOD_UNUSED = "W0631", "a method file that the recipe does not use has mistakes";
     NO_CHAT_TEMPLATE = "W0632", "no chat template could be written";

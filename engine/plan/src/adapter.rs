@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use mixdown_checkpoint::adapter::{OutputAdapter, OutputUpdate};
 use mixdown_checkpoint::index::Index;
+use mixdown_checkpoint::ties;
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 use mixdown_ops::MapOp;
 use mixdown_ops::matrix::{MatrixLayout, MatrixOp, Rank};
@@ -19,7 +20,7 @@ use crate::matrices::{Split, SplitStep, split};
 use crate::plan::{Leaf, TensorRef};
 use crate::report::Reporter;
 use crate::resolve::{ModelSource, Request, Solved};
-use crate::view::{How, Made, TIED, sum, tied_flag};
+use crate::view::{How, Made, sum, tied_flag};
 pub(crate) use names::{Form, Names};
 use terms::{bounded_rank, linear, without_base};
 
@@ -274,7 +275,7 @@ impl<'r> Adapting<'r> {
     /// the same tensor.
     fn warn_of_tied(&self, replacements: &[u32], reporter: &mut Reporter) {
         let name = |at: &u32| self.index.tensors()[*at as usize].name.as_str();
-        let is_head = |name: &&str| TIED.iter().any(|tied| name.ends_with(tied));
+        let is_head = |name: &&str| ties::head_of(name).is_some();
         let Some(embedding) = replacements.iter().map(name).find(is_head) else { return };
         if self.is_tied {
             let headline =

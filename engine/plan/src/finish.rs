@@ -1,6 +1,7 @@
 //! Made tensors become jobs: programs compiled and shared, groups gathered, every input tensor accounted for.
 
 mod output_files;
+mod stacks;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -27,7 +28,8 @@ use crate::plan::{
 use crate::report::Reporter;
 use crate::resolve::{ModelSource, Request, Solved, whole};
 use crate::view::{How, Made};
-use output_files::output_files;
+use output_files::{output_files, warn_of_missing_head};
+use stacks::check_stacks;
 
 /// Assembles the plan of the first recipe; none if it makes no tensor.
 pub(crate) fn plan(
@@ -73,6 +75,8 @@ pub(crate) fn plan(
     if adapter_files.is_some() {
         output.files_from = None;
     }
+    check_stacks(request, &output, &assembly.jobs, reporter);
+    warn_of_missing_head(request, &output, &assembly.jobs, reporter);
     output.adapter = adapter_files;
     let models = request.checkpoints.iter().map(|input| input.name.to_owned()).collect();
     let mut left_out =

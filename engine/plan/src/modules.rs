@@ -352,22 +352,29 @@ fn whole_t(section: &Section<'_>, name: &str) -> f64 {
     }
 }
 
-/// Reports a model that stands twice in one list.
+/// Reports a model that stands twice in one list. Different layers of one model are different sources.
 fn report_twice(context: &mut RecipeContext<'_>, sources: &[SourceModel]) -> bool {
     let mut seen: Vec<(ModelId, Option<(u64, u64)>)> = Vec::new();
+    let base = context.recipe.base.as_ref().map(|base| base.value);
     let mut twice = false;
     for source in sources {
-        // Other layers of a model are other tensors.
-        let own = (source.model.value, source.layers.as_ref().map(|layers| layers.value));
-        if seen.contains(&own) {
-            let name = &context.recipe.models[source.model.value.0 as usize].name;
+        let layers = source.layers.as_ref().map(|layers| layers.value);
+        let model = source.model.value;
+        let is_seen = |known: &&(ModelId, Option<(u64, u64)>)| {
+            known.0 == model && (known.1 == layers || base == Some(model))
+        };
+        if let Some(known) = seen.iter().find(is_seen) {
+            let name = &context.recipe.models[model.0 as usize].name;
             let headline = format!("`{name}` is listed twice");
-            let diagnostic = Diagnostic::error(codes::DUPLICATE_MODEL, headline)
-                .help("list it once, with the weights added up");
+            let help = match known.1 == layers {
+                true => "list it once, with the weights added up",
+                false => "name another model as the base, which is one range of layers",
+            };
+            let diagnostic = Diagnostic::error(codes::DUPLICATE_MODEL, headline).help(help);
             context.reporter.add(diagnostic.at(&context.recipe.source, source.model.span));
             twice = true;
         }
-        seen.push(own);
+        seen.push((model, layers));
     }
     twice
 }

@@ -2,7 +2,7 @@
 
 use mixdown_diagnostics::{Diagnostic, Place, Source, Span, codes};
 use mixdown_ops::MapOp;
-use mixdown_recipe::method::{BaseUse, Method, Missing};
+use mixdown_recipe::method::{BaseUse, Method};
 use mixdown_recipe::recipe::Form;
 use mixdown_recipe::setting::{Setting, Settings};
 use mixdown_tensor::DType;
@@ -10,6 +10,7 @@ use mixdown_tensor::DType;
 use crate::alike::{Alike, Making, Makings};
 use crate::beside::{Companions, Named};
 use crate::graph::{Graph, Node, NodeId};
+use crate::lacking::is_hollow;
 use crate::lower::{self, Lowered, Own, lower};
 use crate::mapped::{kept_rows, kept_whole, own_dtype};
 use crate::parameters::{self, At, Levels, Resolved, Unset};
@@ -107,6 +108,7 @@ impl<'a> Section<'a> {
         }
         let (low, high) = (method.experts.at_least, method.experts.at_most);
         if experts >= low && high.is_none_or(|high| experts <= high) {
+            self.compare_configs(reporter);
             return self.check_beside(reporter);
         }
         let models =
@@ -137,7 +139,10 @@ impl<'a> Section<'a> {
         reporter: &mut Reporter,
         detail: Option<&mut Option<Detail>>,
     ) -> Option<Made> {
-        let present = self.pair(wanted, reporter)?;
+        let mut present = self.pair(wanted, reporter)?;
+        if let Some(only) = self.resized(wanted, &present, reporter) {
+            present = vec![only];
+        }
         let first = present.first()?;
         self.check_shapes(wanted, &present, reporter)?;
         let made = |dtype: DType, how: How| Made {
@@ -155,6 +160,12 @@ impl<'a> Section<'a> {
             self.report_dtypes(wanted, &present, reporter);
             return None;
         };
+        if !promoted.is_float() && wanted.output.ends_with(".num_batches_tracked") {
+            // No forward pass reads how many batches a normalization has seen.
+            let kept = present.iter().find(|one| one.input.is_base).unwrap_or(first);
+            self.note_detail(&present, Vec::new(), Vec::new(), wanted.t, detail);
+            return Some(made(promoted, self.take(kept, promoted)));
+        }
         if !promoted.is_float() {
             return Some(made(promoted, self.copy_all(wanted, &present, reporter)?));
         }
@@ -206,6 +217,14 @@ impl<'a> Section<'a> {
                 present.push(Present { input, tensor });
             }
         }
+        if let Some(first) = present.iter().find(|one| one.input.is_base).or(present.first())
+            && !tied.is_empty()
+            && tied.iter().all(|input| input.view.original(wanted.output).is_some())
+        {
+            // A copy under a second name is written where the model of the config stores it.
+            let is_stored = first.tensor.name == wanted.output;
+            return is_stored.then_some(present);
+        }
         if !tied.is_empty() && tied.len() < self.inputs.len() {
             for input in tied {
                 let headline = format!(
@@ -220,76 +239,7 @@ impl<'a> Section<'a> {
         if present.len() == self.inputs.len() {
             return Some(present);
         }
-        let has_base = present.iter().any(|one| one.input.is_base);
-        let single = present.len() == 1
-            && match self.method.missing {
-                Missing::Error => false,
-                Missing::CopySingle => true,
-                Missing::CopyBase | Missing::BaseOrSkip => has_base,
-            };
-        if single {
-            let headline = format!(
-                "only `{}` has `{}`; it is copied",
-                present[0].input.view.name, wanted.output
-            );
-            let diagnostic = Diagnostic::warning(codes::COPIED_SINGLE, headline);
-            reporter.tensor(self.id, diagnostic.at(self.source, self.span));
-            return Some(present);
-        }
-        let experts = present.iter().filter(|one| !one.input.is_base).count();
-        if self.method.missing == Missing::BaseOrSkip && experts < self.method.experts.at_least {
-            let headline = format!("`{}` is left out: too few models have it", wanted.output);
-            let diagnostic = Diagnostic::warning(codes::DROPPED, headline).note(format!(
-                "`{}` takes at least {} beside the base, and {experts} have it",
-                self.method.name.value, self.method.experts.at_least
-            ));
-            reporter.tensor(self.id, diagnostic.at(self.source, self.span));
-            return None;
-        }
-        if wanted.output.ends_with("rotary_emb.inv_freq") {
-            let headline = format!("`{}` is left out: not all models store it", wanted.output);
-            let diagnostic = Diagnostic::warning(codes::DROPPED, headline)
-                .note("it is computed from the config when a model is loaded");
-            reporter.tensor(self.id, diagnostic.at(self.source, self.span));
-            return None;
-        }
-        self.report_missing(wanted, &present, reporter);
-        None
-    }
-
-    fn report_missing(
-        &self,
-        wanted: &Wanted<'_>,
-        present: &[Present<'_>],
-        reporter: &mut Reporter,
-    ) {
-        let headline = match present {
-            [only] => format!("only `{}` has the tensor `{}`", only.input.view.name, wanted.output),
-            _ => format!("only some of the models have the tensor `{}`", wanted.output),
-        };
-        let mut diagnostic = Diagnostic::error(codes::TENSOR_MISSING, headline);
-        for (input, name) in self.inputs.iter().zip(wanted.names) {
-            let found = present.iter().find(|one| std::ptr::eq(one.input, input));
-            diagnostic = diagnostic.fact(
-                input.view.name.clone(),
-                match found {
-                    Some(one) => format!("`{name}` {} {}", one.tensor.shape, one.tensor.dtype),
-                    None => format!("no `{name}`"),
-                },
-            );
-        }
-        let help = match self.form {
-            Form::Strict if self.is_implied => {
-                "a body has all tensors of its base that are merged: narrow `include`, or name another body"
-            }
-            Form::Strict => {
-                "say what becomes of it in a rule above this one: `keep: NAME` or `drop: true`"
-            }
-            Form::Mergekit => {
-                "a recipe of the strict form (`mixdown: 1`) can say what becomes of it: `keep: NAME` or `drop: true`"
-            }
-        };
-        reporter.tensor(self.id, diagnostic.help(help).at(self.source, self.span));
+        self.lacking(wanted, present, reporter)
     }
 
     fn check_shapes(
@@ -302,6 +252,10 @@ impl<'a> Section<'a> {
         let Some(other) = present.iter().find(|one| one.tensor.shape != first.tensor.shape) else {
             return Some(());
         };
+        if let Some(hollow) = present.iter().find(|one| is_hollow(one)) {
+            reporter.tensor(self.id, self.hollow(wanted, hollow));
+            return None;
+        }
         let is_vocabulary = ["embed_tokens", "lm_head", "wte", "embed_in", "embed_out"]
             .iter()
             .any(|part| wanted.output.contains(part));

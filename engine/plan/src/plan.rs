@@ -1,5 +1,6 @@
 //! The plan: one job for each output tensor, and the programs that jobs share.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mixdown_checkpoint::adapter::OutputUpdate;
@@ -43,6 +44,8 @@ pub struct OutputFiles {
     pub dtype: Option<DType>,
     /// Layers that were stacked anew; empty when the layers are those of `files_from`.
     pub layers: Vec<LayerChange>,
+    /// What the names of the layers of each stack of `files_from` begin with.
+    pub stacks: BTreeSet<String>,
     /// Whether the output layer shares its weights with the embedding, judged by what is written;
     /// none when the output has no embedding.
     pub tied: Option<bool>,

@@ -6,8 +6,9 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use mixdown_checkpoint::adapter::Adapter;
+use mixdown_checkpoint::adapter::{Adapter, AddedFrom, Update};
 use mixdown_checkpoint::index::Index;
+use mixdown_checkpoint::ties;
 use mixdown_ops::MapOp;
 use mixdown_recipe::Architecture;
 use mixdown_recipe::architecture::SizeValues;
@@ -52,6 +53,8 @@ pub(crate) struct View<'a> {
     tensors: Tensors<'a>,
     /// `tie_word_embeddings` of its config.
     pub tied: Option<bool>,
+    /// Its config.json, of a checkpoint or of an adapter's base.
+    pub config: Option<&'a Value>,
     /// Its family, if it is known.
     pub architecture: Option<&'static Architecture>,
     /// The sizes that its config gives to the family.
@@ -70,6 +73,8 @@ pub(crate) struct View<'a> {
     stand_ins: Vec<(String, u32)>,
     /// What an adapter does to tensors, by their position.
     adapted: HashMap<u32, Adapted>,
+    /// Tensors that an adapter adds. Their positions follow those of the base's.
+    added: Vec<Added>,
     /// Whether it is an adapter on a checkpoint.
     is_adapter: bool,
     /// Whether all its numbers are zero, whatever the files hold.
@@ -78,10 +83,22 @@ pub(crate) struct View<'a> {
 
 /// What an adapter does to a tensor. An embedding may be replaced and updated: peft stores it beside its
 /// update.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Adapted {
-    /// What takes its place first: this tensor of this type.
-    replaced: Option<(TensorRef, DType)>,
+    /// What takes its place first: this tensor of this type and shape.
+    replaced: Option<(TensorRef, DType, Shape)>,
+    /// What is added then.
+    update: Option<Product>,
+}
+
+/// A tensor that an adapter adds to its base.
+#[derive(Clone, Debug)]
+struct Added {
+    name: String,
+    dtype: DType,
+    shape: Shape,
+    /// What it is made of.
+    from: TensorRef,
     /// What is added then.
     update: Option<Product>,
 }
@@ -104,11 +121,12 @@ pub(crate) struct Tensor<'v> {
 
 impl<'a> View<'a> {
     /// A checkpoint.
-    pub fn checkpoint(name: &str, model: u32, index: &'a Index, config: Option<&Value>) -> Self {
+    pub fn checkpoint(name: &str, model: u32, index: &'a Index, config: Option<&'a Value>) -> Self {
         let tied = config.and_then(tied_flag);
         let mut view = Self::new(name, Tensors::Checkpoint { model, index }, tied);
         let names = index.tensors().iter().map(|tensor| tensor.name.as_str());
         view.recognize(names, config);
+        view.config = config;
         view
     }
 
@@ -135,7 +153,7 @@ impl<'a> View<'a> {
     pub fn adapted(
         name: &str,
         base: (u32, &'a Index),
-        config: Option<&Value>,
+        config: Option<&'a Value>,
         adapter_model: u32,
         adapter: (&Adapter, &Index),
     ) -> Self {
@@ -144,11 +162,10 @@ impl<'a> View<'a> {
         let mut view = Self::checkpoint(name, model, index, config);
         view.is_adapter = true;
         let own = |tensor: u32| TensorRef { model: adapter_model, tensor };
-        for update in &adapter.updates {
-            let shape = index.tensors()[update.base_tensor as usize].shape.dimensions();
+        let product = |update: &Update, shape: &Shape| {
             // The adapter was checked against these shapes.
-            let &[rows, columns] = shape else { continue };
-            let product = Product {
+            let &[rows, columns] = shape.dimensions() else { return None };
+            Some(Product {
                 left: own(update.left),
                 right: own(update.right),
                 rank: update.rank as u32,
@@ -156,13 +173,36 @@ impl<'a> View<'a> {
                 columns,
                 scale: update.scale.into(),
                 transposed: update.transposed,
-            };
-            view.adapted.entry(update.base_tensor).or_default().update = Some(product);
-        }
+            })
+        };
         for replacement in &adapter.replacements {
-            let dtype = files.tensors()[replacement.adapter_tensor as usize].dtype;
-            let replaced = Some((own(replacement.adapter_tensor), dtype));
-            view.adapted.entry(replacement.base_tensor).or_default().replaced = replaced;
+            let stored = &files.tensors()[replacement.adapter_tensor as usize];
+            let replaced = (own(replacement.adapter_tensor), stored.dtype, stored.shape.clone());
+            view.adapted.entry(replacement.base_tensor).or_default().replaced = Some(replaced);
+        }
+        for update in &adapter.updates {
+            let adapted = view.adapted.entry(update.base_tensor).or_default();
+            let stored = &index.tensors()[update.base_tensor as usize].shape;
+            let shape = adapted.replaced.as_ref().map_or(stored, |(_, _, shape)| shape);
+            adapted.update = product(update, shape);
+        }
+        for addition in &adapter.additions {
+            let (from, stored) = match addition.from {
+                AddedFrom::Adapter(at) => (own(at), &files.tensors()[at as usize]),
+                AddedFrom::Base(at) => {
+                    (TensorRef { model, tensor: at }, &index.tensors()[at as usize])
+                }
+            };
+            view.added.push(Added {
+                name: addition.name.clone(),
+                dtype: stored.model_dtype(),
+                shape: stored.shape.clone(),
+                from,
+                update: addition.update.as_ref().and_then(|one| product(one, &stored.shape)),
+            });
+            if ties::is_head(&addition.name) {
+                view.tied = Some(false);
+            }
         }
         view
     }
@@ -179,9 +219,38 @@ impl<'a> View<'a> {
         Some(Product { left: stored, right: stored, rank: 0, rows, columns, scale, transposed })
     }
 
-    /// Whether an adapter changes the tensor.
+    /// Whether an adapter changes the tensor, or adds it.
     pub fn is_adapted(&self, position: u32) -> bool {
-        self.adapted.contains_key(&(self.place(position) as u32))
+        let place = self.place(position);
+        place >= self.stored_len() || self.adapted.contains_key(&(place as u32))
+    }
+
+    /// Whether an adapter adds the tensor to its base.
+    pub fn is_added(&self, position: u32) -> bool {
+        self.added(self.place(position)).is_some()
+    }
+
+    /// Whether an adapter stores the tensor whole, with other rows than its base has.
+    pub fn is_resized(&self, position: u32) -> bool {
+        let (Tensors::Checkpoint { index, .. }, place) = (&self.tensors, self.place(position))
+        else {
+            return false;
+        };
+        let replaced = self.adapted.get(&(place as u32)).and_then(|one| one.replaced.as_ref());
+        match (replaced, self.added.get(place.wrapping_sub(index.len()))) {
+            (Some((_, _, shape)), _) => *shape != index.tensors()[place].shape,
+            (None, Some(added)) => {
+                let embeddings = ties::embeddings_of(&added.name);
+                let mut stored = embeddings.filter_map(|name| index.position(&name));
+                stored.any(|at| index.tensors()[at].shape != added.shape)
+            }
+            (None, None) => false,
+        }
+    }
+
+    /// An added tensor, by its place among all.
+    fn added(&self, place: usize) -> Option<&Added> {
+        place.checked_sub(self.stored_len()).and_then(|number| self.added.get(number))
     }
 
     /// The result of another recipe.
@@ -260,13 +329,14 @@ impl<'a> View<'a> {
     fn new(name: &str, tensors: Tensors<'a>, tied: Option<bool>) -> Self {
         let rows = HashMap::new();
         let (name, layers) = (name.to_owned(), BTreeMap::new());
-        let (stand_ins, adapted) = (Vec::new(), HashMap::new());
+        let (stand_ins, adapted, added) = (Vec::new(), HashMap::new(), Vec::new());
         let is_adapter = false;
         let (architecture, names_of) = (None, None);
         let mut view = Self {
             name,
             tensors,
             tied,
+            config: None,
             architecture,
             sizes: SizeValues::default(),
             told: OnceCell::new(),
@@ -275,6 +345,7 @@ impl<'a> View<'a> {
             rows,
             stand_ins,
             adapted,
+            added,
             is_adapter,
             is_zero: false,
         };
@@ -294,6 +365,11 @@ impl<'a> View<'a> {
 
     /// Count of tensors.
     pub fn len(&self) -> usize {
+        self.stored_len() + self.added.len()
+    }
+
+    /// Count of the tensors without those that an adapter adds.
+    fn stored_len(&self) -> usize {
         match &self.tensors {
             Tensors::Checkpoint { index, .. } => index.len(),
             Tensors::Recipe { tensors, .. } => tensors.len(),
@@ -318,13 +394,18 @@ impl<'a> View<'a> {
     pub fn get(&self, position: u32) -> Tensor<'_> {
         let place = self.place(position);
         let (name, dtype, shape) = match &self.tensors {
+            _ if place >= self.stored_len() => {
+                let added = &self.added[place - self.stored_len()];
+                (added.name.as_str(), added.dtype, &added.shape)
+            }
             Tensors::Checkpoint { index, .. } => {
                 let entry = &index.tensors()[place];
-                let dtype = match self.adapted.get(&(place as u32)) {
-                    Some(Adapted { replaced: Some((_, dtype)), .. }) => *dtype,
-                    _ => entry.model_dtype(),
-                };
-                (entry.name.as_str(), dtype, &entry.shape)
+                match self.adapted.get(&(place as u32)) {
+                    Some(Adapted { replaced: Some((_, dtype, shape)), .. }) => {
+                        (entry.name.as_str(), *dtype, shape)
+                    }
+                    _ => (entry.name.as_str(), entry.model_dtype(), &entry.shape),
+                }
             }
             Tensors::Recipe { tensors, .. } => {
                 let made = &tensors[place];
@@ -346,6 +427,9 @@ impl<'a> View<'a> {
 
     /// The tensor of this name.
     pub fn find(&self, name: &str) -> Option<Tensor<'_>> {
+        if let Some(number) = self.added.iter().position(|added| added.name == name) {
+            return Some(self.get((self.stored_len() + number) as u32));
+        }
         let position = match &self.tensors {
             Tensors::Checkpoint { index, .. } => index.position(name)? as u32,
             Tensors::Recipe { by_name, .. } => *by_name.get(name)?,
@@ -363,14 +447,22 @@ impl<'a> View<'a> {
 
     /// The embedding that stands in for an output layer which the model does not store.
     pub fn tied_embedding(&self, name: &str) -> Option<Tensor<'_>> {
-        if self.tied == Some(false) && self.find(name).is_some() {
+        if self.tied == Some(false) {
             return None;
         }
         if let Some(number) = self.stand_ins.iter().position(|(known, _)| known == name) {
             return Some(self.get((self.len() + number) as u32));
         }
-        let stem = name.strip_suffix("lm_head.weight")?;
-        TIED.iter().find_map(|embedding| self.find(&format!("{stem}{embedding}")))
+        let embedding = ties::embeddings_of(name).find_map(|embedding| self.find(&embedding));
+        embedding.or_else(|| self.original(name))
+    }
+
+    /// The tensor that a name means a copy of, in a family that ties the two.
+    pub fn original(&self, name: &str) -> Option<Tensor<'_>> {
+        if self.tied == Some(false) {
+            return None;
+        }
+        ties::originals_of(name).find_map(|original| self.find(original))
     }
 
     /// Whether a stored tensor lies in its file as numbers of its own type, so that copying is all it takes.
@@ -389,9 +481,12 @@ impl<'a> View<'a> {
         if self.is_zero || self.rows.contains_key(&position) {
             return None;
         }
+        if let Some(added) = self.added(self.place(position)) {
+            return added.update.is_none().then_some(added.from);
+        }
         match self.adapted.get(&(self.place(position) as u32)) {
             Some(Adapted { update: Some(_), .. }) => return None,
-            Some(Adapted { replaced: Some((by, _)), .. }) => return Some(*by),
+            Some(Adapted { replaced: Some((by, ..)), .. }) => return Some(*by),
             _ => {}
         }
         match &self.tensors {
@@ -432,6 +527,14 @@ impl<'a> View<'a> {
         if self.is_zero {
             return (graph.constant(0.0), false);
         }
+        let updated = |graph: &mut Graph, base: TensorRef, product: Product| {
+            let base = graph.leaf(Leaf::Tensor(base));
+            let update = graph.leaf(Leaf::Product(product));
+            graph.map(MapOp::Add, &[base, update])
+        };
+        if let Some(Added { from, update: Some(product), .. }) = self.added(self.place(position)) {
+            return (updated(graph, *from, *product), false);
+        }
         let tensors = match (&self.tensors, self.adapted.get(&(self.place(position) as u32))) {
             (Tensors::Recipe { tensors, .. }, _) => tensors,
             (
@@ -439,10 +542,8 @@ impl<'a> View<'a> {
                 Some(Adapted { replaced, update: Some(product) }),
             ) => {
                 let own = TensorRef { model: *model, tensor: self.place(position) as u32 };
-                let base = replaced.map_or(own, |(by, _)| by);
-                let base = graph.leaf(Leaf::Tensor(base));
-                let update = graph.leaf(Leaf::Product(*product));
-                return (graph.map(MapOp::Add, &[base, update]), false);
+                let base = replaced.as_ref().map_or(own, |(by, ..)| *by);
+                return (updated(graph, base, *product), false);
             }
             (Tensors::Mapped { sums, .. }, _) => {
                 let terms = sums.get(&(self.place(position) as u32)).map_or(&[][..], Vec::as_slice);
@@ -477,16 +578,6 @@ pub(crate) fn sum(graph: &mut Graph, terms: &[(Leaf, f64)]) -> NodeId {
     }
     sum.unwrap_or_else(|| graph.constant(0.0))
 }
-
-/// Names of the input embedding beside an `lm_head.weight` that is tied to it.
-pub(crate) const TIED: &[&str] = &[
-    "model.embed_tokens.weight",
-    "embed_tokens.weight",
-    "model.language_model.embed_tokens.weight",
-    "transformer.wte.weight",
-    "wte.weight",
-    "gpt_neox.embed_in.weight",
-];
 
 /// `tie_word_embeddings` at the top of a config, or of its language model.
 pub(crate) fn tied_flag(config: &Value) -> Option<bool> {

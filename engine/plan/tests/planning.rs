@@ -36,7 +36,11 @@ fn llama(name: &'static str, layers: u64, dtype: DType, tied: bool) -> Model {
         tensors.push(("lm_head.weight".to_owned(), dtype, shape(&[16, 4])));
     }
     let index = Index::of(name, tensors).unwrap();
-    let config = json!({"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": tied});
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"],
+        "num_hidden_layers": layers,
+        "tie_word_embeddings": tied,
+    });
     Model { name, index, config }
 }
 
@@ -241,11 +245,14 @@ fn a_tied_embedding_stands_in_for_a_missing_output_layer() {
         inputs(&plan, &models, "lm_head.weight"),
         ["a:lm_head.weight", "b:model.embed_tokens.weight"]
     );
-    assert_eq!(plan.output.tied, Some(false));
+    assert_eq!(plan.output.tied, None, "the config of `a` says so already");
+    let reversed = vec![llama("b", 2, DType::F32, false), llama("a", 2, DType::F32, true)];
+    let outcome = plan_of(LINEAR, &reversed);
+    assert_eq!(outcome.plan.unwrap().output.tied, Some(false));
     let tied = vec![llama("a", 2, DType::F32, true), llama("b", 2, DType::F32, true)];
     let plan = sound(LINEAR, &tied);
     assert!(plan.jobs.iter().all(|job| job.name != "lm_head.weight"));
-    assert_eq!(plan.output.tied, Some(true));
+    assert_eq!(plan.output.tied, None, "nothing changes");
 }
 
 #[test]

@@ -5,6 +5,8 @@ mod adapters;
 pub mod maps;
 mod reading;
 mod spelling;
+mod tokens;
+mod versions;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -307,6 +309,11 @@ impl<'a> Loader<'a> {
                         Some(position) => ModelSource::Checkpoint(position),
                     }
                 }
+                (ModelReference::Checkpoint { path, adapter: Some((more, None)), .. }, None)
+                    if is_one_path(path, more) =>
+                {
+                    self.whole_path(&loaded.recipe, model, &format!("{path}+{more}"))
+                }
                 (ModelReference::Checkpoint { adapter: Some((path, revision)), .. }, None) => self
                     .base_of(&loaded.recipe, model)
                     .and_then(|base| {
@@ -319,7 +326,32 @@ impl<'a> Loader<'a> {
                 None => found,
             });
         }
+        let tokens: Vec<(usize, u32)> = (loaded.recipe.merged().iter())
+            .filter_map(|model| match sources[model.0 as usize] {
+                ModelSource::Checkpoint(at) => Some((model.0 as usize, at)),
+                ModelSource::Adapted(at) => {
+                    Some((model.0 as usize, self.adapters[at as usize].base))
+                }
+                _ => None,
+            })
+            .collect();
+        self.compare_tokens(&loaded.recipe, &tokens);
         sources
+    }
+
+    /// A model whose path has a plus in it.
+    fn whole_path(&mut self, recipe: &Recipe, model: &Named, path: &str) -> ModelSource {
+        let reference = Reference { path: path.to_owned(), revision: None, prefix: None };
+        let seen = self.seen(recipe, model);
+        let class = match &model.reference {
+            ModelReference::Checkpoint { override_architecture, .. } => {
+                override_architecture.clone()
+            }
+            ModelReference::Recipe { .. } => None,
+        };
+        let found =
+            seen.and_then(|seen| self.checkpoint(&recipe.source, model, reference, class, seen));
+        found.map_or(ModelSource::Failed, ModelSource::Checkpoint)
     }
 
     /// How the names of a model are read; none if the model whose names it has failed.
@@ -355,7 +387,7 @@ impl<'a> Loader<'a> {
 
     /// The model whose names another one gets, if there is one; none if it has failed.
     fn like(&mut self, recipe: &Recipe, model: &Named) -> Option<Option<u32>> {
-        let Some(like) = model.reading.like else { return Some(None) };
+        let Some(like) = model.reading.like else { return Some(self.same_model(recipe, model)) };
         let other = &recipe.models[like.0 as usize];
         self.named(&recipe.source, other, SeenAs::default()).map(Some)
     }
@@ -412,6 +444,9 @@ impl<'a> Loader<'a> {
                 opened.checkpoint.warnings.push(base.told.at(source, model.span));
             }
             let index = &opened.checkpoint.index;
+            if let Some(fault) = versions::not_merged(index, &shown) {
+                return Err(vec![fault]);
+            }
             let seen = reading::index(index, reading, like, &shown)?;
             opened.checkpoint.warnings.extend(reading::rest(index, reading, source, model));
             opened.checkpoint.index = seen;
@@ -483,6 +518,12 @@ impl<'a> Loader<'a> {
             }
         }
     }
+}
+
+/// Whether `PATH+MORE` is the name of something that is there, and `PATH` is not: a path with a plus in it.
+fn is_one_path(path: &str, more: &str) -> bool {
+    let is_there = |path: &str| Path::new(path).symlink_metadata().is_ok();
+    is_there(&format!("{path}+{more}")) && !is_there(path)
 }
 
 /// Adds to a message about a model where it is named. A model that is not there is a mistake there.

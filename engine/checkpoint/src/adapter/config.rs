@@ -93,7 +93,7 @@ impl AdapterConfig {
     /// Reads the text of an `adapter_config.json`; messages call it `name`.
     ///
     /// **Errors.** All that is wrong with it, each with its place: not JSON, another kind than
-    /// LoRA, a rank of 0, numbers that are none, patterns that are regular expressions.
+    /// LoRA, a rank of 0, numbers that are none, patterns that cannot be followed.
     pub fn parse(name: &str, text: &str) -> Result<Self, Vec<Diagnostic>> {
         let source = Source::new(name, text);
         let pairs: Pairs<'_> = serde_json::from_str(source.text())
@@ -376,16 +376,13 @@ impl<'a> Reader<'a> {
             let value = read(self, &name, raw);
             match ModulePattern::parse(&name) {
                 Ok(pattern) => patterns.extend(value.map(|value| (pattern, value))),
-                Err(letter) => {
+                Err(why) => {
                     let headline = format!(
-                        "`{}` in `{key}` is a regular expression, which is not supported",
+                        "`{}` in `{key}` is no regular expression that can be followed",
                         shown(&name)
                     );
                     let fault = self.fault_of(codes::ADAPTER_KIND, raw, headline);
-                    fault.notes.push(match letter {
-                        Some(letter) => format!("a name of a module has no `{letter}`"),
-                        None => "a name of a module is not empty".to_owned(),
-                    });
+                    fault.notes.push(shown(&why).into_owned());
                     fault.help = Some("write one entry for each module that it means".to_owned());
                 }
             }

@@ -8,10 +8,10 @@ use std::path::Path;
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
 
-use super::Adapter;
 use super::config::{AdapterConfig, Bias, Scaling};
 use super::files::{AdapterFiles, WEIGHTS};
 use super::names::{Role, role};
+use super::{Adapter, AddedFrom};
 use crate::index::Index;
 use crate::open::open_as;
 use crate::shown::{shown, some_of};
@@ -49,8 +49,13 @@ impl FactorsFile {
     /// Finds the tensors of the base that the adapter changes.
     ///
     /// **Errors.** Those of [`Adapter::resolve`]: a tensor that means nothing in the base is one.
-    pub fn resolve(&self, base: &Index) -> Result<Adapter, Vec<Diagnostic>> {
-        let mut adapter = Adapter::resolve(&self.factors, self.files.config.clone(), base)?;
+    pub fn resolve(
+        &self,
+        base: &Index,
+        base_config: Option<&Value>,
+    ) -> Result<Adapter, Vec<Diagnostic>> {
+        let config = self.files.config.clone();
+        let mut adapter = Adapter::resolve(&self.factors, config, base, base_config)?;
         let position = |position: u32| {
             let name = &self.factors.tensors()[position as usize].name;
             self.files.index.position(name).expect("factors are tensors of their file") as u32
@@ -60,6 +65,14 @@ impl FactorsFile {
         }
         for replacement in &mut adapter.replacements {
             replacement.adapter_tensor = position(replacement.adapter_tensor);
+        }
+        for addition in &mut adapter.additions {
+            if let AddedFrom::Adapter(at) = &mut addition.from {
+                *at = position(*at);
+            }
+            if let Some(update) = &mut addition.update {
+                (update.left, update.right) = (position(update.left), position(update.right));
+            }
         }
         Ok(adapter)
     }
@@ -121,7 +134,8 @@ pub fn open_factors_as(
     };
     let factors = renamed(&index, &|tensor| is_wanted(tensor).then(|| tensor.to_owned()));
     let own = config(&name, spec, checkpoint.config.as_ref(), &factors)?;
-    let files = AdapterFiles { name, root: checkpoint.root, index, config: own };
+    let warnings = Vec::new();
+    let files = AdapterFiles { name, root: checkpoint.root, index, config: own, warnings };
     let (config, left) = (checkpoint.config, others.into_iter().collect());
     let beside = path.parent().map(|folder| folder.join("adapter_config.json"));
     let text = beside.and_then(|path| fs::read_to_string(path).ok());

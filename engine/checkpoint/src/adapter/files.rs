@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 
 use mixdown_diagnostics::{Diagnostic, codes};
 
+use super::beside;
 use super::config::AdapterConfig;
-use crate::index::{Index, TensorEntry};
-use crate::open::{Checkpoint, File, Form, read, text};
+use crate::index::Index;
+use crate::open::{Checkpoint, File, Form, is_weights, read, text, torch_names};
 use crate::shown::{io_text, shown, shown_path};
 use crate::source::FilePool;
 
 /// What says of which kind an adapter is.
 const CONFIG: &str = "adapter_config.json";
 /// The files that hold an adapter's tensors, the better one first.
-pub(super) const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+pub(crate) const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
 /// An opened adapter, not yet brought together with a base. Holds no file open.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct AdapterFiles {
     pub index: Index,
     /// What it says of itself.
     pub config: AdapterConfig,
+    /// What the user should know and may ignore.
+    pub warnings: Vec<Diagnostic>,
 }
 
 impl AdapterFiles {
@@ -43,11 +46,32 @@ impl AdapterFiles {
     }
 }
 
-/// Whether there is an adapter in the folder, and no model of its own. One that has lost its configuration
-/// is told as such, and not as a model that lacks nearly all tensors.
+/// Whether there is an adapter in the folder, and no model of its own: trainers save the base's config.json
+/// beside adapters, and models in the folder of their adapter, so that it is the weights that tell. An
+/// adapter that has lost its configuration is told as such, and not as a model that lacks nearly all tensors.
 pub fn is_adapter(path: &Path) -> bool {
     let has = |name: &str| path.join(name).symlink_metadata().is_ok();
-    (has(CONFIG) || has(WEIGHTS[0])) && !has("config.json")
+    let holds = WEIGHTS.iter().any(|name| has(name));
+    match has("config.json") {
+        true => holds && !holds_model(path),
+        false => (has(CONFIG) || has(WEIGHTS[0])) && !(has(CONFIG) && holds_model(path)),
+    }
+}
+
+/// Whether there are weights of a whole model in the folder.
+fn holds_model(path: &Path) -> bool {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let names: Vec<String> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let is_own = |name: &String| is_weights(name) && is_model_file(name);
+    names.iter().any(is_own) || !torch_names::models(names.iter().map(String::as_str)).is_empty()
+}
+
+/// Whether a file of weights beside an adapter is that of a model: others hold what was trained beside it.
+fn is_model_file(name: &str) -> bool {
+    ["model.", "model-", "pytorch_model", "diffusion_pytorch_model", "consolidated"]
+        .iter()
+        .any(|start| name.starts_with(start))
 }
 
 /// Opens the adapter in the folder at `path`.
@@ -91,7 +115,11 @@ pub fn open_adapter_as(name: &str, path: &Path) -> Result<AdapterFiles, Vec<Diag
         }
     };
     let index = match weights {
-        Some(file) => read_weights(path, shown_root, file).map_err(|more| faults.extend(more)).ok(),
+        Some(file) => {
+            let files = [file].into_iter().chain(beside::trained(path));
+            let files: Vec<&str> = files.collect();
+            read_weights(path, shown_root, &files).map_err(|more| faults.extend(more)).ok()
+        }
         // What is no adapter need not be told that it lacks an adapter's weights too.
         None if !is_there(CONFIG) => None,
         None => {
@@ -103,7 +131,14 @@ pub fn open_adapter_as(name: &str, path: &Path) -> Result<AdapterFiles, Vec<Diag
     };
     match (index, config) {
         (Some(index), Some(config)) if faults.is_empty() => {
-            Ok(AdapterFiles { name: name.to_owned(), root: path.to_owned(), index, config })
+            let warnings = beside::not_read(path, shown_root).into_iter().collect();
+            Ok(AdapterFiles {
+                name: name.to_owned(),
+                root: path.to_owned(),
+                index,
+                config,
+                warnings,
+            })
         }
         _ => Err(faults),
     }
@@ -115,13 +150,27 @@ fn read_config(root: &Path, shown_root: &str) -> Result<AdapterConfig, Vec<Diagn
     AdapterConfig::parse(&name, source.text())
 }
 
-fn read_weights(root: &Path, shown_root: &str, file: &str) -> Result<Index, Vec<Diagnostic>> {
-    let shown = format!("{shown_root}/{file}");
-    let file = File { name: file.to_owned(), path: root.join(file), shown };
-    let (shard, header) = read(&file, &FilePool::new(1))?;
-    let tensors = header.tensors.into_iter().map(|tensor| TensorEntry { shard: 0, ..tensor });
-    Index::new(vec![shard], tensors.collect()).map_err(|error| {
-        vec![Diagnostic::error(codes::DUPLICATE_TENSOR, error.to_string()).in_file(file.shown)]
+fn read_weights(root: &Path, shown_root: &str, files: &[&str]) -> Result<Index, Vec<Diagnostic>> {
+    let pool = FilePool::new(files.len());
+    let (mut shards, mut tensors, mut faults) = (Vec::new(), Vec::new(), Vec::new());
+    for name in files {
+        let shown = format!("{shown_root}/{name}");
+        let file = File { name: (*name).to_owned(), path: root.join(name), shown };
+        match read(&file, &pool) {
+            Ok((shard, header)) => {
+                let position = shards.len() as u32;
+                let entries = header.tensors.into_iter();
+                tensors.extend(entries.map(|tensor| tensor.in_shard(position)));
+                shards.push(shard);
+            }
+            Err(more) => faults.extend(more),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    Index::new(shards, tensors).map_err(|error| {
+        vec![Diagnostic::error(codes::DUPLICATE_TENSOR, error.to_string()).in_file(shown_root)]
     })
 }
 

@@ -6,6 +6,10 @@ use crate::index::Index;
 /// What peft puts in front of every name.
 pub(super) const PREFIX: &str = "base_model.model.";
 
+/// Parts of names that `torch.compile`, FSDP and activation checkpointing put around what they wrap.
+pub(crate) const WRAPPERS: [&str; 3] =
+    ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+
 /// A side of a product, or of the product of an embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Side {
@@ -28,8 +32,14 @@ pub(super) enum Role<'a> {
 
 /// Reads a name.
 pub(super) fn role(name: &str) -> Role<'_> {
-    let path = name.strip_prefix(PREFIX).unwrap_or(name);
-    let parts: Vec<&str> = path.split('.').collect();
+    let parts: Vec<&str> = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
+    // In front of peft's prefix stands what wrapped the whole.
+    let parts = match parts.as_slice() {
+        ["module", "base_model", "model", rest @ ..] | ["base_model", "model", rest @ ..] => {
+            rest.to_vec()
+        }
+        _ => parts,
+    };
     if parts.contains(&"trainable_tokens_delta") {
         return Role::Unsupported("rows of an embedding that were trained one by one");
     }
@@ -112,6 +122,11 @@ pub(super) fn aliases(name: &str) -> Vec<String> {
         }
     }
     all
+}
+
+/// The names that versions of transformers give to a tensor, the given one first.
+pub fn names_of(name: &str) -> Vec<String> {
+    aliases(name)
 }
 
 /// The name that `base` has for what another model calls `name`: the same, or the only one that

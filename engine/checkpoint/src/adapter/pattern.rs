@@ -1,58 +1,61 @@
 //! The keys of `rank_pattern` and `alpha_pattern`: which modules they mean.
 
+use regex_automata::meta::{BuildError, Config, Regex};
+
+/// Bytes that a compiled pattern may take; a key is a short text.
+const LARGEST: usize = 1 << 20;
+
 /// A pattern for names of modules.
 ///
-/// To peft a key is a regular expression for the end of a name, after a dot or the start. Names
-/// of modules and their ends are all that is known to be written there, so those are read, with
-/// `^`, `$` and `\.` around them, and every other use of a regular expression is refused: a rank
-/// or a scale must not be taken from the wrong pattern.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// To peft a key is a regular expression for the end of a name, after a dot or from the start.
+#[derive(Clone, Debug)]
 pub struct ModulePattern {
     text: String,
-    /// Whether it means the whole name, and not its end too.
-    whole: bool,
+    meaning: Regex,
+}
+
+impl PartialEq for ModulePattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
 }
 
 impl ModulePattern {
     /// Reads a key.
     ///
-    /// **Errors.** The first character, in its place, that only a regular expression has.
-    pub fn parse(key: &str) -> Result<Self, Option<char>> {
-        let (whole, rest) = match key.strip_prefix('^') {
-            Some(rest) => (true, rest),
-            None => (false, key),
-        };
-        let rest = rest.strip_suffix('$').unwrap_or(rest);
-        let mut text = String::new();
-        let mut letters = rest.chars();
-        while let Some(letter) = letters.next() {
-            match letter {
-                '\\' => match letters.next() {
-                    Some(escaped @ ('.' | '-' | '_')) => text.push(escaped),
-                    _ => return Err(Some('\\')),
-                },
-                '*' | '+' | '?' | '(' | ')' | '[' | ']' | '{' | '}' | '|' | '^' | '$' => {
-                    return Err(Some(letter));
-                }
-                letter => text.push(letter),
-            }
+    /// **Errors.** Why it is no regular expression that can be followed, in words: Python knows looks ahead and
+    /// behind, which need more than one way through a name.
+    pub fn parse(key: &str) -> Result<Self, String> {
+        if key.is_empty() {
+            return Err("it is empty".to_owned());
         }
-        if text.is_empty() { Err(None) } else { Ok(Self { text, whole }) }
+        // Alone first, so that brackets of the key cannot close those around it.
+        build(key)?;
+        // `$` of Python is before a line's end, which no name has; `match` begins at the start.
+        let whole = format!(r"\A(?:.*\.)?(?:{key})\z");
+        Ok(Self { text: key.to_owned(), meaning: build(&whole)? })
     }
 
     /// Whether it means this module.
     pub fn matches(&self, module: &str) -> bool {
-        match module.strip_suffix(self.text.as_str()) {
-            Some("") => true,
-            Some(before) => !self.whole && before.ends_with('.'),
-            None => false,
-        }
+        self.meaning.is_match(module)
     }
 
-    /// The name, or end of a name, that it means.
+    /// The key.
     pub fn text(&self) -> &str {
         &self.text
     }
+}
+
+fn build(pattern: &str) -> Result<Regex, String> {
+    let config = Config::new().nfa_size_limit(Some(LARGEST));
+    let why = |error: BuildError| {
+        let text = error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string);
+        // The last line says what is wrong; those above show the pattern.
+        let last = text.lines().last().unwrap_or_default();
+        last.trim_start_matches("error: ").to_owned()
+    };
+    Regex::builder().configure(config).build(pattern).map_err(why)
 }
 
 #[cfg(test)]
@@ -82,20 +85,31 @@ mod tests {
         }
     }
 
+    /// As `re.match(r"(.*\.)?(KEY)$", module)` in Python 3.12.
     #[test]
-    fn regular_expressions_are_not_guessed_at() {
+    fn regular_expressions_mean_what_they_mean_to_peft() {
         let cases = [
-            (r"layers.\d+.q", '\\'),
-            ("q|k", '|'),
-            (".*q_proj", '*'),
-            ("layers.[01].q", '['),
-            ("(q)", '('),
+            (r"layers\.\d+\.q", "model.layers.12.q", true),
+            (r"layers\.[01]\.q", "model.layers.2.q", false),
+            (r".*\.(0|1)\..*q_proj", "model.layers.1.self_attn.q_proj", true),
+            ("q|k", "layers.0.k", true),
+            ("q|k", "layers.0.kk", false),
+            ("layers.1.q", "layersX1.q", true),
         ];
-        for (key, letter) in cases {
-            assert_eq!(ModulePattern::parse(key), Err(Some(letter)), "{key}");
+        for (key, module, matches) in cases {
+            assert_eq!(
+                ModulePattern::parse(key).unwrap().matches(module),
+                matches,
+                "{key} {module}"
+            );
         }
-        for key in ["", "^", "$", "^$"] {
-            assert_eq!(ModulePattern::parse(key), Err(None), "{key}");
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_refused() {
+        for key in ["", "(q", "q)|(k", "(?!q)k", r"(q)\1"] {
+            assert!(!ModulePattern::parse(key).unwrap_err().is_empty(), "{key}");
         }
+        assert!(ModulePattern::parse("(?:a{1000}){1000}").is_err());
     }
 }

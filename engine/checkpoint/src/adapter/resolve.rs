@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use mixdown_diagnostics::suggest::nearest;
 use mixdown_diagnostics::{Code, Diagnostic, codes};
+use serde_json::Value;
 
 use super::config::AdapterConfig;
 use super::names::{Role, Side, aliases, role, without_numbers};
-use super::{Adapter, Replacement, Update};
+use super::{Adapter, AddedFrom, Addition, Replacement, Update};
 use crate::index::{Index, TensorEntry};
 use crate::shown::{grouped, shown, some_of};
+use crate::ties;
 
 /// Names listed in one message; layers count once.
 const LISTED: usize = 20;
@@ -28,16 +30,28 @@ impl Adapter {
         adapter: &Index,
         config: AdapterConfig,
         base: &Index,
+        base_config: Option<&Value>,
     ) -> Result<Self, Vec<Diagnostic>> {
-        let mut resolver = Resolver { adapter, config: &config, base, faults: Faults::default() };
-        let (updates, replacements) = resolver.run();
-        let warnings = resolver.dead_patterns();
+        let is_tied = ties::are_tied(base_config);
+        let (faults, warnings) = (Faults::default(), Vec::new());
+        let mut resolver = Resolver { adapter, config: &config, base, is_tied, faults, warnings };
+        let Changes { updates, replacements, additions } = resolver.run();
+        let mut warnings = resolver.dead_patterns();
+        warnings.append(&mut resolver.warnings);
         let faults = resolver.faults.finish();
         if !faults.is_empty() {
             return Err(faults);
         }
-        Ok(Self { updates, replacements, config, warnings })
+        Ok(Self { updates, replacements, additions, config, warnings })
     }
+}
+
+/// What an adapter does.
+#[derive(Default)]
+pub(super) struct Changes {
+    pub updates: Vec<Update>,
+    pub replacements: Vec<Replacement>,
+    pub additions: Vec<Addition>,
 }
 
 /// The two factors of a module, by their positions.
@@ -47,11 +61,14 @@ struct Halves {
     b: Option<u32>,
 }
 
-struct Resolver<'a> {
-    adapter: &'a Index,
-    config: &'a AdapterConfig,
-    base: &'a Index,
-    faults: Faults,
+pub(super) struct Resolver<'a> {
+    pub adapter: &'a Index,
+    pub config: &'a AdapterConfig,
+    pub base: &'a Index,
+    /// Whether the base's embedding is its output layer, where it stores none.
+    pub is_tied: bool,
+    pub faults: Faults,
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// What a name of the adapter means in the base.
@@ -62,7 +79,21 @@ enum Found {
 }
 
 impl<'a> Resolver<'a> {
-    fn run(&mut self) -> (Vec<Update>, Vec<Replacement>) {
+    fn run(&mut self) -> Changes {
+        let is_hollow = |tensor: &&TensorEntry| tensor.shape.elements() == 0;
+        let hollow: Vec<&TensorEntry> = self.adapter.tensors().iter().filter(is_hollow).collect();
+        if let Some(first) = hollow.first() {
+            let headline = match hollow.len() {
+                1 => "a tensor of the adapter is empty".to_owned(),
+                count => format!("{} tensors of the adapter are empty", grouped(count as u64)),
+            };
+            let fault = self.fault(codes::EMPTY_TENSORS, headline);
+            let first = format!("`{}` {}", shown(&first.name), first.shape);
+            let note = "it was saved without gathering its parts (DeepSpeed ZeRO-3, FSDP)";
+            let help = "save it again with gathered parameters";
+            self.faults.push(fault.fact("first", first).note(note).help(help));
+            return Changes::default();
+        }
         let mut modules: BTreeMap<(String, bool), Halves> = BTreeMap::new();
         let mut wholes: BTreeMap<String, u32> = BTreeMap::new();
         let mut adapters: BTreeSet<&str> = BTreeSet::new();
@@ -107,22 +138,52 @@ impl<'a> Resolver<'a> {
         &mut self,
         modules: &BTreeMap<(String, bool), Halves>,
         wholes: &BTreeMap<String, u32>,
-    ) -> (Vec<Update>, Vec<Replacement>) {
+    ) -> Changes {
         let mut unmatched: Vec<String> = Vec::new();
         let mut updates: BTreeMap<u32, (Update, &str)> = BTreeMap::new();
         let mut replacements: BTreeMap<u32, (Replacement, &str)> = BTreeMap::new();
+        let mut additions: BTreeMap<String, Addition> = BTreeMap::new();
         let mut matched = 0_usize;
+        for (name, &adapter_tensor) in wholes {
+            match self.find(name) {
+                Found::One(base_tensor) => {
+                    matched += 1;
+                    if let Some((_, other)) = replacements.get(&base_tensor) {
+                        self.collision(base_tensor, other, name);
+                        continue;
+                    }
+                    self.check_replacement(base_tensor, adapter_tensor);
+                    let replacement = Replacement { base_tensor, adapter_tensor };
+                    replacements.insert(base_tensor, (replacement, name));
+                }
+                Found::None => match self.added_name(name, adapter_tensor) {
+                    Some(added) => {
+                        matched += 1;
+                        let from = AddedFrom::Adapter(adapter_tensor);
+                        additions
+                            .insert(added.clone(), Addition { name: added, from, update: None });
+                    }
+                    None => unmatched.push(name.clone()),
+                },
+                Found::Several(names) => self.several(name, &names),
+            }
+        }
         for ((module, embedding), halves) in modules {
             let name = format!("{module}.weight");
-            let found = self.find(&name);
-            let base_tensor = match found {
+            // A base without an output layer has it in its embedding.
+            let mut head = None;
+            let base_tensor = match self.find(&name) {
                 Found::One(position) => {
                     matched += 1;
                     Some(position)
                 }
                 Found::None => {
-                    unmatched.push(name);
-                    None
+                    head = self.tied_head(&name);
+                    match &head {
+                        Some(_) => matched += 1,
+                        None => unmatched.push(name),
+                    }
+                    head.as_ref().map(|(_, embedding)| *embedding)
                 }
                 Found::Several(names) => {
                     self.several(&name, &names);
@@ -143,39 +204,76 @@ impl<'a> Resolver<'a> {
                 }
             };
             let Some(base_tensor) = base_tensor else { continue };
-            let Some(update) = self.update(module, *embedding, base_tensor, left, right) else {
+            let whole = match &head {
+                None => replacements.get(&base_tensor).map(|(whole, _)| whole.adapter_tensor),
+                Some((head, _)) => additions.get(head).and_then(|addition| match addition.from {
+                    AddedFrom::Adapter(position) => Some(position),
+                    AddedFrom::Base(_) => None,
+                }),
+            };
+            let pair = (left, right);
+            let Some(update) = self.update(module, *embedding, base_tensor, whole, pair) else {
                 continue;
             };
+            if let Some((head, embedding)) = head {
+                let from = AddedFrom::Base(embedding);
+                let new = || Addition { name: head.clone(), from, update: None };
+                let addition = additions.entry(head.clone()).or_insert_with(new);
+                addition.update = Some(update);
+                continue;
+            }
             if let Some((_, other)) = updates.get(&base_tensor) {
                 self.collision(base_tensor, other, module);
                 continue;
             }
             updates.insert(base_tensor, (update, module));
         }
-        for (name, &adapter_tensor) in wholes {
-            match self.find(name) {
-                Found::One(base_tensor) => {
-                    matched += 1;
-                    if let Some((_, other)) = replacements.get(&base_tensor) {
-                        self.collision(base_tensor, other, name);
-                        continue;
-                    }
-                    self.check_replacement(base_tensor, adapter_tensor);
-                    let replacement = Replacement { base_tensor, adapter_tensor };
-                    replacements.insert(base_tensor, (replacement, name));
-                }
-                Found::None => unmatched.push(name.clone()),
-                Found::Several(names) => self.several(name, &names),
-            }
-        }
         self.unmatched(&unmatched, modules.len() + wholes.len(), matched);
         if matched > 0 {
             self.not_saved(|position| replacements.contains_key(&position));
         }
-        (
-            updates.into_values().map(|(update, _)| update).collect(),
-            replacements.into_values().map(|(replacement, _)| replacement).collect(),
-        )
+        let mut changes = Changes {
+            updates: updates.into_values().map(|(update, _)| update).collect(),
+            replacements: replacements.into_values().map(|(replacement, _)| replacement).collect(),
+            additions: additions.into_values().collect(),
+        };
+        self.untie(&mut changes);
+        self.check_rows(&changes);
+        changes
+    }
+
+    /// The name under which the output layer of a base without one is stored, and the embedding that stands
+    /// in for it; none if the name is no output layer's, or the base has none such.
+    fn tied_head(&self, name: &str) -> Option<(String, u32)> {
+        aliases(name).iter().find_map(|head| {
+            let mut embeddings = ties::embeddings_of(head);
+            let (own, position) = embeddings.find_map(|name| {
+                let position = self.base.position(&name)? as u32;
+                Some((name, position))
+            })?;
+            Some((ties::head_of(&own)?, position))
+        })
+    }
+
+    /// The name of a tensor that the base lacks and that was trained with the adapter.
+    fn added_name(&mut self, name: &str, adapter_tensor: u32) -> Option<String> {
+        if let Some((head, _)) = self.tied_head(name) {
+            return Some(head);
+        }
+        let parts: Vec<&str> = name.split('.').collect();
+        let is_saved = |module: &String| {
+            let module: Vec<&str> = module.split('.').collect();
+            parts.windows(module.len()).any(|own| own == module)
+        };
+        // What lies beside the adapter's own file was trained whole, whatever the configuration says.
+        let is_beside = self.adapter.tensors()[adapter_tensor as usize].shard > 0;
+        if !is_beside && !self.config.modules_to_save.iter().any(is_saved) {
+            return None;
+        }
+        let headline = format!("`{}` is in the adapter only, and is taken from it", shown(name));
+        let warning = Diagnostic::warning(codes::ADDED_BY_ADAPTER, headline).in_file(self.shown());
+        self.warnings.push(warning.note("the base's config.json may know nothing of it"));
+        Some(name.to_owned())
     }
 
     fn find(&self, name: &str) -> Found {
@@ -199,11 +297,13 @@ impl<'a> Resolver<'a> {
         module: &str,
         embedding: bool,
         base_tensor: u32,
-        left: u32,
-        right: u32,
+        whole: Option<u32>,
+        (left, right): (u32, u32),
     ) -> Option<Update> {
         let (adapter, base) = (self.adapter, self.base);
         let target = &base.tensors()[base_tensor as usize];
+        // What the adapter stores whole may have other rows than what it takes the place of.
+        let under = whole.map_or(target, |whole| &adapter.tensors()[whole as usize]);
         let (b, a) = (&adapter.tensors()[left as usize], &adapter.tensors()[right as usize]);
         let facts = || {
             vec![
@@ -245,10 +345,13 @@ impl<'a> Resolver<'a> {
             self.faults.add(codes::ADAPTER_BROKEN, headline, module, self.shown(), facts, help);
             is_sound = false;
         }
-        let transposed = embedding || self.config.fan_in_fan_out;
+        // peft goes by the layer, whatever the configuration says.
+        let transposed = embedding
+            || is_conv1d(&target.name)
+            || (self.config.fan_in_fan_out && !ties::is_head(&target.name));
         let (straight, turned) = ([outputs, inputs], [inputs, outputs]);
         let wanted = if transposed { turned } else { straight };
-        if target.shape.dimensions() != wanted {
+        if under.shape.dimensions() != wanted {
             let other = if transposed { straight } else { turned };
             let help = match target.shape.dimensions() == other && !embedding {
                 true if transposed => {
@@ -287,20 +390,14 @@ impl<'a> Resolver<'a> {
         let facts =
             || vec![("adapter".to_owned(), entry(own)), ("base".to_owned(), place(base, target))];
         let (ours, theirs) = (own.shape.dimensions(), target.shape.dimensions());
-        if ours != theirs {
+        let is_vocabulary = ties::is_head(&target.name) || ties::head_of(&target.name).is_some();
+        let is_resized =
+            ours.len() == 2 && theirs.len() == 2 && ours[1] == theirs[1] && ours[0] > 0;
+        if ours != theirs && !(is_resized && is_vocabulary) {
             let headline = "`{}` has another shape in the adapter than in the base";
-            let is_resized = ours.len() == 2 && theirs.len() == 2 && ours[1] == theirs[1];
-            let help = is_resized
-                .then_some("the vocabulary was resized in training; name the base resized alike");
+            let name = &target.name;
             let facts = facts();
-            self.faults.add(
-                codes::ADAPTER_SHAPE,
-                headline,
-                &target.name,
-                self.shown(),
-                facts,
-                help,
-            );
+            self.faults.add(codes::ADAPTER_SHAPE, headline, name, self.shown(), facts, None);
         }
         if own.dtype != target.dtype && !(own.dtype.is_float() && target.dtype.is_float()) {
             let headline = "`{}` has an element type that cannot take the place of the base's";
@@ -396,10 +493,6 @@ impl<'a> Resolver<'a> {
         if let Some(base) = &self.config.base_model {
             fault = fault.fact("trained on", format!("`{}`", shown(base)));
         }
-        if names.iter().any(|name| name.ends_with("lm_head.weight")) {
-            fault =
-                fault.note("a base whose output layer is its embedding has no `lm_head.weight`");
-        }
         let near = nearest(first, self.base.by_name().map(|tensor| tensor.name.as_str()));
         let fault = match near {
             Some(near) if matched > 0 => fault.help(format!("did you mean `{}`?", shown(near))),
@@ -463,15 +556,27 @@ impl<'a> Resolver<'a> {
         dead.into_iter().map(warning).collect()
     }
 
-    fn fault(&self, code: Code, headline: String) -> Diagnostic {
+    pub fn fault(&self, code: Code, headline: String) -> Diagnostic {
         Diagnostic::error(code, headline).in_file(self.shown())
     }
 
     /// The adapter's file, or where that is not known, its configuration.
-    fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         let shard = self.adapter.shards().first();
         shard.map_or_else(|| self.config.shown.clone(), |shard| shard.shown.clone())
     }
+}
+
+/// Whether a tensor is the weight of a linear layer that GPT-2 and its kin store as [in, out].
+fn is_conv1d(name: &str) -> bool {
+    let is_layer = |module: &str| {
+        ["attn.c_attn", "attn.c_proj", "attn.q_attn", "mlp.c_fc", "mlp.c_proj"]
+            .iter()
+            .any(|end| module.ends_with(end))
+    };
+    let module = name.strip_suffix(".weight");
+    // Other families call layers of their own so, which are stored as usual.
+    module.is_some_and(|module| is_layer(module) && module.split('.').any(|part| part == "h"))
 }
 
 /// What a message says of a tensor of the base.
@@ -487,7 +592,7 @@ fn entry(tensor: &TensorEntry) -> String {
 
 /// Faults; those that differ only in the number of a layer are one.
 #[derive(Default)]
-struct Faults {
+pub(super) struct Faults {
     list: Vec<(Diagnostic, Option<Group>)>,
     known: HashMap<(String, String, Facts), usize>,
 }
@@ -503,7 +608,7 @@ struct Group {
 }
 
 impl Faults {
-    fn push(&mut self, fault: Diagnostic) {
+    pub fn push(&mut self, fault: Diagnostic) {
         self.list.push((fault, None));
     }
 

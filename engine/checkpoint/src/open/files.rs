@@ -8,6 +8,8 @@ use std::sync::Arc;
 use mixdown_diagnostics::{Diagnostic, codes};
 
 use super::Form;
+use super::left_out;
+use super::shard_names;
 use super::torch_names;
 use super::weight_map::WeightMap;
 use crate::format::{self, Format, Header, START};
@@ -100,7 +102,20 @@ fn folder(name: &str, path: &Path) -> Result<Found, Vec<Diagnostic>> {
         Ok(Some(index)) => {
             let shown = format!("{shown_root}/{}", shown(index));
             let map = WeightMap::read(&root.join(index), &shown)?;
-            return Ok(indexed(Form::Folder, root, shown_root, map));
+            let mut found = indexed(Form::Folder, root, shown_root, map);
+            let read: Vec<&str> = found.files.iter().map(|file| file.name.as_str()).collect();
+            let mut warnings =
+                Vec::from_iter(left_out::unindexed(&names, &read, &found.shown_root));
+            if read.iter().all(|name| is_weights(name)) {
+                warnings.extend(left_out::newer_torch(
+                    &found.root,
+                    &names,
+                    &read,
+                    &found.shown_root,
+                ));
+            }
+            found.warnings.extend(warnings);
+            return Ok(found);
         }
         Ok(None) => {}
         Err((several, usual)) => {
@@ -116,17 +131,20 @@ fn folder(name: &str, path: &Path) -> Result<Found, Vec<Diagnostic>> {
     let mut weights: Vec<&str> =
         names.iter().map(String::as_str).filter(|name| is_weights(name)).collect();
     let mut found = plain(Form::Folder, root, shown_root, Vec::new());
-    leave_out_consolidated(&mut weights, &mut found);
+    found.warnings.extend(left_out::leave_out(&mut weights, &found.shown_root));
     if weights.is_empty() {
         weights = torch_names::weights(names.iter().map(String::as_str));
-        for missing in torch_names::missing(&weights) {
-            let headline = format!("the model folder lacks `{missing}`");
-            found.faults.push(
-                Diagnostic::error(codes::SHARD_MISSING, headline)
-                    .in_file(&found.shown_root)
-                    .help("fetch this file, or the whole model again"),
-            );
-        }
+    } else {
+        let newer = left_out::newer_torch(&found.root, &names, &weights, &found.shown_root);
+        found.warnings.extend(newer);
+    }
+    for missing in shard_names::missing(&weights) {
+        let headline = format!("the model folder lacks `{}`", shown(&missing));
+        found.faults.push(
+            Diagnostic::error(codes::SHARD_MISSING, headline)
+                .in_file(&found.shown_root)
+                .help("fetch this file, or the whole model again"),
+        );
     }
     if weights.is_empty() {
         return Err(vec![no_weights(name, path, &names)]);
@@ -169,11 +187,13 @@ pub(crate) fn weights_of(folder: &Path) -> Option<Vec<String>> {
         let files = map.files(&mut Vec::new());
         return Some(files.into_iter().filter(|file| !there(file)).map(str::to_owned).collect());
     }
-    if names.iter().any(|name| is_weights(name) && there(name)) {
-        return Some(Vec::new());
+    let here = || names.iter().map(String::as_str).filter(|name| there(name));
+    let weights: Vec<&str> = here().filter(|name| is_weights(name)).collect();
+    if !weights.is_empty() {
+        return Some(shard_names::missing(&weights));
     }
-    let torch = torch_names::weights(names.iter().map(String::as_str).filter(|name| there(name)));
-    Some(if torch.is_empty() { vec![format!("*{WEIGHTS}")] } else { torch_names::missing(&torch) })
+    let torch = torch_names::weights(here());
+    Some(if torch.is_empty() { vec![format!("*{WEIGHTS}")] } else { shard_names::missing(&torch) })
 }
 
 /// Files whose name begins with a dot are left behind by archivers and editors.
@@ -186,33 +206,11 @@ pub(crate) fn is_index(name: &str) -> bool {
     name.ends_with(INDEX) && !name.starts_with('.')
 }
 
-/// Whether a file holds a model once more. Mistral's repositories hold each model twice: under
-/// transformers' names, and in `consolidated*.safetensors` under their own.
-pub(crate) fn is_second_copy(name: &str) -> bool {
-    name.starts_with("consolidated")
-}
-
 /// The files that an index names; those outside its folder are left out.
 #[cfg(feature = "hub")]
 pub(crate) fn files_of_index(path: &Path, shown: &str) -> Result<Vec<String>, Vec<Diagnostic>> {
     let map = WeightMap::read(path, shown)?;
     Ok(map.files(&mut Vec::new()).into_iter().map(str::to_owned).collect())
-}
-
-fn leave_out_consolidated(weights: &mut Vec<&str>, found: &mut Found) {
-    if weights.iter().all(|name| is_second_copy(name)) {
-        return;
-    }
-    let left: Vec<&str> = weights.iter().copied().filter(|name| is_second_copy(name)).collect();
-    if !left.is_empty() {
-        found.warnings.push(
-            Diagnostic::warning(codes::NOT_READ, "a second copy of the model is not read")
-                .in_file(&found.shown_root)
-                .fact("not read", some_of(&left))
-                .help("name that file as the model if it is the one to use"),
-        );
-        weights.retain(|name| !is_second_copy(name));
-    }
 }
 
 fn file(root: &Path, shown_root: &str, name: &str) -> File {

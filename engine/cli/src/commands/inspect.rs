@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
-use mixdown_checkpoint::{Checkpoint, TensorEntry, shown};
+use mixdown_checkpoint::adapter::is_adapter;
+use mixdown_checkpoint::{Checkpoint, Form, TensorEntry, shown};
 use mixdown_plan::{Architectures, knowledge};
 use mixdown_recipe::Architecture;
 use mixdown_recipe::Pattern;
@@ -236,13 +237,18 @@ impl<'a> Report<'a> {
         facts.row(["tensors".to_owned(), self.total.tensors.to_string()]);
         facts.row(["parameters".to_owned(), quantity::parameters(self.total.elements)]);
         facts.row(["bytes".to_owned(), quantity::bytes(self.total.bytes)]);
-        let architecture =
-            self.known.as_ref().map_or("not known", |known| &known.architecture.title);
+        let is_adapter = is_adapter(&checkpoint.root) && checkpoint.form == Form::Folder;
+        let architecture = match &self.known {
+            _ if is_adapter => "an adapter, on a base of its own",
+            Some(known) => &known.architecture.title,
+            None => "not known",
+        };
         facts.row(["architecture", architecture]);
         for (name, value) in config_facts(checkpoint.config.as_ref()) {
             facts.row([name.to_owned(), plain(&value)]);
         }
-        let known = self.known.as_ref().map(|known| format!("{}\n", known.table()));
+        let known = self.known.as_ref().filter(|_| !is_adapter);
+        let known = known.map(|known| format!("{}\n", known.table()));
         format!(
             "{}\n{}\n{}{}\n{}",
             facts.text(""),

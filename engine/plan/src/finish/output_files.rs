@@ -1,13 +1,17 @@
 //! What config.json and the other files of an output are made from.
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 
+use mixdown_checkpoint::ties;
+use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_recipe::recipe::ModelId;
 use mixdown_tensor::DType;
 
 use crate::layer;
 use crate::plan::{Job, LayerChange, OutputFiles};
-use crate::resolve::{ModelSource, Request, Solved};
+use crate::report::Reporter;
+use crate::resolve::{ModelSource, Request, Solved, whole};
 use crate::view::tied_flag;
 
 /// What config.json and the other files are made from.
@@ -18,12 +22,15 @@ pub(super) fn output_files(
 ) -> OutputFiles {
     let (files_from, mut layers) = files_from(request, results, 0);
     let solved = results[0].get();
+    let index = files_from.map(|model| request.checkpoints[model as usize].index);
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    let names = index.iter().flat_map(|index| index.tensors());
+    for name in names.filter_map(|tensor| layer::split(&tensor.name)) {
+        let count = counts.entry(name.prefix).or_default();
+        *count = (*count).max(name.layer + 1);
+    }
     for change in &mut layers {
-        let index = files_from.map(|model| request.checkpoints[model as usize].index);
-        let names = index.iter().flat_map(|index| index.tensors());
-        let of_stack = names.filter_map(|tensor| layer::split(&tensor.name));
-        let own = of_stack.filter(|name| name.prefix == change.prefix);
-        change.before = own.map(|name| name.layer + 1).max().unwrap_or(0);
+        change.before = counts.get(change.prefix.as_str()).copied().unwrap_or(0);
     }
     layers.retain(|change| !change.sources.iter().copied().eq(0..change.before));
     let mut floats = jobs.iter().map(|job| job.dtype).filter(|dtype| dtype.is_float());
@@ -34,8 +41,11 @@ pub(super) fn output_files(
         files_from,
         dtype: solved.and_then(|solved| solved.declared).or(agreed),
         layers,
+        stacks: counts.into_keys().map(str::to_owned).collect(),
         tied: tied(request, files_from, jobs),
-        vocabulary: rebuilt.map(|rebuilt| rebuilt.rows),
+        vocabulary: rebuilt
+            .map(|rebuilt| rebuilt.rows)
+            .or_else(|| resized(request, files_from, jobs)),
         adapter: None,
         files: rebuilt.map(|rebuilt| rebuilt.files.clone()).unwrap_or_default(),
     }
@@ -85,20 +95,57 @@ fn through(outer: Vec<LayerChange>, inner: Vec<LayerChange>) -> Vec<LayerChange>
     all
 }
 
-/// Whether the output layer is tied to the embedding, judged by what is written.
+/// Whether the output's config must say that embedding and output layer are two tensors: where an output
+/// layer is written that the model of the config does not store. Nothing else changes the flag, which some
+/// families read for more than the tie.
 fn tied(request: &Request<'_>, files_from: Option<u32>, jobs: &[Job]) -> Option<bool> {
-    let has = |suffix: &str| jobs.iter().any(|job| job.name.ends_with(suffix));
-    let embeds = has("embed_tokens.weight") || has("wte.weight") || has("embed_in.weight");
-    let heads = has("lm_head.weight") || has("embed_out.weight");
-    if !embeds {
-        return None;
+    let donor = &request.checkpoints[files_from? as usize];
+    let is_stored = |name: &str| donor.index.position(name).is_some();
+    let is_new_head = |name: &str| {
+        ties::is_head(name)
+            && !is_stored(name)
+            && ties::embeddings_of(name).any(|embedding| is_stored(&embedding))
+    };
+    let is_untied = jobs.iter().any(|job| is_new_head(&job.name));
+    (is_untied && donor.config.and_then(tied_flag) != Some(false)).then_some(false)
+}
+
+/// Warns where the model of the config generates text with an output layer of its own, and neither it nor the
+/// output has one: it was lost, and other programs make it anew or take the embedding for it.
+pub(super) fn warn_of_missing_head(
+    request: &Request<'_>,
+    output: &OutputFiles,
+    jobs: &[Job],
+    reporter: &mut Reporter,
+) {
+    let Some(donor) = output.files_from.map(|model| &request.checkpoints[model as usize]) else {
+        return;
+    };
+    let generates = donor.config.is_some_and(ties::generates);
+    let is_untied = donor.config.and_then(tied_flag) == Some(false);
+    let embedding = jobs.iter().find(|job| ties::head_of(&job.name).is_some());
+    let Some(embedding) = embedding.filter(|_| generates && is_untied) else { return };
+    // An output layer that the recipe drops is left out on purpose.
+    let is_stored = donor.index.tensors().iter().any(|tensor| ties::is_head(&tensor.name));
+    if is_stored || jobs.iter().any(|job| ties::is_head(&job.name)) {
+        return;
     }
-    if heads {
-        return Some(false);
-    }
-    let config = request.checkpoints[files_from? as usize].config?;
-    let class = config.get("architectures")?.as_array()?.first()?.as_str()?.to_owned();
-    let generates = class.ends_with("ForCausalLM") || class.ends_with("ForConditionalGeneration");
-    // Without a flag the family's default speaks, as it did for the input.
-    (generates && tied_flag(config).is_some()).then_some(true)
+    let head = ties::head_of(&embedding.name).unwrap_or_default();
+    let headline = format!("the output has no `{head}`, which its config promises");
+    let warning = Diagnostic::warning(codes::HEAD_MISSING, headline)
+        .fact("config", format!("`tie_word_embeddings: false`, {}", donor.name))
+        .note("the output layer is lost; programs that load the output make a random one")
+        .help("fetch the model again, or set `tie_word_embeddings` to true if the embedding is its output layer");
+    let recipe = &request.recipes[0];
+    reporter.add(warning.at(&recipe.source, whole(recipe)));
+}
+
+/// Rows of the embedding, where they are others than those of the model of the config.
+fn resized(request: &Request<'_>, files_from: Option<u32>, jobs: &[Job]) -> Option<u64> {
+    let index = request.checkpoints[files_from? as usize].index;
+    jobs.iter().filter(|job| ties::head_of(&job.name).is_some()).find_map(|job| {
+        let stored = index.tensors()[index.position(&job.name)?].shape.dimensions().first()?;
+        let rows = job.shape.dimensions().first()?;
+        (rows != stored).then_some(*rows)
+    })
 }

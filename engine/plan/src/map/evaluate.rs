@@ -1,6 +1,7 @@
 //! The expressions of a map over the tensors of its source, each checked on the way.
 
 use mixdown_checkpoint::index::{Index, TensorEntry};
+use mixdown_checkpoint::ties;
 use mixdown_diagnostics::{Code, codes, suggest};
 use mixdown_recipe::architecture::Size;
 use mixdown_recipe::map::{
@@ -13,7 +14,7 @@ use serde_json::Value;
 use super::gathered::{Gathered, Sum, shown};
 use crate::knowledge;
 use crate::plan::TensorRef;
-use crate::view::{TIED, tied_flag};
+use crate::view::tied_flag;
 
 /// A checkpoint on one side of a map.
 #[derive(Clone, Copy, Debug)]
@@ -124,10 +125,9 @@ impl Evaluator<'_> {
         if let Some(position) = index.position(name) {
             return Some(position);
         }
-        let stem = name.strip_suffix("lm_head.weight")?;
         let is_tied = self.source.config.and_then(tied_flag) == Some(true);
-        let tied = |embedding: &&str| index.position(&format!("{stem}{embedding}"));
-        TIED.iter().find_map(tied).filter(|_| is_tied)
+        let mut embeddings = ties::embeddings_of(name);
+        embeddings.find_map(|embedding| index.position(&embedding)).filter(|_| is_tied)
     }
 
     fn tensor(&self, name: &NameTemplate, parts: &Parts<'_>) -> Result<Sum, Fault> {

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::card::{CARD_NAME, Card, CardMethod, CardModel};
-use mixdown_checkpoint::config::{ConfigChanges, layer_count, rewrite_config};
+use mixdown_checkpoint::config::{ConfigChanges, StackChange, rewrite_config};
 use mixdown_checkpoint::manifest::RecipeRecord;
 use mixdown_checkpoint::output::OutputFolder;
 use mixdown_checkpoint::{Form, shown_path, side_files};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_recipe::setting::Spanned;
+use mixdown_tensor::DType;
 use serde_json::Value;
 
 use super::{MergeRequest, adapter, chat_template};
@@ -66,19 +67,17 @@ pub fn choose(
     }
     if let Some(composition) = composition {
         let recipe = RecipeRecord::new(&planned.loaded.text, request.recipe.overrides());
-        let (config, warning) =
-            changed(&composition.config(&recipe.sha256, session.places)?, planned);
+        let config = changed(&composition.config(&recipe.sha256, session.places)?, planned);
         files.made.push((CONFIG_NAME.to_owned(), format!("{config:#}\n")));
-        files.warnings.extend(warning);
     }
     if let Some(donor) = beside::donor(&planned.loaded, &planned.plan) {
         let checkpoint = &donor.model.checkpoint;
         match &checkpoint.config {
             _ if composition.is_some() => {}
             Some(config) => {
-                let (config, warning) = changed(config, planned);
+                let mut config = changed(config, planned);
+                files.warnings.extend(without_quantization(&mut config, planned));
                 files.made.push((CONFIG_NAME.to_owned(), format!("{config:#}\n")));
-                files.warnings.extend(warning);
             }
             None => files.warnings.push(
                 Diagnostic::warning(
@@ -182,29 +181,59 @@ impl Files {
     }
 }
 
-/// The config with what the merge changed, and a warning where it cannot say what it should.
-fn changed(config: &Value, planned: &Planned) -> (Value, Option<Diagnostic>) {
+/// The config with what the merge changed.
+fn changed(config: &Value, planned: &Planned) -> Value {
     let output = &planned.plan.output;
-    let count = layer_count(config);
-    // Of several parts whose layers were stacked anew, the config counts those of one.
-    let layers = output.layers.iter().find(|change| Some(change.before) == count);
+    let stacks = output.layers.iter().map(|change| StackChange {
+        prefix: change.prefix.clone(),
+        before: change.before,
+        sources: change.sources.clone(),
+    });
     let changes = ConfigChanges {
         dtype: output.dtype,
-        layers: layers.map(|change| change.sources.clone()),
+        stacks: stacks.collect(),
+        all_stacks: output.stacks.clone(),
         is_tied: output.tied,
         vocab_size: output.vocabulary,
         is_unpacked: planned.loaded.has_packed_weights(),
     };
-    let is_restacked =
-        |change: &&mixdown_plan::LayerChange| !change.sources.iter().copied().eq(0..change.before);
-    let missed = output.layers.iter().filter(is_restacked).find(|_| layers.is_none());
-    let warning = missed.map(|change| {
-        let headline = format!("config.json does not count the layers `{}*`", change.prefix);
-        Diagnostic::warning(codes::CONFIG_BROKEN, headline)
-            .fact("layers written", change.sources.len().to_string())
-            .help("set the count of layers in the output's config.json by hand")
-    });
-    (rewrite_config(config, &changes), warning)
+    rewrite_config(config, &changes)
+}
+
+/// Takes out of a config what it says of a quantization that no tensor of the output has.
+fn without_quantization(config: &mut Value, planned: &Planned) -> Option<Diagnostic> {
+    const KEYS: [&str; 2] = ["quantization_config", "compression_config"];
+    let is_plain = |dtype: DType| !dtype.is_float() || dtype.bytes() > 1;
+    // Packed codes are whole numbers of any width, each beside a scale.
+    let is_packed = |name: &str| {
+        let last = name.rsplit('.').next().unwrap_or(name);
+        ["qweight", "weight_packed", "absmax", "quant_state", "weight_scale", "qzeros", "SCB"]
+            .iter()
+            .any(|part| last.starts_with(part))
+            || name.contains(".quant_state.")
+    };
+    let mut jobs = planned.plan.jobs.iter();
+    let is_byte = |dtype: DType| dtype.bytes() == 1 && dtype != DType::Bool;
+    if jobs.any(|job| !is_plain(job.dtype) || is_byte(job.dtype) || is_packed(&job.name)) {
+        return None;
+    }
+    let top = config.as_object_mut()?;
+    let mut found = Vec::new();
+    for key in KEYS {
+        found.extend(top.shift_remove(key).map(|_| key.to_owned()));
+    }
+    for (name, part) in
+        top.iter_mut().filter_map(|(name, part)| Some((name, part.as_object_mut()?)))
+    {
+        for key in KEYS {
+            found.extend(part.shift_remove(key).map(|_| format!("{name}.{key}")));
+        }
+    }
+    let first = found.first()?;
+    let headline =
+        format!("`{first}` is left out of config.json: no tensor of the output is quantized");
+    let note = "programs that load the output would look for quantized weights";
+    Some(Diagnostic::warning(codes::STALE_QUANTIZATION, headline).note(note))
 }
 
 fn card(planned: &Planned, set: Vec<String>) -> Card {

@@ -88,8 +88,8 @@ impl Loader<'_> {
         if let Some(factors) = &model.factors {
             let found = reading::factors(reference, factors, &model.reading, &self.session);
             let (file, revision) = self.or_note(found, source, model)?;
-            let index = &self.models[base as usize].model.checkpoint.index;
-            let resolved = file.resolve(index).map_err(unclaimed);
+            let on = &self.models[base as usize].model.checkpoint;
+            let resolved = file.resolve(&on.index, on.config.as_ref()).map_err(unclaimed);
             let adapter = self.or_note(resolved, source, model)?;
             let are_copied =
                 recipe.modality.as_ref().is_some_and(|modality| modality.mode == Mode::Damc);
@@ -104,9 +104,18 @@ impl Loader<'_> {
         let (mut files, revision) = self.or_note(found, source, model)?;
         let seen = reading::index(&files.index, &model.reading, None, &files.name);
         files.index = self.or_note(seen, source, model)?;
-        let index = &self.models[base as usize].model.checkpoint.index;
-        let resolved = Adapter::resolve(&files.index, files.config.clone(), index);
-        let adapter = self.or_note(resolved, source, model)?;
+        let on = &self.models[base as usize].model.checkpoint;
+        let config = files.config.clone();
+        let resolved = Adapter::resolve(&files.index, config, &on.index, on.config.as_ref());
+        let mut adapter = self.or_note(resolved, source, model)?;
+        adapter.warnings.append(&mut files.warnings);
+        let has_effect = adapter.has_effect(&files.index).map_err(|error| vec![error.diagnostic()]);
+        if !self.or_note(has_effect, source, model)? {
+            let headline = format!("`{}` changes nothing", model.name);
+            let warning = Diagnostic::warning(codes::NO_EFFECT, headline)
+                .note("one factor of each of its products is zero: it was saved before it was trained, or without what was trained");
+            adapter.warnings.push(warning.at(source, model.span));
+        }
         Some((adapter, files.checkpoint(), revision))
     }
 }
