@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 use mixdown_recipe::Pattern;
 
 use crate::commands::{
-    cache, check, completions, devices, diff, explain, extract, inspect, map, merge, methods, plan,
-    schemas, search, verify,
+    cache, check, completions, devices, diff, explain, extract, fuse, inspect, map, merge, methods,
+    plan, schemas, search, verify,
 };
 use crate::talk::ColorChoice;
 
@@ -50,6 +50,8 @@ pub enum Command {
     Search(search::Arguments),
     /// Write what a model adds to its base as a LoRA adapter
     Extract(extract::Arguments),
+    /// Add adapters to their base, and write the model
+    Fuse(fuse::Arguments),
     /// Show what a checkpoint holds
     Inspect(inspect::Arguments),
     /// Compare two checkpoints tensor by tensor

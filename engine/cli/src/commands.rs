@@ -7,6 +7,7 @@ pub mod devices;
 pub mod diff;
 pub mod explain;
 pub mod extract;
+pub mod fuse;
 pub mod inspect;
 pub mod map;
 pub mod merge;
@@ -33,6 +34,7 @@ pub fn run(command: Command, talk: Talk) -> Exit {
         Command::Plan(arguments) => plan::run(arguments, talk),
         Command::Explain(arguments) => explain::run(arguments, talk),
         Command::Extract(arguments) => extract::run(arguments, talk),
+        Command::Fuse(arguments) => fuse::run(arguments, talk),
         Command::Inspect(arguments) => inspect::run(arguments, talk),
         Command::Diff(arguments) => diff::run(arguments, talk),
         Command::Verify(arguments) => verify::run(arguments, talk),
@@ -67,6 +69,7 @@ impl Command {
             Self::Merge(arguments) => arguments.quiet,
             Self::Search(arguments) => arguments.quiet,
             Self::Extract(arguments) => arguments.running.quiet,
+            Self::Fuse(arguments) => arguments.running.quiet,
             Self::Diff(arguments) => arguments.quiet,
             Self::Verify(arguments) => arguments.quiet,
             _ => false,

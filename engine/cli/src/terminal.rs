@@ -40,7 +40,7 @@ impl Terminal {
 
     /// What commands lend to the work.
     pub fn session(&self) -> Session<'_> {
-        Session { places: &self.places, listener: self, cancel: stop::flag() }
+        Session::new(&self.places, self, stop::flag())
     }
 
     /// Where models come from and results are kept.

@@ -139,6 +139,8 @@ codes! {
     FOREIGN_PARTIAL = "E0524", "something that mixdown did not make stands where its unfinished output would be";
     LINK_LEADS_OUT = "E0525", "a file of a model is a link that leads out of its folder";
     NAME_TOO_LONG = "E0526", "a tensor has a name that is too long";
+    FUSE_ARGUMENTS = "E0550", "what is to be fused does not go together";
+    TENSOR_DATA = "E0551", "the data of a tensor in memory is not what its type and shape say";
     IGNORED_KEY = "W0601", "a key of a mergekit configuration has no effect";
     IGNORED_PARAMETER = "W0602", "a parameter of a mergekit configuration has no effect";
     TIED_EMBEDDING = "W0603", "a tied embedding stands in for a missing output layer";

@@ -8,6 +8,7 @@ mod beside;
 pub mod compare;
 mod device;
 pub mod extract;
+pub mod fuse;
 pub mod kept;
 mod machine;
 pub mod merge;
@@ -20,6 +21,7 @@ pub mod progress;
 pub mod quantity;
 pub mod recipes;
 pub mod search;
+pub mod tensors;
 mod trouble;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +33,7 @@ pub use machine::{Machine, threads};
 pub use places::Places;
 pub use planning::{Planned, RecipeInput, plan};
 pub use progress::{Meter, Task};
+pub use tensors::GivenModel;
 pub use trouble::Trouble;
 
 /// What a caller lends to the work.
@@ -42,6 +45,8 @@ pub struct Session<'a> {
     pub listener: &'a dyn Listener,
     /// Raised by the caller, from any thread, when the work should stop where it can go on later.
     pub cancel: &'a AtomicBool,
+    /// Models whose tensors the caller holds; recipes name them as they would a path.
+    pub given: &'a [GivenModel],
 }
 
 /// Somebody who listens to the work. Every method has a default that does nothing.
@@ -96,6 +101,16 @@ impl Drop for Working<'_> {
 }
 
 impl<'a> Session<'a> {
+    /// A session of models that lie in files.
+    pub fn new(places: &'a Places, listener: &'a dyn Listener, cancel: &'a AtomicBool) -> Self {
+        Self { places, listener, cancel, given: &[] }
+    }
+
+    /// The same with models whose tensors the caller holds.
+    pub fn with_models(self, given: &'a [GivenModel]) -> Self {
+        Self { given, ..self }
+    }
+
     /// Whether the caller asked to stop.
     pub fn is_cancelled(&self) -> bool {
         self.cancel.load(Ordering::SeqCst)
@@ -133,7 +148,8 @@ impl<'a> Session<'a> {
         self.listener.tell(&event);
     }
 
-    fn warn(&self, warnings: &[Diagnostic]) {
+    /// Tells the listener what the user should know.
+    pub fn warn(&self, warnings: &[Diagnostic]) {
         if !warnings.is_empty() {
             self.tell(Event::Warnings(warnings));
         }

@@ -10,6 +10,7 @@ use mixdown_diagnostics::{Diagnostic, codes};
 
 use crate::Session;
 use crate::progress::{Meter, Task};
+use crate::tensors::Held;
 
 /// An opened model.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct Model {
     pub checkpoint: Checkpoint,
     /// The commit at the hub, if it came from there.
     pub revision: Option<String>,
+    /// Its data, where the caller holds it.
+    pub(crate) held: Option<Held>,
 }
 
 /// What names a model.
@@ -64,6 +67,11 @@ impl Reference {
 }
 
 impl Model {
+    /// A model whose data lies in its files.
+    pub fn of_files(checkpoint: Checkpoint, revision: Option<String>) -> Self {
+        Self { checkpoint, revision, held: None }
+    }
+
     /// Opens an adapter, and tells the commit that it is from. Fetches it from the hub when it is not
     /// here.
     pub fn find_adapter(
@@ -86,6 +94,10 @@ impl Model {
         name: &str,
         session: &Session<'_>,
     ) -> Result<Self, Vec<Diagnostic>> {
+        if let Some(given) = session.given.iter().find(|given| given.name == reference.path) {
+            let (checkpoint, held) = given.open()?;
+            return Ok(Self { checkpoint, revision: None, held: Some(held) });
+        }
         let path = located(reference, session)?;
         let from_hub = Path::new(&reference.path).symlink_metadata().is_err();
         let prefix = reference.prefix.as_deref();
@@ -93,7 +105,7 @@ impl Model {
             true => open::open_as(name, &path, prefix),
             false => open::open(&path, prefix),
         }?;
-        Ok(Self { checkpoint, revision: reference.commit_at(&path) })
+        Ok(Self::of_files(checkpoint, reference.commit_at(&path)))
     }
 }
 

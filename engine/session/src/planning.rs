@@ -147,6 +147,9 @@ impl Planned {
     pub fn sources(&self) -> Vec<Source<'_>> {
         let pool = mixdown_checkpoint::FilePool::new(mixdown_checkpoint::FilePool::DEFAULT_LIMIT);
         let source = |input: &'_ recipes::Input| -> Vec<Box<dyn mixdown_checkpoint::ByteSource>> {
+            if let Some(held) = &input.model.held {
+                return held.sources();
+            }
             let shards = input.model.checkpoint.index.shards().iter();
             shards.map(|shard| Box::new(pool.source(shard)) as _).collect()
         };

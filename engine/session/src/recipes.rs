@@ -293,7 +293,7 @@ impl<'a> Loader<'a> {
                 (_, Some(child)) => ModelSource::Recipe(*child as u32),
                 (ModelReference::Recipe { .. }, None) => ModelSource::Failed,
                 (ModelReference::Checkpoint { path, adapter: None, .. }, None)
-                    if is_adapter(Path::new(path)) =>
+                    if !self.is_given(path) && is_adapter(Path::new(path)) =>
                 {
                     self.alone(&loaded.recipe, position, path)
                         .map_or(ModelSource::Failed, ModelSource::Adapted)
@@ -352,6 +352,11 @@ impl<'a> Loader<'a> {
         let found =
             seen.and_then(|seen| self.checkpoint(&recipe.source, model, reference, class, seen));
         found.map_or(ModelSource::Failed, ModelSource::Checkpoint)
+    }
+
+    /// Whether the caller holds the model of this name.
+    fn is_given(&self, path: &str) -> bool {
+        self.session.given.iter().any(|given| given.name == path)
     }
 
     /// How the names of a model are read; none if the model whose names it has failed.
@@ -619,7 +624,7 @@ mod tests {
         }
         let places = Places::from_env(&|_| None);
         let cancel = AtomicBool::new(false);
-        let session = Session { places: &places, listener: &Silence, cancel: &cancel };
+        let session = Session::new(&places, &Silence, &cancel);
         let mut ids: Vec<&str> = match load(&folder.path().join(files[0].0), None, &[], &session) {
             Err(found) => found.iter().map(|diagnostic| diagnostic.code.id).collect(),
             Ok(loaded) => {

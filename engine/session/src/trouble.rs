@@ -1,6 +1,10 @@
 //! Why something was not done.
 
+use std::error::Error;
+use std::fmt;
+
 use mixdown_diagnostics::Diagnostic;
+use mixdown_diagnostics::render::{self, Color};
 
 /// Why what was asked for was not done.
 #[derive(Debug)]
@@ -22,6 +26,20 @@ impl Trouble {
         }
     }
 }
+
+impl fmt::Display for Trouble {
+    /// The text that the program prints, in plain letters.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Found(found) | Self::Usage(found) => {
+                f.write_str(&render::render_all(found, Color::Plain))
+            }
+            Self::Interrupted(text) => writeln!(f, "{text}"),
+        }
+    }
+}
+
+impl Error for Trouble {}
 
 impl From<Vec<Diagnostic>> for Trouble {
     fn from(found: Vec<Diagnostic>) -> Self {

@@ -21,6 +21,7 @@ const COMMANDS: [&str; 14] = [
     "cache",
     "devices",
     "completions",
+    "fuse",
 ];
 
 #[test]

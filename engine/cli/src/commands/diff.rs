@@ -8,7 +8,7 @@ use mixdown_checkpoint::{Checkpoint, TensorEntry, shown};
 use mixdown_recipe::Pattern;
 use mixdown_session::compare::{self, Pair, Sums};
 use mixdown_session::models::Model;
-use mixdown_session::{Task, Trouble, quantity, threads};
+use mixdown_session::{Session, Task, Trouble, quantity, threads};
 use serde_json::{Value, json};
 
 use crate::commands::Outcome;
@@ -54,38 +54,63 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
     let terminal = Terminal::new(talk);
+    let (models, wanted) =
+        ((arguments.first.as_str(), arguments.second.as_str()), arguments.tensors.as_ref());
+    let threads = threads(arguments.threads);
     let session = terminal.session();
-    let (first, second) =
-        (Model::open(&arguments.first, &session), Model::open(&arguments.second, &session));
-    let (first, second) = match (first, second) {
+    talk::data(&match arguments.json {
+        true => format!("{:#}\n", document(models, wanted, threads, &session)?),
+        false => compared(models, wanted, threads, &session, |report, first, second| {
+            report.text(first, second)
+        })?,
+    });
+    Ok(Exit::Done)
+}
+
+/// All of it, for programs.
+pub fn document(
+    models: (&str, &str),
+    wanted: Option<&Pattern>,
+    threads: usize,
+    session: &Session<'_>,
+) -> Result<Value, Trouble> {
+    compared(models, wanted, threads, session, |report, first, second| report.json(first, second))
+}
+
+/// Compares, and shows the report with the names of both.
+fn compared<T>(
+    models: (&str, &str),
+    wanted: Option<&Pattern>,
+    threads: usize,
+    session: &Session<'_>,
+    show: impl FnOnce(&Report<'_>, &str, &str) -> T,
+) -> Result<T, Trouble> {
+    let opened = (Model::open(models.0, session), Model::open(models.1, session));
+    let (first, second) = match opened {
         (Ok(first), Ok(second)) => (first.checkpoint, second.checkpoint),
         (first, second) => {
             let found = [first.err(), second.err()].into_iter().flatten().flatten();
             return Err(Trouble::Found(found.collect()));
         }
     };
-    talk.show(&first.warnings);
-    talk.show(&second.warnings);
-    let rows = rows(&first, &second, arguments.tensors.as_ref());
+    session.warn(&first.warnings);
+    session.warn(&second.warnings);
+    let rows = rows(&first, &second, wanted);
     let pairs: Vec<Pair<'_>> = rows.iter().filter_map(Row::pair).collect();
     let _careful = stop::carefully();
     let meter = session.meter(Task::Comparing);
     meter.enter("comparing");
     meter.expect(0, pairs.iter().map(Pair::bytes).sum());
-    let threads = threads(arguments.threads);
     let indexes = (&first.index, &second.index);
-    let sums = session
-        .watch(&meter, || compare::measure(indexes, &pairs, threads, &meter, session.cancel));
+    let sums = session.watch(&meter, || {
+        let _careful = stop::carefully();
+        compare::measure(indexes, &pairs, threads, &meter, session.cancel)
+    });
     let Some(sums) = sums else {
         return Err(Trouble::Interrupted("interrupted: nothing was written".to_owned()));
     };
     let sums = sums.map_err(|error| error.diagnostic())?;
-    let report = Report::new(&rows, sums);
-    talk::data(&match arguments.json {
-        true => format!("{:#}\n", report.json(&first.name, &second.name)),
-        false => report.text(&first.name, &second.name),
-    });
-    Ok(Exit::Done)
+    Ok(show(&Report::new(&rows, sums), &first.name, &second.name))
 }
 
 /// A tensor that one or both checkpoints have.

@@ -4,7 +4,8 @@ use clap::Args;
 use mixdown_checkpoint::shown;
 use mixdown_diagnostics::{Diagnostic, codes, suggest};
 use mixdown_plan::{Plan, explain};
-use mixdown_session::Trouble;
+use mixdown_session::{Planned, Trouble};
+use serde_json::Value;
 
 use crate::commands::Outcome;
 use crate::exit::Exit;
@@ -41,12 +42,19 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     talk.show(&planned.warnings);
     let (plan, detail) = (&planned.plan, planned.detail.as_ref());
     let text = match arguments.json {
-        true => explain::tensor_json(plan, name, detail).map(|value| format!("{value:#}\n")),
+        true => Some(format!("{:#}\n", document(&planned, name)?)),
         false => explain::tensor(plan, name, detail),
     };
     let Some(text) = text else { return Err(Trouble::Usage(vec![absent(plan, name)])) };
     talk::data(&text);
     Ok(Exit::Done)
+}
+
+/// All of it, for programs.
+pub fn document(planned: &Planned, name: &str) -> Result<Value, Trouble> {
+    let (plan, detail) = (&planned.plan, planned.detail.as_ref());
+    let absent = || Trouble::Usage(vec![absent(plan, name)]);
+    explain::tensor_json(plan, name, detail).ok_or_else(absent)
 }
 
 /// Says why a tensor is not in the output, or which one was meant.

@@ -46,14 +46,18 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     let model = Model::open(&arguments.model, &Terminal::new(talk).session())?;
     talk.show(&model.checkpoint.warnings);
-    let report = Report::new(&model);
-    let listed = matching(&model.checkpoint, arguments.tensors.as_ref());
-    talk::data(&match arguments.tensors {
-        _ if arguments.json => format!("{:#}\n", report.json(&listed)),
-        Some(_) => list(&model.checkpoint, &listed),
-        None => report.text(),
+    let wanted = arguments.tensors.as_ref();
+    talk::data(&match wanted {
+        _ if arguments.json => format!("{:#}\n", document(&model, wanted)),
+        Some(_) => list(&model.checkpoint, &matching(&model.checkpoint, wanted)),
+        None => Report::new(&model).text(),
     });
     Ok(Exit::Done)
+}
+
+/// All of it, for programs.
+pub fn document(model: &Model, wanted: Option<&Pattern>) -> Value {
+    Report::new(model).json(&matching(&model.checkpoint, wanted))
 }
 
 fn matching<'a>(checkpoint: &'a Checkpoint, wanted: Option<&Pattern>) -> Vec<&'a TensorEntry> {
@@ -450,17 +454,15 @@ mod tests {
             "vocab_size": null,
             "text_config": {"hidden_size": 4},
         });
-        Model {
-            revision: Some("abc".into()),
-            checkpoint: Checkpoint {
-                name: "m".into(),
-                root: PathBuf::from("m"),
-                form: Form::Folder,
-                index: index.unwrap(),
-                config: Some(config),
-                warnings: Vec::new(),
-            },
-        }
+        let checkpoint = Checkpoint {
+            name: "m".into(),
+            root: PathBuf::from("m"),
+            form: Form::Folder,
+            index: index.unwrap(),
+            config: Some(config),
+            warnings: Vec::new(),
+        };
+        Model::of_files(checkpoint, Some("abc".into()))
     }
 
     #[test]

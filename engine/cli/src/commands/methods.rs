@@ -1,6 +1,6 @@
 //! `mixdown methods`: the merge methods that a recipe can name, and what each does.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mixdown_plan::{Library, functions};
@@ -8,7 +8,7 @@ use mixdown_recipe::Method;
 use mixdown_recipe::method::{BaseUse, Bounds, Parameter, ParameterKind, Per};
 use mixdown_recipe::recipe::Attachment;
 use mixdown_recipe::setting::Scalar;
-use mixdown_session::{quantity, recipes};
+use mixdown_session::{Trouble, quantity, recipes};
 use serde_json::{Value, json};
 
 use crate::commands::Outcome;
@@ -51,23 +51,33 @@ pub fn run(arguments: Arguments, _: Talk) -> Outcome {
         });
         return Ok(Exit::Done);
     }
-    let library = match &arguments.beside {
-        Some(recipe) => recipes::library_beside(recipe)?,
-        None => Library::built_in()?,
-    };
-    let Some(name) = &arguments.name else {
-        talk::data(&match arguments.json {
-            true => format!("{:#}\n", library.iter().map(method_json).collect::<Value>()),
-            false => list(&library),
-        });
+    let (name, beside) = (arguments.name.as_deref(), arguments.beside.as_deref());
+    if arguments.json {
+        talk::data(&format!("{:#}\n", document(name, beside)?));
         return Ok(Exit::Done);
-    };
-    let method = library.get(name).ok_or_else(|| library.unknown(name))?;
-    talk::data(&match arguments.json {
-        true => format!("{:#}\n", method_json(method)),
-        false => method_text(method),
+    }
+    let library = library(beside)?;
+    talk::data(&match name {
+        Some(name) => method_text(library.get(name).ok_or_else(|| library.unknown(name))?),
+        None => list(&library),
     });
     Ok(Exit::Done)
+}
+
+fn library(beside: Option<&Path>) -> Result<Library, Trouble> {
+    Ok(match beside {
+        Some(recipe) => recipes::library_beside(recipe)?,
+        None => Library::built_in()?,
+    })
+}
+
+/// All of them or one, for programs.
+pub fn document(name: Option<&str>, beside: Option<&Path>) -> Result<Value, Trouble> {
+    let library = library(beside)?;
+    Ok(match name {
+        Some(name) => method_json(library.get(name).ok_or_else(|| library.unknown(name))?),
+        None => library.iter().map(method_json).collect(),
+    })
 }
 
 fn list(library: &Library) -> String {

@@ -4,8 +4,8 @@ use clap::Args;
 use mixdown_exec::Footprint;
 use mixdown_plan::explain;
 use mixdown_session::kept::{self, Outlook};
-use mixdown_session::quantity;
-use serde_json::json;
+use mixdown_session::{Machine as SessionMachine, Places, Planned, Trouble, quantity};
+use serde_json::{Value, json};
 
 use crate::commands::Outcome;
 use crate::exit::Exit;
@@ -49,36 +49,55 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
         return Ok(Exit::Done);
     }
     let machine = arguments.machine.of_session();
-    let options = planned.options(machine.memory_bytes, machine.threads());
-    let backend = machine.backend()?;
-    let footprint = planned.footprint(&backend, &options)?;
-    let outlook = kept::outlook(&planned, &backend, terminal.places());
     if arguments.json {
-        let mut value = explain::json(&planned.plan);
-        value["footprint"] = json!({
-            "bytes_read": footprint.bytes_read,
-            "bytes_read_by_pass": footprint.bytes_read_by_pass,
-            "bytes_written": footprint.bytes_written,
-            "bytes_aside": footprint.bytes_aside,
-            "peak_bytes": footprint.peak_bytes,
-            "threads": footprint.threads,
-            "flops": footprint.flops,
-        });
-        if let Some(outlook) = &outlook {
-            value["store"] = json!({
-                "results": outlook.results,
-                "there": outlook.there,
-                "unknown": outlook.unknown,
-            });
-        }
+        let value = document(&planned, &machine, terminal.places())?;
         talk::data(&format!("{value:#}\n"));
     } else {
+        let (footprint, outlook) = costs(&planned, &machine, terminal.places())?;
         let tensors: Vec<usize> =
             planned.loaded.models.iter().map(|input| input.model.checkpoint.index.len()).collect();
         let summary = explain::summary(&planned.plan, &tensors);
         talk::data(&format!("{summary}\n{}", cost(&footprint, outlook.as_ref())));
     }
     Ok(Exit::Done)
+}
+
+fn costs(
+    planned: &Planned,
+    machine: &SessionMachine,
+    places: &Places,
+) -> Result<(Footprint, Option<Outlook>), Trouble> {
+    let options = planned.options(machine.memory_bytes, machine.threads());
+    let backend = machine.backend()?;
+    let footprint = planned.footprint(&backend, &options)?;
+    Ok((footprint, kept::outlook(planned, &backend, places)))
+}
+
+/// All of it, for programs.
+pub fn document(
+    planned: &Planned,
+    machine: &SessionMachine,
+    places: &Places,
+) -> Result<Value, Trouble> {
+    let (footprint, outlook) = costs(planned, machine, places)?;
+    let mut value = explain::json(&planned.plan);
+    value["footprint"] = json!({
+        "bytes_read": footprint.bytes_read,
+        "bytes_read_by_pass": footprint.bytes_read_by_pass,
+        "bytes_written": footprint.bytes_written,
+        "bytes_aside": footprint.bytes_aside,
+        "peak_bytes": footprint.peak_bytes,
+        "threads": footprint.threads,
+        "flops": footprint.flops,
+    });
+    if let Some(outlook) = &outlook {
+        value["store"] = json!({
+            "results": outlook.results,
+            "there": outlook.there,
+            "unknown": outlook.unknown,
+        });
+    }
+    Ok(value)
 }
 
 fn cost(footprint: &Footprint, outlook: Option<&Outlook>) -> String {

@@ -9,7 +9,7 @@ use mixdown_checkpoint::manifest::Manifest;
 use mixdown_checkpoint::shown_path;
 use mixdown_checkpoint::verify::{self, VerifyError, VerifyReport};
 use mixdown_diagnostics::{Diagnostic, codes, render};
-use mixdown_session::{Task, Trouble, quantity, threads};
+use mixdown_session::{Session, Task, Trouble, quantity, threads};
 use serde_json::json;
 
 use crate::commands::Outcome;
@@ -47,53 +47,56 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
-    let folder = arguments.folder;
+    stop::listen();
+    let _careful = stop::carefully();
+    let (folder, begun) = (arguments.folder, Instant::now());
+    let terminal = Terminal::new(talk);
+    match verified(&folder, threads(arguments.threads), &terminal.session()) {
+        Ok(report) if arguments.json => {
+            talk::data(&format!("{:#}\n", json_of(&report, &folder)));
+        }
+        Ok(report) => {
+            let rate = quantity::rate(report.bytes, begun.elapsed());
+            talk::data(&format!("{} agrees with its manifest\n", shown_path(&folder)));
+            talk.say(&format!("{}, {rate}", text_of(&report)));
+            for line in not_proven(&folder) {
+                talk.say(&format!("not proven: {line}"));
+            }
+        }
+        Err(Trouble::Found(found)) if arguments.json => {
+            let value = json!({"ok": false, "diagnostics": render::render_json(&found)});
+            talk::data(&format!("{value:#}\n"));
+            return Ok(exit::of(&found));
+        }
+        Err(trouble) => return Err(trouble),
+    }
+    Ok(Exit::Done)
+}
+
+/// What was proven.
+pub fn verified(
+    folder: &Path,
+    threads: usize,
+    session: &Session<'_>,
+) -> Result<VerifyReport, Trouble> {
     if !folder.is_dir() {
-        let headline = format!("there is no folder `{}`", shown_path(&folder));
+        let headline = format!("there is no folder `{}`", shown_path(folder));
         let found = Diagnostic::error(codes::MANIFEST_BROKEN, headline);
         return Err(Trouble::Usage(vec![found]));
     }
-    stop::listen();
-    let _careful = stop::carefully();
-    let terminal = Terminal::new(talk);
-    let session = terminal.session();
     let meter = session.meter(Task::Verifying);
     meter.enter("verifying");
-    let begun = Instant::now();
-    let threads = threads(arguments.threads);
     let found = session.watch(&meter, || {
-        verify::verify(&folder, threads, &|done, total| {
+        verify::verify(folder, threads, &|done, total| {
             meter.expect(0, total);
             meter.add(done, 0);
             !session.is_cancelled()
         })
     });
-    match found {
-        Ok(report) => {
-            if arguments.json {
-                let mut value = json_of(&report);
-                value["not_proven"] = json!(not_proven(&folder));
-                talk::data(&format!("{value:#}\n"));
-            } else {
-                let rate = quantity::rate(report.bytes, begun.elapsed());
-                talk::data(&format!("{} agrees with its manifest\n", shown_path(&folder)));
-                talk.say(&format!("{}, {rate}", text_of(&report)));
-                for line in not_proven(&folder) {
-                    talk.say(&format!("not proven: {line}"));
-                }
-            }
-            Ok(Exit::Done)
-        }
-        Err(VerifyError::Stopped) => {
-            Err(Trouble::Interrupted("interrupted: nothing was proven".to_owned()))
-        }
-        Err(VerifyError::Failed(found)) if arguments.json => {
-            let value = json!({"ok": false, "diagnostics": render::render_json(&found)});
-            talk::data(&format!("{value:#}\n"));
-            Ok(exit::of(&found))
-        }
-        Err(VerifyError::Failed(found)) => Err(found.into()),
-    }
+    found.map_err(|error| match error {
+        VerifyError::Stopped => Trouble::Interrupted("interrupted: nothing was proven".to_owned()),
+        VerifyError::Failed(found) => Trouble::Found(found),
+    })
 }
 
 /// What an output that agrees with its manifest may still be.
@@ -123,13 +126,15 @@ fn text_of(report: &VerifyReport) -> String {
     )
 }
 
-fn json_of(report: &VerifyReport) -> serde_json::Value {
+/// The same for programs.
+pub fn json_of(report: &VerifyReport, folder: &Path) -> serde_json::Value {
     json!({
         "ok": true,
         "tensors": report.tensors,
         "bytes": report.bytes,
         "shards": report.shards,
         "files": report.files,
+        "not_proven": not_proven(folder),
     })
 }
 
@@ -141,6 +146,6 @@ mod tests {
     fn the_report_counts_what_was_proven() {
         let report = VerifyReport { tensors: 35, bytes: 4_000_000, shards: 1, files: 6 };
         assert_eq!(text_of(&report), "35 tensors of 4.00 MB in 1 shard, 6 other files");
-        assert_eq!(json_of(&report)["tensors"], 35);
+        assert_eq!(json_of(&report, Path::new("merged"))["tensors"], 35);
     }
 }

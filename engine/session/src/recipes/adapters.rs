@@ -64,7 +64,7 @@ impl Loader<'_> {
             self.models.push(Input {
                 name: model.name.clone(),
                 reference: key.1.shown(),
-                model: Model { checkpoint, revision },
+                model: Model::of_files(checkpoint, revision),
                 tokenizer: None,
                 tokenizer_config: None,
             });

@@ -48,7 +48,8 @@ pub fn done(done: &Done, told: Option<&[Update]>, terminal: &Terminal) {
     say_where(talk, &done.out);
 }
 
-fn event(done: &Done, told: Option<&[Update]>) -> Value {
+/// The last event.
+pub fn event(done: &Done, told: Option<&[Update]>) -> Value {
     let Done { planned, layout, report, .. } = done;
     let stages = report.stages.iter();
     let stages = stages.map(|(stage, seconds)| json!({"stage": stage, "seconds": seconds}));
@@ -78,12 +79,15 @@ fn event(done: &Done, told: Option<&[Update]>) -> Value {
     event
 }
 
+/// The last event where another run had done everything.
+pub fn event_of_earlier(path: &Path) -> Value {
+    json!({"event": "done", "out": path.to_string_lossy(), "tensors_reused": null})
+}
+
 /// Another run had done everything but the last cleaning up.
 pub fn complete(path: &Path, terminal: &Terminal) {
     if terminal.json {
-        talk::event(
-            &json!({"event": "done", "out": path.to_string_lossy(), "tensors_reused": null}),
-        );
+        talk::event(&event_of_earlier(path));
         return;
     }
     terminal.talk.say("an earlier run of this merge had finished already");

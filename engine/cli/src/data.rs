@@ -1,0 +1,76 @@
+//! The documents that the program prints with `--json`, as values.
+
+use std::path::Path;
+
+use mixdown_diagnostics::render;
+use mixdown_recipe::Pattern;
+use mixdown_session::merge::{Merged, Started, adapter};
+use mixdown_session::models::Model;
+use mixdown_session::{Machine, Places, Planned, Session, Trouble};
+use serde_json::Value;
+
+use crate::commands::merge::summary;
+use crate::commands::{diff, explain, inspect, methods, plan, verify};
+
+/// The event of a merge that begins.
+pub fn started(of: &Started<'_>) -> Value {
+    summary::started(of)
+}
+
+/// The event of a merge that ended, with its warnings.
+pub fn merged(merged: &Merged) -> Value {
+    match merged {
+        Merged::Now(done) => {
+            let told = adapter::updates(&done.planned, &done.report);
+            let mut event = summary::event(done, told.as_deref());
+            event["warnings"] = render::render_json(&done.warnings);
+            event
+        }
+        Merged::Earlier(path) => summary::event_of_earlier(path),
+    }
+}
+
+/// What `mixdown plan` tells.
+///
+/// **Errors.** The budget is too small.
+pub fn planned(planned: &Planned, machine: &Machine, places: &Places) -> Result<Value, Trouble> {
+    plan::document(planned, machine, places)
+}
+
+/// What `mixdown explain` tells of a tensor that was planned with the wish to explain it.
+///
+/// **Errors.** The output has no such tensor.
+pub fn explained(planned: &Planned, tensor: &str) -> Result<Value, Trouble> {
+    explain::document(planned, tensor)
+}
+
+/// What `mixdown inspect` tells of a model, with the tensors whose names match.
+pub fn inspected(model: &Model, wanted: Option<&Pattern>) -> Value {
+    inspect::document(model, wanted)
+}
+
+/// What `mixdown diff` tells of two models.
+///
+/// **Errors.** A model cannot be opened or read.
+pub fn compared(
+    models: (&str, &str),
+    wanted: Option<&Pattern>,
+    threads: usize,
+    session: &Session<'_>,
+) -> Result<Value, Trouble> {
+    diff::document(models, wanted, threads, session)
+}
+
+/// What `mixdown verify` tells of an output that agrees with its manifest.
+///
+/// **Errors.** All that does not agree.
+pub fn verified(folder: &Path, threads: usize, session: &Session<'_>) -> Result<Value, Trouble> {
+    verify::verified(folder, threads, session).map(|report| verify::json_of(&report, folder))
+}
+
+/// What `mixdown methods` tells: all of them, or the one of this name.
+///
+/// **Errors.** There is no such method, or a method file beside the recipe has mistakes.
+pub fn methods(name: Option<&str>, beside: Option<&Path>) -> Result<Value, Trouble> {
+    methods::document(name, beside)
+}

@@ -1,0 +1,195 @@
+//! Requests as the package writes them.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use mixdown_session::extract::ExtractRequest;
+use mixdown_session::fuse::FuseRequest;
+use mixdown_session::merge::{Keep, MergeRequest};
+use mixdown_session::search::SearchRequest;
+use mixdown_session::{Device, Machine, RecipeInput};
+use pyo3::PyResult;
+use pyo3::exceptions::PyValueError;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// A recipe: a path, or a text with the name that messages give it.
+#[derive(Deserialize)]
+pub struct Recipe {
+    path: PathBuf,
+    text: Option<String>,
+    #[serde(default)]
+    set: Vec<(String, String)>,
+    #[serde(default)]
+    follow_links: bool,
+}
+
+/// A merge.
+#[derive(Deserialize)]
+pub struct Merge {
+    recipe: Recipe,
+    out: PathBuf,
+    memory: Option<String>,
+    threads: Option<usize>,
+    device: Option<String>,
+    shard_size: Option<String>,
+    force: bool,
+    allow_nonfinite: bool,
+    hash_inputs: bool,
+    cache: bool,
+    report: Option<PathBuf>,
+}
+
+/// A search.
+#[derive(Deserialize)]
+pub struct Search {
+    recipe: Recipe,
+    settings: PathBuf,
+    out: PathBuf,
+    keep_candidates: bool,
+    answers: Option<PathBuf>,
+    memory: Option<String>,
+    threads: Option<usize>,
+    device: Option<String>,
+    programs: Vec<PathBuf>,
+}
+
+/// The adapter between two models.
+#[derive(Deserialize)]
+pub struct Extract {
+    model: String,
+    base: String,
+    rank: u32,
+    out: PathBuf,
+    memory: Option<String>,
+    threads: Option<usize>,
+    force: bool,
+    follow_links: bool,
+}
+
+/// Adapters on their base.
+#[derive(Deserialize)]
+pub struct Fuse {
+    base: String,
+    adapters: Vec<String>,
+    scales: Vec<f64>,
+    dtype: Option<String>,
+    out: PathBuf,
+    memory: Option<String>,
+    threads: Option<usize>,
+    force: bool,
+    follow_links: bool,
+}
+
+/// Reads a request.
+pub fn read<T: DeserializeOwned>(text: &str) -> PyResult<T> {
+    serde_json::from_str(text).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+/// What may be used of the machine.
+pub fn machine(
+    memory: Option<&str>,
+    threads: Option<usize>,
+    device: Option<&str>,
+) -> PyResult<Machine> {
+    let mut machine = Machine::default();
+    if let Some(memory) = memory {
+        machine.memory_bytes = size(memory)?;
+    }
+    if let Some(threads) = threads {
+        let none = || PyValueError::new_err("`threads` must be at least 1");
+        machine.threads = Some(NonZeroUsize::new(threads).ok_or_else(none)?);
+    }
+    if let Some(device) = device {
+        machine.device = match device {
+            "auto" => Device::Auto,
+            "cpu" => Device::Cpu,
+            other => {
+                let text = format!("`device` is `auto` or `cpu`, found `{other}`");
+                return Err(PyValueError::new_err(text));
+            }
+        };
+    }
+    Ok(machine)
+}
+
+fn size(text: &str) -> PyResult<u64> {
+    mixdown_cli::size::parse(text).map_err(PyValueError::new_err)
+}
+
+impl Recipe {
+    /// As a session takes it.
+    pub fn of_session(self) -> RecipeInput {
+        let Self { path, text, set, follow_links } = self;
+        RecipeInput { path, text, set, follow_links }
+    }
+}
+
+impl Merge {
+    /// As a session takes it.
+    pub fn of_session(self) -> PyResult<MergeRequest> {
+        Ok(MergeRequest {
+            recipe: self.recipe.of_session(),
+            out: self.out,
+            machine: machine(self.memory.as_deref(), self.threads, self.device.as_deref())?,
+            shard_bytes: self.shard_size.as_deref().map(size).transpose()?,
+            force: self.force,
+            allow_nonfinite: self.allow_nonfinite,
+            hash_inputs: self.hash_inputs,
+            keep: if self.cache { Keep::Shared } else { Keep::Nowhere },
+            report: self.report,
+        })
+    }
+}
+
+impl Extract {
+    /// As a session takes it.
+    pub fn of_session(self) -> PyResult<ExtractRequest> {
+        if self.rank == 0 {
+            return Err(PyValueError::new_err("`rank` must be at least 1"));
+        }
+        Ok(ExtractRequest {
+            model: self.model,
+            base: self.base,
+            rank: self.rank,
+            out: self.out,
+            machine: machine(self.memory.as_deref(), self.threads, None)?,
+            force: self.force,
+            follow_links: self.follow_links,
+        })
+    }
+}
+
+impl Fuse {
+    /// As a session takes it.
+    pub fn of_session(self) -> PyResult<FuseRequest> {
+        Ok(FuseRequest {
+            base: self.base,
+            adapters: self.adapters,
+            scales: self.scales,
+            dtype: self.dtype,
+            out: self.out,
+            machine: machine(self.memory.as_deref(), self.threads, None)?,
+            shard_bytes: None,
+            force: self.force,
+            follow_links: self.follow_links,
+        })
+    }
+}
+
+impl Search {
+    /// As a session takes it.
+    pub fn of_session(self) -> PyResult<SearchRequest> {
+        Ok(SearchRequest {
+            recipe: self.recipe.of_session(),
+            settings: self.settings,
+            out: self.out,
+            keep_candidates: self.keep_candidates,
+            answers: self.answers,
+            machine: machine(self.memory.as_deref(), self.threads, self.device.as_deref())?,
+            shard_bytes: None,
+            allow_nonfinite: false,
+            programs: self.programs,
+        })
+    }
+}
