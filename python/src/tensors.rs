@@ -22,6 +22,9 @@ use crate::request::{Recipe, machine, read};
 /// A tensor as the package describes it: name, type, shape, address, bytes.
 type Described = (String, String, Vec<u64>, usize, usize);
 
+/// A tensor on its way out: name, type, shape, bytes.
+type Taken<'py> = (String, &'static str, Vec<u64>, Bound<'py, PyByteArray>);
+
 /// Bytes of an array that Python keeps alive and does not change.
 struct Borrowed {
     address: usize,
@@ -124,10 +127,7 @@ impl Merging {
     }
 
     /// Name, type, shape and bytes of the next tensor.
-    fn __next__<'py>(
-        &self,
-        py: Python<'py>,
-    ) -> PyResult<Option<(String, &'static str, Vec<u64>, Bound<'py, PyByteArray>)>> {
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Taken<'py>>> {
         loop {
             let next = py.detach(|| match &*lock(&self.results) {
                 Some(results) => results.recv_timeout(Duration::from_millis(100)),
