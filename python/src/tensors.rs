@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use mixdown_checkpoint::encoding::Blocks;
 use mixdown_checkpoint::{ByteSource, FilePool, ReadError};
 use mixdown_session::models::Model;
 use mixdown_session::tensors::{self, GivenModel, GivenTensor, MergedTensor};
@@ -207,10 +208,13 @@ impl Opened {
     fn read<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyByteArray>> {
         let index = &self.model.checkpoint.index;
         let entry = index.get(name).ok_or_else(|| PyKeyError::new_err(name.to_owned()))?;
-        let source = self.pool.source(index.shard_of(entry));
+        // A packed tensor lies in several places, perhaps of several files.
+        let from = |shard: u32, offset: u64, buffer: &mut [u8]| {
+            self.pool.source(&index.shards()[shard as usize]).read_exact_at(offset, buffer)
+        };
         let data = py.detach(|| {
             let mut data = vec![0; entry.bytes() as usize];
-            source.read_exact_at(entry.offset, &mut data).map(|()| data)
+            entry.read(0, &mut data, &from, &Blocks::default()).map(|()| data)
         });
         match data {
             Ok(data) => Ok(PyByteArray::new(py, &data)),

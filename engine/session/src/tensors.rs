@@ -97,7 +97,8 @@ impl GivenModel {
             let identity = Identity { size, ..Identity::default() };
             shards.push(Shard { path: PathBuf::from(&tensor.name), shown, size, identity });
             let (name, dtype, shape) = (tensor.name.clone(), tensor.dtype, tensor.shape.clone());
-            let entry = TensorEntry { name, dtype, shape, shard: position, offset: 0 };
+            let (shard, encoding) = (position, None);
+            let entry = TensorEntry { name, dtype, shape, shard, offset: 0, encoding };
             if entry.bytes() != size {
                 let headline = format!("`{}` has other data than its shape says", entry.name);
                 return Err(vec![
