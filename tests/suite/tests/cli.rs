@@ -6,7 +6,7 @@
 use mixdown_kit::{Outcome, Program, Space, mixdown, read_checkpoint};
 use mixdown_suite::{configuration, family, merge, repository, with_snapshots};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "merge",
     "check",
     "plan",
