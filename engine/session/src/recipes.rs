@@ -293,7 +293,9 @@ impl<'a> Loader<'a> {
                 (_, Some(child)) => ModelSource::Recipe(*child as u32),
                 (ModelReference::Recipe { .. }, None) => ModelSource::Failed,
                 (ModelReference::Checkpoint { path, adapter: None, .. }, None)
-                    if !self.is_given(path) && is_adapter(Path::new(path)) =>
+                    if !self.is_given(path)
+                        && !is_part(&loaded.recipe, model)
+                        && is_adapter(Path::new(path)) =>
                 {
                     self.alone(&loaded.recipe, position, path)
                         .map_or(ModelSource::Failed, ModelSource::Adapted)
@@ -523,6 +525,11 @@ impl<'a> Loader<'a> {
             }
         }
     }
+}
+
+/// Whether a model is a modality's encoder or connector, which trainers save among the weights of an adapter.
+fn is_part(recipe: &Recipe, model: &Named) -> bool {
+    recipe.modality.is_some() && model.reading != Reading::default()
 }
 
 /// Whether `PATH+MORE` is the name of something that is there, and `PATH` is not: a path with a plus in it.
