@@ -471,4 +471,6 @@ fn gguf_files_that_lie_are_refused_with_the_place() {
     refused(&changed(info + 24, &[0x20, 2]), codes::HEADER_BROKEN, "overlap");
     let heads = find("llama.attention.head_count") + "llama.attention.head_count".len() + 4;
     refused(&changed(heads, &[7]), codes::PACKED_BROKEN, "does not divide");
+    let name = find("blk.0.attn_norm.weight") + "blk.0.attn_norm".len();
+    refused(&changed(name, b"_.scale"), codes::PACKED, "not multiplied in");
 }

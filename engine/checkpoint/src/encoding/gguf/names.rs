@@ -85,6 +85,18 @@ pub(crate) fn restored(
     for tensor in tensors {
         let (pattern, layer) = pattern_of(&tensor.name);
         match description.tensors.get(&pattern) {
+            // NVFP4 has one for each tensor, beside its blocks. Merged as a weight it would be lost.
+            None if tensor.name.ends_with(".scale") => faults.push(
+                Diagnostic::error(
+                    codes::PACKED,
+                    format!(
+                        "`{}` is a factor of packed weights, which is not multiplied in",
+                        shown(&tensor.name)
+                    ),
+                )
+                .in_file(name)
+                .help("use a file of this model in another type, such as Q8_0, Q4_K or BF16"),
+            ),
             None => {
                 unknown.push(tensor.name.clone());
                 made.push(tensor);
