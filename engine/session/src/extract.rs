@@ -7,6 +7,7 @@ use mixdown_checkpoint::encoding::Blocks;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_exec::Source;
 use mixdown_plan::ModelSource;
+use mixdown_tensor::{DType, convert};
 use serde_json::{Value, json};
 
 use crate::merge::{self, MergeRequest, Merged};
@@ -91,7 +92,7 @@ fn text(request: &ExtractRequest, unchanged: &[&str]) -> String {
     text
 }
 
-/// The tensors of the base that the model has with the same bytes.
+/// The tensors of the base that the model has with the same values.
 fn unchanged<'a>(
     base: &Source<'a>,
     model: &Source<'a>,
@@ -99,7 +100,10 @@ fn unchanged<'a>(
 ) -> Result<Vec<&'a str>, Trouble> {
     let same_kind = |one: &'a TensorEntry| {
         let other = &model.index.tensors()[model.index.position(&one.name)?];
-        (one.dtype == other.dtype && one.shape == other.shape).then_some((one, other))
+        let is_number =
+            |dtype: DType| matches!(dtype, DType::Bf16 | DType::F16 | DType::F32 | DType::F64);
+        let types = one.dtype == other.dtype || (is_number(one.dtype) && is_number(other.dtype));
+        (types && one.shape == other.shape).then_some((one, other))
     };
     // A name that reads as a pattern cannot be listed; its tensor has an update of rank 0.
     let is_plain = |name: &str| !name.contains(['*', '{', '}', '?', '[', '\\']);
@@ -112,7 +116,7 @@ fn unchanged<'a>(
         .collect();
     let meter = session.meter(Task::Comparing);
     meter.enter("comparing");
-    meter.expect(0, pairs.iter().map(|(one, _)| 2 * one.bytes()).sum());
+    meter.expect(0, pairs.iter().map(|(one, other)| one.bytes() + other.bytes()).sum());
     session.watch(&meter, || {
         let mut buffers = (vec![0; CHUNK], vec![0; CHUNK]);
         let blocks = [Blocks::default(), Blocks::default()];
@@ -124,37 +128,56 @@ fn unchanged<'a>(
             if is_equal((base, one), (model, other), &mut buffers, blocks.each_ref())? {
                 found.push(one.name.as_str());
             }
-            meter.add(2 * one.bytes(), 0);
+            meter.add(one.bytes() + other.bytes(), 0);
         }
         Ok(found)
     })
 }
 
-/// Whether two tensors of one type and shape have the same bytes. Most differ in the first chunk.
+/// Whether two tensors of one shape hold the same values: the same bytes, or the same numbers in two types.
+/// Most differ in the first chunk.
 fn is_equal(
     (first, one): (&Source<'_>, &TensorEntry),
     (second, other): (&Source<'_>, &TensorEntry),
     (a, b): &mut (Vec<u8>, Vec<u8>),
     blocks: [&Blocks; 2],
 ) -> Result<bool, Trouble> {
+    let elements = one.shape.elements();
+    let widest = one.dtype.bytes().max(other.dtype.bytes());
     let mut at = 0;
-    while at < one.bytes() {
-        let count = (one.bytes() - at).min(CHUNK as u64) as usize;
+    while at < elements {
+        let count = (elements - at).min((CHUNK / widest) as u64) as usize;
         let read = |source: &Source<'_>, entry: &TensorEntry, into: &mut [u8], blocks: &Blocks| {
             let from = |shard: u32, offset: u64, into: &mut [u8]| {
                 source.shards[shard as usize].read_exact_at(offset, into)
             };
-            // Chunks hold whole elements of every type.
-            entry
-                .read(at / entry.dtype.bytes() as u64, into, &from, blocks)
-                .map_err(|error| Trouble::from(error.diagnostic()))
+            entry.read(at, into, &from, blocks).map_err(|error| Trouble::from(error.diagnostic()))
         };
-        read(first, one, &mut a[..count], blocks[0])?;
-        read(second, other, &mut b[..count], blocks[1])?;
-        if a[..count] != b[..count] {
+        let (a, b) = (&mut a[..count * one.dtype.bytes()], &mut b[..count * other.dtype.bytes()]);
+        read(first, one, a, blocks[0])?;
+        read(second, other, b, blocks[1])?;
+        let is_same = match one.dtype == other.dtype {
+            true => a == b,
+            false => numbers(one.dtype, a).eq(numbers(other.dtype, b)),
+        };
+        if !is_same {
             return Ok(false);
         }
         at += count as u64;
     }
     Ok(true)
+}
+
+/// The numbers of stored floats as bits of f64, which holds those of every type; −0 is another than 0.
+fn numbers(dtype: DType, bytes: &[u8]) -> impl Iterator<Item = Option<u64>> + '_ {
+    bytes.chunks_exact(dtype.bytes()).map(move |bytes| {
+        let number = match (dtype, bytes) {
+            (DType::Bf16, &[a, b]) => f64::from(convert::bf16_to_f32(u16::from_le_bytes([a, b]))),
+            (DType::F16, &[a, b]) => f64::from(convert::f16_to_f32(u16::from_le_bytes([a, b]))),
+            (DType::F32, &[a, b, c, d]) => f64::from(f32::from_le_bytes([a, b, c, d])),
+            (DType::F64, bytes) => f64::from_le_bytes(bytes.try_into().ok()?),
+            _ => return None,
+        };
+        Some(number.to_bits())
+    })
 }

@@ -183,7 +183,39 @@ fn an_adapter_of_full_rank_is_the_model() {
     assert!(outcome.stdout.contains("model.embed_tokens.weight"), "{}", outcome.stdout);
 }
 
-/// ‖a − b‖² of two tensors.
+/// Trainers write f32 beside a base in bf16: what is equal in value is equal.
+#[test]
+fn what_is_equal_in_another_type_is_not_in_the_adapter() {
+    let space = Space::new();
+    let base = checkpoint("base").dtype(DType::Bf16);
+    base.write(&space);
+    let changed = "model.layers.1.mlp.up_proj.weight";
+    let wide = base.tensors().into_iter().map(|tensor| {
+        let mut values = tensor.values();
+        values[3] += if tensor.name == changed { 0.25 } else { 0.0 };
+        Tensor::new(&tensor.name, DType::F32, &tensor.shape, &values)
+    });
+    let mut expert = checkpoint("expert").dtype(DType::F32);
+    for tensor in wide.collect::<Vec<_>>() {
+        expert = expert.without(&tensor.name).with(tensor);
+    }
+    expert.write(&space);
+    let outcome = extract(&space, "2", &["--json"]).success();
+    let done: Value = serde_json::from_str(outcome.stdout.lines().last().unwrap()).unwrap();
+    let updates = done["adapter"].as_array().unwrap();
+    assert_eq!(updates.len(), 1, "{updates:?}");
+    assert_eq!(updates[0]["tensor"], changed);
+    assert_eq!(stored_tensors(&space), 2, "two factors and nothing whole");
+}
+
+/// Tensors in the adapter that was extracted.
+fn stored_tensors(space: &Space) -> usize {
+    let bytes = space.read("lora/adapter_model.safetensors");
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    header.as_object().unwrap().keys().filter(|name| *name != "__metadata__").count()
+}
+
 /// peft unties the output layer from an embedding that an adapter stores.
 #[test]
 fn an_embedding_that_is_the_output_layer_too_is_told() {
@@ -195,6 +227,7 @@ fn an_embedding_that_is_the_output_layer_too_is_told() {
     assert!(!extract(&with_expert(), "2", &[]).success().stderr.contains("W0615"));
 }
 
+/// ‖a − b‖² of two tensors.
 fn distance(a: &Tensor, b: &Tensor) -> f64 {
     a.values().iter().zip(b.values()).map(|(a, b)| (a - b) * (a - b)).sum()
 }
