@@ -10,7 +10,6 @@ pub use summary::summary;
 pub use tensor::{tensor, tensor_json};
 pub use value::json;
 
-use mixdown_ops::program::Reduction;
 use mixdown_ops::{Instruction, Program};
 
 /// What an instruction does, in a few words.
@@ -21,19 +20,9 @@ fn verb(instruction: &Instruction) -> String {
         Instruction::Map { op, .. } => op.name().to_owned(),
         Instruction::KeepLargest { .. } => "keep_largest".to_owned(),
         Instruction::KeepRandom { .. } => "keep_random".to_owned(),
-        Instruction::Reduce { reduction, .. } => reduction_name(*reduction).to_owned(),
+        Instruction::Reduce { reduction, .. } => reduction.name().to_owned(),
         Instruction::Select { .. } => "find threshold".to_owned(),
         Instruction::Store { .. } => "store".to_owned(),
-    }
-}
-
-fn reduction_name(reduction: Reduction) -> &'static str {
-    match reduction {
-        Reduction::Sum => "total",
-        Reduction::SumAbsolute => "norm1",
-        Reduction::SumProduct => "dot",
-        Reduction::LargestAbsolute => "largest_magnitude",
-        Reduction::CountNonzero => "count_nonzero",
     }
 }
 

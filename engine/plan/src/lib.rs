@@ -15,7 +15,7 @@ mod finish;
 pub mod functions;
 mod fuse;
 mod graph;
-mod identity;
+pub mod identity;
 mod kind;
 pub mod knowledge;
 mod lacking;
@@ -43,7 +43,6 @@ mod vocabulary;
 
 pub use assembled::{Assembled, Patch, PatchSource};
 pub use check::check_method;
-pub use identity::Identities;
 pub use knowledge::Architectures;
 pub use library::Library;
 pub use pair::Detail;

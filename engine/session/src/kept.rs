@@ -4,19 +4,20 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use mixdown_checkpoint::Shard;
 use mixdown_checkpoint::digest::{Digests, FileDigest};
-use mixdown_checkpoint::{Shard, TensorEntry};
 use mixdown_diagnostics::Diagnostic;
 use mixdown_exec::{Held, Results, Values};
 use mixdown_ops::matrix::Report;
 use mixdown_ops::{Backend, Precision};
-use mixdown_plan::{Identities, Job, Merge, TensorRef, Work};
+use mixdown_plan::identity::{Digest, Identities};
+use mixdown_plan::{Job, Merge, TensorRef, Work};
 use mixdown_store::{Array, Data, Entry, Key, Store};
 use mixdown_tensor::Shape;
 use serde_json::{Value, json};
 
-use crate::Places;
 use crate::planning::Planned;
+use crate::{Places, identified};
 
 /// Floating-point operations that a byte of a result must have cost to be worth keeping: reading a byte
 /// from the page cache takes about as long as eight of them.
@@ -42,29 +43,18 @@ impl StoredResults {
         backend: &dyn Backend,
         digests: &HashMap<PathBuf, FileDigest>,
     ) -> Self {
-        let plan = &planned.plan;
-        let content = |tensor: TensorRef| {
-            let index = &planned.loaded.models[tensor.model as usize].model.checkpoint.index;
-            let entry = &index.tensors()[tensor.tensor as usize];
-            let stored = |entry: &TensorEntry| {
-                let digest = digests.get(&index.shard_of(entry).path)?;
-                let (offset, dtype) = (entry.offset, entry.dtype.name());
-                Some(format!("{digest} {offset} {dtype} {}", entry.shape))
-            };
-            let Some(encoding) = &entry.encoding else { return stored(entry) };
-            let parts: Option<Vec<String>> = encoding.parts().iter().map(stored).collect();
-            Some(format!("{} {} of {}", entry.shape, encoding.scheme(), parts?.join(" and ")))
-        };
-        let identities = Identities::new(plan, &content);
+        let content = |tensor: TensorRef| identified::content(planned, tensor, digests);
+        let identities = Identities::new(&planned.plan, &content);
         let mut keys = HashMap::new();
-        for (number, job) in (0..).zip(&plan.jobs) {
+        for (number, job) in (0..).zip(&planned.plan.jobs) {
             let Work::Merge(merge) = &job.work else { continue };
             for (step, found) in merge.matrices.iter().enumerate() {
-                let Some(text) = identities.matrix(number, step) else { continue };
-                // Matrix products may differ in their last bits from one instruction set to another.
-                let text = format!("{} {}\n{text}", backend.name(), backend.describe());
+                let mut digest = Digest::default();
+                if identified::result(&identities, backend, number, step, &mut digest).is_none() {
+                    continue;
+                }
                 let title = format!("{} of {}", found.op.name(), job.name);
-                keys.insert((number, step), (Key::of(text.as_bytes()), title));
+                keys.insert((number, step), (Key::from_bytes(digest.bytes()), title));
             }
         }
         Self { store, keys, warnings: Mutex::default() }

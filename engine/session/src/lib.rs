@@ -9,6 +9,7 @@ pub mod compare;
 mod device;
 pub mod extract;
 pub mod fuse;
+pub mod identified;
 pub mod kept;
 mod machine;
 pub mod merge;

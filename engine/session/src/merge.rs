@@ -5,7 +5,7 @@ mod chat_template;
 mod files;
 pub mod losses;
 pub mod matrices;
-mod record;
+pub(crate) mod record;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -6,8 +6,10 @@
 //! * [`Program`] is a fused chain of ops over one tensor, in passes.
 //! * [`Selection`](selection::Selection) finds the k-th largest magnitude by counting.
 //! * [`MatrixOp`](matrix::MatrixOp) is what needs a whole matrix at once.
+//! * [`Account`](account::Account) takes what determines a result, for digests and for people.
 //! * [`Backend`] runs the passes of a program over pieces of a tensor.
 
+pub mod account;
 pub mod backend;
 pub mod descent;
 pub mod elementwise;

@@ -185,8 +185,29 @@ impl MatrixOp {
         }
     }
 
-    /// Counted up when the op's results change: stored results of another version are not read.
-    pub const VERSION: u32 = 5;
+    /// Counted up when the op's results change: stored results of another version are not read. What an
+    /// op stands on alone, such as products and decompositions, counts all of them up.
+    pub fn version(&self) -> u32 {
+        match self {
+            Self::TruncatedSvd(_)
+            | Self::Polar
+            | Self::SingularValues
+            | Self::Gram
+            | Self::Isotropic(_)
+            | Self::IsotropicCommon(_)
+            | Self::TaskSingularVectors(_)
+            | Self::Interference(_)
+            | Self::CommonBasis
+            | Self::OutOfBasis { .. }
+            | Self::SharedShift(_)
+            | Self::Regression { .. }
+            | Self::Reshaped(_)
+            | Self::CalibratedSpectrum { .. }
+            | Self::AxisFact(..)
+            | Self::PlaceInRow
+            | Self::KarcherWeights(_) => 5,
+        }
+    }
 }
 
 /// A dense matrix in memory, row-major.

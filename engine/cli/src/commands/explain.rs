@@ -2,10 +2,11 @@
 
 use clap::Args;
 use mixdown_checkpoint::shown;
-use mixdown_diagnostics::{Diagnostic, codes, suggest};
+use mixdown_diagnostics::{Diagnostic, codes, escape, suggest};
 use mixdown_plan::{Plan, explain};
-use mixdown_session::{Planned, Trouble};
-use serde_json::Value;
+use mixdown_session::identified::{Identified, identified};
+use mixdown_session::{Device, Machine, Planned, Trouble};
+use serde_json::{Value, json};
 
 use crate::commands::Outcome;
 use crate::exit::Exit;
@@ -21,12 +22,23 @@ use crate::terminal::Terminal;
 #[command(after_long_help = "\
 Examples:
   mixdown explain recipe.yaml model.layers.3.mlp.up_proj.weight
-  mixdown explain recipe.yaml lm_head.weight --json")]
+  mixdown explain recipe.yaml lm_head.weight --json
+  mixdown explain recipe.yaml model.layers.3.mlp.up_proj.weight --identity")]
 pub struct Arguments {
     #[command(flatten)]
     recipe: RecipeArguments,
     /// The name of the tensor in the output
     tensor: String,
+    /// Show what went into the keys of its results in the store, in place of how it is made: why something
+    /// was computed again
+    #[arg(long)]
+    identity: bool,
+    /// Hash the files that its results are made from, where that was not done before
+    #[arg(long, requires = "identity")]
+    hash_inputs: bool,
+    /// Device that computes, which is part of a key: auto, cpu, cuda, or cuda:N
+    #[arg(long, default_value_t, env = "MIXDOWN_DEVICE", hide_env_values = true)]
+    device: Device,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -41,6 +53,18 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     let planned = mixdown_session::plan(&recipe, &terminal.session(), Some(name))?;
     talk.show(&planned.warnings);
     let (plan, detail) = (&planned.plan, planned.detail.as_ref());
+    if arguments.identity {
+        let job = plan.jobs.iter().position(|job| job.name == *name);
+        let job = job.ok_or_else(|| Trouble::Usage(vec![absent(plan, name)]))?;
+        let machine = Machine { memory_bytes: 0, threads: None, device: arguments.device };
+        let (backend, hash) = (machine.backend()?, arguments.hash_inputs);
+        let results = identified(&planned, job as u32, &backend, hash, &terminal.session())?;
+        talk::data(&match arguments.json {
+            true => format!("{:#}\n", identities_json(name, &results)),
+            false => identities_text(name, &results),
+        });
+        return Ok(Exit::Done);
+    }
     let text = match arguments.json {
         true => Some(format!("{:#}\n", document(&planned, name)?)),
         false => explain::tensor(plan, name, detail),
@@ -48,6 +72,36 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     let Some(text) = text else { return Err(Trouble::Usage(vec![absent(plan, name)])) };
     talk::data(&text);
     Ok(Exit::Done)
+}
+
+fn identities_text(name: &str, results: &[Identified]) -> String {
+    let mut text = String::new();
+    for Identified { op, key, is_stored, told } in results {
+        let headline = match (op, key) {
+            (None, _) => "no result of it is kept; it is made so".to_owned(),
+            (Some(op), None) => {
+                format!("{op}: no key yet; `mixdown merge` hashes the files that it is made from")
+            }
+            (Some(op), Some(key)) => {
+                let stored = if *is_stored { "in the store" } else { "not in the store" };
+                format!("{op}: key {key}, {stored}")
+            }
+        };
+        text.push_str(&format!("{}  {headline}\n{}", escape(name), told.text(2)));
+    }
+    text
+}
+
+fn identities_json(name: &str, results: &[Identified]) -> Value {
+    let result = |one: &Identified| {
+        json!({
+            "op": one.op,
+            "key": one.key.map(|key| key.to_string()),
+            "is_stored": one.is_stored,
+            "identity": one.told.json(),
+        })
+    };
+    json!({"tensor": name, "results": results.iter().map(result).collect::<Vec<_>>()})
 }
 
 /// All of it, for programs.

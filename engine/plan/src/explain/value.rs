@@ -1,16 +1,17 @@
-//! The plan as JSON: the form that scripts read and that its digest is taken of.
+//! The plan as JSON, for scripts.
 
 use mixdown_checkpoint::adapter::OutputUpdate;
+use mixdown_ops::account::Flat;
 use mixdown_ops::matrix::MatrixLayout;
-use mixdown_ops::program::Standing;
-use mixdown_ops::{Instruction, Operand, Pass, Precision, Program};
-use serde_json::{Value, json};
+use mixdown_ops::program::Scope;
+use mixdown_ops::{Instruction, Operand, Pass, Program};
+use serde_json::{Map, Value, json};
 
-use super::{reduction_name, verb};
+use super::verb;
 use crate::assembled::{Assembled, Patch, PatchSource};
 use crate::plan::{
-    FactsRead, Job, Leaf, MatrixOperand, MatrixStep, Merge, Plan, RowSource, Rows, Side, TensorRef,
-    Work,
+    FactsRead, Group, Job, Leaf, MatrixOperand, MatrixStep, Merge, Plan, RowSource, Rows, Side,
+    TensorRef, Work,
 };
 
 /// The whole plan. The same plan gives the same text.
@@ -21,8 +22,7 @@ pub fn json(plan: &Plan) -> Value {
         .iter()
         .map(|origin| json!({"rule": origin.rule, "line": origin.line, "method": origin.method}))
         .collect();
-    let groups: Vec<Value> =
-        plan.groups.iter().map(|group| json!({"title": group.title, "jobs": group.jobs})).collect();
+    let groups: Vec<Value> = plan.groups.iter().map(group_value).collect();
     let left_out: Vec<Value> = plan
         .left_out
         .iter()
@@ -63,6 +63,15 @@ pub fn json(plan: &Plan) -> Value {
     value
 }
 
+fn group_value(group: &Group) -> Value {
+    json!({"title": group.title, "jobs": group.jobs, "layers": group.layers})
+}
+
+/// The group that a fact is about, by its number in the job; null for the job's own tensor.
+fn scope_value(scope: Scope) -> Value {
+    json!({"group": scope.group()})
+}
+
 fn reference(tensor: TensorRef) -> Value {
     json!([tensor.model, tensor.tensor])
 }
@@ -99,7 +108,7 @@ fn merge_value(merge: &Merge) -> Value {
         "constants": merge.constants,
         "streams": merge.streams.iter().map(|key| format!("{key:016x}")).collect::<Vec<_>>(),
         "groups": merge.groups,
-        "precision": match merge.precision { Precision::Single => "f32", Precision::Double => "f64" },
+        "precision": merge.precision.name(),
     });
     if let Some(factor) = &merge.factor {
         let term = |(leaf, by): &(Leaf, f64)| json!([leaf_value(leaf), by]);
@@ -178,9 +187,14 @@ fn matrix_value(step: &MatrixStep) -> Value {
         }
         value
     };
+    let mut told = Flat::default();
+    step.op.parameters(&mut told);
+    let parameters: Map<String, Value> =
+        told.0.into_iter().map(|(name, value)| (name, value.into())).collect();
     let mut value = json!({
         "op": step.op.name(),
-        "parameters": format!("{:?}", step.op),
+        "version": step.op.version(),
+        "parameters": parameters,
         "shape": [step.rows, step.columns],
         "before_pass": step.before,
         "operands": step.operands.iter().map(operand).collect::<Vec<_>>(),
@@ -217,6 +231,7 @@ fn program_value(program: &Program) -> Value {
         "constants": program.constants,
         "scalars": program.scalars,
         "cuts": program.cuts,
+        "streams": program.streams,
         "passes": program.passes.iter().map(pass_value).collect::<Vec<_>>(),
     })
 }
@@ -234,17 +249,19 @@ fn pass_value(pass: &Pass) -> Value {
         .reductions
         .iter()
         .map(|slot| {
-            let scope = format!("{:?}", slot.scope);
-            json!({"op": reduction_name(slot.reduction), "to": slot.to, "scope": scope})
+            json!({"op": slot.reduction.name(), "to": slot.to, "scope": scope_value(slot.scope)})
         })
         .collect();
     let selections: Vec<Value> = pass
         .selections
         .iter()
         .map(|slot| {
-            let (ties, scope) = (format!("{:?}", slot.ties), format!("{:?}", slot.scope));
-            let mut value =
-                json!({"density": slot.density, "ties": ties, "cut": slot.cut, "scope": scope});
+            let mut value = json!({
+                "density": slot.density,
+                "ties": slot.ties.name(),
+                "cut": slot.cut,
+                "scope": scope_value(slot.scope),
+            });
             if slot.is_count {
                 value["is_count"] = json!(true);
             }
@@ -261,10 +278,7 @@ fn pass_value(pass: &Pass) -> Value {
         .standings
         .iter()
         .map(|slot| {
-            let op = match slot.standing {
-                Standing::Position => "position",
-                Standing::Count => "layers",
-            };
+            let op = slot.standing.name();
             json!({"op": op, "of": slot.of, "to": slot.to, "group": slot.group})
         })
         .collect();

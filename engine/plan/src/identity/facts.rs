@@ -1,13 +1,12 @@
 //! What determines the facts about whole tensors that matrix ops are given.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 
-use mixdown_checkpoint::tensor_digest::TensorDigest;
+use mixdown_ops::account::Account;
 use mixdown_ops::program::Scope;
 use mixdown_ops::{Instruction, Operand, Pass};
 
-use super::Identities;
+use super::{Digest, Identities};
 use crate::plan::{FactsRead, Merge, Work};
 
 impl Identities<'_> {
@@ -17,12 +16,14 @@ impl Identities<'_> {
         merge: &Merge,
         before: usize,
         read: &FactsRead,
-        text: &mut String,
+        to: &mut dyn Account,
     ) -> Option<()> {
         let mut numbers = Numbers::default();
-        self.passes(merge, before, before, &mut numbers, text)?;
-        let scalars: Vec<u32> = read.scalars.iter().map(|&scalar| numbers.of(scalar)).collect();
-        let _ = writeln!(text, "facts {scalars:?} {:?}", read.cuts);
+        to.open("facts");
+        self.passes(merge, before, before, &mut numbers, to)?;
+        to.counts("scalars", read.scalars.iter().map(|&scalar| numbers.of(scalar)));
+        to.counts("cuts", read.cuts.iter().copied());
+        to.close();
         Some(())
     }
 
@@ -33,21 +34,22 @@ impl Identities<'_> {
         count: usize,
         known: usize,
         numbers: &mut Numbers,
-        text: &mut String,
+        to: &mut dyn Account,
     ) -> Option<()> {
         let passes = &self.plan.programs[merge.program as usize].passes;
         let mut mentioned: HashMap<u32, usize> = HashMap::new();
-        let _ = writeln!(text, "passes {:?} {:x?}", merge.precision, merge.streams);
+        to.word("precision", merge.precision.name());
+        to.counts("streams", merge.streams.iter().copied());
         for (index, pass) in passes.iter().take(count).enumerate() {
-            let _ = writeln!(text, "{:?}", numbers.renumbered(pass));
+            to.thing("pass", |to| numbers.renumbered(pass).account(to));
             for &input in &pass.inputs {
-                self.leaf(merge, &merge.leaves[input as usize], text)?;
+                self.leaf(merge, &merge.leaves[input as usize], to)?;
             }
             for group in groups(pass) {
                 let group = merge.groups[group as usize];
                 let nth = mentioned.entry(group).or_default();
                 if index < known {
-                    let _ = writeln!(text, "group {}", self.group(group, *nth)?);
+                    to.word("facts about a group", &self.group(group, *nth)?);
                 }
                 *nth += 1;
             }
@@ -55,11 +57,16 @@ impl Identities<'_> {
         // What follows the passes: scalars that are computed from what they found.
         if let Some(pass) = passes.get(count).filter(|_| known == count) {
             let prelude = Pass { prelude: pass.prelude.clone(), ..Pass::default() };
-            let _ = writeln!(text, "then {:?}", numbers.renumbered(&prelude).prelude);
+            for step in numbers.renumbered(&prelude).prelude {
+                to.thing("scalar step", |to| step.account(to));
+            }
         }
         for (scalar, constant) in (0..).zip(&merge.constants) {
             if let Some(number) = numbers.known.get(&scalar) {
-                let _ = writeln!(text, "scalar {number} is {:x}", constant.to_bits());
+                to.thing("scalar", |to| {
+                    to.count("", *number);
+                    to.number("is", *constant);
+                });
             }
         }
         Some(())
@@ -70,14 +77,13 @@ impl Identities<'_> {
         if let Some(known) = self.groups.borrow().get(&(group, nth)) {
             return known.clone();
         }
-        let found = self.group_text(group, nth);
-        let found = found.map(|text| TensorDigest::of(text.as_bytes()).to_string());
+        let mut digest = Digest::default();
+        let found = self.group_facts(group, nth, &mut digest).map(|()| digest.text());
         self.groups.borrow_mut().insert((group, nth), found.clone());
         found
     }
 
-    fn group_text(&self, group: u32, nth: usize) -> Option<String> {
-        let mut text = String::new();
+    fn group_facts(&self, group: u32, nth: usize, to: &mut dyn Account) -> Option<()> {
         for (position, &job) in self.plan.groups[group as usize].jobs.iter().enumerate() {
             let Work::Merge(merge) = &self.plan.jobs[job as usize].work else { continue };
             let passes = &self.plan.programs[merge.program as usize].passes;
@@ -91,10 +97,13 @@ impl Identities<'_> {
                 .filter(|&own| merge.groups[own as usize] == group)
                 .collect();
             let layers = &self.plan.groups[group as usize].layers;
-            let _ = writeln!(text, "member {own:?} of layer {:?}", layers.get(position));
-            self.passes(merge, index + 1, index, &mut Numbers::default(), &mut text)?;
+            to.open("member");
+            to.counts("groups", own);
+            to.maybe("layer", layers.get(position).copied());
+            self.passes(merge, index + 1, index, &mut Numbers::default(), to)?;
+            to.close();
         }
-        Some(text)
+        Some(())
     }
 }
 

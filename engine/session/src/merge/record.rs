@@ -2,7 +2,6 @@
 //! and the manifest.
 
 use std::collections::HashMap;
-use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::digest::{Digests, FileDigest};
@@ -10,9 +9,11 @@ use mixdown_checkpoint::manifest::{
     DroppedRecord, InputFile, InputRecord, MergeRecord, OriginRecord, RecipeRecord,
 };
 use mixdown_checkpoint::output::PlanIdentity;
-use mixdown_checkpoint::{Checkpoint, Shard};
+use mixdown_checkpoint::{Checkpoint, Identity, Shard, TensorEntry};
 use mixdown_diagnostics::Diagnostic;
 use mixdown_ops::Backend;
+use mixdown_ops::account::Account;
+use mixdown_plan::identity::{self, Digest};
 
 use super::MergeRequest;
 use crate::planning::Planned;
@@ -24,36 +25,24 @@ use crate::{Session, Trouble};
 /// whether an input is still the same file.
 pub fn identity(planned: &Planned, request: &MergeRequest, shards: usize) -> PlanIdentity {
     let mut digest = Digest::default();
-    digest.line(format_args!("mixdown {}", env!("CARGO_PKG_VERSION")));
-    digest.line(format_args!("{shards} {}", request.allow_nonfinite));
+    let to: &mut dyn Account = &mut digest;
+    to.word("mixdown", env!("CARGO_PKG_VERSION"));
+    to.count("shards", shards as u64);
+    to.flag("non-finite results allowed", request.allow_nonfinite);
     for recipe in &planned.loaded.recipes {
-        digest.line(format_args!("{:?}", recipe.source.text()));
+        to.word("recipe", recipe.source.text());
     }
-    digest.line(format_args!("{:?}", request.recipe.overrides()));
-    digest.line(format_args!("{:?}", planned.plan));
-    for input in &planned.loaded.models {
-        for shard in input.model.checkpoint.index.shards() {
-            digest.line(format_args!("{:?}", shard.identity));
-        }
+    to.thing("set", |to| request.recipe.overrides().iter().for_each(|set| to.word("", set)));
+    to.word("plan", &identity::digest(&planned.plan));
+    for shard in planned.loaded.models.iter().flat_map(|one| one.model.checkpoint.index.shards()) {
+        let Identity { size, modified_ns, changed_ns, inode, device } = shard.identity;
+        to.thing("file", |to| {
+            to.counts("", [size, inode, device]);
+            to.word("written", &modified_ns.to_string());
+            to.word("changed", &changed_ns.to_string());
+        });
     }
-    PlanIdentity::new(digest.0.finalize().as_bytes())
-}
-
-/// BLAKE3 of text that is never held as a whole.
-#[derive(Default)]
-struct Digest(blake3::Hasher);
-
-impl Digest {
-    fn line(&mut self, text: fmt::Arguments<'_>) {
-        writeln!(self, "{text}").expect("hashing does not fail");
-    }
-}
-
-impl Write for Digest {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.update(text.as_bytes());
-        Ok(())
-    }
+    PlanIdentity::new(&digest.bytes())
 }
 
 /// Input files of at most this many bytes together are hashed unasked: SHA-256 takes 0.15 s for them
@@ -147,19 +136,23 @@ fn name_within(checkpoint: &Checkpoint, shard: &Shard) -> String {
 /// Digest of names, types, shapes and places of all tensors.
 fn headers_digest(checkpoint: &Checkpoint) -> String {
     let mut digest = Digest::default();
+    let place = |tensor: &TensorEntry, to: &mut dyn Account| {
+        to.word("name", &tensor.name);
+        to.word("type", tensor.dtype.name());
+        to.counts("shape", tensor.shape.dimensions().iter().copied());
+        to.count("file", tensor.shard);
+        to.count("offset", tensor.offset);
+    };
+    let to: &mut dyn Account = &mut digest;
     for tensor in checkpoint.index.by_name() {
-        digest.line(format_args!(
-            "{:?} {} {} {} {}",
-            tensor.name, tensor.dtype, tensor.shape, tensor.shard, tensor.offset
-        ));
-        for part in tensor.encoding.iter().flat_map(|encoding| encoding.parts()) {
-            digest.line(format_args!(
-                "part {:?} {} {} {} {}",
-                part.name, part.dtype, part.shape, part.shard, part.offset
-            ));
-        }
+        to.thing("tensor", |to| {
+            place(tensor, to);
+            for part in tensor.encoding.iter().flat_map(|encoding| encoding.parts()) {
+                to.thing("part", |to| place(part, to));
+            }
+        });
     }
-    digest.0.finalize().to_hex().to_string()
+    digest.text()
 }
 
 /// All that the manifest says and the output folder does not know.
@@ -172,8 +165,6 @@ pub fn of(
 ) -> MergeRecord {
     let plan = &planned.plan;
     let recipe = &planned.loaded.recipes[0];
-    let mut digest = Digest::default();
-    digest.line(format_args!("{plan:?}"));
     let origins = plan.jobs.iter().map(|job| {
         let origin = &plan.origins[job.origin as usize];
         let treatment = job.treatment.map(|treatment| treatment.word().to_owned());
@@ -191,7 +182,7 @@ pub fn of(
     MergeRecord {
         mixdown: env!("CARGO_PKG_VERSION").to_owned(),
         recipe: RecipeRecord::new(&planned.loaded.text, request.recipe.overrides()),
-        plan: digest.0.finalize().to_hex().to_string(),
+        plan: identity::digest(plan),
         seed: recipe.seed,
         backend: backend.name().to_owned(),
         inputs,
