@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod open;
 pub mod output;
 mod pairs;
+pub mod quantize;
 mod reread;
 pub mod shown;
 pub mod side_files;

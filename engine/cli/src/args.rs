@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 use mixdown_recipe::Pattern;
 
 use crate::commands::{
-    cache, check, completions, devices, diff, explain, extract, fuse, inspect, map, merge, methods,
-    plan, schemas, search, verify,
+    cache, check, completions, convert, devices, diff, explain, extract, fuse, inspect, map, merge,
+    methods, plan, schemas, search, verify,
 };
 use crate::talk::ColorChoice;
 
@@ -52,6 +52,8 @@ pub enum Command {
     Extract(extract::Arguments),
     /// Add adapters to their base, and write the model
     Fuse(fuse::Arguments),
+    /// Write a model in another form: quantized, dequantized, or in another type
+    Convert(convert::Arguments),
     /// Show what a checkpoint holds
     Inspect(inspect::Arguments),
     /// Compare two checkpoints tensor by tensor

@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod check;
 pub mod completions;
+pub mod convert;
 pub mod devices;
 pub mod diff;
 pub mod explain;
@@ -35,6 +36,7 @@ pub fn run(command: Command, talk: Talk) -> Exit {
         Command::Explain(arguments) => explain::run(arguments, talk),
         Command::Extract(arguments) => extract::run(arguments, talk),
         Command::Fuse(arguments) => fuse::run(arguments, talk),
+        Command::Convert(arguments) => convert::run(arguments, talk),
         Command::Inspect(arguments) => inspect::run(arguments, talk),
         Command::Diff(arguments) => diff::run(arguments, talk),
         Command::Verify(arguments) => verify::run(arguments, talk),
@@ -70,6 +72,7 @@ impl Command {
             Self::Search(arguments) => arguments.quiet,
             Self::Extract(arguments) => arguments.running.quiet,
             Self::Fuse(arguments) => arguments.running.quiet,
+            Self::Convert(arguments) => arguments.running.quiet,
             Self::Diff(arguments) => arguments.quiet,
             Self::Verify(arguments) => arguments.quiet,
             _ => false,

@@ -42,6 +42,8 @@ codes! {
     PACKED_CONFIG = "E0142", "a configuration promises another packing than the tensors have";
     PACKED_VALUE = "E0143", "a scale, zero point or index of a packed weight cannot be";
     GGUF_FAMILY = "E0144", "nothing is known of the names of a GGUF file's family";
+    QUANTIZE_FORM = "E0145", "a form to quantize to is not known, or its settings do not go together";
+    CANNOT_QUANTIZE = "E0146", "a tensor cannot be written in the form that is asked for";
     NOT_YAML = "E0201", "a file is not YAML";
     YAML_TOO_LARGE = "E0202", "a YAML file unfolds beyond the limits";
     UNKNOWN_KEY = "E0203", "a key is not known here";
@@ -173,6 +175,8 @@ codes! {
     PACKED_BESIDE = "W0640", "tensors that belong to the quantized form only are left out";
     UNPACKED = "W0641", "a model is quantized, and the output is not";
     GGUF_NAMES = "W0642", "tensors of a GGUF file are not those that its family is known to have";
+    QUANTIZING_LOSES = "W0643", "quantizing loses much of a merged update";
+    KEPT_WIDE = "W0644", "linear layers are not quantized though a rule is for them";
     MATRICES_AVERAGED = "W0650", "tensors that could be matrices are averaged by a method over matrices";
     ALPHA_OVERRIDDEN = "W0651", "a recipe states another scale than an adapter's own configuration";
     LOST_IN_STORAGE = "W0652", "much of a merged update is lost when it is rounded for storage";

@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use mixdown_checkpoint::tensor_digest::{PieceHash, PieceHasher, Pieces, TensorHasher};
+use mixdown_checkpoint::tensor_digest::{
+    PieceHash, PieceHasher, Pieces, TensorDigest, TensorHasher,
+};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::program::PIECE;
 use mixdown_ops::selection::Cut;
@@ -14,12 +16,13 @@ use mixdown_plan::{Job, Leaf, Merge, Plan, TensorRef, Work};
 use mixdown_tensor::DType;
 
 use crate::assembled::{self, Bands, is_banded};
+use crate::encoded::Sums;
 use crate::held::held_dtype;
 use crate::matrix_needs::MatrixNeeds;
 use crate::messages;
 use crate::progress::Progress;
 use crate::read::Inputs;
-use crate::report::{MatrixReport, StorageLoss};
+use crate::report::{MatrixReport, QuantizeLoss, StorageLoss};
 use crate::resources::Resources;
 use crate::results::Results;
 use crate::rows::{Embedding, gathered};
@@ -35,6 +38,8 @@ pub(crate) struct Context<'a> {
     pub(crate) progress: &'a dyn Progress,
     /// What runs block programs and matrix ops.
     pub(crate) backend: &'a dyn Backend,
+    /// For each job the position of its first stored tensor.
+    pub(crate) first_stored: Vec<usize>,
     /// Where results of matrix ops are kept.
     pub(crate) results: &'a dyn Results,
     /// Where results of matrix ops go that later flows read, and those that are there.
@@ -62,6 +67,8 @@ pub(crate) struct Context<'a> {
     pub(crate) overflows: Mutex<Vec<(u32, u64)>>,
     /// Jobs that store an update, and what rounding did to it.
     pub(crate) losses: Mutex<Vec<(u32, StorageLoss)>>,
+    /// Jobs that are quantized, and what that did to them.
+    pub(crate) quantized: Mutex<Vec<(u32, QuantizeLoss)>>,
     /// Output tensors finished.
     pub(crate) finished: AtomicUsize,
     /// Bytes written.
@@ -218,7 +225,19 @@ impl<'a> Context<'a> {
 
     /// Writes bytes of a job's tensor.
     pub(crate) fn write(&self, job: u32, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
-        self.sink.write_at(job as usize, offset, bytes).map_err(Failure::Fatal)?;
+        self.write_part(job, 0, offset, bytes)
+    }
+
+    /// Writes bytes of one of the tensors that are stored for a job.
+    pub(crate) fn write_part(
+        &self,
+        job: u32,
+        part: usize,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), Failure> {
+        let tensor = self.first_stored[job as usize] + part;
+        self.sink.write_at(tensor, offset, bytes).map_err(Failure::Fatal)?;
         self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.progress.bytes(0, bytes.len() as u64);
         Ok(())
@@ -232,16 +251,36 @@ impl<'a> Context<'a> {
             return Ok(0..0);
         }
         let Some(file) = self.inputs.shard(from).file() else { return Ok(0..0) };
-        let shared = self.sink.share(job as usize, (&file, entry.offset), entry.bytes());
+        let tensor = self.first_stored[job as usize];
+        let shared = self.sink.share(tensor, (&file, entry.offset), entry.bytes());
         let shared = shared.map_err(Failure::Fatal)?;
         self.shared.fetch_add(shared, Ordering::Relaxed);
         self.progress.bytes(0, shared);
         Ok(0..shared)
     }
 
+    /// Notes what writing in fewer bits did to a job's tensor.
+    pub(crate) fn note_quantized(&self, number: u32, job: &Job, sums: Sums, update: Option<f64>) {
+        let Some(quantizer) = &job.quantized else { return };
+        let (tensor, form) = (job.name.clone(), quantizer.form().to_string());
+        let Sums { lost, exact } = sums;
+        lock(&self.quantized).push((number, QuantizeLoss { tensor, form, lost, exact, update }));
+    }
+
     /// Records a job's tensor as finished.
     pub(crate) fn complete(&self, job: u32, hasher: &TensorHasher) -> Result<(), Failure> {
-        self.sink.complete(job as usize, hasher.finish()).map_err(Failure::Fatal)?;
+        self.complete_parts(job, vec![hasher.finish()])
+    }
+
+    /// Records all tensors that are stored for a job as finished.
+    pub(crate) fn complete_parts(
+        &self,
+        job: u32,
+        digests: Vec<TensorDigest>,
+    ) -> Result<(), Failure> {
+        for (tensor, digest) in (self.first_stored[job as usize]..).zip(digests) {
+            self.sink.complete(tensor, digest).map_err(Failure::Fatal)?;
+        }
         self.finished.fetch_add(1, Ordering::Relaxed);
         self.progress.tensor_done(&self.job(job).name);
         Ok(())

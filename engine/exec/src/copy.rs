@@ -9,6 +9,7 @@ use mixdown_plan::{Job, TensorRef};
 use mixdown_tensor::DType;
 
 use crate::context::{Context, PieceWriter, lock};
+use crate::encoded::Encoded;
 use crate::hands::Hands;
 use crate::messages;
 use crate::scheduler::{Failure, Flow, Step};
@@ -23,11 +24,15 @@ pub(crate) struct CopyFlow<'a> {
     equal_to: &'a [TensorRef],
     /// How far their elements may be; none where bytes are compared.
     within: Option<f64>,
+    /// Where the tensor is written in fewer bits.
+    encoded: Option<Encoded<'a>>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    /// Whether a reading was begun.
+    has_begun: bool,
     hasher: Option<TensorHasher>,
     /// Bytes that the output shares with the input: they are read for the digest, not written.
     shared: Range<u64>,
@@ -42,7 +47,8 @@ impl<'a> CopyFlow<'a> {
         within: Option<f64>,
     ) -> Self {
         let job = context.job(number);
-        Self { context, number, job, from, equal_to, within, state: Mutex::default() }
+        let encoded = Encoded::of(context, number);
+        Self { context, number, job, from, equal_to, within, encoded, state: Mutex::default() }
     }
 
     fn compare(&self, first: u64, bytes: &[u8], buffer: &mut [u8]) -> Result<(), Failure> {
@@ -109,13 +115,21 @@ fn first_apart(
 impl Flow<Hands> for CopyFlow<'_> {
     fn advance(&self) -> Result<Step, Failure> {
         let mut state = lock(&self.state);
+        let pieces = self.job.shape.elements().div_ceil(PIECE);
+        if let Some(encoded) = &self.encoded {
+            if !std::mem::replace(&mut state.has_begun, true) || encoded.must_repeat() {
+                return Ok(Step::Round(pieces));
+            }
+            self.context.note_quantized(self.number, self.job, encoded.finish()?, None);
+            return Ok(Step::Done);
+        }
         if let Some(hasher) = state.hasher.take() {
             self.context.complete(self.number, &hasher)?;
             return Ok(Step::Done);
         }
         state.hasher = Some(self.context.tensor_hasher(self.number));
         state.shared = self.context.share(self.number, self.from)?;
-        Ok(Step::Round(self.job.shape.elements().div_ceil(PIECE)))
+        Ok(Step::Round(pieces))
     }
 
     fn piece(&self, index: u64, hands: &mut Hands) -> Result<(), Failure> {
@@ -125,7 +139,8 @@ impl Flow<Hands> for CopyFlow<'_> {
         }
         let shared = lock(&self.state).shared.clone();
         let dtype = self.job.dtype;
-        let mut writer = PieceWriter::new(context, self.number, index);
+        let is_plain = self.encoded.is_none();
+        let mut writer = is_plain.then(|| PieceWriter::new(context, self.number, index));
         let end = self.job.shape.elements().min((index + 1) * PIECE);
         let mut at = index * PIECE;
         while at < end {
@@ -142,10 +157,14 @@ impl Flow<Hands> for CopyFlow<'_> {
                 return Err(messages::nonfinite(&context.inputs, self.from, at + found));
             }
             self.compare(at, bytes, other)?;
-            writer.add(context, bytes, &shared)?;
+            match (&mut writer, &self.encoded) {
+                (Some(writer), _) => writer.add(context, bytes, &shared)?,
+                (None, Some(encoded)) => encoded.add(at, bytes)?,
+                (None, None) => {}
+            }
             at += count as u64;
         }
-        if let Some(hasher) = &mut lock(&self.state).hasher {
+        if let (Some(hasher), Some(writer)) = (&mut lock(&self.state).hasher, writer) {
             hasher.add(writer.finish());
         }
         Ok(())

@@ -1,11 +1,14 @@
 //! What a run will read, write and hold, told before it starts.
 
+use std::sync::Arc;
+
 use mixdown_checkpoint::index::Index;
+use mixdown_checkpoint::quantize::Quantizer;
 use mixdown_diagnostics::Diagnostic;
 use mixdown_ops::program::{BLOCK, PIECE};
 use mixdown_ops::selection::SAMPLE_BLOCKS;
 use mixdown_ops::{Backend, Pass};
-use mixdown_plan::{Leaf, Merge, Patch, PatchSource, Plan, RowSource, TensorRef, Work};
+use mixdown_plan::{Job, Leaf, Merge, Patch, PatchSource, Plan, RowSource, TensorRef, Work};
 
 use crate::check::check;
 use crate::lineup::Lineup;
@@ -75,7 +78,7 @@ pub fn footprint(
         bytes_read_by_pass,
         flops: matrices.flops(),
         bytes_aside: lineup.aside.bytes,
-        bytes_written: plan.jobs.iter().map(|job| job.shape.bytes(job.dtype)).sum(),
+        bytes_written: plan.jobs.iter().map(Job::stored_bytes).sum(),
         peak_bytes: (base + flows).min(options.memory_bytes),
         threads: sizing.threads,
         stripe_elements: sizing.stripe,
@@ -96,14 +99,13 @@ pub(crate) fn expected_bytes(plan: &Plan, indexes: Indexes<'_>, lineup: &Lineup)
                     return 0;
                 }
                 let twin = stretch.twin.map(|twin| &plan.jobs[twin as usize]);
-                let of_twin = twin.map_or(0, |twin| twin.shape.bytes(twin.dtype));
+                let of_twin = twin.map_or(0, Job::stored_bytes);
                 let job = &plan.jobs[stretch.job as usize];
-                return job.shape.bytes(job.dtype) + of_twin;
+                return job.stored_bytes() + of_twin;
             }
             Item::Gathering(_) | Item::RowMeans(_) => return 0,
         };
-        let job = &plan.jobs[job as usize];
-        job.shape.bytes(job.dtype)
+        plan.jobs[job as usize].stored_bytes()
     };
     read + lineup.items().map(written).sum::<u64>()
 }
@@ -119,7 +121,7 @@ fn reads(plan: &Plan, indexes: Indexes<'_>, item: &Item) -> Vec<(Option<usize>, 
         Item::Copy(job) => match &plan.jobs[*job as usize].work {
             Work::Copy { from, equal_to, .. } => {
                 let equal: u64 = equal_to.iter().map(|&other| tensor(other)).sum();
-                vec![(Some(0), tensor(*from) + equal)]
+                vec![(Some(0), (tensor(*from) + equal) * readings(&plan.jobs[*job as usize]))]
             }
             Work::Merge(_) => Vec::new(),
         },
@@ -145,6 +147,12 @@ fn reads(plan: &Plan, indexes: Indexes<'_>, item: &Item) -> Vec<(Option<usize>, 
     }
 }
 
+/// How often the values of a job are computed to be stored: once more where codes depend on all of them.
+fn readings(job: &Job) -> u64 {
+    let needs_largest = |quantizer: &Arc<Quantizer>| quantizer.needs_largest();
+    1 + u64::from(job.quantized.as_ref().is_some_and(needs_largest))
+}
+
 fn pass_reads(plan: &Plan, indexes: Indexes<'_>, job: u32, merge: &Merge, index: usize) -> u64 {
     let passes = &plan.programs[merge.program as usize].passes;
     let pass: &Pass = &passes[index];
@@ -160,10 +168,11 @@ fn pass_reads(plan: &Plan, indexes: Indexes<'_>, job: u32, merge: &Merge, index:
     };
     let leaves = pass.inputs.iter().map(|&input| merge.leaves[input as usize]);
     let terms = merge.factor.iter().filter(|_| stores).flat_map(|factor| &factor.terms);
-    leaves
+    let once: u64 = leaves
         .chain(terms.map(|(leaf, _)| *leaf))
         .map(|leaf| leaf_reads(plan, indexes, leaf, sampled))
-        .sum()
+        .sum();
+    if stores { once * readings(&plan.jobs[job as usize]) } else { once }
 }
 
 /// Bytes of the inputs that one reading of a leaf takes, and of so many elements of a sample.

@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 use mixdown_checkpoint::tensor_digest::{PieceHash, TensorHasher};
 use mixdown_ops::{Call, Input, Output, Partial, Pass, Program};
 use mixdown_plan::{Job, LostScalars, Merge, TensorRef};
+use mixdown_tensor::DType;
 
 use crate::context::{Context, Facts, PieceWriter, internal, lock, tensor_of};
+use crate::encoded::{Encoded, Sums};
 use crate::hands::Hands;
 use crate::matrix::MatrixStage;
 use crate::needs::StretchNeeds;
@@ -27,7 +29,7 @@ pub(crate) struct MergeFlow<'a> {
     matrices: Option<MatrixStage<'a>>,
     /// Whether a pass comes after those, in another flow.
     goes_on: bool,
-    state: Mutex<State>,
+    state: Mutex<State<'a>>,
 }
 
 struct Member<'a> {
@@ -43,7 +45,7 @@ struct Member<'a> {
     resources: Arc<Resources>,
 }
 
-struct State {
+struct State<'a> {
     /// Passes done.
     done: usize,
     /// Changed between passes only.
@@ -53,6 +55,8 @@ struct State {
     reading: Option<Arc<Reading>>,
     /// Present in the pass that stores.
     hasher: Option<TensorHasher>,
+    /// Likewise, where the tensor is written in fewer bits.
+    encoded: Option<Arc<Encoded<'a>>>,
     /// Results that are NaN or infinite.
     overflow: u64,
 }
@@ -135,6 +139,7 @@ impl<'a> MergeFlow<'a> {
             rounds: None,
             reading: None,
             hasher: None,
+            encoded: None,
             overflow: 0,
         };
         let state = Mutex::new(state);
@@ -142,7 +147,7 @@ impl<'a> MergeFlow<'a> {
     }
 
     /// Runs the scalar steps before a pass. They give the same when they run again.
-    fn run_prelude(&self, state: &mut State) {
+    fn run_prelude(&self, state: &mut State<'_>) {
         let facts = Arc::make_mut(&mut state.facts);
         for (member, facts) in self.members.iter().zip(facts.iter_mut()) {
             for step in &member.pass(state.done).prelude {
@@ -157,7 +162,7 @@ impl<'a> MergeFlow<'a> {
 
     /// Runs what comes before a pass: scalar steps, then the matrix ops that wait for them. Says how many
     /// units the next round of these has, none when they are done.
-    fn before_pass(&self, state: &mut State) -> Result<Option<u64>, Failure> {
+    fn before_pass(&self, state: &mut State<'_>) -> Result<Option<u64>, Failure> {
         if !self.matrices.as_ref().is_some_and(MatrixStage::is_active) {
             self.run_prelude(state);
         }
@@ -181,7 +186,7 @@ impl<'a> MergeFlow<'a> {
     }
 
     /// Prepares the rounds of a pass.
-    fn begin_pass(&self, state: &mut State) -> Result<(), Failure> {
+    fn begin_pass(&self, state: &mut State<'a>) -> Result<(), Failure> {
         let part = |member: &Member<'a>| Part {
             pass: member.pass(state.done),
             groups: &member.merge.groups,
@@ -196,14 +201,19 @@ impl<'a> MergeFlow<'a> {
         if stores && self.members.len() > 1 {
             return Err(Failure::Fatal(internal("a pass over a group stores")));
         }
-        state.hasher = stores.then(|| self.context.tensor_hasher(first.number));
+        // A pass that runs again for what it found goes on with what it began.
+        if stores && state.encoded.is_none() {
+            state.encoded = Encoded::of(self.context, first.number).map(Arc::new);
+        }
+        let is_plain = stores && state.encoded.is_none();
+        state.hasher = is_plain.then(|| self.context.tensor_hasher(first.number));
         let rounds = Rounds::new(&parts, facts, stores, self.context.key_bytes);
         state.rounds = Some(rounds.map_err(Failure::Fatal)?);
         Ok(())
     }
 
     /// Keeps what was found for a later stage, or records the tensor as finished.
-    fn finish(&self, state: &mut State) -> Result<(), Failure> {
+    fn finish(&self, state: &mut State<'_>) -> Result<(), Failure> {
         if let Some(hasher) = state.hasher.take() {
             let job = self.members[0].number;
             if state.overflow > 0 {
@@ -212,6 +222,11 @@ impl<'a> MergeFlow<'a> {
             self.note_lost(&state.facts[0]);
             return self.context.complete(job, &hasher);
         }
+        if let Some(encoded) = state.encoded.take() {
+            let sums = encoded.finish()?;
+            self.note_quantized(&state.facts[0], sums);
+            return Ok(());
+        }
         let mut kept = lock(&self.context.kept);
         for (member, facts) in self.members.iter().zip(state.facts.iter()) {
             kept.insert(member.number, facts.clone());
@@ -219,10 +234,13 @@ impl<'a> MergeFlow<'a> {
         Ok(())
     }
 
-    fn end_pass(&self, state: &mut State, rounds: &Rounds) {
+    fn end_pass(&self, state: &mut State<'_>, rounds: &Rounds) {
         let facts = Arc::make_mut(&mut state.facts);
         rounds.conclude(facts);
-        state.done += 1;
+        // What all values are must be known before the first is coded: then they are computed again.
+        if !state.encoded.as_ref().is_some_and(|encoded| encoded.must_repeat()) {
+            state.done += 1;
+        }
     }
 
     fn expect(&self, member: usize, done: usize, ask: impl Fn(TensorRef)) {
@@ -276,10 +294,10 @@ impl Flow<Hands> for MergeFlow<'_> {
         if let Some(matrices) = self.matrices.as_ref().filter(|matrices| matrices.is_active()) {
             return matrices.piece(index, hands);
         }
-        let (reading, facts, done) = {
+        let (reading, facts, done, encoded) = {
             let state = lock(&self.state);
             let reading = state.reading.clone().expect("a piece belongs to a reading");
-            (reading, Arc::clone(&state.facts), state.done)
+            (reading, Arc::clone(&state.facts), state.done, state.encoded.clone())
         };
         let unit = reading.unit(index, |member| self.members[member].elements(done));
         if reading.is_everything() {
@@ -291,6 +309,7 @@ impl Flow<Hands> for MergeFlow<'_> {
             member,
             pass: member.pass(done),
             stores: member.stores(done),
+            encoded: encoded.as_deref(),
             facts: &facts[unit.member],
             reading: &reading,
             unit: &unit,
@@ -313,6 +332,9 @@ impl MergeFlow<'_> {
     fn note_lost(&self, facts: &Facts) {
         let Member { number, job, merge, .. } = &self.members[0];
         let Some(LostScalars { lost, update, largest }) = merge.lost else { return };
+        if !matches!(job.dtype, DType::Bf16 | DType::F16) {
+            return;
+        }
         let scalar = |at: u32| facts.scalars[at as usize];
         let (lost, update, largest) = (scalar(lost), scalar(update), scalar(largest));
         let (tensor, dtype) = (job.name.clone(), job.dtype);
@@ -320,8 +342,15 @@ impl MergeFlow<'_> {
         lock(&self.context.losses).push((*number, found));
     }
 
+    /// Notes what writing in fewer bits did to the tensor, and to its update.
+    fn note_quantized(&self, facts: &Facts, sums: Sums) {
+        let Member { number, job, merge, .. } = &self.members[0];
+        let update = merge.lost.map(|lost| facts.scalars[lost.update as usize]);
+        self.context.note_quantized(*number, job, sums, update);
+    }
+
     /// Remembers which inputs a reading of everything has found to be finite.
-    fn note_checked(&self, state: &mut State, reading: &Reading) {
+    fn note_checked(&self, state: &mut State<'_>, reading: &Reading) {
         let facts = Arc::make_mut(&mut state.facts);
         for index in reading.members() {
             for &input in &self.members[index].pass(state.done).inputs {
@@ -391,6 +420,7 @@ struct Work<'a> {
     member: &'a Member<'a>,
     pass: &'a Pass,
     stores: bool,
+    encoded: Option<&'a Encoded<'a>>,
     facts: &'a Facts,
     reading: &'a Reading,
     unit: &'a Unit,
@@ -407,7 +437,7 @@ impl Work<'_> {
     fn run(&self, hands: &mut Hands) -> Result<Found, Failure> {
         hands.worker.begin(self.pass, self.member.merge.precision, &self.unit.rounds);
         let mut writer = self
-            .stores
+            .stores_plainly()
             .then(|| PieceWriter::new(self.context, self.member.number, self.unit.piece));
         let mut overflow = 0;
         for &(first, elements) in &self.unit.stretches {
@@ -470,12 +500,20 @@ impl Work<'_> {
             check_finite: self.must_check(),
             output: self.stores.then_some(Output { dtype, bytes: &mut *output }),
         });
+        if let Some(encoded) = self.encoded {
+            encoded.add(first, output)?;
+            return Ok(0);
+        }
         let Some(writer) = writer else { return Ok(0) };
         writer.add(context, output, &(0..0))?;
         match context.check_finite {
             true => Ok(widen::count_nonfinite(output, dtype)),
             false => Ok(0),
         }
+    }
+
+    fn stores_plainly(&self) -> bool {
+        self.stores && self.encoded.is_none()
     }
 
     /// A sample is not looked at: which element would be reported must not depend on where it lies.

@@ -8,6 +8,7 @@ use mixdown_plan::{Job, Leaf, Merge, Plan, RowSource, TensorRef, Work};
 use mixdown_tensor::DType;
 
 use crate::assembled;
+use crate::encoded;
 use crate::hands::Arena;
 use crate::held::held_dtype;
 use crate::matrix_needs::MatrixNeeds;
@@ -204,11 +205,15 @@ pub(crate) fn flow_bytes(
     threads: usize,
 ) -> u64 {
     let own = match item {
-        Item::Copy(job) => pieces(plan, *job) * HASH_BYTES,
+        Item::Copy(job) => {
+            let quantized = encoded::bytes(&plan.jobs[*job as usize], threads);
+            pieces(plan, *job) * HASH_BYTES + quantized
+        }
         Item::Merge(stretch) => {
             let passes = stretch.passes.clone();
             let passes = passes.map(|pass| pass_bytes(plan, &[(stretch.job, pass)])).max();
-            passes.unwrap_or(0) + held_bytes(plan, stretch, matrices, threads)
+            let quantized = encoded::bytes(&plan.jobs[stretch.job as usize], threads);
+            passes.unwrap_or(0) + held_bytes(plan, stretch, matrices, threads) + quantized
         }
         Item::Gathering(members) => {
             let products = members.iter().map(|&(job, _)| match &plan.jobs[job as usize].work {

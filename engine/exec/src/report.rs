@@ -55,6 +55,33 @@ impl StorageLoss {
     }
 }
 
+/// What writing in fewer bits did to one tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantizeLoss {
+    /// The output tensor.
+    pub tensor: String,
+    /// The form, in words.
+    pub form: String,
+    /// Σ (stored − exact)².
+    pub lost: f64,
+    /// Σ exact².
+    pub exact: f64,
+    /// Σ (exact − base)², where the result is a base and an update.
+    pub update: Option<f64>,
+}
+
+impl QuantizeLoss {
+    /// ‖stored − exact‖ / ‖exact‖; 0 for zeros.
+    pub fn relative(&self) -> f64 {
+        if self.exact > 0.0 { (self.lost / self.exact).sqrt() } else { 0.0 }
+    }
+
+    /// ‖stored − exact‖ / ‖update‖, where there is an update that is not zero.
+    pub fn of_update(&self) -> Option<f64> {
+        self.update.filter(|&update| update > 0.0).map(|update| (self.lost / update).sqrt())
+    }
+}
+
 /// What a run did.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -82,6 +109,8 @@ pub struct Report {
     pub matrices: Vec<MatrixReport>,
     /// What rounding to the type of the output did to updates, in the order of the output.
     pub losses: Vec<StorageLoss>,
+    /// What writing in fewer bits did, in the order of the output.
+    pub quantized: Vec<QuantizeLoss>,
     /// What the user may want to act on.
     pub warnings: Vec<Diagnostic>,
 }

@@ -89,7 +89,12 @@ pub fn run(
     let all = Lineup::new(plan, indexes, &matrix_needs, |_| true).map_err(alone)?;
     let fitted = fit(plan, indexes, backend, &matrix_needs, &all, options);
     let (needs, sizing) = fitted.map_err(alone)?;
-    let is_left = |job| !sink.is_complete(job as usize);
+    let first_stored = plan.first_stored();
+    let is_left = |job: u32| {
+        let first = first_stored[job as usize];
+        let count = plan.jobs[job as usize].stored_count();
+        !(first..first + count).all(|tensor| sink.is_complete(tensor))
+    };
     let mut lineup = Lineup::new(plan, indexes, &matrix_needs, is_left).map_err(alone)?;
     let todo = lineup.jobs;
     progress.started(todo, expected_bytes(plan, indexes, &lineup));
@@ -99,6 +104,7 @@ pub fn run(
         sink,
         progress,
         backend,
+        first_stored,
         results,
         aside: std::mem::take(&mut lineup.aside),
         put: Mutex::default(),
@@ -113,6 +119,7 @@ pub fn run(
         bands: Bands::new(sizing.threads),
         overflows: Mutex::default(),
         losses: Mutex::default(),
+        quantized: Mutex::default(),
         finished: AtomicUsize::new(0),
         written: AtomicU64::new(0),
         shared: AtomicU64::new(0),
@@ -137,6 +144,7 @@ pub fn run(
         stripe_elements: sizing.stripe,
         matrices: Vec::new(),
         losses: Vec::new(),
+        quantized: Vec::new(),
         warnings: Vec::new(),
     };
     for stage in &lineup.stages {
@@ -189,6 +197,9 @@ fn finish(mut report: Report, context: Context<'_>, budget: &Budget) -> Report {
     let mut losses = std::mem::take(&mut *lock(&context.losses));
     losses.sort_by_key(|(job, _)| *job);
     report.losses = losses.into_iter().map(|(_, loss)| loss).collect();
+    let mut quantized = std::mem::take(&mut *lock(&context.quantized));
+    quantized.sort_by_key(|(job, _)| *job);
+    report.quantized = quantized.into_iter().map(|(_, loss)| loss).collect();
     let mut overflows = std::mem::take(&mut *lock(&context.overflows));
     overflows.sort_unstable();
     report.warnings.extend(messages::overflow(context.plan, &overflows));

@@ -267,6 +267,7 @@ mod tests {
                 }),
                 origin: 0,
                 treatment: None,
+                quantized: None,
             });
         }
         plan

@@ -25,6 +25,7 @@ use crate::plan::{
     AdapterFiles, Factor, FactsRead, Group, Job, Leaf, LeftOut, LostScalars, MatrixOperand,
     MatrixStep, Merge, Origin, Parts, Plan, Rows, Side, TensorRef, Work,
 };
+use crate::quantize;
 use crate::report::Reporter;
 use crate::resolve::{ModelSource, Request, Solved, whole};
 use crate::view::{How, Made};
@@ -40,7 +41,8 @@ pub(crate) fn plan(
     reporter: &mut Reporter,
 ) -> Option<Plan> {
     let solved = results[0].get()?;
-    let mut assembly = Assembly::default();
+    let measures_all = request.recipes[0].quantize.is_some();
+    let mut assembly = Assembly { measures_all, ..Assembly::default() };
     adapter::warn_of_inner(request, reporter);
     let adapting = Adapting::new(request, solved, reporter);
     let mut adapter_files = None;
@@ -75,6 +77,7 @@ pub(crate) fn plan(
     if adapter_files.is_some() {
         output.files_from = None;
     }
+    quantize::choose(request, output.files_from, &mut assembly.jobs, reporter);
     check_stacks(request, &output, &assembly.jobs, reporter);
     warn_of_missing_head(request, &output, &assembly.jobs, reporter);
     output.adapter = adapter_files;
@@ -108,6 +111,8 @@ struct Assembly {
     /// For each group the layer of each of its jobs.
     layers: Vec<Vec<LayerKey>>,
     group_keys: BTreeMap<GroupKey, u32>,
+    /// Whether updates are measured that are stored in a wide type: what they are coded as loses more.
+    measures_all: bool,
 }
 
 /// The nodes of a graph, its output, its base and the type of the result.
@@ -141,7 +146,7 @@ impl Assembly {
         };
         let shape = made.shape.clone();
         let Made { dtype, origin, treatment, .. } = *made;
-        self.jobs.push(Job { name, shape, dtype, work, origin, treatment });
+        self.jobs.push(Job { name, shape, dtype, work, origin, treatment, quantized: None });
     }
 
     /// A tensor that is compiled by itself.
@@ -154,14 +159,14 @@ impl Assembly {
     ) -> Work {
         match split(graph, output) {
             None => {
-                let (graph, compiled) = measured(graph, output, dtype);
+                let (graph, compiled) = measured(graph, output, dtype, self.measures_all);
                 let mut merge = self.merge(&graph, compiled.job, precision);
                 merge.lost = lost_scalars(&compiled.measures);
                 Work::Merge(merge)
             }
             Some(mut split) => {
                 let output = split.output;
-                let measures = lost_to_rounding(&mut split.graph, output, dtype);
+                let measures = lost_to_rounding(&mut split.graph, output, dtype, self.measures_all);
                 self.matrices(&split, &measures, precision)
             }
         }
@@ -208,6 +213,7 @@ impl Assembly {
                 work: Work::Copy { from, equal_to: Vec::new(), within: None },
                 origin: made(position).or(solved.made.first()).map_or(0, |made| made.origin),
                 treatment: None,
+                quantized: None,
             });
         }
         for made in changes.beside.iter().map(|&number| &solved.made[number]) {
@@ -243,7 +249,7 @@ impl Assembly {
             merge.factor = Some(Factor { terms, side, rank, is_exact, rows, columns, pair });
             let work = Work::Merge(merge);
             let Made { origin, treatment, .. } = *made;
-            self.jobs.push(Job { name, shape, dtype, work, origin, treatment });
+            self.jobs.push(Job { name, shape, dtype, work, origin, treatment, quantized: None });
         }
     }
 
@@ -261,7 +267,8 @@ impl Assembly {
         // Two streams of one key are one in a program, and may be two for the next tensor.
         let is_simple = all_differ(&graph.streams) && split(graph, output).is_none();
         let compiled = is_simple.then(|| {
-            let (graph, Stepped { job, measures, .. }) = measured(graph, output, dtype);
+            let (graph, Stepped { job, measures, .. }) =
+                measured(graph, output, dtype, self.measures_all);
             let Compiled { program, constants, leaves, streams, .. } = job;
             let lost = lost_scalars(&measures);
             let place = |key| graph.streams.iter().position(|known| *known == key);
@@ -443,18 +450,29 @@ impl Assembly {
 
 /// Adds what tells how much of an update is lost when the result is rounded to the type that it is stored
 /// in: Σ (stored − exact)², Σ (exact − base)² and max |exact|. Nothing where there is no update, or where
-/// the type is as wide as the arithmetic.
-fn lost_to_rounding(graph: &mut Graph, output: NodeId, dtype: DType) -> Vec<NodeId> {
+/// the type is as wide as the arithmetic, unless all are measured.
+fn lost_to_rounding(
+    graph: &mut Graph,
+    output: NodeId,
+    dtype: DType,
+    measures_all: bool,
+) -> Vec<NodeId> {
     let is_narrow = matches!(dtype, DType::Bf16 | DType::F16);
-    let Some(base) = graph.base.filter(|&base| is_narrow && base != output) else {
+    let is_measured = is_narrow || measures_all;
+    let Some(base) = graph.base.filter(|&base| is_measured && base != output) else {
         return Vec::new();
     };
     if !graph.is_tensor(output) {
         return Vec::new();
     }
-    let stored = graph.add(Node::Round(dtype), &[output]);
-    let lost = graph.map(MapOp::Subtract, &[stored, output]);
     let update = graph.map(MapOp::Subtract, &[output, base]);
+    let lost = if is_narrow {
+        let stored = graph.add(Node::Round(dtype), &[output]);
+        graph.map(MapOp::Subtract, &[stored, output])
+    } else {
+        // Nothing is lost, and nobody asks.
+        update
+    };
     if !graph.is_tensor(lost) || !graph.is_tensor(update) {
         return Vec::new();
     }
@@ -476,9 +494,9 @@ fn lost_scalars(measures: &[u32]) -> Option<LostScalars> {
 }
 
 /// A graph compiled with what tells how much of its update is lost.
-fn measured(graph: &Graph, output: NodeId, dtype: DType) -> (Graph, Stepped) {
+fn measured(graph: &Graph, output: NodeId, dtype: DType, measures_all: bool) -> (Graph, Stepped) {
     let mut graph = graph.clone();
-    let measures = lost_to_rounding(&mut graph, output, dtype);
+    let measures = lost_to_rounding(&mut graph, output, dtype, measures_all);
     let compiled = compile(&graph, output, &measures);
     (graph, compiled)
 }

@@ -32,6 +32,7 @@ mod modules;
 mod pair;
 mod parameters;
 mod plan;
+pub mod quantize;
 mod report;
 mod resolve;
 mod rules;

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mixdown_checkpoint::adapter::OutputUpdate;
+use mixdown_checkpoint::layout::OutputTensor;
+use mixdown_checkpoint::quantize::Quantizer;
 use mixdown_ops::matrix::{Exact, MatrixLayout, MatrixOp};
 use mixdown_ops::{Precision, Program};
 use mixdown_tensor::{DType, Shape};
@@ -103,6 +105,34 @@ pub struct Job {
     pub origin: u32,
     /// What a method over matrices made of it.
     pub treatment: Option<Treatment>,
+    /// How it is written in fewer bits: of what it would be in its storage type.
+    pub quantized: Option<Arc<Quantizer>>,
+}
+
+impl Job {
+    /// The tensors that are stored for it.
+    pub fn stored(&self) -> Vec<OutputTensor> {
+        match &self.quantized {
+            Some(quantizer) => quantizer.parts().to_vec(),
+            None => {
+                let (name, shape) = (self.name.clone(), self.shape.clone());
+                vec![OutputTensor { name, dtype: self.dtype, shape }]
+            }
+        }
+    }
+
+    /// Count of the tensors that are stored for it.
+    pub fn stored_count(&self) -> usize {
+        self.quantized.as_ref().map_or(1, |quantizer| quantizer.parts().len())
+    }
+
+    /// Bytes that are stored for it.
+    pub fn stored_bytes(&self) -> u64 {
+        match &self.quantized {
+            Some(quantizer) => quantizer.bytes(),
+            None => self.shape.bytes(self.dtype),
+        }
+    }
 }
 
 /// What is done for one output tensor.
@@ -242,6 +272,26 @@ pub struct Parts<'p> {
 }
 
 impl Plan {
+    /// Whether weights are written in fewer bits.
+    pub fn is_quantized(&self) -> bool {
+        self.jobs.iter().any(|job| job.quantized.is_some())
+    }
+
+    /// The tensors that are stored, job by job.
+    pub fn stored(&self) -> impl Iterator<Item = OutputTensor> {
+        self.jobs.iter().flat_map(Job::stored)
+    }
+
+    /// For each job the position of its first tensor among those that are stored.
+    pub fn first_stored(&self) -> Vec<usize> {
+        let places = self.jobs.iter().scan(0, |at, job| {
+            let first = *at;
+            *at += job.stored_count();
+            Some(first)
+        });
+        places.collect()
+    }
+
     /// What its leaves are put together from.
     pub fn parts(&self) -> Parts<'_> {
         Parts { rows: &self.rows, assembled: &self.assembled }

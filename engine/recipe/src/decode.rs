@@ -121,7 +121,8 @@ fn mergekit(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
     let reference = fields.get("reference").and_then(|node| decoder.model(node, "`reference`"));
     let settings = decoder.settings_at(fields, "parameters");
     let tokenizer = decoder.tokenizer(fields);
-    let adapter = fields.get("output").and_then(|node| decoder.output_form(node));
+    let (adapter, quantize) =
+        fields.get("output").and_then(|node| decoder.output_form(node)).unwrap_or_default();
     Some(Recipe {
         source: tree.source.clone(),
         form: Form::Mergekit,
@@ -140,6 +141,7 @@ fn mergekit(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         files_from: None,
         shard_size: None,
         adapter,
+        quantize,
         modality: None,
         warnings: Vec::new(),
         models: std::mem::take(&mut decoder.models.list),

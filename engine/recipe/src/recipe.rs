@@ -50,6 +50,8 @@ pub struct Recipe {
     pub shard_size: Option<Spanned<u64>>,
     /// What is written, where it is not a whole model.
     pub adapter: Option<AdapterOutput>,
+    /// What is written in fewer bits.
+    pub quantize: Option<Quantize>,
     /// What only a recipe of modalities says.
     pub modality: Option<Modality>,
     /// What a reader of a mergekit configuration should know: keys without effect, old spellings.
@@ -120,6 +122,42 @@ pub struct AdapterOutput {
     /// The most directions of an update; where none is stated all updates are exact.
     pub rank: Option<Spanned<u32>>,
     /// Place of the key.
+    pub span: Span,
+}
+
+/// Weights that are written in fewer bits: the first rule that matches one decides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quantize {
+    /// The rules, in order.
+    pub rules: Vec<QuantizeRule>,
+    /// Place of the value.
+    pub span: Span,
+}
+
+/// How some weights are written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantizeRule {
+    /// Globs; one must match the whole tensor name. None matches every name.
+    pub tensors: Vec<Spanned<String>>,
+    /// Only tensors of these layers: first, and the one after the last.
+    pub layers: Option<Spanned<(u64, u64)>>,
+    /// Only tensors of these modules; none means all.
+    pub modules: Vec<Spanned<String>>,
+    /// Only tensors of these roles, likewise.
+    pub roles: Vec<Spanned<String>>,
+    /// The word of the form; `none` leaves tensors as they are.
+    pub to: Spanned<String>,
+    /// `as`: the library whose files it is like.
+    pub library: Option<Spanned<String>>,
+    /// What shares a scale.
+    pub scales: Option<Spanned<String>>,
+    /// Columns that share a scale.
+    pub group: Option<Spanned<u64>>,
+    /// Whether there are no zero points.
+    pub symmetric: Option<Spanned<bool>>,
+    /// How scales are chosen.
+    pub fit: Option<Spanned<String>>,
+    /// Place of the rule.
     pub span: Span,
 }
 

@@ -6,6 +6,7 @@
 
 mod beside;
 pub mod compare;
+pub mod convert;
 mod device;
 pub mod extract;
 pub mod fuse;

@@ -5,6 +5,7 @@ mod chat_template;
 mod files;
 pub mod losses;
 pub mod matrices;
+pub mod quantized;
 pub(crate) mod record;
 
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mixdown_checkpoint::journal::OwnerKey;
-use mixdown_checkpoint::layout::{Layout, OutputTensor};
+use mixdown_checkpoint::layout::Layout;
 use mixdown_checkpoint::output::{Begun, OutputFolder, OutputOptions};
 use mixdown_checkpoint::shown_path;
 use mixdown_diagnostics::{Code, Diagnostic, codes};
@@ -86,8 +87,13 @@ pub const SHARD_BYTES: u64 = 5_000_000_000;
 const MODELCOMPOSE_NAME: &str = "adapter_model.bin";
 
 /// What only other inputs or another command can cure.
-const INPUT_FAULTS: [Code; 4] =
-    [codes::NONFINITE, codes::COPIES_DIFFER, codes::NUMERICS, codes::OUT_OF_RANGE];
+const INPUT_FAULTS: [Code; 5] = [
+    codes::NONFINITE,
+    codes::COPIES_DIFFER,
+    codes::NUMERICS,
+    codes::OUT_OF_RANGE,
+    codes::CANNOT_QUANTIZE,
+];
 
 /// A merge that begins.
 #[derive(Debug)]
@@ -243,12 +249,13 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     let mut told = report.warnings.clone();
     told.extend(matrices::warnings(&report.matrices));
     told.extend(losses::warning(&report.losses, &planned.loaded.recipes[0]));
+    told.extend(quantized::warning(&report.quantized));
     // A store that fails is talked about, and no part of the output.
     let unkept = stored.as_ref().map(StoredResults::warnings).unwrap_or_default();
     session.warn(&[told.as_slice(), &unkept].concat());
     warnings.extend(told);
     if let Some(path) = &request.report {
-        write_report(path, &matrices::json(&report.matrices))?;
+        write_report(path, &told_of(&report))?;
     }
     files.write(&output)?;
     let record = record::of(&planned, request, &backend, inputs, &warnings);
@@ -279,6 +286,17 @@ fn owner_key(session: &Session<'_>) -> Result<OwnerKey, Box<Diagnostic>> {
     })
 }
 
+/// What is told of each tensor, for programs: a list of what matrix ops tell, or a map where there is more.
+fn told_of(report: &Report) -> Value {
+    let matrices = matrices::json(&report.matrices);
+    match report.quantized.is_empty() {
+        true => matrices,
+        false => {
+            serde_json::json!({"matrices": matrices, "quantized": quantized::json(&report.quantized)})
+        }
+    }
+}
+
 /// Writes what matrix ops told.
 fn write_report(path: &Path, told: &Value) -> Result<(), Box<Diagnostic>> {
     let text = format!("{told:#}\n");
@@ -290,11 +308,7 @@ fn write_report(path: &Path, told: &Value) -> Result<(), Box<Diagnostic>> {
 
 /// Where each tensor will lie.
 fn layout(request: &MergeRequest, planned: &Planned) -> Result<Layout, Box<Diagnostic>> {
-    let tensors = planned.plan.jobs.iter().map(|job| OutputTensor {
-        name: job.name.clone(),
-        dtype: job.dtype,
-        shape: job.shape.clone(),
-    });
+    let tensors = planned.plan.stored();
     let composition = planned.loaded.composition.as_ref();
     let is_whole = composition.is_none_or(|composition| composition.is_whole);
     if !is_whole {

@@ -112,7 +112,8 @@ pub fn plan(
     let outcome = loaded.compile(explain);
     found.extend(outcome.diagnostics);
     found.extend(beside::check(&loaded, outcome.plan.as_ref(), recipe.follow_links));
-    found.extend(loaded.models.iter().filter_map(unpacked));
+    let is_quantized = outcome.plan.as_ref().is_some_and(Plan::is_quantized);
+    found.extend(loaded.models.iter().filter(|_| !is_quantized).filter_map(unpacked));
     match outcome.plan {
         Some(plan) if !any_error(&found) => {
             Ok(Planned { loaded, plan, detail: outcome.detail, warnings: found })

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mixdown_checkpoint::index::Identity;
+use mixdown_checkpoint::layout::OutputTensor;
 use mixdown_checkpoint::tensor_digest::TensorDigest;
 use mixdown_checkpoint::{ByteSource, Checkpoint, Form, Index, ReadError, Shard, TensorEntry};
 use mixdown_diagnostics::{Diagnostic, codes};
@@ -163,11 +164,12 @@ pub fn merge_tensors(
 
 /// Holds tensors until they are whole, and hands them over.
 struct Handing<'a> {
-    planned: &'a Planned,
     session: &'a Session<'a>,
     take: &'a (dyn Fn(MergedTensor) -> bool + Sync),
-    /// For each job, its bytes so far; none are held before the first comes.
+    /// For each stored tensor, its bytes so far; none are held before the first comes.
     made: Vec<Mutex<Vec<u8>>>,
+    /// The tensors that are handed over.
+    stored: Vec<OutputTensor>,
     aside: Mutex<Vec<u8>>,
 }
 
@@ -181,13 +183,14 @@ impl<'a> Handing<'a> {
         session: &'a Session<'a>,
         take: &'a (dyn Fn(MergedTensor) -> bool + Sync),
     ) -> Self {
-        let made = planned.plan.jobs.iter().map(|_| Mutex::default()).collect();
-        Self { planned, session, take, made, aside: Mutex::default() }
+        let stored: Vec<OutputTensor> = planned.plan.stored().collect();
+        let made = stored.iter().map(|_| Mutex::default()).collect();
+        Self { session, take, made, stored, aside: Mutex::default() }
     }
 
     fn bytes(&self, tensor: usize) -> usize {
-        let job = &self.planned.plan.jobs[tensor];
-        job.shape.elements() as usize * job.dtype.bytes()
+        let stored = &self.stored[tensor];
+        stored.shape.bytes(stored.dtype) as usize
     }
 }
 
@@ -227,10 +230,10 @@ impl Sink for Handing<'_> {
     }
 
     fn complete(&self, tensor: usize, _: TensorDigest) -> Result<(), Box<Diagnostic>> {
-        let job = &self.planned.plan.jobs[tensor];
+        let stored = &self.stored[tensor];
         let data = std::mem::take(&mut *lock(&self.made[tensor]));
-        let (name, shape) = (job.name.clone(), job.shape.clone());
-        if !(self.take)(MergedTensor { name, dtype: job.dtype, shape, data }) {
+        let (name, shape) = (stored.name.clone(), stored.shape.clone());
+        if !(self.take)(MergedTensor { name, dtype: stored.dtype, shape, data }) {
             self.session.cancel.store(true, Ordering::SeqCst);
         }
         Ok(())

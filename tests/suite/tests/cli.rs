@@ -6,7 +6,7 @@
 use mixdown_kit::{Outcome, Program, Space, mixdown, read_checkpoint};
 use mixdown_suite::{configuration, family, merge, repository, with_snapshots};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "merge",
     "check",
     "plan",
@@ -22,6 +22,7 @@ const COMMANDS: [&str; 15] = [
     "devices",
     "completions",
     "fuse",
+    "convert",
 ];
 
 #[test]

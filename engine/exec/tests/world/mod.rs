@@ -237,7 +237,15 @@ impl World {
             lost: None,
         });
         let (name, treatment) = (name.to_owned(), None);
-        self.plan.jobs.push(Job { name, shape, dtype, work, origin: 0, treatment });
+        self.plan.jobs.push(Job {
+            name,
+            shape,
+            dtype,
+            work,
+            origin: 0,
+            treatment,
+            quantized: None,
+        });
         match &mut self.plan.jobs.last_mut().unwrap().work {
             Work::Merge(merge) => merge,
             Work::Copy { .. } => unreachable!(),
@@ -251,7 +259,15 @@ impl World {
         let equal_to = equal_to.iter().map(|&model| self.tensor(model, name)).collect();
         let work = Work::Copy { from, equal_to, within: None };
         let (name, treatment) = (name.to_owned(), None);
-        self.plan.jobs.push(Job { name, shape, dtype, work, origin: 0, treatment });
+        self.plan.jobs.push(Job {
+            name,
+            shape,
+            dtype,
+            work,
+            origin: 0,
+            treatment,
+            quantized: None,
+        });
     }
 
     pub fn sources(&self) -> Vec<Source<'_>> {

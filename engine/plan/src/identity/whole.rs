@@ -49,7 +49,7 @@ impl Identities<'_> {
     }
 
     fn job(&self, job: &Job, to: &mut dyn Account) {
-        let Job { name, shape, dtype, work, origin, treatment } = job;
+        let Job { name, shape, dtype, work, origin, treatment, quantized } = job;
         to.word("name", name);
         to.counts("shape", shape.dimensions().iter().copied());
         to.word("type", dtype.name());
@@ -58,6 +58,9 @@ impl Identities<'_> {
         to.count("line", origin.line);
         to.word("method", &origin.method);
         to.word("treatment", treatment.map_or("", |treatment| treatment.word()));
+        if let Some(quantizer) = quantized {
+            to.word("quantized", &format!("{:?}", quantizer.form()));
+        }
         match work {
             Work::Copy { from, equal_to, within } => to.thing("copy", |to| {
                 reference("from", *from, to);

@@ -55,7 +55,7 @@ impl Decoder<'_> {
     }
 
     /// A word, or several.
-    fn words(&mut self, fields: Fields<'_>, key: &str) -> Vec<Spanned<String>> {
+    pub(super) fn words(&mut self, fields: Fields<'_>, key: &str) -> Vec<Spanned<String>> {
         if let Some(node) =
             fields.get(key).filter(|node| node.items().is_some_and(<[Node]>::is_empty))
         {

@@ -1,5 +1,7 @@
 //! Keys of a mergekit configuration.
 
+use super::architecture::TextsKey;
+use super::strict::PatternsKey;
 use super::{SettingsKey, keys};
 
 /// A model: `path`, `path@revision`, `path+adapter`, or a map.
@@ -28,6 +30,18 @@ pub enum PathKey {
 pub enum OutputFormKey {
     /// A LoRA on the base, as PEFT writes it.
     Adapter,
+}
+
+/// A form, or rules of which the first that matches a tensor decides.
+#[derive(schemars::JsonSchema)]
+#[schemars(untagged)]
+pub enum QuantizeKey {
+    /// A form with its usual settings.
+    Form(String),
+    /// A form for all weights.
+    Rule(Box<QuantizeRuleKeys>),
+    /// Rules.
+    Rules(Vec<QuantizeRuleKeys>),
 }
 
 keys! {
@@ -61,12 +75,38 @@ keys! {
         pub output: Option<OutputKeys>,
     }
 
-    /// What is written: `{as: adapter}`, or `{as: adapter, rank: 16}`.
+    /// What is written: `{as: adapter}`, `{as: adapter, rank: 16}`, or `{quantize: fp8}`.
     pub struct OutputKeys {
-        /// `adapter`: a LoRA on the base, as PEFT writes it.
-        pub r#as: OutputFormKey,
+        /// `adapter`: a LoRA on the base, as PEFT writes it. Left out, a whole model.
+        pub r#as: Option<OutputFormKey>,
         /// The most directions of each update. Left out, every update must have few directions by itself, and is exact.
         pub rank: Option<super::CountKey>,
+        /// Weights that are written in fewer bits. Norms, routers, embeddings and output layers stay as they are unless a rule names them.
+        pub quantize: Option<QuantizeKey>,
+    }
+
+    /// How some weights are written.
+    pub struct QuantizeRuleKeys {
+        /// Patterns of tensor names; every tensor if left out.
+        pub tensors: Option<PatternsKey>,
+        /// Only tensors of these layers.
+        pub layers: Option<LayersKey>,
+        /// Only tensors of these modules.
+        pub module: Option<TextsKey>,
+        /// Only tensors of these roles.
+        pub role: Option<TextsKey>,
+        /// The form: `fp8`, `int8`, `int4`, `mxfp4`, `nvfp4`, or `none` for tensors that stay as they are.
+        pub to: String,
+        /// The library whose files it is like: `compressed-tensors`, or `block-fp8` for those of DeepSeek. All rules name the same.
+        pub r#as: Option<String>,
+        /// What shares a scale: `tensor`, `channel`, `group` or `block`.
+        pub scales: Option<String>,
+        /// Columns of a group.
+        pub group: Option<super::CountKey>,
+        /// Whether zero is the middle of the codes; else there are zero points.
+        pub symmetric: Option<bool>,
+        /// How scales of whole numbers are chosen: `absmax`, or `least_squares` for the least error.
+        pub fit: Option<String>,
     }
 
     /// A model with its parameters.

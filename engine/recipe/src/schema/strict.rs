@@ -115,7 +115,7 @@ pub type StepsKey = BTreeMap<String, String>;
 pub enum OutputKey {
     /// The merged weights.
     Formula(String),
-    /// `{as: adapter}` or `{as: adapter, rank: 16}`.
+    /// `{as: adapter}`, `{as: adapter, rank: 16}`, or `{quantize: fp8}`.
     Form(OutputKeys),
 }
 

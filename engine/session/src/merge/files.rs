@@ -77,6 +77,7 @@ pub fn choose(
             Some(config) => {
                 let mut config = changed(config, planned);
                 files.warnings.extend(without_quantization(&mut config, planned));
+                describe_quantization(&mut config, planned);
                 files.made.push((CONFIG_NAME.to_owned(), format!("{config:#}\n")));
             }
             None => files.warnings.push(
@@ -195,9 +196,18 @@ fn changed(config: &Value, planned: &Planned) -> Value {
         all_stacks: output.stacks.clone(),
         is_tied: output.tied,
         vocab_size: output.vocabulary,
-        is_unpacked: planned.loaded.has_packed_weights(),
+        is_unpacked: planned.loaded.has_packed_weights() || planned.plan.is_quantized(),
     };
     rewrite_config(config, &changes)
+}
+
+/// Puts into a config how weights of the output are quantized.
+fn describe_quantization(config: &mut Value, planned: &Planned) {
+    let modules = mixdown_plan::quantize::modules(&planned.plan.jobs);
+    let Some((key, value)) = mixdown_checkpoint::quantize::config(&modules) else { return };
+    if let Some(top) = config.as_object_mut() {
+        top.insert(key.to_owned(), value);
+    }
 }
 
 /// Takes out of a config what it says of a quantization that no tensor of the output has.

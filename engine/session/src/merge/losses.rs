@@ -59,7 +59,8 @@ pub fn warning(losses: &[StorageLoss], recipe: &Recipe) -> Option<Diagnostic> {
     })
 }
 
-fn percent(share: f64) -> String {
+/// A share in words.
+pub fn percent(share: f64) -> String {
     match share * 100.0 {
         small if small < 0.1 => format!("{small:.1e} %"),
         share if share < 10.0 => format!("{share:.1} %"),

@@ -165,10 +165,13 @@ pub fn of(
 ) -> MergeRecord {
     let plan = &planned.plan;
     let recipe = &planned.loaded.recipes[0];
-    let origins = plan.jobs.iter().map(|job| {
+    let origins = plan.jobs.iter().flat_map(|job| {
         let origin = &plan.origins[job.origin as usize];
         let treatment = job.treatment.map(|treatment| treatment.word().to_owned());
-        OriginRecord { method: origin.method.clone(), rule: origin.rule.clone(), treatment }
+        let record =
+            OriginRecord { method: origin.method.clone(), rule: origin.rule.clone(), treatment };
+        // Each of the tensors that are stored for a job has its origin.
+        std::iter::repeat_n(record, job.stored_count())
     });
     let dropped = plan.left_out.iter().map(|left_out| {
         let input = &planned.loaded.models[left_out.tensor.model as usize];

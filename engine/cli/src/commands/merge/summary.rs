@@ -7,7 +7,7 @@ use std::time::Duration;
 use mixdown_checkpoint::shown_path;
 use mixdown_exec::Report;
 use mixdown_session::merge::adapter::Update;
-use mixdown_session::merge::{Done, Started, losses};
+use mixdown_session::merge::{Done, Started, losses, quantized};
 use mixdown_session::quantity;
 use serde_json::{Value, json};
 
@@ -70,6 +70,7 @@ pub fn event(done: &Done, told: Option<&[Update]>) -> Value {
             .map(|counts| counts.0.into_iter().collect::<BTreeMap<_, _>>()),
         "matrices": mixdown_session::merge::matrices::json(&report.matrices),
         "lost_in_storage": losses::json(&report.losses),
+        "quantized": quantized::json(&report.quantized),
         "seconds": done.elapsed.as_secs_f64(),
         "stages": stages.collect::<Vec<_>>(),
     });
@@ -135,6 +136,9 @@ fn text(
     if let Some(line) = losses::line(&report.losses) {
         text.push_str(&format!("\n{line}"));
     }
+    if let Some(line) = quantized::line(&report.quantized) {
+        text.push_str(&format!("\n{line}"));
+    }
     if report.bytes_shared > 0 {
         let shared = quantity::bytes(report.bytes_shared);
         text.push_str(&format!("\n{shared} share disk blocks with the inputs"));
@@ -163,6 +167,7 @@ mod tests {
             stripe_elements: 1,
             matrices: Vec::new(),
             losses: Vec::new(),
+            quantized: Vec::new(),
             warnings: Vec::new(),
         };
         let told = text(35, 1_000_000, &report, "plain", Duration::from_secs(2));

@@ -86,6 +86,7 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree, written: Written) -
             let span = rank.span;
             AdapterOutput { rank: Some(rank), span }
         }),
+        quantize: None,
         modality: Some(modality),
         warnings: Vec::new(),
     })

@@ -1,0 +1,197 @@
+//! Weights as they are written in fewer bits: the seam below the output's layout.
+//!
+//! A [`Form`] says how; a [`Quantizer`] is a form for one tensor. It tells which tensors are stored for it,
+//! codes first, and makes their bytes from stretches of its values. One file for each family of forms, and
+//! nothing above it knows of any.
+//!
+//! A stretch is one unit or several, and a unit's codes depend on its values alone, and on the largest
+//! magnitude of the whole tensor where the form asks for it. So bytes do not depend on how a tensor was cut.
+
+mod config;
+mod form;
+mod round;
+mod scaled;
+mod small_floats;
+
+use std::fmt;
+use std::sync::Arc;
+
+use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_tensor::{DType, Shape};
+
+pub use config::{Written, config};
+pub use form::{Form, FormFault, Settings};
+
+use crate::layout::OutputTensor;
+use crate::shown::shown;
+
+/// How one tensor is written in fewer bits.
+#[derive(Clone, Debug)]
+pub struct Quantizer {
+    form: Form,
+    name: String,
+    parts: Vec<OutputTensor>,
+    coding: Arc<dyn Coding>,
+}
+
+/// Makes codes of values.
+pub(crate) trait Coding: fmt::Debug + Send + Sync {
+    /// Elements whose codes depend on each other, and fill whole bytes of each part. The last unit of a
+    /// tensor may have fewer.
+    fn unit(&self) -> u64;
+
+    /// Bytes that a whole unit has in each part; 0 for those that [`whole`](Self::whole) makes.
+    fn unit_bytes(&self) -> Vec<u64>;
+
+    /// Whether codes depend on the largest magnitude of the tensor.
+    fn needs_largest(&self) -> bool {
+        false
+    }
+
+    /// The parts that say something of the whole tensor.
+    fn whole(&self, largest: f32) -> Vec<(usize, Vec<u8>)> {
+        let _ = largest;
+        Vec::new()
+    }
+
+    /// Adds the bytes of whole units to each part. The values become what their codes stand for.
+    fn encode(&self, largest: f32, values: &mut [f32], out: &mut [Vec<u8>]);
+}
+
+/// What is stored for a tensor, and how its bytes are made.
+pub(crate) type Planned = (Vec<OutputTensor>, Arc<dyn Coding>);
+
+/// A tensor that is to be quantized.
+pub(crate) struct Wanted<'a> {
+    pub name: &'a str,
+    pub shape: &'a Shape,
+    /// The type that it would have in the output.
+    pub dtype: DType,
+}
+
+impl Wanted<'_> {
+    /// Rows and columns.
+    pub fn matrix(&self) -> Result<[u64; 2], Box<Diagnostic>> {
+        match *self.shape.dimensions() {
+            [rows, columns] => Ok([rows, columns]),
+            _ => Err(self
+                .refused("only matrices can be")
+                .fact("shape", self.shape.to_string())
+                .into()),
+        }
+    }
+
+    /// What the names of its parts begin with, where they are named by the module.
+    pub fn module(&self) -> Result<&str, Box<Diagnostic>> {
+        self.name.strip_suffix("weight").filter(|module| module.ends_with('.')).ok_or_else(|| {
+            let error = self.refused("scales are named after a module's `weight`");
+            error.help("choose another form for it, or `to: none`").into()
+        })
+    }
+
+    /// Refuses groups that do not divide the columns.
+    pub fn divide(&self, columns: u64, group: u64) -> Result<(), Box<Diagnostic>> {
+        if columns.is_multiple_of(group) {
+            return Ok(());
+        }
+        let error = self
+            .refused("its groups do not divide its columns")
+            .fact("columns", columns.to_string())
+            .fact("group", group.to_string());
+        let fitting = [128, 64, 32, 16]
+            .into_iter()
+            .find(|&size| size < group && columns.is_multiple_of(size));
+        Err(Box::new(match fitting {
+            Some(size) => error.help(format!(
+                "a group of {size} does; or leave the tensor as it is with `to: none`"
+            )),
+            None => error.help("leave the tensor as it is with `to: none`"),
+        }))
+    }
+
+    /// A stored part.
+    pub fn part(
+        &self,
+        name: String,
+        dtype: DType,
+        shape: &[u64],
+    ) -> Result<OutputTensor, Box<Diagnostic>> {
+        match Shape::new(shape.to_vec()) {
+            Ok(shape) => Ok(OutputTensor { name, dtype, shape }),
+            Err(_) => Err(self.refused("it is too large").into()),
+        }
+    }
+
+    /// Why it cannot be quantized.
+    pub fn refused(&self, why: &str) -> Diagnostic {
+        let headline = format!("`{}` cannot be quantized so: {why}", shown(self.name));
+        Diagnostic::error(codes::CANNOT_QUANTIZE, headline)
+    }
+}
+
+impl Quantizer {
+    /// A form for a tensor of this name and shape, which without it would be written as `dtype`: arithmetic
+    /// and scales follow that type where the library that defines the form does so.
+    ///
+    /// **Errors.** `CANNOT_QUANTIZE` where the form is for tensors of other shapes.
+    pub fn new(
+        form: &Form,
+        name: &str,
+        shape: &Shape,
+        dtype: DType,
+    ) -> Result<Self, Box<Diagnostic>> {
+        let wanted = Wanted { name, shape, dtype };
+        let (parts, coding) = match form {
+            Form::Scaled(scaled) => scaled::plan(scaled, &wanted)?,
+            Form::BlockFp8 { rows, columns } => scaled::plan_block_fp8([*rows, *columns], &wanted)?,
+            Form::Mxfp4 | Form::Nvfp4 => small_floats::plan(form, &wanted)?,
+        };
+        Ok(Self { form: form.clone(), name: name.to_owned(), parts, coding })
+    }
+
+    /// How.
+    pub fn form(&self) -> &Form {
+        &self.form
+    }
+
+    /// The tensor's own name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What is stored for it, codes first.
+    pub fn parts(&self) -> &[OutputTensor] {
+        &self.parts
+    }
+
+    /// Bytes of all parts.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.shape.bytes(part.dtype)).sum()
+    }
+
+    /// Elements of a unit, at least one.
+    pub fn unit(&self) -> u64 {
+        self.coding.unit().max(1)
+    }
+
+    /// Bytes of a whole unit in each part; 0 in those that are made once.
+    pub fn unit_bytes(&self) -> Vec<u64> {
+        self.coding.unit_bytes()
+    }
+
+    /// Whether the largest magnitude of all elements must be known first.
+    pub fn needs_largest(&self) -> bool {
+        self.coding.needs_largest()
+    }
+
+    /// The parts that are made once: position and bytes.
+    pub fn whole(&self, largest: f32) -> Vec<(usize, Vec<u8>)> {
+        self.coding.whole(largest)
+    }
+
+    /// Adds the bytes of these values to those of each part. There are whole units of them, but for the end
+    /// of the tensor, and all are finite. They become what their codes stand for.
+    pub fn encode(&self, largest: f32, values: &mut [f32], out: &mut [Vec<u8>]) {
+        self.coding.encode(largest, values, out);
+    }
+}

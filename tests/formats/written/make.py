@@ -1,0 +1,159 @@
+"""Makes the models and the digests by which what `mixdown convert` writes is judged.
+
+Needs torch, safetensors and compressed-tensors 0.20.1 (and nothing of mixdown):
+
+    python tests/formats/written/make.py
+
+`MODEL/model.safetensors` is a layer of a llama with rows of zeros and outliers; `expected.json` has, for each
+model and each form, type, shape and SHA-256 of every tensor that the library makes of it.
+"""
+
+import hashlib
+import json
+import pathlib
+
+import torch
+from compressed_tensors.compressors.base import BaseCompressor
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
+from compressed_tensors.quantization.utils.helpers import maybe_pad_tensor_for_block_quant
+from safetensors.torch import load_file, save_file
+
+HERE = pathlib.Path(__file__).parent
+SIZES = {"hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 2, "num_key_value_heads": 1}
+
+# What is typed after `convert MODEL`, with what the library calls it.
+INT = {"type": "int", "symmetric": True}
+FLOAT = {"type": "float", "symmetric": True}
+FORMS = {
+    "--to fp8": ("float-quantized", FLOAT | {"num_bits": 8, "strategy": "channel"}),
+    "--to fp8 --scales tensor": ("float-quantized", FLOAT | {"num_bits": 8, "strategy": "tensor"}),
+    "--to fp8 --scales block": (
+        "float-quantized",
+        FLOAT | {"num_bits": 8, "strategy": "block", "block_structure": [128, 128]},
+    ),
+    "--to int8": ("int-quantized", INT | {"num_bits": 8, "strategy": "channel"}),
+    "--to int8 --scales tensor": ("int-quantized", INT | {"num_bits": 8, "strategy": "tensor"}),
+    "--to int8 --asymmetric": (
+        "int-quantized",
+        INT | {"num_bits": 8, "strategy": "channel", "symmetric": False},
+    ),
+    "--to int8 --group 32": ("pack-quantized", INT | {"num_bits": 8, "strategy": "group", "group_size": 32}),
+    "--to int4 --group 32": ("pack-quantized", INT | {"num_bits": 4, "strategy": "group", "group_size": 32}),
+    "--to int4 --scales channel": ("pack-quantized", INT | {"num_bits": 4, "strategy": "channel"}),
+    "--to int4 --group 16 --asymmetric": (
+        "pack-quantized",
+        INT | {"num_bits": 4, "strategy": "group", "group_size": 16, "symmetric": False},
+    ),
+    "--to int3 --group 32": ("pack-quantized", INT | {"num_bits": 3, "strategy": "group", "group_size": 32}),
+    "--to int5 --group 32 --asymmetric": (
+        "pack-quantized",
+        INT | {"num_bits": 5, "strategy": "group", "group_size": 32, "symmetric": False},
+    ),
+    "--to mxfp4": (
+        "mxfp4-pack-quantized",
+        FLOAT | {"num_bits": 4, "strategy": "group", "group_size": 32, "scale_dtype": "torch.uint8"},
+    ),
+    "--to nvfp4": (
+        "nvfp4-pack-quantized",
+        FLOAT
+        | {"num_bits": 4, "strategy": "tensor_group", "group_size": 16, "scale_dtype": "torch.float8_e4m3fn"},
+    ),
+}
+
+
+def model(name, dtype):
+    """A model of one layer, if it is not there: its bytes are the fixture, not the generator's."""
+    folder = HERE / name
+    file = folder / "model.safetensors"
+    if not file.exists():
+        folder.mkdir(exist_ok=True)
+        torch.manual_seed(7)
+        hidden, inner = SIZES["hidden_size"], SIZES["intermediate_size"]
+        shapes = {
+            "self_attn.q_proj": (64, hidden),
+            "self_attn.k_proj": (32, hidden),
+            "self_attn.v_proj": (32, hidden),
+            "self_attn.o_proj": (hidden, 64),
+            "mlp.gate_proj": (inner, hidden),
+            "mlp.up_proj": (inner, hidden),
+            "mlp.down_proj": (hidden, inner),
+        }
+        tensors = {"model.embed_tokens.weight": torch.randn(8, hidden), "lm_head.weight": torch.randn(8, hidden)}
+        for place, (rows, columns) in shapes.items():
+            # Rows of very different sizes, rows and groups of zeros, and outliers.
+            weight = torch.randn(rows, columns) * torch.exp(2 * torch.randn(rows, 1)) * 0.05
+            weight[1] = 0
+            weight[2, :32] = 0
+            weight[3, 5] = 40
+            tensors[f"model.layers.0.{place}.weight"] = weight
+        for place in ["input_layernorm", "post_attention_layernorm"]:
+            tensors[f"model.layers.0.{place}.weight"] = 1 + 0.1 * torch.randn(hidden)
+        tensors["model.norm.weight"] = 1 + 0.1 * torch.randn(hidden)
+        save_file({key: value.to(dtype) for key, value in tensors.items()}, file, {"format": "pt"})
+        config = {
+            "architectures": ["LlamaForCausalLM"],
+            "dtype": str(dtype).removeprefix("torch."),
+            "model_type": "llama",
+            "num_hidden_layers": 1,
+            "tie_word_embeddings": False,
+            "vocab_size": 8,
+            **SIZES,
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    return load_file(file)
+
+
+def ends(weight, args):
+    """Least and largest value of what shares a scale."""
+    if args.strategy == "tensor":
+        return weight.amin(), weight.amax()
+    if args.strategy == "channel":
+        return weight.amin(1, keepdim=True), weight.amax(1, keepdim=True)
+    if args.strategy == "block":
+        high, wide = args.block_structure
+        padded = maybe_pad_tensor_for_block_quant(weight, args.block_structure)
+        blocks = padded.reshape(padded.shape[0] // high, high, padded.shape[1] // wide, wide)
+        return blocks.amin((1, 3)), blocks.amax((1, 3))
+    groups = weight.unflatten(1, (-1, args.group_size))
+    return groups.amin(-1), groups.amax(-1)
+
+
+def compressed(weight, form, weights):
+    args = QuantizationArgs(**weights)
+    scheme = QuantizationScheme(targets=["Linear"], weights=args, format=form)
+    state, whole = {"weight": weight}, None
+    if form.startswith("nvfp4"):
+        whole = generate_gparam(weight.amin().float(), weight.amax().float())
+        state["weight_global_scale"] = whole
+    least, largest = ends(weight, args)
+    scale, zero = calculate_qparams(least, largest, args, global_scale=whole)
+    state |= {"weight_scale": scale, "weight_zero_point": zero}
+    return BaseCompressor.get_value_from_registry(form).compress(state, scheme)
+
+
+def described(tensor):
+    names = {"bfloat16": "BF16", "float32": "F32", "float8_e4m3fn": "F8_E4M3", "int8": "I8", "int32": "I32"}
+    names |= {"int64": "I64", "uint8": "U8"}
+    flat = tensor.clone(memory_format=torch.contiguous_format).reshape(-1)
+    digest = hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()
+    return f"{names[str(tensor.dtype).removeprefix('torch.')]} {list(tensor.shape)} {digest}"
+
+
+def main():
+    expected = {}
+    for name, dtype in [("bf16", torch.bfloat16), ("f32", torch.float32)]:
+        source = model(name, dtype)
+        for typed, (form, weights) in FORMS.items():
+            found = expected.setdefault(name, {}).setdefault(typed, {})
+            for key, tensor in source.items():
+                module = key.removesuffix(".weight")
+                if not module.endswith("_proj"):
+                    continue
+                parts = compressed(tensor, form, weights)
+                found |= {f"{module}.{part}": described(value) for part, value in parts.items()}
+    text = json.dumps(expected, indent=1, sort_keys=True)
+    (HERE / "expected.json").write_text(text + "\n")
+
+
+main()

@@ -1,0 +1,232 @@
+//! `mixdown convert`: bytes of quantized weights beside those that the defining libraries make.
+//!
+//! `tests/formats/written` has two small models and, for each form, the digests of what the library itself
+//! makes of them. Catches a scale that is rounded once too often or too rarely, a nibble in the wrong place, a
+//! tie that goes the wrong way, and bytes that depend on threads, memory or where a shard ends.
+
+use std::collections::BTreeMap;
+
+use mixdown_kit::raw::safetensors_bytes;
+use mixdown_kit::read::read_safetensors;
+use mixdown_kit::{Space, Tensor, mixdown, read_checkpoint};
+use mixdown_suite::{repository, with_snapshots};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// A space with the models of `tests/formats/written`.
+fn models() -> Space {
+    let space = Space::new();
+    for model in ["bf16", "f32"] {
+        for file in ["model.safetensors", "config.json"] {
+            let path = repository().join("tests/formats/written").join(model).join(file);
+            space.write(format!("{model}/{file}"), std::fs::read(path).unwrap());
+        }
+    }
+    space
+}
+
+fn expected() -> Value {
+    let text = std::fs::read(repository().join("tests/formats/written/expected.json")).unwrap();
+    serde_json::from_slice(&text).unwrap()
+}
+
+/// As the fixtures describe a tensor.
+fn described(tensor: &Tensor) -> String {
+    let digest = Sha256::digest(&tensor.data);
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{} {:?} {digest}", tensor.dtype.safetensors_name(), tensor.shape)
+}
+
+fn convert(space: &Space, model: &str, typed: &str, more: &[&str]) -> BTreeMap<String, Tensor> {
+    let words = typed.split(' ').chain(more.iter().copied());
+    let arguments = ["convert", model, "--out", "out", "--force"].into_iter().chain(words);
+    mixdown(space, arguments).success();
+    read_checkpoint(space.path("out")).tensors
+}
+
+#[test]
+fn bytes_are_those_of_the_libraries() {
+    let space = models();
+    let mut faults = Vec::new();
+    let all = expected();
+    let forms = all.as_object().unwrap();
+    assert_eq!(forms.len(), 2);
+    for (model, forms) in forms {
+        let source = read_safetensors(space.path(format!("{model}/model.safetensors")));
+        for (typed, wanted) in forms.as_object().unwrap() {
+            let mut found = convert(&space, model, typed, &[]);
+            for (name, digest) in wanted.as_object().unwrap() {
+                match found.remove(name) {
+                    Some(tensor) if described(&tensor) == digest.as_str().unwrap() => {}
+                    Some(tensor) => {
+                        faults.push(format!("{model} {typed}: {name} is {}", described(&tensor)))
+                    }
+                    None => faults.push(format!("{model} {typed}: {name} is missing")),
+                }
+            }
+            // What is left is what is not quantized, as it was.
+            for (name, tensor) in found {
+                let is_kept = source.get(&name).is_some_and(|own| own.data == tensor.data);
+                if !is_kept || name.contains("_proj") {
+                    faults.push(format!("{model} {typed}: {name} is not what it was"));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn bytes_depend_on_nothing_but_the_model() {
+    let space = models();
+    for typed in
+        ["--to fp8", "--to fp8 --scales block", "--to nvfp4", "--to int5 --group 32 --asymmetric"]
+    {
+        let first = convert(&space, "bf16", typed, &["--threads", "1"]);
+        let small = convert(&space, "bf16", typed, &["--threads", "3", "--memory", "12MB"]);
+        let cut = convert(&space, "bf16", typed, &["--shard-size", "20kB"]);
+        for (name, tensor) in &first {
+            assert_eq!(tensor.data, small[name].data, "{typed}: {name}");
+            assert_eq!(tensor.data, cut[name].data, "{typed}: {name}");
+        }
+        assert!(read_checkpoint(space.path("out")).shards.len() > 1);
+        mixdown(&space, ["verify", "out"]).success();
+    }
+}
+
+/// What is written is read again, and its error is that of the form.
+#[test]
+fn what_was_quantized_comes_back() {
+    let space = models();
+    let source = read_safetensors(space.path("f32/model.safetensors"));
+    let error = |values: &[f64], exact: &[f64]| -> f64 {
+        let apart: f64 = values.iter().zip(exact).map(|(a, b)| (a - b) * (a - b)).sum();
+        (apart / exact.iter().map(|value| value * value).sum::<f64>()).sqrt()
+    };
+    let mut errors = BTreeMap::new();
+    for typed in [
+        "--to fp8",
+        "--to fp8 --as block-fp8",
+        "--to int8 --group 32",
+        "--to int4 --group 32",
+        "--to int4 --group 32 --fit least_squares",
+        "--to mxfp4",
+        "--to nvfp4",
+    ] {
+        convert(&space, "f32", typed, &[]);
+        mixdown(&space, ["convert", "out", "--to", "f32", "--out", "back", "--force"]).success();
+        let back = read_checkpoint(space.path("back"));
+        assert_eq!(back.names(), source.keys().collect::<Vec<_>>(), "{typed}");
+        let config = space.read_text("back/config.json");
+        assert!(!config.contains("quantization_config"), "{config}");
+        let mut worst = 0.0_f64;
+        for (name, tensor) in &source {
+            assert_eq!(back.tensor(name).shape, tensor.shape);
+            worst = worst.max(error(&back.values(name), &tensor.values()));
+        }
+        errors.insert(typed, worst);
+    }
+    let bound = |typed: &str, most: f64| assert!(errors[typed] < most, "{errors:?}");
+    // Half a step of the 4 bits of e4m3 is 2⁻⁴ of a value; of 4 bits in a group a fifteenth of its range.
+    bound("--to fp8", 1.0 / 16.0);
+    bound("--to fp8 --as block-fp8", 1.0 / 16.0);
+    bound("--to int8 --group 32", 0.02);
+    bound("--to int4 --group 32", 0.14);
+    bound("--to mxfp4", 0.2);
+    bound("--to nvfp4", 0.16);
+    let [searched, plain] = ["--to int4 --group 32 --fit least_squares", "--to int4 --group 32"];
+    assert!(errors[searched] < errors[plain] * 0.97, "{errors:?}");
+}
+
+/// Rules of a recipe decide about each tensor, and a merge is quantized as its result would be.
+#[test]
+fn rules_decide_what_is_quantized() {
+    let space = models();
+    let recipe = "mixdown: 1
+models: {one: bf16, two: {path: bf16}}
+method: linear
+parameters: {weight: 0.5}
+output:
+  quantize:
+    - {role: attention_v, to: none}
+    - {tensors: lm_head.weight, to: int8}
+    - {role: [mlp_down, mlp_up], to: int4, group: 32}
+    - {to: fp8}
+";
+    space.write("recipe.yaml", recipe);
+    mixdown(&space, ["merge", "recipe.yaml", "--out", "merged"]).success();
+    let merged = read_checkpoint(space.path("merged"));
+    let layer = "model.layers.0";
+    let dtype = |name: &str| merged.tensor(name).dtype.safetensors_name();
+    assert_eq!(dtype(&format!("{layer}.self_attn.v_proj.weight")), "BF16");
+    assert_eq!(dtype(&format!("{layer}.self_attn.q_proj.weight")), "F8_E4M3");
+    assert_eq!(dtype("lm_head.weight"), "I8");
+    assert_eq!(dtype(&format!("{layer}.mlp.down_proj.weight_packed")), "I32");
+    assert_eq!(dtype("model.norm.weight"), "BF16");
+    // The mean of a model and itself is the model.
+    let alone = convert(&space, "bf16", "--to int4 --group 32", &[]);
+    let packed = format!("{layer}.mlp.up_proj.weight_packed");
+    assert_eq!(merged.tensor(&packed).data, alone[&packed].data);
+    let config: Value = serde_json::from_str(&space.read_text("merged/config.json")).unwrap();
+    let told = &config["quantization_config"];
+    assert_eq!(told["format"], "mixed-precision");
+    assert_eq!(told["ignore"], serde_json::json!([format!("{layer}.self_attn.v_proj")]));
+    let groups: Vec<&Value> = told["config_groups"].as_object().unwrap().values().collect();
+    assert_eq!(groups.len(), 3);
+    assert!(groups.iter().any(|group| group["targets"] == serde_json::json!(["lm_head"])));
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let space = models();
+    let bad = [
+        ("unknown_form", "{quantize: fp9}"),
+        ("unknown_library", "{quantize: {to: int4, as: block-fp8}}"),
+        ("group_of_floats", "{quantize: {to: mxfp4, group: 64}}"),
+        ("groups_do_not_divide", "{quantize: {to: int4, group: 128}}"),
+        ("unknown_role", "{quantize: [{role: attention_w, to: none}, {to: fp8}]}"),
+        ("dead_rule", "{quantize: [{to: fp8}, {role: mlp_up, to: int8}]}"),
+        ("two_libraries", "{quantize: [{role: mlp_up, to: int8}, {to: fp8, as: block-fp8}]}"),
+        ("adapter_and_quantize", "{as: adapter, quantize: fp8}"),
+        ("without_a_form", "{quantize: {group: 32}}"),
+        ("nothing_left", "{quantize: {module: head, to: fp8}}"),
+    ];
+    for (name, output) in bad {
+        let recipe = format!(
+            "mixdown: 1\nmodels: {{one: bf16}}\nbase: one\nmethod: linear\nparameters: {{weight: 1}}\noutput: {output}\n"
+        );
+        space.write("recipe.yaml", recipe);
+        let outcome = mixdown(&space, ["merge", "recipe.yaml", "--out", "refused"]);
+        assert!(outcome.status != Some(0), "{name}: {}", outcome.talk());
+        with_snapshots(|| insta::assert_snapshot!(name, outcome.talk()));
+        assert!(!space.exists("refused"));
+    }
+    for (name, typed) in
+        [("convert_unknown", "bf61"), ("convert_type_with_group", "bf16 --group 32")]
+    {
+        let words =
+            ["convert", "bf16", "--out", "refused", "--to"].into_iter().chain(typed.split(' '));
+        let outcome = mixdown(&space, words).exits(2);
+        with_snapshots(|| insta::assert_snapshot!(name, outcome.talk()));
+    }
+}
+
+/// An infinity has no code, whatever the recipe allows.
+#[test]
+fn infinities_are_refused() {
+    let space = models();
+    let mut tensors = read_safetensors(space.path("bf16/model.safetensors"));
+    let weight = tensors.get_mut("model.layers.0.mlp.up_proj.weight").unwrap();
+    weight.data[64..66].copy_from_slice(&0x7f80_u16.to_le_bytes());
+    let all: Vec<&Tensor> = tensors.values().collect();
+    let file = safetensors_bytes(&all);
+    space.write("bf16/model.safetensors", file);
+    let recipe =
+        "mixdown: 1\nmodels: {one: bf16}\nrules: [{keep: one}]\noutput: {quantize: int8}\n";
+    space.write("recipe.yaml", recipe);
+    for (name, more) in [("infinity", &[][..]), ("infinity_allowed", &["--allow-nonfinite"][..])] {
+        let arguments = ["merge", "recipe.yaml", "--out", "refused"].iter().chain(more);
+        let outcome = mixdown(&space, arguments).exits(1);
+        with_snapshots(|| insta::assert_snapshot!(name, outcome.talk()));
+    }
+}
