@@ -13,8 +13,8 @@ use std::collections::HashMap;
 
 use mixdown_ops::account::{Account, Told};
 
-use crate::assembled::{Patch, PatchSource};
 use crate::plan::{Leaf, Merge, Plan, TensorRef, Work};
+use crate::plan::{Patch, PatchSource};
 pub use whole::digest;
 pub use writers::{Digest, Tree};
 

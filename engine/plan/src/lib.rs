@@ -3,57 +3,31 @@
 //! Nothing here reads a file, a clock or the environment: the same recipe and the same indexes give
 //! the same plan, byte for byte.
 
-mod adapter;
-mod alike;
-mod assembled;
-mod beside;
-mod check;
-mod compile;
-mod configs;
+mod bodies;
+mod detail;
 pub mod explain;
-mod finish;
-pub mod functions;
-mod fuse;
-mod graph;
+mod families;
+mod formulas;
 pub mod identity;
-mod kind;
-pub mod knowledge;
-mod lacking;
-mod layer;
-mod library;
-mod like;
-mod linear;
-mod lower;
-pub mod map;
-mod mapped;
-mod matrices;
-mod module_names;
-mod modules;
-mod pair;
-mod parameters;
+mod jobs;
+mod models;
 mod plan;
-pub mod quantize;
+mod planning;
+mod programs;
 mod report;
-mod resolve;
-mod rules;
-mod tensor_class;
-mod tokenizer;
-mod treatment;
-mod view;
-mod vocabulary;
+mod sections;
 
-pub use assembled::{Assembled, Patch, PatchSource};
-pub use check::check_method;
-pub use knowledge::Architectures;
-pub use library::Library;
-pub use pair::Detail;
-pub use parameters::{Bound, Resolved};
+pub use detail::{Bound, Detail, Resolved};
+pub use families::knowledge::{self, Architectures};
+pub use formulas::check::check_method;
+pub use formulas::functions;
+pub use formulas::library::Library;
+pub use jobs::quantize;
+pub use models::map;
+pub use models::request::{AdapterInput, CheckpointInput, MapInput, ModelSource, Request};
 pub use plan::{
-    AdapterFiles, Factor, FactsRead, Group, Job, LayerChange, Leaf, LeftOut, LostScalars,
-    MatrixOperand, MatrixStep, Merge, Origin, OutputFiles, Parts, Plan, Product, Rectangle,
-    RowSource, Rows, Side, TensorRef, Work,
+    AdapterFiles, Assembled, Counts, Factor, FactsRead, Group, Job, LayerChange, Leaf, LeftOut,
+    LostScalars, MatrixOperand, MatrixStep, Merge, Origin, OutputFiles, Parts, Patch, PatchSource,
+    Plan, Product, Rectangle, RowSource, Rows, Side, TensorRef, Treatment, Work, treatment_counts,
 };
-pub use resolve::{
-    AdapterInput, CheckpointInput, MapInput, ModelSource, Outcome, Request, compile,
-};
-pub use treatment::{Counts, Treatment, counts as treatment_counts};
+pub use planning::{Outcome, plan};

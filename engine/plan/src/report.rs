@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use mixdown_diagnostics::{Code, Diagnostic};
+use mixdown_diagnostics::{Code, Diagnostic, Span};
+use mixdown_recipe::Recipe;
 
 /// Mistakes of one kind at one place that are shown in full.
 const SHOWN: usize = 3;
@@ -86,6 +87,11 @@ impl Reporter {
         }
         self.diagnostics
     }
+}
+
+/// A place for what concerns a recipe as a whole.
+pub(crate) fn whole(recipe: &Recipe) -> Span {
+    recipe.method.as_ref().map_or(Span { line: 1, column: 1, length: 1 }, |method| method.span)
 }
 
 #[cfg(test)]

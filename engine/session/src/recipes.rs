@@ -211,7 +211,7 @@ impl Loaded {
             target: through.target,
         });
         let mapped: Vec<MapInput<'_>> = mapped.collect();
-        let mut outcome = mixdown_plan::compile(&Request {
+        let mut outcome = mixdown_plan::plan(&Request {
             recipes: &self.recipes,
             models: self.sources.clone(),
             library: &self.library,

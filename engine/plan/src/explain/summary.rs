@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use mixdown_diagnostics::escape;
 
 use super::{bytes, size};
+use crate::plan::treatment_counts;
 use crate::plan::{Job, Plan, Work};
-use crate::treatment::counts as treatment_counts;
 
 /// A summary for people. `tensors`: how many tensors each checkpoint of the plan has.
 pub fn summary(plan: &Plan, tensors: &[usize]) -> String {

@@ -6,8 +6,8 @@ use mixdown_diagnostics::escape;
 use serde_json::{Value, json};
 
 use super::{size, value::json as plan_json, verb};
-use crate::pair::Detail;
-use crate::parameters::{Bound, Resolved};
+use crate::detail::Detail;
+use crate::detail::{Bound, Resolved};
 use crate::plan::{Job, Plan, Work};
 
 /// The story of a tensor; none if the plan does not make it.

@@ -8,7 +8,7 @@ use mixdown_ops::{Instruction, Operand, Pass, Program};
 use serde_json::{Map, Value, json};
 
 use super::verb;
-use crate::assembled::{Assembled, Patch, PatchSource};
+use crate::plan::{Assembled, Patch, PatchSource};
 use crate::plan::{
     FactsRead, Group, Job, Leaf, MatrixOperand, MatrixStep, Merge, Plan, RowSource, Rows, Side,
     TensorRef, Work,

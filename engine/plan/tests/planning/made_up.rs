@@ -2,7 +2,7 @@
 
 use mixdown_checkpoint::index::Index;
 use mixdown_diagnostics::Source;
-use mixdown_plan::{CheckpointInput, Library, ModelSource, Outcome, Plan, Request, compile};
+use mixdown_plan::{CheckpointInput, Library, ModelSource, Outcome, Plan, Request, plan};
 use mixdown_recipe::recipe::{ModelReference, Recipe};
 use mixdown_tensor::{DType, Shape};
 use serde_json::{Value, json};
@@ -86,7 +86,7 @@ pub fn plan_of(text: &str, models: &[Model]) -> Outcome {
         mapped: &[],
         explain: None,
     };
-    compile(&request)
+    plan(&request)
 }
 
 pub fn sound(text: &str, models: &[Model]) -> Plan {

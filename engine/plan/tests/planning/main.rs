@@ -6,7 +6,7 @@ mod made_up;
 use mixdown_checkpoint::index::Index;
 use mixdown_diagnostics::Diagnostic;
 use mixdown_plan::{
-    CheckpointInput, Leaf, Library, ModelSource, Plan, Request, Work, compile, explain,
+    CheckpointInput, Leaf, Library, ModelSource, Plan, Request, Work, explain, plan,
 };
 use mixdown_tensor::{DType, Shape};
 use serde_json::json;
@@ -469,7 +469,7 @@ rules: [{method: ties}]
             mapped: &[],
             explain: None,
         };
-        let outcome = compile(&request);
+        let outcome = plan(&request);
         let headline =
             "`scope: model` of the recipe `recipe.yaml` needs all its tensors, each once";
         let about = outcome.diagnostics.iter().filter(|one| one.headline == headline).count();

@@ -42,6 +42,31 @@ impl MatrixLayout {
         (self.rows.saturating_mul(self.matrices), self.columns)
     }
 
+    /// Rows and columns of one of `count` operands of an op, as it lies in memory.
+    pub fn of_operand(&self, op: &MatrixOp, operand: usize, count: usize) -> (u64, u64) {
+        if op.reads_weight(operand, count) {
+            return self.stored();
+        }
+        let (rows, columns) = self.shape();
+        match op {
+            // Weights `[out, in]`, then as many Gram matrices `[in, in]`.
+            MatrixOp::Regression { .. } => (columns, columns),
+            // Coordinates like a weight, then the basis, one row for each direction.
+            MatrixOp::OutOfBasis { experts } if operand == 1 => {
+                (rows.min(columns.saturating_mul(u64::from(*experts))), rows)
+            }
+            _ => (rows, columns),
+        }
+    }
+
+    /// Rows and columns of an op's result from `count` operands, as it lies in memory.
+    pub fn of_result(&self, op: &MatrixOp, count: usize) -> (u64, u64) {
+        match op.gives_weight() {
+            true => self.stored(),
+            false => op.result_shape(self.shape(), count),
+        }
+    }
+
     /// The same for an op whose result is that of the transpose, transposed: it needs not see which axis
     /// is which.
     #[must_use]

@@ -1,0 +1,5 @@
+//! Made tensors become the jobs of a plan, and what is written beside them.
+
+mod adapter;
+pub(crate) mod finish;
+pub mod quantize;

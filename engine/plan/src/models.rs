@@ -1,0 +1,8 @@
+//! Models as recipes see them, whatever they are made of.
+
+pub(crate) mod like;
+pub mod map;
+pub(crate) mod request;
+mod tokenizer;
+pub(crate) mod view;
+pub(crate) mod vocabulary;

@@ -1,0 +1,148 @@
+//! What configurations of models that are merged tensor by tensor say differently behind equal shapes: head
+//! counts, angles, activations. The output has one configuration, and the others' weights were trained by
+//! another.
+
+use mixdown_diagnostics::{Diagnostic, codes};
+use serde_json::Value;
+
+use crate::report::Reporter;
+use crate::sections::pair::{Input, Section};
+
+/// Keys under which a number or word changes what weights mean, and no shape. Each with the other names that
+/// families have for it.
+const KEYS: [&[&str]; 16] = [
+    &["model_type"],
+    &["num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"],
+    &["num_key_value_heads", "num_kv_heads"],
+    &["head_dim"],
+    &["rope_theta", "rope_parameters.rope_theta", "rotary_emb_base"],
+    &["rope_scaling.rope_type", "rope_scaling.type", "rope_parameters.rope_type"],
+    &["rope_scaling.factor", "rope_parameters.factor"],
+    &["partial_rotary_factor", "rotary_pct", "rope_parameters.partial_rotary_factor"],
+    &["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "layer_norm_eps"],
+    &["hidden_act", "hidden_activation", "activation_function", "feed_forward_proj"],
+    &["num_experts_per_tok", "moe_topk", "top_k"],
+    &["norm_topk_prob"],
+    &["attn_logit_softcapping"],
+    &["final_logit_softcapping"],
+    &["query_pre_attn_scalar"],
+    &["sliding_window"],
+];
+
+/// Where configs of models with several parts keep those of the language model.
+const TEXT_PARTS: [&str; 4] =
+    ["text_config", "llm_config", "language_config", "thinker_config.text_config"];
+
+impl Section<'_> {
+    /// Warns where the configurations of the inputs do not go together.
+    pub(crate) fn compare_configs(&self, reporter: &mut Reporter) {
+        if self.is_implied {
+            return;
+        }
+        let base = self.inputs.iter().find(|input| input.is_base).or(self.inputs.first());
+        let Some((base, of_base)) = base.and_then(|base| Some((base, own(base)?))) else {
+            return;
+        };
+        for input in self.inputs.iter().filter(|input| !std::ptr::eq(*input, base)) {
+            let Some(other) = own(input) else { continue };
+            let differing = differences(of_base, other);
+            if differing.is_empty() {
+                continue;
+            }
+            let (a, b) = (&base.view.name, &input.view.name);
+            let headline = format!("the configs of `{a}` and `{b}` differ behind equal shapes");
+            let mut warning = Diagnostic::warning(codes::CONFIGS_DIFFER, headline);
+            for (key, ours, theirs) in differing {
+                warning = warning.fact(key, format!("{ours} in `{a}`, {theirs} in `{b}`"));
+            }
+            warning = warning.note(
+                "weights that were trained with one value mean something else with the other",
+            );
+            reporter.add(warning.at(self.source, input.span));
+        }
+    }
+}
+
+/// The configuration of an input; a part under the names of another model has that of its own one.
+fn own<'a>(input: &Input<'a>) -> Option<&'a Value> {
+    input.view.config.filter(|_| input.view.names_of.is_none())
+}
+
+/// Keys whose values differ, with both.
+fn differences(ours: &Value, theirs: &Value) -> Vec<(&'static str, String, String)> {
+    let mut found = Vec::new();
+    for names in KEYS {
+        let said = |config: &Value| names.iter().find_map(|key| value(config, key));
+        let (a, b) = (said(ours), said(theirs));
+        let is_equal = match (&a, &b) {
+            (Some(a), Some(b)) => match (a.as_f64(), b.as_f64()) {
+                (Some(a), Some(b)) => a == b,
+                _ => a == b,
+            },
+            // What is left out is the family's default, which is not known here; only that positions are
+            // stretched in one of them is.
+            (None, Some(other)) | (Some(other), None) => {
+                !(names[0].starts_with("rope_scaling") && *other != "default" && *other != 1.0)
+            }
+            (None, None) => true,
+        };
+        if !is_equal {
+            let text =
+                |value: Option<Value>| value.map_or("not said".to_owned(), |v| v.to_string());
+            found.push((names[0], text(a), text(b)));
+        }
+    }
+    found
+}
+
+/// The value under a key of the language model's part, else of the whole.
+fn value(config: &Value, key: &str) -> Option<Value> {
+    let walk = |start: &Value, path: &str| {
+        path.split('.').try_fold(start.clone(), |value, part| value.get(part).cloned())
+    };
+    let parts = TEXT_PARTS.iter().filter_map(|part| walk(config, part));
+    let nested =
+        if key == "model_type" { None } else { parts.filter_map(|part| walk(&part, key)).next() };
+    nested
+        .or_else(|| walk(config, key))
+        .filter(|value| value.is_number() || value.is_string() || value.is_boolean())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn keys(ours: Value, theirs: Value) -> Vec<&'static str> {
+        differences(&ours, &theirs).into_iter().map(|(key, ..)| key).collect()
+    }
+
+    #[test]
+    fn equal_values_under_other_keys_are_equal() {
+        let old =
+            json!({"rope_theta": 10000.0, "num_attention_heads": 4, "torch_dtype": "float16"});
+        let new = json!({
+            "rope_parameters": {"rope_theta": 10000, "rope_type": "default"},
+            "num_attention_heads": 4,
+        });
+        assert_eq!(keys(old.clone(), new), [""; 0]);
+        let angles = json!({"rope_theta": 1000000.0, "num_attention_heads": 8});
+        assert_eq!(keys(old, angles), ["num_attention_heads", "rope_theta"]);
+    }
+
+    #[test]
+    fn stretched_positions_are_told_and_other_defaults_are_not_guessed() {
+        let plain = json!({"model_type": "llama", "rope_scaling": null});
+        let stretched =
+            json!({"model_type": "llama", "rope_scaling": {"rope_type": "yarn", "factor": 4.0}});
+        assert_eq!(keys(plain, stretched), ["rope_scaling.rope_type", "rope_scaling.factor"]);
+        assert_eq!(keys(json!({}), json!({"head_dim": 128, "hidden_act": "silu"})), [""; 0]);
+    }
+
+    #[test]
+    fn the_language_model_s_part_counts() {
+        let config = |act: &str| json!({"text_config": {"hidden_act": act}, "hidden_act": "x"});
+        assert_eq!(keys(config("silu"), config("gelu")), ["hidden_act"]);
+    }
+}
