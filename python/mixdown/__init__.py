@@ -10,11 +10,13 @@ A recipe says what goes in and how it is merged; it is a path, the text of a rec
 from . import _mixdown
 from ._errors import Diagnostic, Interrupted, MergeError, MixdownError, RecipeError
 from ._merge import (
+    Assembled,
     Checked,
     Merged,
     Method,
     Searched,
     Verified,
+    assemble,
     check,
     diff,
     explain,
@@ -32,6 +34,7 @@ from ._tensors import Checkpoint, TensorInfo, iter_tensors, merge_tensors, open
 __version__: str = _mixdown.VERSION
 
 __all__ = [
+    "Assembled",
     "Checked",
     "Checkpoint",
     "Diagnostic",
@@ -44,6 +47,7 @@ __all__ = [
     "Searched",
     "TensorInfo",
     "Verified",
+    "assemble",
     "check",
     "diff",
     "explain",

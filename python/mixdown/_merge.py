@@ -110,13 +110,15 @@ def merge(
     cache: bool = True,
     follow_links: bool = False,
     report: str | os.PathLike[str] | None = None,
+    part: str | tuple[int, int] | None = None,
     progress: Progress = None,
 ) -> Merged:
     """Merges checkpoints as a recipe says, and writes the result to the folder `out`.
 
     `set` overrides values of the recipe by their paths; `follow_links` reads files that are links out of a
     model's folder, which is an error otherwise; `memory` and `shard_size` are bytes or texts such
-    as `"2GB"`; without `threads` all processors work. A merge that was interrupted, by Ctrl-C too, goes on
+    as `"2GB"`; without `threads` all processors work. With `part`, `"3/16"` or `(3, 16)`, one part of the
+    output is made in a folder of its own within `out`; `assemble` joins all when they are there. A merge that was interrupted, by Ctrl-C too, goes on
     where it was when the same call comes again.
 
     **Errors.** `RecipeError` with all mistakes together, before anything is written; `MergeError` when
@@ -134,10 +136,52 @@ def merge(
         "hash_inputs": hash_inputs,
         "cache": cache,
         "report": None if report is None else os.fspath(report),
+        "part": _part(part),
     }
     with Listener(progress) as listener, told():
         done = json.loads(_mixdown.merge(json.dumps(asked), listener))
     return _merged(done)
+
+
+def _part(part: str | tuple[int, int] | None) -> str | None:
+    return part if part is None or isinstance(part, str) else "{}/{}".format(*part)
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """Parts that became one output."""
+
+    out: Path
+    """The folder."""
+    parts: int | None
+    """How many there were; none if the folder was a whole output already."""
+    tensors: int | None
+    """Tensors of the output."""
+    bytes: int | None
+    """Bytes of all tensors."""
+    warnings: tuple[Diagnostic, ...]
+    """What a person should know that no part alone tells."""
+
+
+def assemble(
+    folder: str | os.PathLike[str], *, force: bool = False, progress: Progress = None
+) -> Assembled:
+    """Joins the parts of an output that `merge` made with `part`, to the bytes of one run.
+
+    The output takes the place of `folder`; what else is in the folder is removed with `force`, and an error
+    otherwise.
+
+    **Errors.** `MergeError` with all parts that are missing, repeated, damaged or of other merges.
+    """
+    with Listener(progress) as listener, told():
+        done = json.loads(_mixdown.assemble(os.fspath(folder), force, listener))
+    return Assembled(
+        out=Path(done["out"]),
+        parts=done["parts"],
+        tensors=done.get("tensors"),
+        bytes=done.get("bytes"),
+        warnings=tuple(Diagnostic.of(value) for value in done.get("warnings", ())),
+    )
 
 
 def _merged(done: dict[str, Any]) -> Merged:

@@ -79,6 +79,7 @@ fn count_json(task: Task, count: &Count, is_last: bool) -> Value {
             Task::Merging => "merging",
             Task::Comparing => "comparing",
             Task::Verifying => "verifying",
+            Task::Assembling => "assembling",
         },
         "stage": count.stage,
         "tensors": count.tensors,

@@ -50,6 +50,9 @@ fn pattern(text: Option<&str>) -> PyResult<Option<Pattern>> {
 #[pymodule]
 mod _mixdown {
     use super::*;
+    use mixdown_session::parts::MOST_PARTS;
+    use mixdown_session::parts::assemble::AssembleRequest;
+
     use crate::attended::attended;
     use crate::request::{Extract, Fuse, Merge, Recipe, Search, machine, read};
 
@@ -79,6 +82,36 @@ mod _mixdown {
             let merged = mixdown_session::merge::merge(&request, session)?;
             Ok(data::merged(&merged))
         })
+    }
+
+    /// Joins the parts of an output.
+    #[pyfunction]
+    fn assemble(
+        py: Python<'_>,
+        folder: std::path::PathBuf,
+        force: bool,
+        listener: Option<Py<PyAny>>,
+    ) -> PyResult<String> {
+        let request = AssembleRequest { out: folder, force };
+        attended(py, listener, move |session| {
+            Ok(data::assembled(&mixdown_session::parts::assemble::assemble(&request, session)?))
+        })
+    }
+
+    /// How a merge would be cut in so many parts.
+    #[pyfunction]
+    fn plan_parts(
+        py: Python<'_>,
+        request: &str,
+        parts: u32,
+        listener: Option<Py<PyAny>>,
+    ) -> PyResult<String> {
+        let request = read::<Merge>(request)?.of_session()?;
+        if !(1..=MOST_PARTS).contains(&parts) {
+            let text = format!("`parts` is a number from 1 to {MOST_PARTS}, found {parts}");
+            return Err(PyValueError::new_err(text));
+        }
+        attended(py, listener, move |session| data::cut(&request, parts, session))
     }
 
     /// All mistakes of a recipe, if any; else its warnings.

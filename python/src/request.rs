@@ -38,6 +38,7 @@ pub struct Merge {
     hash_inputs: bool,
     cache: bool,
     report: Option<PathBuf>,
+    part: Option<String>,
 }
 
 /// A search.
@@ -138,6 +139,7 @@ impl Merge {
             hash_inputs: self.hash_inputs,
             keep: if self.cache { Keep::Shared } else { Keep::Nowhere },
             report: self.report,
+            part: self.part.map(|part| part.parse()).transpose().map_err(PyValueError::new_err)?,
         })
     }
 }

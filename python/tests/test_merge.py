@@ -227,3 +227,26 @@ def test_the_program_is_there():
     assert told.stdout.strip().endswith(mixdown.__version__)
     wrong = subprocess.run(["mixdown", "check", "nowhere.yaml"], capture_output=True, text=True)
     assert wrong.returncode == 2 and "nowhere.yaml" in wrong.stderr
+
+
+def test_parts_become_the_output_of_one_run(models, linear, tmp_path):
+    mixdown.merge(linear, "whole", shard_size="100B")
+    for number in (2, 1, 3):
+        part = mixdown.merge(linear, "parts", part=(number, 3), shard_size="100B", progress=False)
+        assert part.out == Path(f"parts/part-{number:05}-of-00003")
+    done = mixdown.assemble("parts", progress=False)
+    assert (done.out, done.parts, done.tensors) == (Path("parts"), 3, 3)
+    for name in sorted(os.listdir("whole")):
+        assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes(), name
+    assert sorted(os.listdir("whole")) == sorted(os.listdir("parts"))
+    assert mixdown.assemble("parts").parts is None
+
+
+def test_parts_that_are_missing_or_cannot_be_are_told(models, linear):
+    with pytest.raises(ValueError, match="the numbers are 1 to 3, found 4"):
+        mixdown.merge(linear, "out", part="4/3")
+    mixdown.merge(linear, "out", part="2/3")
+    with pytest.raises(mixdown.MergeError) as raised:
+        mixdown.assemble("out")
+    assert [found.code for found in raised.value.errors] == ["E0552"]
+    assert ("missing", "1, 3") in raised.value.errors[0].facts

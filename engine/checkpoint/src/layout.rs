@@ -119,6 +119,29 @@ impl Layout {
         shard_bytes: u64,
         sources: &[Option<u64>],
     ) -> Result<Self, Box<Diagnostic>> {
+        let groups = split(&tensors, shard_bytes);
+        let count = groups.len();
+        let files = (0..).zip(groups).map(|(position, group)| (shard_name(position, count), group));
+        Self::in_files(tensors, files.collect(), sources, shard_bytes)
+    }
+
+    /// Lays out these tensors in files of these names, each with the tensors at these positions, which
+    /// are all of them, once.
+    ///
+    /// **Errors.** Those of [`new`](Self::new).
+    pub fn of_files(
+        tensors: Vec<OutputTensor>,
+        files: Vec<(String, Vec<usize>)>,
+    ) -> Result<Self, Box<Diagnostic>> {
+        Self::in_files(tensors, files, &[], 0)
+    }
+
+    fn in_files(
+        tensors: Vec<OutputTensor>,
+        files: Vec<(String, Vec<usize>)>,
+        sources: &[Option<u64>],
+        shard_bytes: u64,
+    ) -> Result<Self, Box<Diagnostic>> {
         check_names(&tensors)?;
         let mut total_bytes = 0_u64;
         for tensor in &tensors {
@@ -134,12 +157,10 @@ impl Layout {
                     .fact("at tensor", tensor.name.clone())
                 })?;
         }
-        let groups = split(&tensors, shard_bytes);
         let mut places = vec![TensorPlace { shard: 0, offset: 0, bytes: 0 }; tensors.len()];
-        let mut shards = Vec::with_capacity(groups.len());
-        for (position, mut members) in groups.iter().cloned().enumerate() {
+        let mut shards = Vec::with_capacity(files.len());
+        for (position, (name, mut members)) in files.into_iter().enumerate() {
             members.sort_by_key(|&index| Reverse(tensors[index].dtype.bytes()));
-            let name = shard_name(position, groups.len());
             let mut header = header(&tensors, &members);
             if let Some(start) = best_start(&tensors, &members, sources) {
                 pad(&mut header, start);
@@ -167,6 +188,18 @@ impl Layout {
     /// Where tensor `index` lies.
     pub fn place(&self, index: usize) -> TensorPlace {
         self.places[index]
+    }
+
+    /// A digest of all that decides which byte lies where: names and headers of the files.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for shard in &self.shards {
+            for part in [shard.name.as_bytes(), &shard.header] {
+                hasher.update(&(part.len() as u64).to_le_bytes());
+                hasher.update(part);
+            }
+        }
+        hasher.finalize().to_hex().to_string()
     }
 
     /// The files.

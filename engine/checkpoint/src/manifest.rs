@@ -291,7 +291,7 @@ impl ManifestProblem {
 }
 
 /// SHA-256 of these bytes, in hexadecimal digits.
-pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 

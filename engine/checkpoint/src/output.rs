@@ -74,6 +74,8 @@ pub struct OutputOptions {
     /// Bytes of the files that will be added beside the shards, and of what will be put aside, for the check
     /// of free space.
     pub side_bytes: u64,
+    /// Bytes of shards that need no space, because they will be adopted from files on the same disk.
+    pub adopted_bytes: u64,
     /// What only this user's runs know. With another key an interrupted run is not continued.
     pub key: OwnerKey,
 }
@@ -353,6 +355,13 @@ impl OutputFolder {
         self.disk.sync(&file, &path).map_err(|error| refused("copy a file", &path, &error))?;
         self.note_file(name, at, hex(&digest.finalize()));
         Ok(())
+    }
+
+    /// Takes over a file that holds a whole shard as it will be: it gets a second name in the output, so
+    /// that nothing is copied. Returns false where the file system has no second names, or the file lies on
+    /// another one; then the caller writes the tensors. They are completed by the caller in either case.
+    pub fn adopt(&self, shard: usize, file: &Path) -> Result<bool, Box<Diagnostic>> {
+        self.shards.adopt(&self.disk, shard, file)
     }
 
     /// Leaves the work so far for the same merge to continue; the same as dropping the folder.

@@ -300,7 +300,7 @@ mod tests {
         let layout = Arc::new(Layout::new(tensors.to_vec(), 32).unwrap());
         let identity = PlanIdentity::new(&[0; 32]);
         let key = OwnerKey::new([7; 32]);
-        let options = OutputOptions { force: false, side_bytes: 0, key };
+        let options = OutputOptions { force: false, side_bytes: 0, adopted_bytes: 0, key };
         let begun = OutputFolder::begin(&target, layout, &identity, &options).unwrap();
         let output = begun.open().unwrap();
         for tensor in 0..3 {

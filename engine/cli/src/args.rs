@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 use mixdown_recipe::Pattern;
 
 use crate::commands::{
-    cache, check, completions, convert, devices, diff, explain, extract, fuse, inspect, map, merge,
-    methods, plan, schemas, search, verify,
+    assemble, cache, check, completions, convert, devices, diff, explain, extract, fuse, inspect,
+    map, merge, methods, plan, schemas, search, verify,
 };
 use crate::talk::ColorChoice;
 
@@ -40,6 +40,8 @@ pub struct Arguments {
 pub enum Command {
     /// Merge checkpoints as a recipe says
     Merge(merge::Arguments),
+    /// Join the parts of an output that `merge --part` made
+    Assemble(assemble::Arguments),
     /// Find all mistakes of a recipe, without reading weights
     Check(check::Arguments),
     /// Show what a merge would do: operations, bytes, memory

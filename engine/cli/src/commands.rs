@@ -1,5 +1,6 @@
 //! One file for each command: what can be typed after it, and what it does.
 
+pub mod assemble;
 pub mod cache;
 pub mod check;
 pub mod completions;
@@ -31,6 +32,7 @@ pub type Outcome = Result<Exit, Trouble>;
 pub fn run(command: Command, talk: Talk) -> Exit {
     let outcome = match command {
         Command::Merge(arguments) => merge::run(arguments, talk),
+        Command::Assemble(arguments) => assemble::run(arguments, talk),
         Command::Check(arguments) => check::run(arguments, talk),
         Command::Plan(arguments) => plan::run(arguments, talk),
         Command::Explain(arguments) => explain::run(arguments, talk),
@@ -69,6 +71,7 @@ impl Command {
     pub fn is_quiet(&self) -> bool {
         match self {
             Self::Merge(arguments) => arguments.quiet,
+            Self::Assemble(arguments) => arguments.quiet,
             Self::Search(arguments) => arguments.quiet,
             Self::Extract(arguments) => arguments.running.quiet,
             Self::Fuse(arguments) => arguments.running.quiet,

@@ -4,13 +4,14 @@ use std::path::Path;
 
 use mixdown_diagnostics::render;
 use mixdown_recipe::Pattern;
-use mixdown_session::merge::{Merged, Started, adapter};
+use mixdown_session::merge::{MergeRequest, Merged, Started, adapter, partition};
 use mixdown_session::models::Model;
+use mixdown_session::parts::assemble::Assembled;
 use mixdown_session::{Machine, Places, Planned, Session, Trouble};
 use serde_json::Value;
 
 use crate::commands::merge::summary;
-use crate::commands::{diff, explain, inspect, methods, plan, verify};
+use crate::commands::{assemble, diff, explain, inspect, methods, plan, verify};
 
 /// The event of a merge that begins.
 pub fn started(of: &Started<'_>) -> Value {
@@ -21,7 +22,10 @@ pub fn started(of: &Started<'_>) -> Value {
 pub fn merged(merged: &Merged) -> Value {
     match merged {
         Merged::Now(done) => {
-            let told = adapter::updates(&done.planned, &done.report);
+            let told = match done.part {
+                None => adapter::updates(&done.planned, &done.report),
+                Some(_) => None,
+            };
             let mut event = summary::event(done, told.as_deref());
             event["warnings"] = render::render_json(&done.warnings);
             event
@@ -35,6 +39,14 @@ pub fn merged(merged: &Merged) -> Value {
 /// **Errors.** The budget is too small.
 pub fn planned(planned: &Planned, machine: &Machine, places: &Places) -> Result<Value, Trouble> {
     plan::document(planned, machine, places)
+}
+
+/// What `mixdown plan --parts` tells of a merge.
+///
+/// **Errors.** All mistakes that headers show.
+pub fn cut(request: &MergeRequest, parts: u32, session: &Session<'_>) -> Result<Value, Trouble> {
+    let planned = mixdown_session::plan(&request.recipe, session, None)?;
+    Ok(plan::parts::json_of(&partition(request, &planned, parts)?))
 }
 
 /// What `mixdown explain` tells of a tensor that was planned with the wish to explain it.
@@ -66,6 +78,15 @@ pub fn compared(
 /// **Errors.** All that does not agree.
 pub fn verified(folder: &Path, threads: usize, session: &Session<'_>) -> Result<Value, Trouble> {
     verify::verified(folder, threads, session).map(|report| verify::json_of(&report, folder))
+}
+
+/// What `mixdown assemble` tells, with the warnings.
+pub fn assembled(assembled: &Assembled) -> Value {
+    let mut value = assemble::json_of(assembled);
+    if let Assembled::Now(joined) = assembled {
+        value["warnings"] = render::render_json(&joined.warnings);
+    }
+    value
 }
 
 /// What `mixdown methods` tells: all of them, or the one of this name.

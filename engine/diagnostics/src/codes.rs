@@ -143,6 +143,9 @@ codes! {
     NAME_TOO_LONG = "E0526", "a tensor has a name that is too long";
     FUSE_ARGUMENTS = "E0550", "what is to be fused does not go together";
     TENSOR_DATA = "E0551", "the data of a tensor in memory is not what its type and shape say";
+    PARTS_MISSING = "E0552", "parts of an output are not there";
+    PARTS_DIFFER = "E0553", "parts of an output are of different merges, or one is there twice";
+    PART_BROKEN = "E0554", "a part of an output is not what was written";
     IGNORED_KEY = "W0601", "a key of a mergekit configuration has no effect";
     IGNORED_PARAMETER = "W0602", "a parameter of a mergekit configuration has no effect";
     TIED_EMBEDDING = "W0603", "a tied embedding stands in for a missing output layer";
@@ -183,4 +186,5 @@ codes! {
     RESPELLED = "W0653", "a model gets the names that its base has for the same tensors";
     KEY_NOT_KEPT = "W0660", "the key that unfinished outputs carry cannot be kept";
     ODD_NAME = "W0661", "a file beside the weights is not copied for its name";
+    PARTS_COMPUTED = "W0680", "parts of an output were computed with different instructions";
 }

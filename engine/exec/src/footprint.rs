@@ -15,6 +15,7 @@ use crate::lineup::Lineup;
 use crate::matrix_needs::MatrixNeeds;
 use crate::needs::{Indexes, Item, flow_bytes};
 use crate::run::{Options, base_bytes, fit};
+use crate::stages::Stretch;
 
 /// What a run will read, write and hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +84,63 @@ pub fn footprint(
         threads: sizing.threads,
         stripe_elements: sizing.stripe,
     })
+}
+
+/// What it takes to make one output tensor once all facts about others are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobCost {
+    /// Bytes read.
+    pub bytes_read: u64,
+    /// Bytes of the tensor.
+    pub bytes_written: u64,
+    /// Floating-point operations of matrix ops.
+    pub flops: u64,
+    /// The job that is computed together with this one: the other side of a low-rank matrix, whose costs
+    /// are counted here.
+    pub with: Option<u32>,
+}
+
+/// What each job of a plan costs, and the bytes that are read for facts about several of them.
+///
+/// **Errors.** A matrix op that the backend refuses.
+pub fn job_costs(
+    plan: &Plan,
+    indexes: &[&Index],
+    backend: &dyn Backend,
+) -> Result<(Vec<JobCost>, u64), Box<Diagnostic>> {
+    let indexes = Indexes(indexes);
+    check(plan, indexes)?;
+    let matrices = MatrixNeeds::new(plan, backend)?;
+    let lineup = Lineup::new(plan, indexes, &matrices, |_| true)?;
+    let of_job = |job: &Job| JobCost { bytes_written: job.stored_bytes(), ..JobCost::default() };
+    let mut costs: Vec<JobCost> = plan.jobs.iter().map(of_job).collect();
+    let mut for_facts = 0;
+    for item in lineup.items() {
+        let read: u64 = reads(plan, indexes, item).into_iter().map(|(_, bytes)| bytes).sum();
+        let (job, twin) = match item {
+            Item::Copy(job) => (*job, None),
+            Item::Merge(stretch) if stores(plan, stretch) => (stretch.job, stretch.twin),
+            Item::Merge(_) | Item::Gathering(_) | Item::RowMeans(_) => {
+                for_facts += read;
+                continue;
+            }
+        };
+        let cost = &mut costs[job as usize];
+        cost.bytes_read = read;
+        cost.flops = matrices.of(job).iter().map(|needs| needs.flops).sum();
+        cost.with = twin;
+    }
+    Ok((costs, for_facts))
+}
+
+/// Whether a flow makes the tensor of its job, and not only facts for it.
+fn stores(plan: &Plan, stretch: &Stretch) -> bool {
+    match &plan.jobs[stretch.job as usize].work {
+        Work::Merge(merge) => {
+            stretch.passes.end == plan.programs[merge.program as usize].passes.len()
+        }
+        Work::Copy { .. } => true,
+    }
 }
 
 /// About how many bytes a lineup reads and writes.

@@ -38,11 +38,12 @@ mod sums;
 mod turned;
 mod widen;
 
-pub use footprint::{Footprint, footprint};
+pub use footprint::{Footprint, JobCost, footprint, job_costs};
 pub use held::{Held, Values};
+pub use messages::overflow as overflow_warning;
 pub use progress::{Progress, Silent};
 pub use read::Source;
-pub use report::{MatrixReport, Outcome, QuantizeLoss, Report, StorageLoss};
+pub use report::{MatrixReport, Outcome, Overflow, QuantizeLoss, Report, StorageLoss};
 pub use results::{NoResults, Results};
 pub use run::{Options, run};
 pub use sink::Sink;

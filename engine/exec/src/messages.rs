@@ -2,11 +2,12 @@
 
 use mixdown_checkpoint::shown::shown;
 use mixdown_diagnostics::{Diagnostic, codes};
-use mixdown_plan::{Plan, Product, TensorRef};
+use mixdown_plan::{Product, TensorRef};
 use mixdown_tensor::convert::{bf16_to_f32, f16_to_f32};
 use mixdown_tensor::{DType, Shape};
 
 use crate::read::Inputs;
+use crate::report::Overflow;
 use crate::scheduler::Failure;
 
 /// Output tensors named in one warning.
@@ -103,18 +104,17 @@ pub(crate) fn copies_differ(
     Failure::Input(Box::new(diagnostic))
 }
 
-/// Results that are NaN or infinite though the inputs are not, by job with their count.
-pub(crate) fn overflow(plan: &Plan, found: &[(u32, u64)]) -> Option<Diagnostic> {
-    let (&(first, _), total) = (found.first()?, found.iter().map(|&(_, count)| count).sum::<u64>());
-    let name = |job: u32| &plan.jobs[job as usize].name;
+/// The warning for results that are NaN or infinite though the inputs are not.
+pub fn overflow(found: &[Overflow]) -> Option<Diagnostic> {
+    let (first, total) = (found.first()?, found.iter().map(|one| one.elements).sum::<u64>());
     let headline = match found {
-        [_] => format!("`{}` holds results that are NaN or infinite", shown(name(first))),
+        [_] => format!("`{}` holds results that are NaN or infinite", shown(&first.tensor)),
         _ => format!("{} output tensors hold results that are NaN or infinite", found.len()),
     };
     let mut diagnostic = Diagnostic::warning(codes::OVERFLOW, headline);
-    for &(job, count) in found.iter().take(MOST_NAMED) {
-        let dtype = plan.jobs[job as usize].dtype;
-        diagnostic = diagnostic.fact(shown(name(job)), format!("{count} elements, {dtype}"));
+    for one in found.iter().take(MOST_NAMED) {
+        let text = format!("{} elements, {}", one.elements, one.dtype);
+        diagnostic = diagnostic.fact(shown(&one.tensor), text);
     }
     if found.len() > MOST_NAMED {
         diagnostic = diagnostic.fact("in all", format!("{total} elements"));

@@ -82,6 +82,17 @@ impl QuantizeLoss {
     }
 }
 
+/// Results of one tensor that are NaN or infinite.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overflow {
+    /// The output tensor.
+    pub tensor: String,
+    /// Type in which it is stored.
+    pub dtype: DType,
+    /// Count of such elements.
+    pub elements: u64,
+}
+
 /// What a run did.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -111,6 +122,9 @@ pub struct Report {
     pub losses: Vec<StorageLoss>,
     /// What writing in fewer bits did, in the order of the output.
     pub quantized: Vec<QuantizeLoss>,
+    /// Tensors with results that are NaN or infinite though the inputs are not, in the order of the output;
+    /// among the warnings they are told in words.
+    pub overflows: Vec<Overflow>,
     /// What the user may want to act on.
     pub warnings: Vec<Diagnostic>,
 }

@@ -25,7 +25,7 @@ use crate::messages;
 use crate::needs::{Indexes, Item, Needs, flow_bytes};
 use crate::progress::Progress;
 use crate::read::{Inputs, Source};
-use crate::report::{Outcome, Report};
+use crate::report::{Outcome, Overflow, Report};
 use crate::results::Results;
 use crate::row_means::RowMeansFlow;
 use crate::scheduler::{self, End, Failure, Flow, Queue};
@@ -145,6 +145,7 @@ pub fn run(
         matrices: Vec::new(),
         losses: Vec::new(),
         quantized: Vec::new(),
+        overflows: Vec::new(),
         warnings: Vec::new(),
     };
     for stage in &lineup.stages {
@@ -202,7 +203,12 @@ fn finish(mut report: Report, context: Context<'_>, budget: &Budget) -> Report {
     report.quantized = quantized.into_iter().map(|(_, loss)| loss).collect();
     let mut overflows = std::mem::take(&mut *lock(&context.overflows));
     overflows.sort_unstable();
-    report.warnings.extend(messages::overflow(context.plan, &overflows));
+    let overflow = |(job, elements): (u32, u64)| {
+        let job = &context.plan.jobs[job as usize];
+        Overflow { tensor: job.name.clone(), dtype: job.dtype, elements }
+    };
+    report.overflows = overflows.into_iter().map(overflow).collect();
+    report.warnings.extend(messages::overflow(&report.overflows));
     report
 }
 

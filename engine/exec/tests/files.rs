@@ -118,7 +118,7 @@ fn an_interrupted_output_folder_is_continued() {
     let begin = || {
         let identity = PlanIdentity::new(&[7; 32]);
         let key = OwnerKey::new([7; 32]);
-        let options = OutputOptions { force: false, side_bytes: 0, key };
+        let options = OutputOptions { force: false, side_bytes: 0, adopted_bytes: 0, key };
         OutputFolder::begin(&target, Arc::clone(&layout), &identity, &options)
             .unwrap()
             .open()

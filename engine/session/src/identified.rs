@@ -71,7 +71,8 @@ pub fn identified(
     hash: bool,
     session: &Session<'_>,
 ) -> Result<Vec<Identified>, Trouble> {
-    let needed = if hash { kept::files(planned) } else { Vec::new() };
+    let needed =
+        if hash { kept::files(planned, &(0..planned.plan.jobs.len())) } else { Vec::new() };
     let digests = merge::record::digests(planned, &needed, false, session)?;
     let content_of = |tensor: TensorRef| content(planned, tensor, &digests);
     let shown = |tensor: TensorRef| {

@@ -1,6 +1,7 @@
 //! Results of matrix ops in the store: under which keys, read for one merge and kept for the next.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -90,7 +91,7 @@ pub fn outlook(planned: &Planned, backend: &dyn Backend, places: &Places) -> Opt
         return None;
     }
     let digests = Digests::new(places.cache.clone());
-    let known = files(planned)
+    let known = files(planned, &(0..planned.plan.jobs.len()))
         .into_iter()
         .filter_map(|shard| Some((shard.path.clone(), digests.known_sha256(shard)?)));
     let stored = StoredResults::new(Store::new(places.store()), planned, backend, &known.collect());
@@ -106,8 +107,8 @@ fn matrix_ops(job: &Job) -> usize {
     }
 }
 
-/// The files that a plan's matrix ops read.
-pub fn files(planned: &Planned) -> Vec<&Shard> {
+/// The files that the matrix ops of a plan's jobs read, and those that find facts for them.
+pub fn files<'p>(planned: &'p Planned, jobs: &Range<usize>) -> Vec<&'p Shard> {
     let mut found: Vec<&Shard> = Vec::new();
     let mut seen = BTreeSet::new();
     let needs_facts = |merge: &Merge| {
@@ -126,8 +127,20 @@ pub fn files(planned: &Planned) -> Vec<&Shard> {
             groups.flat_map(|group| group.jobs.iter().copied()).chain([number])
         })
         .collect();
+    // Facts that a job shares with others are made from what is computed for all of them.
+    let own = planned.plan.jobs[jobs.clone()].iter().filter_map(|job| match &job.work {
+        Work::Merge(merge) => Some(merge),
+        Work::Copy { .. } => None,
+    });
+    let shared: BTreeSet<u32> = own
+        .flat_map(|merge| &merge.groups)
+        .flat_map(|&group| planned.plan.groups[group as usize].jobs.iter().copied())
+        .collect();
     for (number, job) in (0..).zip(&planned.plan.jobs) {
         let Work::Merge(merge) = &job.work else { continue };
+        if !jobs.contains(&(number as usize)) && !shared.contains(&number) {
+            continue;
+        }
         let operands = merge.matrices.iter().flat_map(|step| &step.operands);
         let own = facts_from.contains(&number).then_some(merge);
         let parts = planned.plan.parts();

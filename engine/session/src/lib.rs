@@ -17,6 +17,7 @@ pub mod merge;
 mod modality;
 pub mod models;
 mod owner_key;
+pub mod parts;
 mod places;
 pub mod planning;
 pub mod progress;

@@ -7,6 +7,7 @@ pub mod losses;
 pub mod matrices;
 pub mod quantized;
 pub(crate) mod record;
+mod target;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,8 +23,11 @@ use mixdown_ops::Backend;
 use mixdown_store::Store;
 use serde_json::Value;
 
+use target::Target;
+
 use crate::kept::{self, StoredResults};
-use crate::owner_key;
+use crate::owner_key as key_file;
+use crate::parts::{self, PartNumber, PartSink, Partition};
 use crate::planning::{self, Planned, RecipeInput};
 use crate::progress::Task;
 use crate::{Event, Machine, Session, Trouble};
@@ -49,6 +53,8 @@ pub struct MergeRequest {
     pub keep: Keep,
     /// A file for what matrix ops tell of each tensor, as JSON.
     pub report: Option<PathBuf>,
+    /// The part that is made, in a folder of its own within `out`; all of the output if none is named.
+    pub part: Option<PartNumber>,
 }
 
 /// Where expensive results are kept from one merge to the next.
@@ -76,15 +82,21 @@ impl MergeRequest {
             hash_inputs: false,
             keep: Keep::Shared,
             report: None,
+            part: None,
+        }
+    }
+
+    /// The folder that the merge makes.
+    pub fn folder(&self) -> PathBuf {
+        match self.part {
+            None => self.out.clone(),
+            Some(part) => parts::folder(&self.out, part),
         }
     }
 }
 
 /// Shard size where neither the caller nor the recipe says one; mergekit's.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
-
-/// The file of a model's trained parts, as ModelCompose names it.
-const MODELCOMPOSE_NAME: &str = "adapter_model.bin";
 
 /// What only other inputs or another command can cure.
 const INPUT_FAULTS: [Code; 5] = [
@@ -120,9 +132,11 @@ pub enum Merged {
 pub struct Done {
     /// The folder.
     pub out: PathBuf,
+    /// The part that was made, if not all was.
+    pub part: Option<PartNumber>,
     /// What was done.
     pub planned: Planned,
-    /// Where each tensor lies.
+    /// Where each tensor lies, of the part if it is one.
     pub layout: Arc<Layout>,
     /// Bytes, threads, stages, and what matrix ops told.
     pub report: Report,
@@ -164,6 +178,19 @@ pub fn identity(
     Ok((identity.as_str().to_owned(), planned.warnings))
 }
 
+/// How the output of this request is cut in so many parts.
+///
+/// **Errors.** What the output's layout or a backend refuses.
+pub fn partition(
+    request: &MergeRequest,
+    planned: &Planned,
+    parts: u32,
+) -> Result<Partition, Trouble> {
+    let backend = request.machine.backend()?;
+    let layout = layout(request, planned)?;
+    Ok(target::partition(planned, &layout, &backend, parts)?)
+}
+
 /// Merges. The folder appears under its name when all of it is stored; a merge that was interrupted goes
 /// on where it was when the same request comes again.
 ///
@@ -178,19 +205,30 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     options.allow_nonfinite = request.allow_nonfinite;
     let footprint = planned.footprint(&backend, &options)?;
     check_target(&request.out, &planned)?;
+    let whole = layout(request, &planned)?;
+    let target = Target::new(request, &planned, whole, &backend)?;
+    if target.is_done(request)? {
+        return Ok(Merged::Earlier(target.folder));
+    }
     let files = files::choose(&planned, request, session)?;
     let mut warnings = planned.warnings.clone();
     warnings.extend(files.warnings.iter().cloned());
     session.warn(&warnings);
 
-    let layout = Arc::new(layout(request, &planned)?);
-    let identity = record::identity(&planned, request, layout.shards().len());
-    let side_bytes = files.bytes.saturating_add(footprint.bytes_aside);
+    let layout = Arc::clone(&target.layout);
+    // The first part has what stands beside the weights.
+    let has_files = request.part.is_none_or(|part| part.index() == 0);
+    let files_bytes = if has_files { files.bytes } else { 0 };
+    let side_bytes = files_bytes.saturating_add(footprint.bytes_aside);
     let key = owner_key(session)?;
     let _working = session.working();
-    let output_options = OutputOptions { force: request.force, side_bytes, key };
-    let begun_output =
-        OutputFolder::begin(&request.out, Arc::clone(&layout), &identity, &output_options)?;
+    let output_options = OutputOptions { force: request.force, side_bytes, adopted_bytes: 0, key };
+    let begun_output = OutputFolder::begin(
+        &target.folder,
+        Arc::clone(&layout),
+        &target.identity,
+        &output_options,
+    )?;
     let mut output = match begun_output {
         Begun::Open(output) => *output,
         Begun::Complete(path) => return Ok(Merged::Earlier(path)),
@@ -204,7 +242,7 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
         Keep::Own(folder) => Some(folder.clone()),
         Keep::Nowhere => None,
     };
-    let needed = if folder.is_some() { kept::files(&planned) } else { Vec::new() };
+    let needed = if folder.is_some() { kept::files(&planned, &target.jobs) } else { Vec::new() };
     let digests = record::digests(&planned, &needed, request.hash_inputs, session)?;
     let inputs = record::inputs(&planned, &digests);
     let stored = folder.filter(|_| !needed.is_empty()).map(|folder| {
@@ -221,19 +259,20 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
 
     let meter = session.meter(Task::Merging);
     let sources = planned.sources();
+    let sink = PartSink { output: &output, tensors: target.tensors.clone() };
     let report = session.watch(&meter, || {
         mixdown_exec::run(
             &planned.plan,
             &sources,
             &backend,
-            &output,
+            &sink,
             results,
             &options,
             &meter,
             session.cancel,
         )
     });
-    let report = match report {
+    let mut report = match report {
         Ok(report) => report,
         Err(problems) => {
             // Other weights or another recipe are another merge, which cannot go on from here.
@@ -243,9 +282,11 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
             return Err(problems.into());
         }
     };
+    report.tensors_reused -= planned.plan.jobs.len() - target.jobs.len();
     if report.outcome == Outcome::Interrupted {
-        return Err(interrupted(&planned, &report));
+        return Err(interrupted(target.jobs.len(), &report));
     }
+    let base_warnings = warnings.clone();
     let mut told = report.warnings.clone();
     told.extend(matrices::warnings(&report.matrices));
     told.extend(losses::warning(&report.losses, &planned.loaded.recipes[0]));
@@ -257,19 +298,27 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     if let Some(path) = &request.report {
         write_report(path, &told_of(&report))?;
     }
-    files.write(&output)?;
-    let record = record::of(&planned, request, &backend, inputs, &warnings);
+    if has_files {
+        files.write(&output)?;
+    }
+    if let Some(part) = request.part {
+        let record = target.record(part, &planned, &backend, &base_warnings, &report);
+        output.add_file(parts::RECORD_NAME, record.text().as_bytes())?;
+    }
+    let record = record::of(&planned, request, &backend, (inputs, &target.jobs), &warnings);
     output.finish(record)?;
     drop(sources);
-    let (out, elapsed) = (request.out.clone(), begun.elapsed());
+    let (out, elapsed) = (target.folder, begun.elapsed());
     let (backend, computed_with) = (backend.name().to_owned(), backend.describe());
-    let done = Done { out, planned, layout, report, backend, computed_with, elapsed, warnings };
+    let part = request.part;
+    let done =
+        Done { out, part, planned, layout, report, backend, computed_with, elapsed, warnings };
     Ok(Merged::Now(Box::new(done)))
 }
 
 /// The key of this user's runs. Without a place to keep it a merge runs, but cannot go on after it was
 /// interrupted.
-fn owner_key(session: &Session<'_>) -> Result<OwnerKey, Box<Diagnostic>> {
+pub(crate) fn owner_key(session: &Session<'_>) -> Result<OwnerKey, Box<Diagnostic>> {
     let folder = &session.places.cache;
     let random = |error: std::io::Error| {
         let headline = "no key can be kept, so an interrupted merge could not go on";
@@ -280,7 +329,7 @@ fn owner_key(session: &Session<'_>) -> Result<OwnerKey, Box<Diagnostic>> {
         session.warn(&[warning]);
         OwnerKey::random()
     };
-    owner_key::in_folder(folder).or_else(random).map_err(|error| {
+    key_file::in_folder(folder).or_else(random).map_err(|error| {
         let headline = format!("the system gives no random numbers: {error}");
         Box::new(Diagnostic::error(codes::WRITE_FAILED, headline).in_file("/dev/urandom"))
     })
@@ -307,20 +356,8 @@ fn write_report(path: &Path, told: &Value) -> Result<(), Box<Diagnostic>> {
 }
 
 /// Where each tensor will lie.
-fn layout(request: &MergeRequest, planned: &Planned) -> Result<Layout, Box<Diagnostic>> {
-    let tensors = planned.plan.stored();
-    let composition = planned.loaded.composition.as_ref();
-    let is_whole = composition.is_none_or(|composition| composition.is_whole);
-    if !is_whole {
-        return Layout::in_torch_file(tensors.collect(), MODELCOMPOSE_NAME);
-    }
-    if planned.plan.output.adapter.is_some() {
-        return Layout::in_one_file(tensors.collect(), adapter::WEIGHTS_NAME);
-    }
-    let stated = planned.loaded.recipes.first().and_then(|recipe| recipe.shard_size.as_ref());
-    let shard_bytes =
-        request.shard_bytes.or(stated.map(|stated| stated.value)).unwrap_or(SHARD_BYTES);
-    Layout::new(tensors.collect(), shard_bytes)
+pub(crate) fn layout(request: &MergeRequest, planned: &Planned) -> Result<Layout, Box<Diagnostic>> {
+    target::files(request, planned).layout(planned.plan.stored().collect())
 }
 
 /// Refuses to replace what is being read: with `force` the inputs would be gone at the end.
@@ -376,9 +413,8 @@ fn confirm(
     }
 }
 
-fn interrupted(planned: &Planned, report: &Report) -> Trouble {
+fn interrupted(all: usize, report: &Report) -> Trouble {
     let kept = report.tensors_computed + report.tensors_reused;
-    let all = planned.plan.jobs.len();
     Trouble::Interrupted(format!(
         "interrupted: {kept} of {all} tensors are kept; run the same command again to continue"
     ))

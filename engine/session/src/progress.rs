@@ -20,6 +20,8 @@ pub enum Task {
     Comparing,
     /// An output is read against its manifest.
     Verifying,
+    /// Parts become one output.
+    Assembling,
 }
 
 /// Counts the work. Many threads add to it.

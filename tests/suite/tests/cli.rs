@@ -6,7 +6,7 @@
 use mixdown_kit::{Outcome, Program, Space, mixdown, read_checkpoint};
 use mixdown_suite::{configuration, family, merge, repository, with_snapshots};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "merge",
     "check",
     "plan",
@@ -21,6 +21,7 @@ const COMMANDS: [&str; 16] = [
     "cache",
     "devices",
     "completions",
+    "assemble",
     "fuse",
     "convert",
 ];

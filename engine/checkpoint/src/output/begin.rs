@@ -17,7 +17,7 @@ use super::trouble::{refused, refused_early};
 use super::{Begun, Notice, OutputFolder, OutputOptions, PlanIdentity, finish, owned, space};
 use crate::journal::{Found, Journal, OwnerKey};
 use crate::layout::Layout;
-use crate::manifest::{MANIFEST_NAME, hex};
+use crate::manifest::MANIFEST_NAME;
 use crate::shown::shown_path;
 use crate::tensor_digest::TensorDigest;
 
@@ -77,7 +77,8 @@ pub(super) fn begin(
     let journal = found.filter(is_this);
 
     let reusable = space::occupied_bytes(&output_path(&partial));
-    let needed = layout.file_bytes().saturating_add(options.side_bytes);
+    let written = layout.file_bytes().saturating_sub(options.adopted_bytes);
+    let needed = written.saturating_add(options.side_bytes);
     let may_begin = match options.force || is_free(&target) {
         true => space::check(&partial, Path::new(&shown_target), needed, reusable),
         false => Err(exists(&shown_target)),
@@ -219,15 +220,8 @@ fn is_complete(journal: &Journal, target: &Path) -> bool {
 
 /// The plan's identity together with the layout: other shards are other files.
 fn whole_identity(identity: &PlanIdentity, layout: &Layout) -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(identity.as_str().as_bytes());
-    for shard in layout.shards() {
-        for part in [shard.name.as_bytes(), &shard.header] {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part);
-        }
-    }
-    hex(hasher.finalize().as_bytes())
+    let text = format!("{}\n{}", identity.as_str(), layout.digest());
+    blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
 /// Writes the journal anew, so that no torn line is left in it, and opens it for more.

@@ -155,6 +155,12 @@ impl Disk {
         fs::rename(from, to)
     }
 
+    /// Gives a file a second name. A link is not followed.
+    pub fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.ask(Change::CreateFile, to)?;
+        fs::hard_link(from, to)
+    }
+
     /// Swaps two folders in one step. `Unsupported` where the system cannot.
     pub fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
         self.ask(Change::Exchange, other)?;

@@ -103,6 +103,24 @@ impl Shards {
         self.shared.files[shard].path.clone()
     }
 
+    /// Puts a file in a shard's place, by a second name; see `OutputFolder::adopt`.
+    pub fn adopt(&self, disk: &Disk, shard: usize, from: &Path) -> Result<bool, Box<Diagnostic>> {
+        self.shared.check()?;
+        let shard_file = &self.shared.files[shard];
+        let path = &shard_file.path;
+        // Beside the shard first, so that there is a file in its place at all times.
+        let mut beside = path.clone().into_os_string();
+        beside.push(".new");
+        let beside = PathBuf::from(beside);
+        let linked = disk.remove_all(&beside).and_then(|()| disk.link(from, &beside));
+        if linked.is_err() {
+            return Ok(false);
+        }
+        *shard_file.lock() = None;
+        disk.rename(&beside, path).map_err(|error| refused(WRITE, path, &error))?;
+        Ok(true)
+    }
+
     pub fn write_at(
         &self,
         disk: &Disk,

@@ -23,8 +23,10 @@ use crate::manifest::{MANIFEST_NAME, Manifest, MergeRecord};
 use crate::tensor_digest::TensorDigest;
 
 const KEY: OwnerKey = OwnerKey::new([7; 32]);
-const FORCE: OutputOptions = OutputOptions { force: true, side_bytes: 0, key: KEY };
-const PLAIN: OutputOptions = OutputOptions { force: false, side_bytes: 0, key: KEY };
+const FORCE: OutputOptions =
+    OutputOptions { force: true, side_bytes: 0, adopted_bytes: 0, key: KEY };
+const PLAIN: OutputOptions =
+    OutputOptions { force: false, side_bytes: 0, adopted_bytes: 0, key: KEY };
 
 /// A folder to merge into, `out` within it, and a side file to copy.
 struct Space {

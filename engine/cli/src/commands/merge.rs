@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use mixdown_session::merge::{Keep, MergeRequest, Merged, adapter, identity, merge};
+use mixdown_session::parts::PartNumber;
 use mixdown_session::{Session, Silence, Trouble};
 use sweep::Marks;
 
@@ -37,6 +38,7 @@ Examples:
   mixdown merge recipe.yaml --out merged --set parameters.lambda=0.7 --force
   mixdown merge recipe.yaml --out merged --sweep lambda=0.1,0.3,1.0
   mixdown merge recipe.yaml --out merged --memory 500MB --threads 4 --shard-size 2GB
+  mixdown merge recipe.yaml --out merged --part 3/16
 
 Prints the folder to stdout and talks on stderr. With --json each line of stdout is an event: started,
 warning, progress, tensor, error, done.
@@ -67,6 +69,10 @@ pub struct Arguments {
     /// Merge once for each value of a parameter, from one computation: the outputs are folders in DIR
     #[arg(long, value_name = "NAME=VALUE,VALUE", value_parser = sweep::parse)]
     sweep: Option<sweep::Sweep>,
+    /// Make one part of the output, for instance 3/16, in a folder of its own within DIR; `mixdown assemble DIR`
+    /// joins all when they are there
+    #[arg(long, value_name = "NUMBER/COUNT", conflicts_with = "sweep")]
+    part: Option<PartNumber>,
     /// Neither read nor keep expensive results in the store
     #[arg(long)]
     no_cache: bool,
@@ -94,6 +100,7 @@ impl Arguments {
             hash_inputs: self.hash_inputs,
             keep: if self.no_cache { Keep::Nowhere } else { Keep::Shared },
             report: self.report.clone(),
+            part: self.part,
         }
     }
 }
@@ -180,7 +187,11 @@ fn merge_all(arguments: &Arguments, sweep: &Sweep, terminal: &Terminal) -> Outco
 pub fn tell(merged: &Merged, terminal: &Terminal, wants_table: bool) -> Exit {
     match merged {
         Merged::Now(done) => {
-            let found = adapter::updates(&done.planned, &done.report);
+            // What became of an adapter's updates, all parts together tell.
+            let found = match done.part {
+                None => adapter::updates(&done.planned, &done.report),
+                Some(_) => None,
+            };
             if let (true, Some(found)) = (wants_table && !terminal.json, &found) {
                 talk::data(&updates::table(found));
             }

@@ -1,9 +1,15 @@
 //! `mixdown plan`: what a merge would do, found in headers alone.
 
+pub mod parts;
+
+use std::path::PathBuf;
+
 use clap::Args;
 use mixdown_exec::Footprint;
 use mixdown_plan::explain;
 use mixdown_session::kept::{self, Outlook};
+use mixdown_session::merge::{MergeRequest, partition};
+use mixdown_session::parts::MOST_PARTS;
 use mixdown_session::{Machine as SessionMachine, Places, Planned, Trouble, quantity};
 use serde_json::{Value, json};
 
@@ -24,12 +30,20 @@ Examples:
   mixdown plan recipe.yaml                      a summary
   mixdown plan recipe.yaml --memory 200MB       with the memory and threads that a budget allows
   mixdown plan recipe.yaml --graph > plan.mmd   the operations as a Mermaid graph
+  mixdown plan recipe.yaml --parts 16           what each of 16 machines would read and write
   mixdown plan recipe.yaml --json               every tensor, for programs")]
 pub struct Arguments {
     #[command(flatten)]
     recipe: RecipeArguments,
     #[command(flatten)]
     machine: Machine,
+    /// Show what each of so many parts would do; see `mixdown merge --part`
+    #[arg(long, value_name = "COUNT", conflicts_with = "graph")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_PARTS)))]
+    parts: Option<u32>,
+    /// Largest file of weights, which decides where parts are cut; 5GB by default
+    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse, requires = "parts")]
+    shard_size: Option<u64>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -49,6 +63,16 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
         return Ok(Exit::Done);
     }
     let machine = arguments.machine.of_session();
+    if let Some(count) = arguments.parts {
+        let mut request = MergeRequest::new(arguments.recipe.input(), PathBuf::new());
+        (request.machine, request.shard_bytes) = (machine, arguments.shard_size);
+        let partition = partition(&request, &planned, count)?;
+        talk::data(&match arguments.json {
+            true => format!("{:#}\n", parts::json_of(&partition)),
+            false => parts::text_of(&partition),
+        });
+        return Ok(Exit::Done);
+    }
     if arguments.json {
         let value = document(&planned, &machine, terminal.places())?;
         talk::data(&format!("{value:#}\n"));

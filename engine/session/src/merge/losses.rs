@@ -33,6 +33,20 @@ pub fn line(losses: &[StorageLoss]) -> Option<String> {
 
 /// A warning where much of the update is lost.
 pub fn warning(losses: &[StorageLoss], recipe: &Recipe) -> Option<Diagnostic> {
+    // mergekit gives results the type of `dtype` before that of the output.
+    let key = match (recipe.form, &recipe.out_dtype) {
+        (Form::Mergekit, None) => "dtype",
+        _ => "out_dtype",
+    };
+    warning_with(losses, key)
+}
+
+/// The same where nothing but what parts left is known.
+pub fn warning_of_parts(losses: &[StorageLoss]) -> Option<Diagnostic> {
+    warning_with(losses, "out_dtype")
+}
+
+fn warning_with(losses: &[StorageLoss], key: &str) -> Option<Diagnostic> {
     let whole = StorageLoss::of_all(losses).filter(|&whole| whole > MOST_LOST)?;
     let headline =
         format!("{} of the merged update is lost when it is rounded for storage", percent(whole));
@@ -45,11 +59,6 @@ pub fn warning(losses: &[StorageLoss], recipe: &Recipe) -> Option<Diagnostic> {
     }
     let largest = losses.iter().map(|one| one.largest).fold(0.0, f64::max);
     let is_bf16 = losses.iter().any(|one| one.dtype == DType::Bf16);
-    // mergekit gives results the type of `dtype` before that of the output.
-    let key = match (recipe.form, &recipe.out_dtype) {
-        (Form::Mergekit, None) => "dtype",
-        _ => "out_dtype",
-    };
     let adapter = "where the update is of a low rank, `output: {as: adapter}` beside `mixdown: 1`";
     Some(match is_bf16 && largest < LARGEST_F16 {
         true => warning

@@ -2,6 +2,7 @@
 //! and the manifest.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::digest::{Digests, FileDigest};
@@ -36,6 +37,8 @@ pub fn identity(planned: &Planned, request: &MergeRequest, shards: usize) -> Pla
     to.word("plan", &identity::digest(&planned.plan));
     for shard in planned.loaded.models.iter().flat_map(|one| one.model.checkpoint.index.shards()) {
         let Identity { size, modified_ns, changed_ns, inode, device } = shard.identity;
+        // Machines that share a file system have numbers of their own for it.
+        let device = if request.part.is_none() { device } else { 0 };
         to.thing("file", |to| {
             to.counts("", [size, inode, device]);
             to.word("written", &modified_ns.to_string());
@@ -155,17 +158,17 @@ fn headers_digest(checkpoint: &Checkpoint) -> String {
     digest.text()
 }
 
-/// All that the manifest says and the output folder does not know.
+/// All that the manifest says and the output folder, which has these jobs, does not know.
 pub fn of(
     planned: &Planned,
     request: &MergeRequest,
     backend: &dyn Backend,
-    inputs: Vec<InputRecord>,
+    (inputs, jobs): (Vec<InputRecord>, &Range<usize>),
     warnings: &[Diagnostic],
 ) -> MergeRecord {
     let plan = &planned.plan;
     let recipe = &planned.loaded.recipes[0];
-    let origins = plan.jobs.iter().flat_map(|job| {
+    let origins = plan.jobs[jobs.clone()].iter().flat_map(|job| {
         let origin = &plan.origins[job.origin as usize];
         let treatment = job.treatment.map(|treatment| treatment.word().to_owned());
         let record =

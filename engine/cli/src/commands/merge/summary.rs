@@ -24,9 +24,10 @@ pub fn started(started: &Started<'_>) -> Value {
         "recipe": shown_path(&request.recipe.path),
         "out": request.out.to_string_lossy(),
         "models": planned.plan.models,
-        "tensors": planned.plan.jobs.len(),
+        "tensors": layout.tensors().len(),
         "bytes": layout.total_bytes(),
         "shards": layout.shards().len(),
+        "part": request.part.map(|part| part.to_string()),
     })
 }
 
@@ -37,8 +38,15 @@ pub fn done(done: &Done, told: Option<&[Update]>, terminal: &Terminal) {
         return;
     }
     let talk = terminal.talk;
-    let (tensors, bytes) = (done.planned.plan.jobs.len(), done.layout.total_bytes());
+    let (tensors, bytes) = (done.layout.tensors().len(), done.layout.total_bytes());
     talk.say(&text(tensors, bytes, &done.report, &done.computed_with, done.elapsed));
+    if let Some(part) = done.part {
+        let whole = done.out.parent().map_or_else(|| shown_path(&done.out), shown_path);
+        let shown = quoted(&whole);
+        talk.say(&format!("this is part {part}; when all are there:  mixdown assemble {shown}"));
+        talk::data(&format!("{}\n", done.out.display()));
+        return;
+    }
     if let Some(counts) = mixdown_plan::treatment_counts(&done.planned.plan) {
         talk.say(&format!("tensors: {counts}"));
     }
@@ -56,7 +64,8 @@ pub fn event(done: &Done, told: Option<&[Update]>) -> Value {
     let mut event = json!({
         "event": "done",
         "out": done.out.to_string_lossy(),
-        "tensors": planned.plan.jobs.len(),
+        "part": done.part.map(|part| part.to_string()),
+        "tensors": layout.tensors().len(),
         "tensors_reused": report.tensors_reused,
         "bytes": layout.total_bytes(),
         "shards": layout.shards().len(),
@@ -168,6 +177,7 @@ mod tests {
             matrices: Vec::new(),
             losses: Vec::new(),
             quantized: Vec::new(),
+            overflows: Vec::new(),
             warnings: Vec::new(),
         };
         let told = text(35, 1_000_000, &report, "plain", Duration::from_secs(2));
