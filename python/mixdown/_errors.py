@@ -54,6 +54,10 @@ class MixdownError(Exception):
         super().__init__(text)
         self.diagnostics = diagnostics
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As it crosses from one process to another, with all that it carries.
+        return (type(self), (str(self), self.diagnostics))
+
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
         """The diagnostics that are errors; the others are warnings."""
