@@ -9,6 +9,8 @@
 
 mod config;
 mod form;
+mod mlx;
+mod nf4;
 mod round;
 mod scaled;
 mod small_floats;
@@ -145,6 +147,8 @@ impl Quantizer {
             Form::Scaled(scaled) => scaled::plan(scaled, &wanted)?,
             Form::BlockFp8 { rows, columns } => scaled::plan_block_fp8([*rows, *columns], &wanted)?,
             Form::Mxfp4 | Form::Nvfp4 => small_floats::plan(form, &wanted)?,
+            Form::Nf4 => nf4::plan(&wanted)?,
+            Form::Mlx { bits, group } => mlx::plan(*bits, *group, &wanted)?,
         };
         Ok(Self { form: form.clone(), name: name.to_owned(), parts, coding })
     }

@@ -1,6 +1,6 @@
 """Makes the models and the digests by which what `mixdown convert` writes is judged.
 
-Needs torch, safetensors and compressed-tensors 0.20.1 (and nothing of mixdown):
+Needs torch, safetensors, compressed-tensors 0.20.1, bitsandbytes 0.50.2, mlx 0.32.4 (and nothing of mixdown):
 
     python tests/formats/written/make.py
 
@@ -12,6 +12,9 @@ import hashlib
 import json
 import pathlib
 
+import bitsandbytes.functional
+import mlx.core as mx
+import numpy
 import torch
 from compressed_tensors.compressors.base import BaseCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
@@ -60,6 +63,42 @@ FORMS = {
         | {"num_bits": 4, "strategy": "tensor_group", "group_size": 16, "scale_dtype": "torch.float8_e4m3fn"},
     ),
 }
+
+# Forms of other libraries.
+OTHERS = {
+    "--to nf4": lambda weight: nf4(weight),
+    "--to fp8 --as block-fp8": lambda weight: block_fp8(weight),
+    "--to int4 --as mlx --group 32": lambda weight: mlx(weight, 4, 32),
+    "--to int3 --as mlx --group 32": lambda weight: mlx(weight, 3, 32),
+    "--to int8 --as mlx --group 32": lambda weight: mlx(weight, 8, 32),
+}
+
+
+def nf4(weight):
+    packed, state = bitsandbytes.functional.quantize_4bit(weight, quant_type="nf4", blocksize=64)
+    state = {f"weight.{key}": value for key, value in state.as_dict(packed=True).items()}
+    return {"weight": packed} | state
+
+
+def block_fp8(weight):
+    """The formula of transformers 5.24.0, which leaves out tiles that are not whole."""
+    high, wide = weight.shape[0] + -weight.shape[0] % 128, weight.shape[1] + -weight.shape[1] % 128
+    padded = torch.zeros(high, wide)
+    padded[: weight.shape[0], : weight.shape[1]] = weight.float()
+    tiles = padded.reshape(high // 128, 128, wide // 128, 128)
+    largest = tiles.abs().amax((1, 3))
+    scales = torch.where(largest > 0, 448.0 / torch.where(largest > 0, largest, 1.0), 1.0)
+    codes = (tiles * scales[:, None, :, None]).clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
+    codes = codes.reshape(high, wide)[: weight.shape[0], : weight.shape[1]]
+    return {"weight": codes.contiguous(), "weight_scale_inv": (1.0 / scales).float()}
+
+
+def mlx(weight, bits, group):
+    given = mx.array(weight.float().numpy()).astype(getattr(mx, str(weight.dtype).removeprefix("torch.")))
+    codes, scales, biases = mx.quantize(given, group_size=group, bits=bits)
+    plain = lambda values: torch.from_numpy(numpy.array(values.astype(mx.float32))).to(weight.dtype)
+    codes = torch.from_numpy(numpy.array(codes).view(numpy.int32)).view(torch.uint32)
+    return {"weight": codes, "scales": plain(scales), "biases": plain(biases)}
 
 
 def model(name, dtype):
@@ -134,7 +173,7 @@ def compressed(weight, form, weights):
 
 def described(tensor):
     names = {"bfloat16": "BF16", "float32": "F32", "float8_e4m3fn": "F8_E4M3", "int8": "I8", "int32": "I32"}
-    names |= {"int64": "I64", "uint8": "U8"}
+    names |= {"int64": "I64", "uint8": "U8", "uint32": "U32"}
     flat = tensor.clone(memory_format=torch.contiguous_format).reshape(-1)
     digest = hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()
     return f"{names[str(tensor.dtype).removeprefix('torch.')]} {list(tensor.shape)} {digest}"
@@ -144,13 +183,17 @@ def main():
     expected = {}
     for name, dtype in [("bf16", torch.bfloat16), ("f32", torch.float32)]:
         source = model(name, dtype)
-        for typed, (form, weights) in FORMS.items():
+        makers = {
+            typed: lambda tensor, form=form, weights=weights: compressed(tensor, form, weights)
+            for typed, (form, weights) in FORMS.items()
+        }
+        for typed, make in (makers | OTHERS).items():
             found = expected.setdefault(name, {}).setdefault(typed, {})
             for key, tensor in source.items():
                 module = key.removesuffix(".weight")
                 if not module.endswith("_proj"):
                     continue
-                parts = compressed(tensor, form, weights)
+                parts = make(tensor)
                 found |= {f"{module}.{part}": described(value) for part, value in parts.items()}
     text = json.dumps(expected, indent=1, sort_keys=True)
     (HERE / "expected.json").write_text(text + "\n")

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mixdown_tensor::DType;
 use serde_json::{Map, Value, json};
 
 use super::form::{Code, Form, Scaled, Spread};
@@ -18,7 +19,8 @@ pub struct Written {
 /// The key and value that describe the quantization of modules; none where no module is quantized.
 ///
 /// Modules that stay as they are must be listed, or programs would look for their codes.
-pub fn config(modules: &[Written]) -> Option<(&'static str, Value)> {
+/// `dtype` is the type that the model calculates in.
+pub fn config(modules: &[Written], dtype: Option<DType>) -> Option<(&'static str, Value)> {
     let first = modules.iter().find_map(|module| module.form.as_ref())?;
     let wide: Vec<&str> = modules
         .iter()
@@ -29,6 +31,11 @@ pub fn config(modules: &[Written]) -> Option<(&'static str, Value)> {
         Form::Scaled(_) | Form::Mxfp4 | Form::Nvfp4 => {
             ("quantization_config", compressed_tensors(modules, &wide))
         }
+        Form::Nf4 => {
+            let dtype = dtype.map_or("bfloat16", DType::torch_name);
+            ("quantization_config", bitsandbytes(&wide, dtype))
+        }
+        Form::Mlx { .. } => ("quantization", mlx(modules)),
         Form::BlockFp8 { rows, columns } => (
             "quantization_config",
             json!({
@@ -40,6 +47,45 @@ pub fn config(modules: &[Written]) -> Option<(&'static str, Value)> {
             }),
         ),
     })
+}
+
+/// As transformers writes it for weights of 4 bits without a second quantization of magnitudes.
+fn bitsandbytes(wide: &[&str], dtype: &str) -> Value {
+    json!({
+        "_load_in_4bit": true,
+        "_load_in_8bit": false,
+        "bnb_4bit_compute_dtype": dtype,
+        "bnb_4bit_quant_storage": "uint8",
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": false,
+        "llm_int8_enable_fp32_cpu_offload": false,
+        "llm_int8_has_fp16_weight": false,
+        "llm_int8_skip_modules": wide,
+        "llm_int8_threshold": 6.0,
+        "load_in_4bit": true,
+        "load_in_8bit": false,
+        "quant_method": "bitsandbytes",
+    })
+}
+
+/// The form that most modules have, and those of the others by their names.
+fn mlx(modules: &[Written]) -> Value {
+    let of = |module: &Written| match module.form {
+        Some(Form::Mlx { bits, group }) => Some((bits, group)),
+        _ => None,
+    };
+    let mut counts: BTreeMap<(u8, u64), usize> = BTreeMap::new();
+    modules.iter().filter_map(of).for_each(|form| *counts.entry(form).or_default() += 1);
+    let usual = counts.iter().max_by_key(|(form, count)| (**count, **form)).map(|(form, _)| *form);
+    let settings =
+        |(bits, group): (u8, u64)| json!({"group_size": group, "bits": bits, "mode": "affine"});
+    let mut told = usual.map_or(Value::Null, settings);
+    for module in modules {
+        if let Some(form) = of(module).filter(|form| Some(*form) != usual) {
+            told[&module.module] = settings(form);
+        }
+    }
+    told
 }
 
 fn compressed_tensors(modules: &[Written], wide: &[&str]) -> Value {
@@ -86,11 +132,13 @@ fn compressed_tensors(modules: &[Written], wide: &[&str]) -> Value {
 
 fn format_of(form: &Form) -> &'static str {
     match form {
-        Form::Scaled(Scaled { code: Code::E4M3, .. }) | Form::BlockFp8 { .. } => "float-quantized",
+        Form::Scaled(Scaled { code: Code::E4M3, .. }) => "float-quantized",
         Form::Scaled(Scaled { code: Code::I8, .. }) => "int-quantized",
         Form::Scaled(Scaled { code: Code::Packed(_), .. }) => "pack-quantized",
         Form::Mxfp4 => "mxfp4-pack-quantized",
         Form::Nvfp4 => "nvfp4-pack-quantized",
+        // A folder has the forms of one library.
+        Form::BlockFp8 { .. } | Form::Nf4 | Form::Mlx { .. } => "dense",
     }
 }
 
@@ -130,7 +178,7 @@ fn weights(form: &Form) -> Value {
             set("group_size", 16.into());
             set("scale_dtype", "torch.float8_e4m3fn".into());
         }
-        Form::BlockFp8 { .. } => {}
+        Form::BlockFp8 { .. } | Form::Nf4 | Form::Mlx { .. } => {}
     }
     weights
 }

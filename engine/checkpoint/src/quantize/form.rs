@@ -20,6 +20,15 @@ pub enum Form {
     Mxfp4,
     /// compressed-tensors: E2M1 beside an E4M3 for each 16, and one factor for the tensor.
     Nvfp4,
+    /// bitsandbytes: 16 values of a normal distribution beside a magnitude for each 64.
+    Nf4,
+    /// MLX: whole numbers beside a scale and a bias for each group.
+    Mlx {
+        /// Bits of a code.
+        bits: u8,
+        /// Columns of a group.
+        group: u64,
+    },
 }
 
 /// Codes with scales for parts of the matrix.
@@ -105,11 +114,11 @@ pub struct FormFault {
 }
 
 /// The libraries whose files can be written.
-const LIBRARIES: [&str; 2] = ["compressed-tensors", "block-fp8"];
+const LIBRARIES: [&str; 4] = ["compressed-tensors", "block-fp8", "bitsandbytes", "mlx"];
 
 /// Words of forms.
-const WORDS: [&str; 10] =
-    ["fp8", "int8", "int7", "int6", "int5", "int4", "int3", "int2", "mxfp4", "nvfp4"];
+const WORDS: [&str; 11] =
+    ["fp8", "int8", "int7", "int6", "int5", "int4", "int3", "int2", "mxfp4", "nvfp4", "nf4"];
 
 impl Form {
     /// The words of all forms.
@@ -124,9 +133,16 @@ impl Form {
         if !WORDS.contains(&word) {
             return Err(unknown("to", "form", word, &WORDS));
         }
-        let library = settings.library.as_deref().unwrap_or(LIBRARIES[0]);
+        let usual = if word == "nf4" { "bitsandbytes" } else { LIBRARIES[0] };
+        let library = settings.library.as_deref().unwrap_or(usual);
+        let bits = word.strip_prefix("int").and_then(|bits| bits.parse::<u8>().ok());
         match (library, word) {
-            ("compressed-tensors", _) => Self::compressed(word, settings),
+            ("bitsandbytes", "nf4") => {
+                settings.only(word, word, &["as"])?;
+                Ok(Self::Nf4)
+            }
+            ("mlx", _) if bits.is_some_and(|bits| bits != 7) => settings.mlx(word, bits.unwrap_or(4)),
+            ("compressed-tensors", _) if word != "nf4" => Self::compressed(word, settings),
             ("block-fp8", "fp8") => {
                 settings.only(word, "block-fp8", &["as", "scales"])?;
                 settings.scales(&["block"])?;
@@ -135,7 +151,7 @@ impl Form {
             (known, _) if LIBRARIES.contains(&known) => Err(FormFault {
                 key: "as",
                 headline: format!("`{known}` has no `{word}`"),
-                help: "`block-fp8` has `fp8`, and `compressed-tensors` has all forms".to_owned(),
+                help: "`block-fp8` has `fp8`, `bitsandbytes` has `nf4`, `mlx` has whole numbers of 2 to 6 and of 8 bits, and `compressed-tensors` has all but `nf4`".to_owned(),
             }),
             (other, _) => Err(unknown("as", "library", other, &LIBRARIES)),
         }
@@ -194,6 +210,8 @@ impl Form {
         match self {
             Self::Scaled(_) | Self::Mxfp4 | Self::Nvfp4 => "compressed-tensors",
             Self::BlockFp8 { .. } => "block-fp8",
+            Self::Nf4 => "bitsandbytes",
+            Self::Mlx { .. } => "mlx",
         }
     }
 }
@@ -224,6 +242,20 @@ impl Settings {
                     ),
                     _ => "remove the key".to_owned(),
                 },
+            }),
+        }
+    }
+
+    /// MLX's form of so many bits.
+    fn mlx(&self, word: &str, bits: u8) -> Result<Form, FormFault> {
+        self.only(word, "mlx", &["as", "group"])?;
+        let group = self.group.unwrap_or(64);
+        match [32, 64, 128].contains(&group) {
+            true => Ok(Form::Mlx { bits, group }),
+            false => Err(FormFault {
+                key: "group",
+                headline: format!("`mlx` has no groups of {group}"),
+                help: "32, 64 or 128".to_owned(),
             }),
         }
     }
@@ -273,6 +305,8 @@ impl fmt::Display for Form {
             Self::BlockFp8 { rows, columns } => write!(f, "fp8 e4m3, blocks of {rows} x {columns}"),
             Self::Mxfp4 => f.write_str("mxfp4, groups of 32"),
             Self::Nvfp4 => f.write_str("nvfp4, groups of 16"),
+            Self::Nf4 => f.write_str("nf4, blocks of 64"),
+            Self::Mlx { bits, group } => write!(f, "mlx affine, {bits} bits, groups of {group}"),
             Self::Scaled(Scaled { code, spread, symmetric, .. }) => {
                 match code {
                     Code::E4M3 => f.write_str("fp8 e4m3")?,

@@ -19,8 +19,9 @@ use crate::terminal::Terminal;
 /// more: `output: {quantize: …}` has rules for tensors, modules and roles, in one pass with a merge.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
-Forms, as compressed-tensors has them: fp8, int8, int7 to int2, mxfp4, nvfp4; with --as block-fp8 fp8 as
-DeepSeek's checkpoints have it. Types: bf16, f16, f32.
+Forms, as compressed-tensors has them: fp8, int8, int7 to int2, mxfp4, nvfp4; nf4 as bitsandbytes has it;
+with --as block-fp8 fp8 as DeepSeek's checkpoints have it, with --as mlx int8, int6 to int2.
+Types: bf16, f16, f32.
 
 Examples:
   mixdown convert org/model-7b --to fp8 --out model-7b-fp8
@@ -34,13 +35,13 @@ pub struct Arguments {
     /// The form or type to convert to
     #[arg(long, value_name = "FORM")]
     to: String,
-    /// The library whose files it is like: compressed-tensors by default, or block-fp8
+    /// The library whose files it is like: compressed-tensors by default, block-fp8, bitsandbytes or mlx
     #[arg(long = "as", value_name = "LIBRARY")]
     library: Option<String>,
     /// What shares a scale: tensor, channel, group or block
     #[arg(long, value_name = "SPREAD")]
     scales: Option<String>,
-    /// Columns of a group, 128 by default
+    /// Columns of a group, 128 by default, or 64 as mlx
     #[arg(long, value_name = "N")]
     group: Option<u64>,
     /// Codes with zero points, for weights that lie on one side of zero

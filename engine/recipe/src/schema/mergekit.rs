@@ -95,9 +95,9 @@ keys! {
         pub module: Option<TextsKey>,
         /// Only tensors of these roles.
         pub role: Option<TextsKey>,
-        /// The form: `fp8`, `int8`, `int4`, `mxfp4`, `nvfp4`, or `none` for tensors that stay as they are.
+        /// The form: `fp8`, `int8`, `int4`, `mxfp4`, `nvfp4`, `nf4`, or `none` for tensors that stay as they are.
         pub to: String,
-        /// The library whose files it is like: `compressed-tensors`, or `block-fp8` for those of DeepSeek. All rules name the same.
+        /// The library whose files it is like: `compressed-tensors`, `block-fp8` for those of DeepSeek, `bitsandbytes`, or `mlx`. All rules name the same.
         pub r#as: Option<String>,
         /// What shares a scale: `tensor`, `channel`, `group` or `block`.
         pub scales: Option<String>,

@@ -204,7 +204,11 @@ fn changed(config: &Value, planned: &Planned) -> Value {
 /// Puts into a config how weights of the output are quantized.
 fn describe_quantization(config: &mut Value, planned: &Planned) {
     let modules = mixdown_plan::quantize::modules(&planned.plan.jobs);
-    let Some((key, value)) = mixdown_checkpoint::quantize::config(&modules) else { return };
+    let Some((key, value)) =
+        mixdown_checkpoint::quantize::config(&modules, planned.plan.output.dtype)
+    else {
+        return;
+    };
     if let Some(top) = config.as_object_mut() {
         top.insert(key.to_owned(), value);
     }
