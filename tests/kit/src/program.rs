@@ -236,7 +236,7 @@ fn build(profile_folder: &Path) {
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "--package", "mixdown-cli", "--bin", "mixdown", "--profile"])
+        .args(["build", "--quiet", "--workspace", "--bin", "mixdown", "--profile"])
         .arg(profile)
         .arg("--target-dir")
         .arg(target)
