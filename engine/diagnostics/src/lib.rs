@@ -73,13 +73,18 @@ impl Diagnostic {
 
     /// Points to a place in a text.
     pub fn at(mut self, source: &Source, span: Span) -> Self {
-        self.place = Some(Place::Text(source.clone(), span));
+        if !source.name().is_empty() {
+            self.place = Some(Place::Text(source.clone(), span));
+        }
         self
     }
 
     /// Points to a file as a whole.
     pub fn in_file(mut self, path: impl Into<String>) -> Self {
-        self.place = Some(Place::File(path.into()));
+        let path = path.into();
+        if !path.is_empty() {
+            self.place = Some(Place::File(path));
+        }
         self
     }
 

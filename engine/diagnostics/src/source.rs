@@ -12,7 +12,8 @@ impl Source {
         Self(Arc::new((name.into(), text.into())))
     }
 
-    /// The name it is shown by: a path as the user wrote it.
+    /// The name it is shown by: a path as the user wrote it. Empty where nobody wrote the text, into which
+    /// messages then do not point.
     pub fn name(&self) -> &str {
         &self.0.0
     }

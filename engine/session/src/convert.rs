@@ -38,17 +38,12 @@ pub struct ConvertRequest {
     pub report: Option<PathBuf>,
 }
 
-/// What messages call the recipe that the request stands for.
-const NAME: &str = "convert";
-
 /// Writes a model in another form. Tensors that are stored in fewer bits are what their codes and scales say.
 ///
 /// **Errors.** A form that is not known, and all that a merge fails of.
 pub fn convert(request: &ConvertRequest, session: &Session<'_>) -> Result<Merged, Trouble> {
-    let recipe = RecipeInput {
-        follow_links: request.follow_links,
-        ..RecipeInput::of_text(NAME, text(request)?)
-    };
+    let recipe =
+        RecipeInput { follow_links: request.follow_links, ..RecipeInput::made_up(text(request)?) };
     let mut merge = MergeRequest::new(recipe, &request.out);
     merge.machine = request.machine;
     (merge.shard_bytes, merge.force) = (request.shard_bytes, request.force);

@@ -34,9 +34,6 @@ pub struct ExtractRequest {
     pub follow_links: bool,
 }
 
-/// What messages call the recipe that the request stands for.
-const NAME: &str = "extract";
-
 /// Bytes that are compared at a time.
 const CHUNK: usize = 1 << 20;
 
@@ -54,7 +51,7 @@ pub fn extract(request: &ExtractRequest, session: &Session<'_>) -> Result<Merged
 fn recipe(request: &ExtractRequest, session: &Session<'_>) -> Result<RecipeInput, Trouble> {
     let of = |unchanged: &[&str]| RecipeInput {
         follow_links: request.follow_links,
-        ..RecipeInput::of_text(NAME, text(request, unchanged))
+        ..RecipeInput::made_up(text(request, unchanged))
     };
     let planned = planning::plan(&of(&[]), session, None)?;
     let (&[ModelSource::Checkpoint(base), ModelSource::Checkpoint(model)], sources) =

@@ -33,18 +33,13 @@ pub struct FuseRequest {
     pub follow_links: bool,
 }
 
-/// What messages call the recipe that the request stands for.
-const NAME: &str = "fuse";
-
 /// Adds adapters to their base: W + Σ sᵢ·Bᵢ·Aᵢ, rounded once. What an adapter stores whole counts as the
 /// difference from the base's.
 ///
 /// **Errors.** Scales that are not numbers or not as many as adapters, and all that a merge fails of.
 pub fn fuse(request: &FuseRequest, session: &Session<'_>) -> Result<Merged, Trouble> {
-    let recipe = RecipeInput {
-        follow_links: request.follow_links,
-        ..RecipeInput::of_text(NAME, text(request)?)
-    };
+    let recipe =
+        RecipeInput { follow_links: request.follow_links, ..RecipeInput::made_up(text(request)?) };
     let mut merge = MergeRequest::new(recipe, &request.out);
     merge.machine = request.machine;
     (merge.shard_bytes, merge.force) = (request.shard_bytes, request.force);

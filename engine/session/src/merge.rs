@@ -370,8 +370,10 @@ fn check_target(out: &Path, planned: &Planned) -> Result<(), Trouble> {
         let mut shards = checkpoint.index.shards().iter();
         is_inside(&checkpoint.root) || shards.any(|shard| is_inside(&shard.path))
     });
-    let recipe =
-        planned.loaded.recipes.iter().find(|recipe| is_inside(Path::new(recipe.source.name())));
+    let recipe = planned.loaded.recipes.iter().find(|recipe| {
+        let name = recipe.source.name();
+        !name.is_empty() && is_inside(Path::new(name))
+    });
     let replaced = match (model, recipe) {
         (None, None) => return Ok(()),
         (Some(input), _) => format!("the model `{}`", input.name),

@@ -32,9 +32,9 @@ impl RecipeInput {
         Self { path: path.into(), ..Self::default() }
     }
 
-    /// A recipe that is no file, by the name that messages give it.
-    pub fn of_text(name: &str, text: impl Into<String>) -> Self {
-        Self { path: PathBuf::from(name), text: Some(text.into()), ..Self::default() }
+    /// A recipe that a command stands for and nobody wrote: messages do not point into it.
+    pub fn made_up(text: impl Into<String>) -> Self {
+        Self { text: Some(text.into()), ..Self::default() }
     }
 
     /// The overrides as they are typed.

@@ -542,6 +542,7 @@ fn is_one_path(path: &str, more: &str) -> bool {
 fn named_in(diagnostic: Diagnostic, source: &Source, model: &Named) -> Diagnostic {
     match diagnostic.place {
         None => diagnostic.at(source, model.span),
+        Some(_) if source.name().is_empty() => diagnostic,
         Some(_) => {
             let place = format!("{}:{}:{}", source.name(), model.span.line, model.span.column);
             diagnostic.note(format!("named in {place}"))
