@@ -5,7 +5,7 @@ use mixdown_recipe::Pattern;
 
 use crate::commands::{
     assemble, cache, check, completions, convert, devices, diff, explain, extract, fuse, inspect,
-    map, merge, methods, plan, schemas, search, verify,
+    map, merge, mergekit_yaml, methods, plan, schemas, search, verify,
 };
 use crate::talk::ColorChoice;
 
@@ -56,6 +56,8 @@ pub enum Command {
     Fuse(fuse::Arguments),
     /// Write a model in another form: quantized, dequantized, or in another type
     Convert(convert::Arguments),
+    /// Merge with the arguments of mergekit-yaml
+    MergekitYaml(mergekit_yaml::Arguments),
     /// Show what a checkpoint holds
     Inspect(inspect::Arguments),
     /// Compare two checkpoints tensor by tensor

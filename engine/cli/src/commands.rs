@@ -13,6 +13,7 @@ pub mod fuse;
 pub mod inspect;
 pub mod map;
 pub mod merge;
+pub mod mergekit_yaml;
 pub mod methods;
 pub mod plan;
 pub mod schemas;
@@ -33,6 +34,7 @@ pub fn run(command: Command, talk: Talk) -> Exit {
     let outcome = match command {
         Command::Merge(arguments) => merge::run(arguments, talk),
         Command::Assemble(arguments) => assemble::run(arguments, talk),
+        Command::MergekitYaml(arguments) => mergekit_yaml::run(arguments, talk),
         Command::Check(arguments) => check::run(arguments, talk),
         Command::Plan(arguments) => plan::run(arguments, talk),
         Command::Explain(arguments) => explain::run(arguments, talk),
@@ -72,6 +74,7 @@ impl Command {
         match self {
             Self::Merge(arguments) => arguments.quiet,
             Self::Assemble(arguments) => arguments.quiet,
+            Self::MergekitYaml(arguments) => arguments.is_quiet(),
             Self::Search(arguments) => arguments.quiet,
             Self::Extract(arguments) => arguments.running.quiet,
             Self::Fuse(arguments) => arguments.running.quiet,

@@ -76,6 +76,8 @@ codes! {
     MODALITY_FORM = "E0253", "layout, space and mode of a modality recipe do not go together";
     COEFFICIENTS = "E0254", "coefficients do not name each modality";
     UNKNOWN_MODALITY = "E0255", "a name is that of no modality";
+    MERGEKIT_SWITCH = "E0256", "a switch of mergekit's programs is not known, or cannot be followed";
+    ARCHITECTURES_DIFFER = "E0257", "models of different architectures are merged";
     MISSING_BASE = "E0301", "a method needs a base model and there is none";
     MISSING_PARAMETER = "E0302", "a required parameter is not set";
     WRONG_INPUTS = "E0303", "a method got too many or too few models";
@@ -176,6 +178,7 @@ codes! {
     METHOD_UNUSED = "W0631", "a method file that the recipe does not use has mistakes";
     NO_CHAT_TEMPLATE = "W0632", "no chat template could be written";
     STAGE_UNUSED = "W0633", "a document of a file is used by no other";
+    MERGEKIT_UNUSED = "W0634", "a switch of mergekit's programs has no effect";
     PACKED_BESIDE = "W0640", "tensors that belong to the quantized form only are left out";
     UNPACKED = "W0641", "a model is quantized, and the output is not";
     GGUF_NAMES = "W0642", "tensors of a GGUF file are not those that its family is known to have";

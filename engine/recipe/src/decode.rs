@@ -137,7 +137,10 @@ fn mergekit(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         tokenizer,
         chat_template: decoder.chat_template(fields),
         declared: Vec::new(),
-        seed: 0,
+        seed: fields
+            .get("random_seed")
+            .and_then(|node| decoder.count(node, "`random_seed`"))
+            .unwrap_or(0),
         files_from: None,
         shard_size: None,
         adapter,

@@ -14,6 +14,7 @@ pub mod identified;
 pub mod kept;
 mod machine;
 pub mod merge;
+pub mod mergekit;
 mod modality;
 pub mod models;
 mod owner_key;

@@ -2,7 +2,7 @@
 //! people write them, and methods that a recipe does not use.
 
 use mixdown_kit::{Program, Space, read_checkpoint};
-use mixdown_suite::{family, merge, merged};
+use mixdown_suite::{family, merge, merged, program};
 
 const LINEAR: &str = "merge_method: linear
 models:
@@ -245,4 +245,64 @@ fn choices_between_numbers_are_numbers() {
         let outcome = outcome.exits(if is_fine { 0 } else { 2 });
         assert!(is_fine || outcome.stderr.contains("E0213"), "{output}: {}", outcome.stderr);
     }
+}
+
+#[test]
+fn the_arguments_of_mergekit_yaml_are_understood() {
+    let space = family();
+    space.write("config.yml", LINEAR);
+    let run =
+        |words: &[&str]| Program::new(&space).args([&["mergekit-yaml"], words].concat()).run();
+    let told =
+        run(&["--lazy-unpickle", "config.yml", "out", "--cuda", "-v", "--out-shard-size", "1B"]);
+    assert_eq!(told.status, Some(0), "{}", told.stderr);
+    assert!(told.stderr.contains("W0634") && told.stderr.contains("`--cuda` has no effect"));
+    let (ours, plain) = (read_checkpoint(space.path("out")), merged(&space, LINEAR));
+    for name in plain.names() {
+        assert_eq!(ours.values(name), plain.values(name), "{name}");
+    }
+    // As mergekit does, an earlier result is written anew; what is none stays.
+    assert_eq!(run(&["config.yml", "out"]).status, Some(0));
+    space.write("notes/letter.txt", "dear");
+    let refused = run(&["config.yml", "notes"]);
+    assert_eq!(refused.status, Some(1), "{}", refused.stderr);
+    assert_eq!(space.read_text("notes/letter.txt"), "dear");
+    let wrong = run(&["config.yml", "out2", "--lazy-unpickel", "--random-seed", "x"]);
+    assert_eq!(wrong.status, Some(2), "{}", wrong.stderr);
+    assert!(wrong.stderr.contains("did you mean `--lazy-unpickle`?"));
+    assert!(wrong.stderr.contains("`--random-seed` is a whole number"));
+}
+
+#[test]
+fn models_of_different_architectures_need_allow_crimes() {
+    let space = family();
+    let config = space.read_text("b/config.json").replace("LlamaForCausalLM", "OtherForCausalLM");
+    space.write("b/config.json", config);
+    space.write("config.yml", LINEAR);
+    let run = |words: &[&str]| {
+        Program::new(&space).args([&["mergekit-yaml", "config.yml"], words].concat()).run()
+    };
+    let refused = run(&["out"]);
+    assert_eq!(refused.status, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("E0257") && refused.stderr.contains("OtherForCausalLM"));
+    assert!(!space.exists("out"));
+    assert_eq!(run(&["out", "--allow-crimes"]).status, Some(0));
+}
+
+#[test]
+fn the_seed_of_a_configuration_decides_random_draws() {
+    let space = family();
+    let dare = "merge_method: dare_linear
+base_model: ./base
+models: [{model: ./a, parameters: {weight: 1.0, density: 0.5}}]
+dtype: float32
+";
+    let values = |seed: &str| {
+        space.write("recipe.yaml", format!("{dare}{seed}"));
+        program(&space, &["--force"]).run().success();
+        read_checkpoint(space.path("merged")).values("model.layers.0.mlp.up_proj.weight")
+    };
+    let (none, zero, seven) = (values(""), values("random_seed: 0\n"), values("random_seed: 7\n"));
+    assert_eq!(none, zero);
+    assert_ne!(none, seven);
 }

@@ -71,6 +71,8 @@ keys! {
         pub tokenizer: Option<TokenizerKeys>,
         /// `auto`, the name of a template, or a template.
         pub chat_template: Option<String>,
+        /// Seed of all random draws, as mergekit's switch of this name.
+        pub random_seed: Option<super::CountKey>,
         /// What is written; a whole model if it is left out. mixdown's own key.
         pub output: Option<OutputKeys>,
     }

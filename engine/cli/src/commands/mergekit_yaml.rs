@@ -1,0 +1,72 @@
+//! `mixdown mergekit-yaml`: the arguments of mergekit's program, so that a script changes one word.
+
+mod switches;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use mixdown_checkpoint::manifest::MANIFEST_NAME;
+use mixdown_session::merge::{Keep, MergeRequest, merge};
+use mixdown_session::mergekit::check_architectures;
+use mixdown_session::{RecipeInput, Session, Silence, Trouble};
+
+use crate::commands::Outcome;
+use crate::commands::merge::tell;
+use crate::machine::Machine;
+use crate::stop;
+use crate::talk::Talk;
+use crate::terminal::Terminal;
+
+/// Merge with the arguments of mergekit-yaml
+///
+/// Everything that mergekit-yaml takes is understood, in any order: what decides about the result is
+/// followed, and what only says how mergekit works has no effect and is told. A folder that an earlier merge
+/// made is replaced, as mergekit does; any other that holds files is an error.
+///
+/// Models whose configurations name different architectures are an error without --allow-crimes.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = switches::HELP)]
+pub struct Arguments {
+    #[command(flatten)]
+    machine: Machine,
+    /// The configuration, the folder to make, and mergekit's switches
+    #[arg(required = true, num_args = 1.., allow_hyphen_values = true, trailing_var_arg = true)]
+    #[arg(value_name = "CONFIG OUT [SWITCHES]")]
+    words: Vec<String>,
+}
+
+impl Arguments {
+    /// Whether they ask to say nothing but errors.
+    pub fn is_quiet(&self) -> bool {
+        self.words.iter().any(|word| word == "--quiet")
+    }
+}
+
+/// Runs the command.
+pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
+    stop::listen();
+    let terminal = Terminal::of_events(talk, false);
+    let session = terminal.session();
+    let understood = switches::understand(&arguments.words).map_err(Trouble::Usage)?;
+    session.warn(&understood.warnings);
+    let out = PathBuf::from(&understood.out);
+    let mut machine = arguments.machine;
+    machine.threads = understood.threads.or(machine.threads);
+    let mut recipe = RecipeInput::of_file(&understood.config);
+    if let Some(seed) = understood.seed {
+        recipe.set.push(("random_seed".to_owned(), seed.to_string()));
+    }
+    let request = MergeRequest {
+        machine: machine.of_session(),
+        shard_bytes: understood.shard_bytes,
+        force: out.join(MANIFEST_NAME).is_file(),
+        keep: Keep::Shared,
+        ..MergeRequest::new(recipe, out)
+    };
+    if !understood.allows_crimes {
+        // What else is to be told, the merge itself tells.
+        let silent = Session { listener: &Silence, ..session };
+        check_architectures(&mixdown_session::plan(&request.recipe, &silent, None)?)?;
+    }
+    merge(&request, &session).map(|merged| tell(&merged, &terminal, false))
+}
