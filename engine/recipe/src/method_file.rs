@@ -293,7 +293,8 @@ impl Decoder<'_> {
             .iter()
             .filter_map(|node| {
                 let alias = self.text(node, "an alias")?;
-                self.check_name(&alias, "an alias");
+                // Recipes name it and formulas never do, so that it may have a meaning there: n of n:m.
+                self.check_letters(&alias, "an alias");
                 Some(alias.value)
             })
             .collect();
@@ -458,6 +459,11 @@ impl Decoder<'_> {
             self.error(codes::DUPLICATE_KEY, name.span, headline);
             return;
         }
+        self.check_letters(name, what);
+    }
+
+    fn check_letters(&mut self, name: &Spanned<String>, what: &str) {
+        let text = &*name.value;
         let sound = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if !sound {

@@ -8,6 +8,7 @@ pub mod adam;
 mod adam_double;
 mod axes;
 mod band;
+mod blocks;
 mod chase;
 mod check;
 mod common_basis;
@@ -20,6 +21,7 @@ mod gram;
 mod interference;
 mod isotropic;
 mod isotropic_common;
+mod joint;
 mod karcher;
 mod needs;
 mod product;
@@ -151,5 +153,7 @@ fn on_dense(
         MatrixOp::AxisFact(fact, Axis::Columns) => Box::new(axes::columns(*fact, operands)?),
         MatrixOp::PlaceInRow => Box::new(axes::PlaceInRow),
         MatrixOp::KarcherWeights(op) => Box::new(karcher::prepare(op, operands)?),
+        MatrixOp::BlockOwner(op) => Box::new(blocks::BlockOwner(*op)),
+        MatrixOp::Joint(op) => joint::prepare(op, operands)?,
     })
 }

@@ -7,8 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use matrices::*;
 use mixdown_cpu::CpuBackend;
-use mixdown_ops::matrix::axes::{Axis, Fact, Karcher};
+use mixdown_ops::matrix::axes::{Axis, Blocks, Fact, Karcher};
 use mixdown_ops::matrix::interference::{Cut, Filter, Init, Rows, Solver, Targets};
+use mixdown_ops::matrix::joint::{
+    CoreMerge, CoreSpace, Covariances, Covers, FactorRule, FactorWise, Joint, Rotations, Smoothing,
+    Swudi, SwudiFilter,
+};
 use mixdown_ops::matrix::spectral::{Doge, Reshape};
 use mixdown_ops::matrix::{MatrixOp, OperandShapes, Operands, Rank, RankAware};
 use mixdown_ops::{Backend, Precision};
@@ -64,6 +68,18 @@ fn check(op: &MatrixOp, given: &[Given], precision: Precision) {
     assert!(peak <= needs.rows_bytes, "{what}: rows take {peak} of {}", needs.rows_bytes);
 }
 
+fn swudi() -> Swudi {
+    Swudi {
+        filter: SwudiFilter::Landweber { steps: 3, eta: 0.9.into() },
+        is_aligned: false,
+        keep: 0.65.into(),
+        consensus_power: 1.0.into(),
+        consensus_floor: 0.1.into(),
+        output_time: 2.0.into(),
+        init: Init::Sum,
+    }
+}
+
 // One test: counts of several at once would mix.
 #[test]
 fn needs_are_upper_bounds() {
@@ -105,6 +121,41 @@ fn needs_are_upper_bounds() {
             MatrixOp::KarcherWeights(Karcher { max_iter: 10, tol: 1e-5.into() }),
         ];
         many.iter().for_each(|op| check(op, &several, Precision::Single));
+        let weights = vec![1.0.into(); 3];
+        let joint = [
+            Joint::OwnGrams { tolerance: 1e-10.into() },
+            Joint::Covariances(Covariances {
+                epsilon: 0.01.into(),
+                iso_rank: 0.3.into(),
+                heterogeneity: 0.0.into(),
+            }),
+            Joint::Covers(Covers {
+                rank: Rank::PerExpert,
+                smoothing: Smoothing::Average,
+                keep: 0.5.into(),
+            }),
+            Joint::Rotations(Rotations { rest: 0.2.into(), conflict: true }),
+            Joint::Fold { alpha: 0.5.into() },
+            Joint::CoreSpace(CoreSpace {
+                merge: CoreMerge::TaskSingularVectors,
+                weights: weights.clone(),
+                rank: Rank::PerExpert,
+            }),
+            Joint::Swudi(swudi()),
+            Joint::Peak,
+        ];
+        for op in joint {
+            check(&MatrixOp::Joint(op), &several, Precision::Single);
+        }
+        let blocks = Blocks { count: 2, block: 7, keeps_tail: true };
+        check(&MatrixOp::BlockOwner(blocks), &several, Precision::Single);
+        let adapters = factored(rows, columns, &[4, 4, 4]);
+        for rule in [FactorRule::TiesTotal, FactorRule::Robust(0.2.into())] {
+            let op = FactorWise { rule, density: 0.5.into(), weights: weights.clone() };
+            check(&MatrixOp::Joint(Joint::FactorWise(op)), &adapters, Precision::Single);
+        }
+        let op = CoreSpace { merge: CoreMerge::Ties(0.5.into()), weights, rank: Rank::PerExpert };
+        check(&MatrixOp::Joint(Joint::CoreSpace(op)), &adapters, Precision::Single);
         let basis = random(rows.min(3 * columns), rows, 5);
         let back = dense(&[experts[0].clone(), basis]);
         check(&MatrixOp::OutOfBasis { experts: 3 }, &back, Precision::Single);

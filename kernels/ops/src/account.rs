@@ -4,6 +4,7 @@
 //! So a part that gets another name, in a text or in Rust, changes no digest, while its value, its kind and its
 //! place among the others do.
 
+mod joint;
 mod matrix;
 mod program;
 

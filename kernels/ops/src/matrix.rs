@@ -7,15 +7,17 @@
 
 pub mod axes;
 pub mod interference;
+pub mod joint;
 mod layout;
 pub mod spectral;
 
 pub use interference::Interference;
+pub use joint::Joint;
 pub use layout::MatrixLayout;
 pub use spectral::{Rank, RankAware};
 
 use crate::Precision;
-use crate::matrix::axes::{Axis, Fact, Karcher};
+use crate::matrix::axes::{Axis, Blocks, Fact, Karcher};
 use crate::matrix::interference::Solver;
 use crate::matrix::spectral::{Doge, Reshape};
 
@@ -94,6 +96,10 @@ pub enum MatrixOp {
     PlaceInRow,
     /// What each matrix counts in the Karcher mean of all of them, each seen as one vector: `N × 1`.
     KarcherWeights(Karcher),
+    /// Which matrix has an element among those that are kept for it: 1 for the first, 0 for none.
+    BlockOwner(Blocks),
+    /// Several whole matrices together.
+    Joint(Joint),
 }
 
 impl MatrixOp {
@@ -118,6 +124,8 @@ impl MatrixOp {
             Self::AxisFact(..) => "axis_fact",
             Self::PlaceInRow => "place_in_row",
             Self::KarcherWeights(_) => "karcher_weights",
+            Self::BlockOwner(_) => "block_owner",
+            Self::Joint(op) => op.name(),
         }
     }
 
@@ -132,6 +140,7 @@ impl MatrixOp {
             Self::AxisFact(_, Axis::Rows) => (rows, 1),
             Self::AxisFact(_, Axis::Columns) => (1, columns),
             Self::KarcherWeights(_) => (count as u64, 1),
+            Self::Joint(Joint::Peak) => (1, 1),
             _ => (rows, columns),
         }
     }
@@ -140,7 +149,11 @@ impl MatrixOp {
     pub fn has_own_shape(&self) -> bool {
         matches!(
             self,
-            Self::Gram | Self::CommonBasis | Self::AxisFact(..) | Self::KarcherWeights(_)
+            Self::Gram
+                | Self::CommonBasis
+                | Self::AxisFact(..)
+                | Self::KarcherWeights(_)
+                | Self::Joint(Joint::Peak)
         )
     }
 
@@ -165,7 +178,9 @@ impl MatrixOp {
                 | Self::CalibratedSpectrum { .. }
                 | Self::AxisFact(..)
                 | Self::PlaceInRow
-                | Self::KarcherWeights(_) => false,
+                | Self::KarcherWeights(_)
+                | Self::BlockOwner(_)
+                | Self::Joint(_) => false,
             }
     }
 
@@ -181,6 +196,7 @@ impl MatrixOp {
                 let most = if on_cores { total } else { smaller };
                 Some((*count as usize).min(most))
             }
+            Self::Joint(op) => op.result_rank(operands),
             _ => on_cores.then_some(total),
         }
     }
@@ -206,6 +222,7 @@ impl MatrixOp {
             | Self::AxisFact(..)
             | Self::PlaceInRow
             | Self::KarcherWeights(_) => 5,
+            Self::BlockOwner(_) | Self::Joint(_) => 1,
         }
     }
 }

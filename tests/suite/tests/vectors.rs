@@ -6,7 +6,7 @@
 use std::fs;
 
 use mixdown_kit::raw::safetensors_bytes;
-use mixdown_kit::{DType, Program, Space, Tensor, read_checkpoint, read_yaml};
+use mixdown_kit::{DType, Program, Space, Tensor, adapter, read_checkpoint, read_yaml};
 use mixdown_suite::repository;
 use serde_json::Value;
 
@@ -56,7 +56,10 @@ fn check(file: &Value, case: &Value) -> Result<(), String> {
         write(&space, "reference", &case["reference"]);
     }
     for (position, expert) in experts.iter().enumerate() {
-        write(&space, &format!("expert{position}"), expert);
+        match expert.get("lora_alpha") {
+            Some(alpha) => write_adapter(&space, &format!("expert{position}"), expert, alpha),
+            None => write(&space, &format!("expert{position}"), expert),
+        }
         for kind in BESIDE.iter().filter(|kind| !case[**kind].is_null()) {
             write(&space, &format!("{kind}{position}"), &case[*kind][position]);
         }
@@ -97,8 +100,9 @@ fn recipe(file: &Value, case: &Value, experts: usize) -> String {
     };
     let models: Vec<Value> = (0..experts)
         .map(|position| {
+            let on_base = case["experts"][position].get("lora_alpha").map_or("", |_| "./base+");
             let mut model = serde_json::json!({
-                "model": format!("./expert{position}"),
+                "model": format!("{on_base}./expert{position}"),
                 "parameters": of_expert(position),
             });
             for kind in BESIDE.iter().filter(|kind| !case[**kind].is_null()) {
@@ -131,6 +135,19 @@ fn write(space: &Space, model: &str, described: &Value) {
     let tensors = tensors(described);
     let tensors: Vec<&Tensor> = tensors.iter().map(|(_, tensor)| tensor).collect();
     space.write(format!("{model}/model.safetensors"), safetensors_bytes(&tensors));
+}
+
+/// An adapter on `q_proj` of rank 1: its factors as lists.
+fn write_adapter(space: &Space, name: &str, described: &Value, alpha: &Value) {
+    let numbers = |key: &str| -> Vec<f64> {
+        let list = described[key].as_array().expect("a factor");
+        list.iter().map(|number| number.as_f64().expect("a number")).collect()
+    };
+    adapter(name, 1)
+        .config("lora_alpha", alpha.clone())
+        .dtype(DType::F64)
+        .product("q_proj", 1, &numbers("a"), &numbers("b"))
+        .write(space);
 }
 
 /// One tensor `{shape, data}`, or several by name.

@@ -6,6 +6,7 @@ mod axes;
 mod basis;
 mod counted;
 mod interference;
+mod joint;
 mod known;
 mod matrix;
 mod settings;
@@ -59,6 +60,18 @@ struct Call<'a> {
 pub static FUNCTIONS: &[Function] = &[
     map("abs", MapOp::Abs, "abs(x)", "|x|."),
     map("acos", MapOp::Acos, "acos(x)", "The angle whose cosine is x, in radians."),
+    Function {
+        name: "adapter_scale",
+        signature: "adapter_scale(values)",
+        summary: "What the update of each value as an adapter is multiplied with beside its factors: alpha through the rank, or through its root; 1 for what is none.",
+        evaluate: Evaluate::Special(known::adapter_scale),
+    },
+    Function {
+        name: "block_owner",
+        signature: "block_owner(values, count=64, block=256, tail=\"pad\")",
+        summary: "For each element the place of the value that keeps it, from 1, or 0: in their order each keeps the `count` largest magnitudes of every `block` elements among those that none before it keeps. tail: whether the last block of a tensor, when it is shorter, is as if zeros followed (\"pad\"), or keeps nothing (\"drop\").",
+        evaluate: Evaluate::Special(joint::block_owner),
+    },
     map("ceil", MapOp::Ceil, "ceil(x)", "The next whole number above."),
     Function {
         name: "calibrate_spectrum",
@@ -81,7 +94,19 @@ pub static FUNCTIONS: &[Function] = &[
                   a row for each direction, and zeros in the rows beyond.",
         evaluate: Evaluate::Special(basis::coordinates),
     },
+    Function {
+        name: "combine_factors",
+        signature: "combine_factors(values, rule=\"sum\", weights=1, density=1, ratio=0.2)",
+        summary: "Adapters whose factors A and B are combined each by itself, by weights whose roots multiply both: their \"sum\", the mean of what has the sign of the sum, \"ties_total\", or that most have, \"ties_frequency\", of the `density` share of largest elements; or as RobustMerge does, \"robust\". All have one rank.",
+        evaluate: Evaluate::Special(joint::combine_factors),
+    },
     map("cos", MapOp::Cos, "cos(x)", "Cosine of x in radians."),
+    Function {
+        name: "core_space",
+        signature: "core_space(values, merge=\"sum\", weights=1, density=0.1, rank=\"1/n\")",
+        summary: "Adapters merged in the bases that all their factors share, without being multiplied out. merge: \"sum\", \"ties\" with `density`, \"tsv\", \"iso_c\". A value that is no adapter is cut to the rank first.",
+        evaluate: Evaluate::Special(joint::core_space),
+    },
     Function {
         name: "cosine",
         signature: "cosine(a, b, scope=\"tensor\")",
@@ -123,7 +148,19 @@ pub static FUNCTIONS: &[Function] = &[
         evaluate: Evaluate::Special(elect_sign),
     },
     map("exp", MapOp::Exp, "exp(x)", "e to the power of x."),
+    Function {
+        name: "filtered_interference",
+        signature: "filtered_interference(values, filter=\"exponential\", time=300, gamma=1, …)",
+        summary: "One step towards the minimizer of the interference objective along its directions, each weighed: filter \"exponential\" with time, gamma, alpha; \"tikhonov\" with alpha; \"landweber\" with steps, eta; or \"none\". keep: the share of directions that take part; consensus_power, consensus_floor: by how evenly the experts share them; output_time: a filter on the side of outputs too. init: \"sum\", \"mean\", \"zero\". A time in front of the values is that of the tensor.",
+        evaluate: Evaluate::Special(joint::filtered_interference),
+    },
     map("floor", MapOp::Floor, "floor(x)", "The next whole number below."),
+    Function {
+        name: "fold_projected",
+        signature: "fold_projected(values, alpha=0.5)",
+        summary: "Values added up in their order, of each only what is orthogonal to the leading directions of the sum before it: those before its singular values pass the share `alpha` of their sum, and each pair of directions.",
+        evaluate: Evaluate::Special(joint::fold_projected),
+    },
     Function {
         name: "from_coordinates",
         signature: "from_coordinates(x, values)",
@@ -147,6 +184,12 @@ pub static FUNCTIONS: &[Function] = &[
         signature: "interference(values, targets=\"whole\", rows=\"whole\", rank=\"1/n\", init=\"sum\", optimizer=\"adam\", …)",
         summary: "Minimizes Σ wᵢ‖(X − Aᵢ)·Bᵢᵀ‖² with wᵢ = 1/‖τᵢ‖², from X₀. targets (A) and rows (B): \"whole\", \"truncated\" to the rank, or truncated after being \"centered\". init: \"sum\", \"mean\", \"zero\". optimizer: \"adam\" or \"sgd\" with learning_rate, momentum, steps; or \"filter\" with filter (\"exponential\", \"none\", \"tikhonov\", \"landweber\", \"wiener\"), time, alpha, noise, and keep or rank_rule with level, min_rank, max_rank_ratio, rank_scale. solver: \"closed\" or \"literal\". snap=\"yes\" moves the cut to the nearest gap of the spectrum.",
         evaluate: Evaluate::Special(interference::interference),
+    },
+    Function {
+        name: "interference_peak",
+        signature: "interference_peak(values)",
+        summary: "The largest eigenvalue of Σ τᵢᵀτᵢ/‖τᵢ‖², one number for all elements.",
+        evaluate: Evaluate::Special(joint::interference_peak),
     },
     map("interpolate", MapOp::Interpolate, "interpolate(a, b, t)", "(1 − t)·a + t·b."),
     Function {
@@ -274,6 +317,12 @@ pub static FUNCTIONS: &[Function] = &[
         evaluate: Evaluate::Special(axes::mean_cosine),
     },
     Function {
+        name: "mean_rotation",
+        signature: "mean_rotation(base, values, rest=0.2, conflict=false)",
+        summary: "The base turned by the mean of the rotations that bring it nearest to each expert, and `rest` times what they do not explain, as a task vector. The values are task vectors. conflict: rotations from rows alone that go against the mean.",
+        evaluate: Evaluate::Special(joint::mean_rotation),
+    },
+    Function {
         name: "mean_where_sign",
         signature: "mean_where_sign(values, sign, weight)",
         summary: "For each element Σ value / Σ weight over the experts whose value has the sign; 0 where none has. \
@@ -305,6 +354,18 @@ pub static FUNCTIONS: &[Function] = &[
         signature: "ordinal(values)",
         summary: "The position of each value in the list, from 0.",
         evaluate: Evaluate::Special(known::ordinal),
+    },
+    Function {
+        name: "own_covariances",
+        signature: "own_covariances(values, epsilon=0.01, iso_rank=0.3, heterogeneity=0.3)",
+        summary: "`regression` with covariances of inputs that are estimated from the task vectors, and a correction where their sizes are uneven: ACE.",
+        evaluate: Evaluate::Special(joint::own_covariances),
+    },
+    Function {
+        name: "own_grams",
+        signature: "own_grams(values, tolerance=1e-10)",
+        summary: "`regression` with the task vectors' own Gram matrices, through a pseudo-inverse that cuts eigenvalues below `tolerance` of the largest.",
+        evaluate: Evaluate::Special(joint::own_grams),
     },
     Function {
         name: "place_in_row",
@@ -346,6 +407,12 @@ pub static FUNCTIONS: &[Function] = &[
         signature: "row_length(x)",
         summary: "Count of elements in a row: the last dimension, or all elements of a tensor with one.",
         evaluate: Evaluate::Special(axes::row_length),
+    },
+    Function {
+        name: "shared_cover",
+        signature: "shared_cover(values, rank=\"1/n\", smoothing=\"average\", rho=5, keep=0.001)",
+        summary: "Task vectors of bounded rank with evened singular values, merged in directions that all share: of each core the share `keep`, the mean of what has the sign of the sum, and no more than what stays with one expert's directions. smoothing: \"average\", \"linear\" from `rho` times the last down, or \"none\".",
+        evaluate: Evaluate::Special(joint::shared_cover),
     },
     Function {
         name: "shared_shift",

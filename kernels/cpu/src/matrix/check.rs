@@ -5,7 +5,7 @@ use mixdown_ops::matrix::interference::{Cut, Filter, Interference, Optimizer, Sg
 use mixdown_ops::matrix::spectral::Reshape;
 use mixdown_ops::matrix::{MatrixOp, OperandShapes, Operands, Rank, Stop};
 
-fn refuse<T>(headline: String, help: impl Into<String>) -> Result<T, Stop> {
+pub(crate) fn refuse<T>(headline: String, help: impl Into<String>) -> Result<T, Stop> {
     Err(Stop::Refused(headline, help.into()))
 }
 
@@ -41,6 +41,11 @@ pub(crate) fn check(op: &MatrixOp, operands: &OperandShapes) -> Result<(), Stop>
         | MatrixOp::AxisFact(..)
         | MatrixOp::PlaceInRow
         | MatrixOp::KarcherWeights(_) => Ok(()),
+        MatrixOp::BlockOwner(blocks) if blocks.block == 0 => {
+            refuse("a block of 0 elements keeps nothing".into(), "use blocks of at least 1 element")
+        }
+        MatrixOp::BlockOwner(_) => Ok(()),
+        MatrixOp::Joint(op) => super::joint::check(op, operands),
     }
 }
 
@@ -89,7 +94,7 @@ fn most_operands(fact: Fact) -> usize {
     if fact == Fact::SumProduct { 2 } else { 1 }
 }
 
-fn check_rank(rank: Rank, operands: &OperandShapes) -> Result<(), Stop> {
+pub(crate) fn check_rank(rank: Rank, operands: &OperandShapes) -> Result<(), Stop> {
     let smaller = operands.rows.min(operands.columns);
     let shape = format!("{} × {}", operands.rows, operands.columns);
     match rank {
@@ -149,6 +154,16 @@ fn check_cut(cut: &Cut) -> Result<(), Stop> {
 
 fn step(learning_rate: f64) -> Result<(), Stop> {
     positive("learning_rate", learning_rate)
+}
+
+/// A finite number above 0.
+pub(crate) fn above_zero(name: &str, found: f64) -> Result<(), Stop> {
+    positive(name, found)
+}
+
+/// A number from 0 to 1.
+pub(crate) fn as_fraction(name: &str, found: f64) -> Result<(), Stop> {
+    fraction(name, found, true)
 }
 
 fn positive(name: &str, found: f64) -> Result<(), Stop> {

@@ -201,6 +201,18 @@ pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) 
                 flops: (m * n + f64::from(op.max_iter)) * experts * (experts + 1.0),
             }
         }
+        MatrixOp::BlockOwner(blocks) => {
+            block_rows = super::blocks::block_rows(blocks, operands.columns);
+            let sorted = f64::from(blocks.block);
+            let row = n + 2.0 * sorted / block_rows as f64;
+            let flops = 2.0 * m * n * sizes.experts * sorted.max(2.0).log2();
+            Counts { row, flops, ..Counts::default() }
+        }
+        MatrixOp::Joint(op) => {
+            let (preparing, held, flops) = super::joint::counts(op, operands);
+            // What the solvers take for themselves is of the size of what is solved.
+            Counts { preparing: 1.8 * preparing, held, row: n, flops }
+        }
     };
     finished(counts, block_rows, op.result_rank(operands))
 }

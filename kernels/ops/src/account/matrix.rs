@@ -1,7 +1,7 @@
 //! Matrix ops and their parameters.
 
 use super::Account;
-use crate::matrix::axes::{Axis, Fact, Karcher};
+use crate::matrix::axes::{Axis, Blocks, Fact, Karcher};
 use crate::matrix::interference::{
     Adam, Cut, Filter, Init, Interference, NoiseLevel, Optimizer, RankRule, Rows, Sgd, Solver,
     Targets,
@@ -44,6 +44,12 @@ impl MatrixOp {
                 to.count("max_iter", *max_iter);
                 to.number("tol", tol.get());
             }
+            Self::BlockOwner(Blocks { count, block, keeps_tail }) => {
+                to.count("count", *count);
+                to.count("block", *block);
+                to.flag("keeps tail", *keeps_tail);
+            }
+            Self::Joint(op) => op.account(to),
             Self::Polar
             | Self::SingularValues
             | Self::Gram
@@ -65,7 +71,7 @@ impl MatrixLayout {
 }
 
 impl Rank {
-    fn account(self, to: &mut dyn Account) {
+    pub(super) fn account(self, to: &mut dyn Account) {
         match self {
             Self::PerExpert => to.word("rank", "auto"),
             Self::Literal => to.word("rank", "literal"),

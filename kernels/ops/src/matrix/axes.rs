@@ -47,3 +47,15 @@ pub struct Karcher {
     /// Lengths and angles below this are none.
     pub tol: Exact,
 }
+
+/// Which matrix keeps which elements where each keeps so many of every block of what those before it left:
+/// CABS. The blocks are of elements in their order, through all rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Blocks {
+    /// Elements that each keeps of a block, those of largest magnitude; of equal ones the first.
+    pub count: u32,
+    /// Elements of a block; at least 1.
+    pub block: u32,
+    /// Whether elements of a last block that is shorter can be kept.
+    pub keeps_tail: bool,
+}

@@ -1,6 +1,6 @@
 //! How the matrices of a weight lie in its tensor.
 
-use super::MatrixOp;
+use super::{Joint, MatrixOp};
 
 /// How the matrices of a weight lie in its tensor: one, or one after another, each row-major as
 /// `[out, in]` or as `[in, out]`.
@@ -96,7 +96,9 @@ impl MatrixOp {
             | Self::CalibratedSpectrum { .. }
             | Self::AxisFact(..)
             | Self::PlaceInRow
-            | Self::KarcherWeights(_) => true,
+            | Self::KarcherWeights(_)
+            | Self::BlockOwner(_)
+            | Self::Joint(_) => true,
         }
     }
 
@@ -125,6 +127,7 @@ impl MatrixOp {
                 | Self::OutOfBasis { .. }
                 | Self::SharedShift(_)
                 | Self::Regression { .. }
+                | Self::Joint(Joint::Peak | Joint::Rotations(_))
         )
     }
 }

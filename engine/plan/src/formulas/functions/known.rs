@@ -45,6 +45,24 @@ pub(super) fn largest_rank(
     Ok(lowering.scalar(largest as f64))
 }
 
+/// `adapter_scale`: what the update of each value is multiplied with beside its factors; 1 for others.
+pub(super) fn adapter_scale(
+    lowering: &mut Lowering<'_>,
+    call: &Call<'_>,
+) -> Result<Value, Reported> {
+    let (values, _) = several(lowering, call, &[])?;
+    let items: Vec<Typed> = values.iter().map(|value| item(value, 0)).collect();
+    tensors(lowering, &items, call.span)?;
+    let scale = |item: &Typed| {
+        let scale = lowering.graph.product(item.node).map_or(1.0, |update| update.scale.get());
+        // Without an update there is nothing to take it from.
+        if scale == 0.0 { 1.0 } else { scale }
+    };
+    let scales: Vec<f64> = items.iter().map(scale).collect();
+    let scalar = |scale| Typed { node: lowering.graph.constant(scale), kind: Kind::Scalar };
+    Ok(Value::List(scales.into_iter().map(scalar).collect()))
+}
+
 /// `require`: refuses what the parameters of a recipe must not be.
 pub(super) fn require(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
     let values = call.values(lowering, 2)?;

@@ -351,7 +351,7 @@ pub(super) fn layout(
     }
 }
 
-fn with_kind(value: Value, kind: Kind) -> Value {
+pub(super) fn with_kind(value: Value, kind: Kind) -> Value {
     match value {
         Value::One(item) => Value::One(Typed { kind, ..item }),
         Value::List(items) => {

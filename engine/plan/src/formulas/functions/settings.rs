@@ -48,7 +48,7 @@ impl Settings {
         }
     }
 
-    fn take(&mut self, name: &str) -> Option<(Span, Value)> {
+    pub(super) fn take(&mut self, name: &str) -> Option<(Span, Value)> {
         let at = self.values.iter().position(|(known, ..)| known == name)?;
         let (_, span, value) = self.values.remove(at);
         Some((span, value))
@@ -136,7 +136,8 @@ impl Settings {
         }
     }
 
-    fn known(
+    /// A number that is known now; the default where a method is checked by itself.
+    pub(super) fn known(
         &self,
         lowering: &mut Lowering<'_>,
         name: &str,
