@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::commands::Outcome;
 use crate::commands::merge::summary;
+use crate::commands::search::folders_of_programs;
 use crate::progress::{self, Style};
 use crate::stop;
 use crate::talk::{self, Talk};
@@ -34,7 +35,8 @@ impl Terminal {
     }
 
     fn with_style(talk: Talk, json: bool, style: Style) -> Self {
-        let places = Places::from_env(&|name| std::env::var_os(name));
+        let mut places = Places::from_env(&|name| std::env::var_os(name));
+        places.programs = folders_of_programs();
         Self { talk, json, style, places }
     }
 

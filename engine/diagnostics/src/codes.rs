@@ -78,6 +78,8 @@ codes! {
     UNKNOWN_MODALITY = "E0255", "a name is that of no modality";
     MERGEKIT_SWITCH = "E0256", "a switch of mergekit's programs is not known, or cannot be followed";
     ARCHITECTURES_DIFFER = "E0257", "models of different architectures are merged";
+    MOE_EXPERTS = "E0258", "the experts of a mixture, or their prompts, make no gates";
+    MOE_LAYOUT = "E0259", "models do not make a mixture of experts";
     MISSING_BASE = "E0301", "a method needs a base model and there is none";
     MISSING_PARAMETER = "E0302", "a required parameter is not set";
     WRONG_INPUTS = "E0303", "a method got too many or too few models";

@@ -12,6 +12,7 @@ pub mod attention;
 pub mod config;
 pub mod input;
 pub mod model;
+pub mod represent;
 pub mod rope;
 pub mod template;
 pub mod text;

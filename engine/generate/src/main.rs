@@ -11,6 +11,7 @@ use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_generate::VERSION;
 use mixdown_generate::answer::answer;
 use mixdown_generate::model::Model;
+use mixdown_generate::represent::{Represent, represent};
 use mixdown_generate::text::Text;
 use mixdown_search::prompts;
 
@@ -39,6 +40,10 @@ struct Arguments {
     /// The file of answers to make
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Instead of answers, what the model makes of texts: each line of the file of prompts is a JSON string,
+    /// and `-` stands for what comes and goes through pipes
+    #[arg(long, value_name = "WHAT", value_enum)]
+    represent: Option<Represent>,
     /// The most tokens of answers whose prompt says nothing of it
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
     max_new_tokens: u64,
@@ -64,6 +69,9 @@ fn run(arguments: &Arguments) -> Result<(), Vec<Diagnostic>> {
         let headline = format!("threads cannot be started: {error}");
         vec![Diagnostic::error(codes::GENERATOR_FAILED, headline)]
     })?;
+    if let Some(what) = arguments.represent {
+        return threads.install(|| representations(arguments, what));
+    }
     let prompts = prompts::read(&arguments.prompts)?;
     prompts::check_media(&arguments.prompts, &prompts.iter().collect::<Vec<_>>())?;
     let model = Model::read(&arguments.model)?;
@@ -77,6 +85,26 @@ fn run(arguments: &Arguments) -> Result<(), Vec<Diagnostic>> {
             .map_err(|error| unwritable(&arguments.out, &error))?;
     }
     Ok(())
+}
+
+fn representations(arguments: &Arguments, what: Represent) -> Result<(), Vec<Diagnostic>> {
+    let is_pipe = |path: &Path| path == Path::new("-");
+    let lines = match is_pipe(&arguments.prompts) {
+        true => io::read_to_string(io::stdin()),
+        false => std::fs::read_to_string(&arguments.prompts),
+    };
+    let lines = lines.map_err(|error| {
+        let headline = format!("the texts cannot be read: {error}");
+        let error = Diagnostic::error(codes::UNREADABLE, headline);
+        vec![error.in_file(arguments.prompts.to_string_lossy())]
+    })?;
+    let found = represent(&arguments.model, &lines, what)?;
+    let text: String = found.iter().map(|one| format!("{one}\n")).collect();
+    let written = match is_pipe(&arguments.out) {
+        true => io::stdout().write_all(text.as_bytes()),
+        false => std::fs::write(&arguments.out, text),
+    };
+    written.map_err(|error| unwritable(&arguments.out, &error))
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Vec<Diagnostic> {

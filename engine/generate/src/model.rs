@@ -106,6 +106,18 @@ impl Model {
             _ => unreachable!("a model's tensors were read by its form"),
         }
     }
+
+    /// What each layer is given, for all positions from the first on: a state `[n, hidden]` for each. None of a
+    /// model that is not built like llama.
+    pub fn states(&self, x: Vec<f32>) -> Option<Vec<Vec<f32>>> {
+        let (Tensors::Llama(llama), Form::Llama(rope)) = (&self.tensors, &self.config.form) else {
+            return None;
+        };
+        let mut states = Vec::with_capacity(self.config.layers.len());
+        let mut past = self.past();
+        llama.layers(&self.config, rope, x, 0, &mut past.layers, |x| states.push(x.to_vec()));
+        Some(states)
+    }
 }
 
 fn add(x: &mut [f32], change: &[f32]) {

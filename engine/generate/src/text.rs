@@ -54,6 +54,16 @@ impl Text {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The tokens of a text as it stands: special tokens are those that are written in it.
+    pub fn plain(&self, text: &str) -> Result<Vec<u32>, String> {
+        let Some(tokenizer) = &self.tokenizer else {
+            return Err("the model has no tokenizer.json".to_owned());
+        };
+        let encoding = tokenizer.encode_fast(text, false);
+        let encoding = encoding.map_err(|error| format!("the text has no tokens: {error}"))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
     /// Whether tokens have a text.
     pub fn has_tokenizer(&self) -> bool {
         self.tokenizer.is_some()

@@ -13,6 +13,7 @@ mod matrices;
 pub mod method;
 mod method_file;
 pub mod modality;
+pub mod moe_file;
 mod overrides;
 pub mod pattern;
 pub mod recipe;

@@ -4,6 +4,7 @@ pub mod command;
 pub mod embedded;
 pub mod http;
 pub mod replay;
+pub mod represented;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;

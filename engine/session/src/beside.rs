@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use mixdown_checkpoint::links::{LeadingOut, leading_out};
-use mixdown_checkpoint::{Form, shown, shown_path, side_files};
+use mixdown_checkpoint::{Checkpoint, Form, shown, shown_path, side_files};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_plan::Plan;
 
@@ -42,7 +42,12 @@ pub fn check(loaded: &Loaded, plan: Option<&Plan>, follow_links: bool) -> Vec<Di
         for input in &loaded.models {
             let is_donor = donor.is_some_and(|donor| std::ptr::eq(donor, input));
             let more = if is_donor { taken.as_slice() } else { &[] };
-            found.extend(links(input, more));
+            let root = &input.model.checkpoint.root;
+            for part in input.model.of_disk() {
+                // Of a model that was put together, one part gives the files.
+                let more = if part.checkpoint.root == *root { more } else { &[] };
+                found.extend(links(&part.checkpoint, more));
+            }
         }
     }
     // A model that stands in the recipe twice is read once in each of its forms.
@@ -56,8 +61,7 @@ pub fn check(loaded: &Loaded, plan: Option<&Plan>, follow_links: bool) -> Vec<Di
 }
 
 /// The files of a model that lie outside of its folder.
-fn links(input: &Input, taken: &[PathBuf]) -> Option<Diagnostic> {
-    let checkpoint = &input.model.checkpoint;
+fn links(checkpoint: &Checkpoint, taken: &[PathBuf]) -> Option<Diagnostic> {
     if checkpoint.form != Form::Folder {
         return None;
     }

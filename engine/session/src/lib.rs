@@ -6,6 +6,7 @@
 
 mod beside;
 pub mod compare;
+mod composed;
 pub mod convert;
 mod device;
 pub mod extract;
@@ -17,6 +18,7 @@ pub mod merge;
 pub mod mergekit;
 mod modality;
 pub mod models;
+mod moe;
 mod owner_key;
 pub mod parts;
 mod places;

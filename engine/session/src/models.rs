@@ -19,8 +19,10 @@ pub struct Model {
     pub checkpoint: Checkpoint,
     /// The commit at the hub, if it came from there.
     pub revision: Option<String>,
-    /// Its data, where the caller holds it.
+    /// Its data, where the caller holds it, or some of it is made.
     pub(crate) held: Option<Held>,
+    /// The models that it was put together from.
+    pub(crate) parts: Vec<Model>,
 }
 
 /// What names a model.
@@ -67,9 +69,18 @@ impl Reference {
 }
 
 impl Model {
+    /// The models that it was put together from; itself if it was not. None of what the caller holds.
+    pub fn of_disk(&self) -> Vec<&Self> {
+        match (self.parts.is_empty(), &self.held) {
+            (false, _) => self.parts.iter().collect(),
+            (true, None) => vec![self],
+            (true, Some(_)) => Vec::new(),
+        }
+    }
+
     /// A model whose data lies in its files.
     pub fn of_files(checkpoint: Checkpoint, revision: Option<String>) -> Self {
-        Self { checkpoint, revision, held: None }
+        Self { checkpoint, revision, held: None, parts: Vec::new() }
     }
 
     /// Opens an adapter, and tells the commit that it is from. Fetches it from the hub when it is not
@@ -96,7 +107,7 @@ impl Model {
     ) -> Result<Self, Vec<Diagnostic>> {
         if let Some(given) = session.given.iter().find(|given| given.name == reference.path) {
             let (checkpoint, held) = given.open()?;
-            return Ok(Self { checkpoint, revision: None, held: Some(held) });
+            return Ok(Self { checkpoint, revision: None, held: Some(held), parts: Vec::new() });
         }
         let path = located(reference, session)?;
         let from_hub = Path::new(&reference.path).symlink_metadata().is_err();

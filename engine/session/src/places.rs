@@ -12,6 +12,8 @@ pub struct Places {
     pub cache: PathBuf,
     /// The hub's cache, address and token.
     pub hub: HubOptions,
+    /// Folders in which mixdown's other programs are looked for.
+    pub programs: Vec<PathBuf>,
 }
 
 impl Places {
@@ -25,7 +27,9 @@ impl Places {
             let caches = caches.or_else(|| path("TMPDIR")).or_else(|| path("TEMP"));
             caches.unwrap_or_else(|| PathBuf::from("/tmp")).join("mixdown")
         });
-        Self { cache, hub: HubOptions::from_env(read) }
+        let searched = read("PATH").unwrap_or_default();
+        let programs = std::env::split_paths(&searched).collect();
+        Self { cache, hub: HubOptions::from_env(read), programs }
     }
 
     /// The folder of results that are kept from one merge to the next.

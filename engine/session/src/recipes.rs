@@ -109,12 +109,28 @@ pub fn load(
         first.borrow_mut().get_or_insert_with(|| text.clone());
         Ok(text)
     };
+    // Asked for once, and given on: a recipe that comes from a pipe would be empty the second time.
+    let asked_for = read(path);
+    let composition = match &asked_for {
+        Ok(text) => crate::moe::composition(path, text, session).transpose()?,
+        Err(_) => None,
+    };
+    let stands_for = composition.as_ref().map(|composition| Ok(composition.recipe.clone()));
+    let asked_for = RefCell::new(Some(stands_for.unwrap_or(asked_for)));
+    let read = |path: &Path| match asked_for.borrow_mut().take() {
+        Some(asked_for) => asked_for,
+        None => read(path),
+    };
     let (found, errors) = mixdown_recipe::load_partly(path, &read, set);
     if found.recipes.is_empty() {
         return Err(errors);
     }
     let is_partial = mixdown_diagnostics::any_error(&errors);
     let mut loader = Loader::new(*session, errors);
+    if let Some(composition) = composition {
+        loader.diagnostics.extend(composition.warnings);
+        loader.composed = Some((composition.name, composition.model));
+    }
     match Library::built_in() {
         Ok(library) => loader.library = library,
         Err(found) => loader.diagnostics.extend(found),
@@ -262,6 +278,8 @@ struct Loader<'a> {
     known: HashMap<(Reference, Option<String>, SeenAs), Option<u32>>,
     /// The base of the recipe whose models are opened, whose spelling of names others get.
     base: Option<u32>,
+    /// A model that was put together, by the name that the recipe has for it.
+    composed: Option<(String, Model)>,
     /// Method files so far, by file name.
     methods: HashMap<String, Source>,
 }
@@ -279,6 +297,7 @@ impl<'a> Loader<'a> {
             mapped: Vec::new(),
             known_adapters: HashMap::new(),
             known: HashMap::new(),
+            composed: None,
             methods: HashMap::new(),
         }
     }
@@ -440,7 +459,12 @@ impl<'a> Loader<'a> {
             return *known;
         }
         let shown = key.0.shown();
-        let opened = Model::find(&key.0, &shown, &self.session).and_then(|mut opened| {
+        let composed = self.composed.take_if(|(name, _)| *name == key.0.path);
+        let opened = match composed {
+            Some((_, model)) => Ok(model),
+            None => Model::find(&key.0, &shown, &self.session),
+        };
+        let opened = opened.and_then(|mut opened| {
             let (reading, like) = &key.2;
             let like = like.map(|other| &self.models[other as usize]);
             let like = like.map(|other| (other.name.as_str(), &other.model.checkpoint.index));

@@ -55,11 +55,11 @@ pub struct MergedTensor {
 
 /// The data of a given model, one source for each shard of its index.
 #[derive(Clone)]
-pub(crate) struct Held(Vec<Arc<dyn ByteSource>>);
+pub(crate) struct Held(pub(crate) Vec<Arc<dyn ByteSource>>);
 
 impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} tensors in memory", self.0.len())
+        write!(f, "{} sources", self.0.len())
     }
 }
 

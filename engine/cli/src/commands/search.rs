@@ -110,7 +110,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
 }
 
 /// Where mixdown's other programs can be: beside this one, or where the system looks for programs.
-fn folders_of_programs() -> Vec<PathBuf> {
+pub fn folders_of_programs() -> Vec<PathBuf> {
     let own = std::env::current_exe().ok();
     let own = own.and_then(|program| Some(program.parent()?.to_owned()));
     let path = std::env::var_os("PATH").unwrap_or_default();

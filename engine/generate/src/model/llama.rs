@@ -67,14 +67,32 @@ impl Llama {
         &self,
         config: &Config,
         rope: &Rope,
-        mut x: Vec<f32>,
+        x: Vec<f32>,
         before: usize,
         kept: &mut [Kept],
     ) -> Vec<f32> {
         let Config { hidden, epsilon, .. } = *config;
         let count = x.len() / hidden;
+        let x = self.layers(config, rope, x, before, kept, |_| {});
+        let last = &x[(count - 1) * hidden..];
+        self.output.as_ref().unwrap_or(&self.embedding).apply(&rms_norm(last, &self.norm, epsilon))
+    }
+
+    /// The states of all positions after the last layer. `see` is shown those before each.
+    pub fn layers(
+        &self,
+        config: &Config,
+        rope: &Rope,
+        mut x: Vec<f32>,
+        before: usize,
+        kept: &mut [Kept],
+        mut see: impl FnMut(&[f32]),
+    ) -> Vec<f32> {
+        let Config { hidden, epsilon, .. } = *config;
+        let count = x.len() / hidden;
         let angles = rope.angles(before, count);
         for ((layer, own), kept) in self.layers.iter().zip(&config.layers).zip(kept) {
+            see(&x);
             let normed = normed(&x, &layer.attention_norm, epsilon);
             let queries = layer.turned(config, &normed, &angles, kept);
             let attended = attend(config, *own, &queries, before, kept);
@@ -82,8 +100,7 @@ impl Llama {
             let normed = self::normed(&x, &layer.feed_forward_norm, epsilon);
             add(&mut x, &layer.feed_forward(&normed));
         }
-        let last = &x[(count - 1) * hidden..];
-        self.output.as_ref().unwrap_or(&self.embedding).apply(&rms_norm(last, &self.norm, epsilon))
+        x
     }
 }
 

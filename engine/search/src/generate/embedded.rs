@@ -25,6 +25,19 @@ pub struct EmbeddedGenerator {
 impl EmbeddedGenerator {
     /// Finds the program in the first of these folders that has it.
     pub fn find(&mut self, folders: &[PathBuf]) -> Result<(), Box<Diagnostic>> {
+        let path = self.program(folders)?;
+        let version = version(&path).ok_or_else(|| {
+            let headline = format!("`{PROGRAM}` does not tell its version");
+            Diagnostic::error(codes::GENERATOR_MISSING, headline)
+                .in_file(path.to_string_lossy())
+                .help("build it again: `cargo install --path engine/generate`")
+        })?;
+        self.found = Some((path, version));
+        Ok(())
+    }
+
+    /// The program in the first of these folders that has it.
+    pub(super) fn program(&self, folders: &[PathBuf]) -> Result<PathBuf, Box<Diagnostic>> {
         let name = format!("{PROGRAM}{}", std::env::consts::EXE_SUFFIX);
         let mut paths = folders.iter().map(|folder| folder.join(&name));
         let Some(path) = paths.find(|path| path.is_file()) else {
@@ -38,14 +51,7 @@ impl EmbeddedGenerator {
                     ),
             ));
         };
-        let version = version(&path).ok_or_else(|| {
-            let headline = format!("`{PROGRAM}` does not tell its version");
-            Diagnostic::error(codes::GENERATOR_MISSING, headline)
-                .in_file(path.to_string_lossy())
-                .help("build it again: `cargo install --path engine/generate`")
-        })?;
-        self.found = Some((path, version));
-        Ok(())
+        Ok(path)
     }
 
     fn command(&self, program: &Path) -> CommandGenerator {

@@ -17,6 +17,7 @@ use mixdown_ops::account::Account;
 use mixdown_plan::identity::{self, Digest};
 
 use super::MergeRequest;
+use crate::models::Model;
 use crate::planning::Planned;
 use crate::progress::Task;
 use crate::recipes::Input;
@@ -65,7 +66,8 @@ pub fn digests(
         .loaded
         .models
         .iter()
-        .flat_map(|input| input.model.checkpoint.index.shards())
+        .flat_map(|input| input.model.of_disk())
+        .flat_map(|model| model.checkpoint.index.shards())
         .collect();
     let bytes: u64 = all.iter().map(|shard| shard.size).sum();
     let mut known: HashMap<&Path, FileDigest> = HashMap::new();
@@ -81,7 +83,19 @@ pub fn digests(
 
 /// The models as the manifest records them.
 pub fn inputs(planned: &Planned, known: &HashMap<PathBuf, FileDigest>) -> Vec<InputRecord> {
-    planned.loaded.models.iter().map(|input| input_record(input, known)).collect()
+    let of_input = |input: &Input| -> Vec<InputRecord> {
+        let whole = |model: &Model| input_record(&input.name, &input.reference, model, known);
+        // What a model was put together from is what was read.
+        let part = |part: &Model| {
+            let name = &part.checkpoint.name;
+            input_record(name, name, part, known)
+        };
+        match input.model.parts.is_empty() {
+            true => vec![whole(&input.model)],
+            false => input.model.parts.iter().map(part).collect(),
+        }
+    };
+    planned.loaded.models.iter().flat_map(of_input).collect()
 }
 
 fn compute_digests<'s>(
@@ -113,17 +127,22 @@ fn compute_digests<'s>(
     })
 }
 
-fn input_record(input: &Input, known: &HashMap<PathBuf, FileDigest>) -> InputRecord {
-    let checkpoint = &input.model.checkpoint;
+fn input_record(
+    name: &str,
+    reference: &str,
+    model: &Model,
+    known: &HashMap<PathBuf, FileDigest>,
+) -> InputRecord {
+    let checkpoint = &model.checkpoint;
     let files = checkpoint.index.shards().iter().map(|shard| InputFile {
         name: name_within(checkpoint, shard),
         bytes: shard.size,
         sha256: known.get(&shard.path).map(ToString::to_string),
     });
     InputRecord {
-        name: input.name.clone(),
-        reference: input.reference.clone(),
-        revision: input.model.revision.clone(),
+        name: name.to_owned(),
+        reference: reference.to_owned(),
+        revision: model.revision.clone(),
         headers: headers_digest(checkpoint),
         files: files.collect(),
     }
