@@ -4,10 +4,15 @@
 mod cache;
 #[cfg(feature = "hub")]
 mod download;
+pub mod far;
 #[cfg(feature = "hub")]
 mod fetch;
 mod id;
 mod options;
+#[cfg(feature = "hub")]
+mod ranges;
+#[cfg(feature = "hub")]
+mod stand_in;
 #[cfg(feature = "hub")]
 mod trouble;
 #[cfg(feature = "hub")]
@@ -124,6 +129,43 @@ fn fetch(
         not_cached()
             .fact("hub", "not asked, because this program was built without downloads")
             .help("fetch the model with another tool and name its folder"),
+    ))
+}
+
+/// Whether a reference names a model that is read where it lies: an address, or `hf://ORGANIZATION/NAME`.
+pub fn is_remote(reference: &str) -> bool {
+    ["https://", "http://", "hf://"].iter().any(|scheme| reference.starts_with(scheme))
+}
+
+/// Prepares a model that is read where it lies: its small files are fetched, and each file of weights gets a
+/// stand-in with its header within `cache`. Gives the folder or file of these.
+///
+/// **Errors.** When the model cannot be reached, is not given, or is of a format without headers; when its
+/// server gives no parts of files.
+#[cfg(feature = "hub")]
+pub fn prepare(
+    reference: &str,
+    revision: Option<&str>,
+    options: &HubOptions,
+    cache: &Path,
+    progress: &dyn FetchProgress,
+) -> Result<PathBuf, Box<Diagnostic>> {
+    stand_in::prepare(reference, revision, options, cache, progress)
+}
+
+/// The same without a network.
+#[cfg(not(feature = "hub"))]
+pub fn prepare(
+    reference: &str,
+    _revision: Option<&str>,
+    _options: &HubOptions,
+    _cache: &Path,
+    _progress: &dyn FetchProgress,
+) -> Result<PathBuf, Box<Diagnostic>> {
+    let headline = format!("`{}` lies elsewhere", shown(reference));
+    Err(Box::new(
+        Diagnostic::error(codes::MODEL_NOT_FOUND, headline)
+            .fact("network", "not used, because this program was built without downloads"),
     ))
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mixdown_diagnostics::{Diagnostic, codes};
 
+use crate::hub::far;
 use crate::index::{Identity, Shard};
 use crate::shown::{bytes_text, io_text};
 
@@ -74,6 +75,9 @@ pub enum ReadError {
         /// Its state now.
         now: Box<Identity>,
     },
+    /// A server does not give the bytes, or others than before.
+    #[error("{}", .0.headline)]
+    Remote(Box<Diagnostic>),
     /// A part of a packed tensor holds a value that cannot be.
     #[error("{}", .0.headline)]
     Packed(Box<Diagnostic>),
@@ -96,7 +100,7 @@ impl ReadError {
                 format!("a file cannot be read: {}", io_text(error)),
             )
             .at_byte(shown, *offset),
-            Self::Packed(diagnostic) => (**diagnostic).clone(),
+            Self::Packed(diagnostic) | Self::Remote(diagnostic) => (**diagnostic).clone(),
             Self::Changed { shown, before, now } => {
                 let mut diagnostic =
                     Diagnostic::error(codes::FILE_CHANGED, "a file changed while it was in use")
@@ -169,7 +173,8 @@ impl FilePool {
     /// The bytes of a shard. Nothing is opened yet.
     pub fn source(self: &Arc<Self>, shard: &Shard) -> FileSource {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        FileSource { pool: Arc::clone(self), shard: shard.clone(), number }
+        let far = Far(far::of(&shard.path).map_err(|error| error.to_string()));
+        FileSource { pool: Arc::clone(self), shard: shard.clone(), number, far }
     }
 
     fn get(&self, number: u64, shard: &Shard) -> Result<Arc<File>, ReadError> {
@@ -206,6 +211,17 @@ pub struct FileSource {
     shard: Shard,
     /// Its number in the pool; numbers are compared on every read, paths would be slow.
     number: u64,
+    far: Far,
+}
+
+/// The remote file that a shard's own stands in for, if it does; or why that is not known.
+#[derive(Clone)]
+struct Far(Result<Option<Arc<dyn ByteSource>>, String>);
+
+impl std::fmt::Debug for Far {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Far({})", !matches!(self.0, Ok(None)))
+    }
 }
 
 impl FileSource {
@@ -222,6 +238,14 @@ impl ByteSource for FileSource {
         if wanted > self.shard.size {
             return Err(ReadError::Short { shown: shown(), offset, wanted, end: self.shard.size });
         }
+        match &self.far.0 {
+            Ok(None) => {}
+            Ok(Some(far)) => return far.read_exact_at(offset, buffer),
+            Err(why) => {
+                let error = io::Error::other(why.clone());
+                return Err(ReadError::Io { shown: shown(), offset, error });
+            }
+        }
         let file = self.pool.get(self.number, &self.shard)?;
         let outcome = fill(&file, offset, buffer);
         // After the read, so that a change made before or during it cannot pass.
@@ -237,6 +261,9 @@ impl ByteSource for FileSource {
 
     fn will_need(&self, offset: u64, len: u64) {
         // Only an advice: what is wrong with the file is said by the read that follows.
+        if let Ok(Some(far)) = &self.far.0 {
+            return far.will_need(offset, len);
+        }
         if let Ok(file) = self.pool.get(self.number, &self.shard) {
             advise(&file, offset, len);
         }
@@ -247,6 +274,9 @@ impl ByteSource for FileSource {
     }
 
     fn file(&self) -> Option<Arc<File>> {
+        if !matches!(self.far.0, Ok(None)) {
+            return None;
+        }
         self.pool.get(self.number, &self.shard).ok()
     }
 }

@@ -151,6 +151,8 @@ codes! {
     PARTS_DIFFER = "E0553", "parts of an output are of different merges, or one is there twice";
     PART_BROKEN = "E0554", "a part of an output is not what was written";
     PART_LOST = "E0555", "the worker or machine of a part died again and again";
+    REMOTE_FAILED = "E0556", "a remote file cannot be read";
+    REMOTE_RANGES = "E0557", "a server does not give parts of its files";
     IGNORED_KEY = "W0601", "a key of a mergekit configuration has no effect";
     IGNORED_PARAMETER = "W0602", "a parameter of a mergekit configuration has no effect";
     TIED_EMBEDDING = "W0603", "a tied embedding stands in for a missing output layer";

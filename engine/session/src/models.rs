@@ -40,7 +40,8 @@ impl Reference {
     /// `PATH`, `ID` or `ID@REVISION`. What exists as a path is a path, whatever is in its name.
     pub fn parse(text: &str) -> Self {
         let whole = || Self { path: text.to_owned(), revision: None, prefix: None };
-        if Path::new(text).symlink_metadata().is_ok() {
+        let is_address = text.starts_with("https://") || text.starts_with("http://");
+        if is_address || Path::new(text).symlink_metadata().is_ok() {
             return whole();
         }
         match text.rsplit_once('@') {
@@ -127,6 +128,10 @@ pub fn located(reference: &Reference, session: &Session<'_>) -> Result<PathBuf, 
         Fetching { session, meter: &meter, files: Mutex::default(), since: Instant::now() };
     let found = session.watch(&meter, || {
         let revision = reference.revision.as_deref();
+        if hub::is_remote(&reference.path) {
+            let places = session.places;
+            return hub::prepare(&reference.path, revision, &places.hub, &places.cache, &fetching);
+        }
         hub::locate(&reference.path, revision, &session.places.hub, &fetching)
     });
     found.map_err(|diagnostic| vec![searched(*diagnostic, &reference.path)])
@@ -134,7 +139,7 @@ pub fn located(reference: &Reference, session: &Session<'_>) -> Result<PathBuf, 
 
 /// A mistyped folder must not look like trouble with the network alone.
 fn searched(diagnostic: Diagnostic, path: &str) -> Diagnostic {
-    match diagnostic.code == codes::HUB_FAILED {
+    match diagnostic.code == codes::HUB_FAILED && !hub::is_remote(path) {
         true => diagnostic.note(format!("there is no file or folder `{}` here", shown(path))),
         false => diagnostic,
     }
@@ -194,6 +199,8 @@ mod tests {
         check("org/model@v1.0", "org/model", Some("v1.0"));
         check("org/model@", "org/model@", None);
         check("@v1", "@v1", None);
+        check("hf://org/model@v1", "hf://org/model", Some("v1"));
+        check("https://host/a@v1/b", "https://host/a@v1/b", None);
         let folder = tempfile::tempdir().unwrap();
         let odd = folder.path().join("model@v2");
         std::fs::create_dir(&odd).unwrap();

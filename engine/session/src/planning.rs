@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use mixdown_checkpoint::hub::far;
 use mixdown_diagnostics::{Diagnostic, any_error, codes};
 use mixdown_exec::{Footprint, Source};
 use mixdown_ops::Backend;
@@ -130,6 +131,10 @@ impl Planned {
         let tensors: usize =
             self.loaded.models.iter().map(|input| input.model.checkpoint.index.len()).sum();
         let held_bytes = PROGRAM_BYTES + (tensors + self.plan.jobs.len()) as u64 * TENSOR_BYTES;
+        let mut shards =
+            self.loaded.models.iter().flat_map(|one| one.model.checkpoint.index.shards());
+        let is_remote = shards.any(|shard| far::is_stand_in(&shard.path));
+        let held_bytes = held_bytes + if is_remote { far::HELD_BYTES } else { 0 };
         mixdown_exec::Options { threads, memory_bytes, held_bytes, ..Default::default() }
     }
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -48,6 +48,16 @@ pub struct Behavior {
     pub weights_at: Option<String>,
     /// All requests are redirected to the server of this address.
     pub moved_to: Option<String>,
+    /// Answers of weights hold all of the file, whatever part was asked for.
+    pub ignores_ranges: bool,
+    /// Answers of weights begin one byte after what was asked for, and say so.
+    pub shifts_ranges: bool,
+    /// After so many requests for weights their names of states are others.
+    pub changes_after: Option<usize>,
+    /// Every so many requests for weights the answer ends in the middle.
+    pub cuts_every: Option<usize>,
+    /// Every so many requests for weights the answer is `503 Service Unavailable`.
+    pub refuses_every: Option<usize>,
     /// Requests for files are redirected once within the server, as for a model that was renamed.
     pub renames: bool,
 }
@@ -65,6 +75,8 @@ struct Shared {
     root: PathBuf,
     behavior: Behavior,
     broken_off: AtomicBool,
+    /// Requests for weights so far.
+    weights: AtomicUsize,
     requests: Arc<Mutex<Vec<Request>>>,
 }
 
@@ -80,6 +92,7 @@ impl HubServer {
             root: root.to_owned(),
             behavior,
             broken_off: AtomicBool::new(false),
+            weights: AtomicUsize::new(0),
             requests: Arc::clone(&requests),
         });
         let stop = Arc::clone(&stopping);
@@ -271,6 +284,10 @@ fn resolve(
         let own = format!("http://{}", shared.address);
         let host = shared.behavior.weights_at.as_ref().unwrap_or(&own);
         let location = format!("{host}/large-files/{organization}/{name}/{file}");
+        let before = shared.weights.load(Ordering::SeqCst);
+        let is_changed = shared.behavior.changes_after.is_some_and(|count| before >= count);
+        let digest =
+            if is_changed { digest.replace(|c: char| c.is_ascii_digit(), "0") } else { digest };
         return Response::new("302 Found", Vec::new())
             .with("Location", location)
             .with("X-Repo-Commit", COMMIT)
@@ -293,12 +310,23 @@ fn send(
     is_weights: bool,
 ) -> io::Result<()> {
     let total = response.body.len() as u64;
+    let count = if is_weights { shared.weights.fetch_add(1, Ordering::SeqCst) + 1 } else { 1 };
+    let every =
+        |period: Option<usize>| is_weights && period.is_some_and(|n| count.is_multiple_of(n));
+    if every(shared.behavior.refuses_every) {
+        let text =
+            "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        return stream.write_all(text.as_bytes());
+    }
+    let range = range.filter(|_| !(is_weights && shared.behavior.ignores_ranges));
+    let shift = u64::from(is_weights && shared.behavior.shifts_ranges && count > 1);
     let mut status = response.status;
     let mut body = response.body.as_slice();
     let mut head = String::new();
     if status == "200 OK"
         && let Some((begin, end)) = range.and_then(|range| parse_range(range, total))
     {
+        let begin = (begin + shift).min(end);
         if begin >= total {
             let head = format!(
                 "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */{total}\r\n\
@@ -325,6 +353,10 @@ fn send(
     if shared.behavior.send_no_weights && status.starts_with('2') && body.len() > 1 && is_weights {
         // Until the client gives up and closes the connection.
         return stream.read(&mut [0]).map(drop);
+    }
+    if every(shared.behavior.cuts_every) && body.len() > 1 {
+        stream.write_all(&body[..body.len() / 2])?;
+        return stream.shutdown(std::net::Shutdown::Both);
     }
     if let Some(limit) = shared.behavior.break_off_once_after
         && status.starts_with('2')

@@ -63,20 +63,20 @@ pub(super) fn download(
 
 /// What the hub tells of a revision.
 #[derive(Deserialize)]
-struct RepoInfo {
+pub(super) struct RepoInfo {
     /// The commit that it stands for.
-    sha: String,
-    siblings: Vec<Sibling>,
+    pub sha: String,
+    pub siblings: Vec<Sibling>,
 }
 
 /// A file of a repository.
 #[derive(Deserialize)]
-struct Sibling {
-    rfilename: String,
+pub(super) struct Sibling {
+    pub rfilename: String,
 }
 
 /// Asks which commit a revision stands for and which files it has.
-fn describe(
+pub(super) fn describe(
     web: &Web,
     id: &str,
     revision: &str,

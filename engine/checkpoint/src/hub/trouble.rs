@@ -130,6 +130,11 @@ impl Asked<'_> {
         };
         let has_token = self.options.token.is_some();
         match (status, reason) {
+            // It was asked for a part.
+            (200, _) => {
+                let headline = "a server does not give parts of its files".to_owned();
+                with(codes::REMOTE_RANGES, headline).help("download the model and name its folder")
+            }
             (404, "RevisionNotFound") => {
                 let revision = shown(self.revision);
                 with(codes::MODEL_NOT_FOUND, format!("`{id}` has no revision `{revision}`"))

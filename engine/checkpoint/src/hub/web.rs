@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use ureq::http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, LOCATION, RANGE, USER_AGENT,
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, LOCATION, RANGE,
+    USER_AGENT,
 };
 use ureq::http::{HeaderMap, Response, Uri};
 use ureq::{Agent, Body, BodyReader};
@@ -104,6 +105,48 @@ impl Web {
         Ok((response.into_body().into_reader(), begins))
     }
 
+    /// Asks for files at addresses that belong to no hub; nobody's token goes along.
+    pub fn of_address(address: &str) -> Result<Self, Trouble> {
+        let options = HubOptions { token: None, ..HubOptions::from_env(&|_| None) };
+        let web = Self::new(&HubOptions { endpoint: origin_of(address), ..options })?;
+        Ok(web)
+    }
+
+    /// The bytes of a file from `first` to `last`, or to its end.
+    pub fn range(
+        &self,
+        address: &str,
+        first: u64,
+        last: u64,
+        patience: Duration,
+    ) -> Result<Stretch, Trouble> {
+        let range = format!("bytes={first}-{last}");
+        let (hub, response) = self.ask(address, Some(&range), Some(patience))?;
+        let confused = |what: &str| Trouble::Confused(what.to_owned());
+        let of_hub = hub.as_ref().and_then(|headers| text_of(headers, "x-linked-etag"));
+        let etag = of_hub.or_else(|| text_of(response.headers(), ETAG.as_str()));
+        let etag = etag.map(|etag| etag.replace('"', ""));
+        let (begins, total) = if response.status() == 206 {
+            // `bytes 7-9/1234`
+            let range = text_of(response.headers(), CONTENT_RANGE.as_str());
+            let found = range.as_deref().and_then(|range| {
+                let (stretch, total) = range.trim().strip_prefix("bytes")?.split_once('/')?;
+                let (begins, _) = stretch.trim().split_once('-')?;
+                Some((begins.parse().ok()?, total.trim().parse().ok()?))
+            });
+            found.ok_or_else(|| confused("a part of a file without its place"))?
+        } else {
+            // All of a short file is what was asked for.
+            let length = text_of(response.headers(), CONTENT_LENGTH.as_str());
+            let length = length.and_then(|length| length.parse::<u64>().ok());
+            let is_all = |length: &u64| first == 0 && *length <= last.saturating_add(1);
+            let whole = length.filter(is_all);
+            let no_ranges = || Trouble::Refused { status: 200, reason: String::new() };
+            (0, whole.ok_or_else(no_ranges)?)
+        };
+        Ok(Stretch { begins, total, etag, body: response.into_body().into_reader() })
+    }
+
     /// Asks, and goes where the answers lead. Also gives the headers with which the hub handed the request
     /// over to another place, if it did: it describes the file in these.
     fn ask(
@@ -147,6 +190,25 @@ impl Web {
             }
         }
         Err(confused("a redirect after another"))
+    }
+}
+
+/// A stretch of a file, as a server gives it.
+pub(super) struct Stretch {
+    /// Where it begins.
+    pub begins: u64,
+    /// Bytes of the whole file.
+    pub total: u64,
+    /// What the server calls this state of the file.
+    pub etag: Option<String>,
+    pub body: BodyReader<'static>,
+}
+
+/// Scheme, host and port of an address, without names and passwords.
+pub(super) fn origin_of(address: &str) -> String {
+    match address.parse().ok().and_then(|uri| Origin::of(&uri)) {
+        Some(Origin { scheme, host, port }) => format!("{scheme}://{host}:{port}"),
+        None => String::new(),
     }
 }
 

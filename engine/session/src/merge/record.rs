@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::digest::{Digests, FileDigest};
+use mixdown_checkpoint::hub::far;
 use mixdown_checkpoint::manifest::{
     DroppedRecord, InputFile, InputRecord, MergeRecord, OriginRecord, RecipeRecord,
 };
@@ -74,9 +75,12 @@ pub fn digests(
     for shard in all.iter().filter(|_| !compute) {
         known.extend(digests.known_sha256(shard).map(|digest| (shard.path.as_path(), digest)));
     }
-    let wanted = if compute || bytes <= HASHED_UNASKED { &all } else { needed };
+    let wanted = if compute || bytes <= HASHED_UNASKED { all.as_slice() } else { needed };
+    // What lies elsewhere would come over the network twice.
+    let is_here = |shard: &&Shard| compute || !far::is_stand_in(&shard.path);
+    let wanted: Vec<&Shard> = wanted.iter().copied().filter(is_here).collect();
     if !wanted.is_empty() {
-        compute_digests(&digests, wanted, &mut known, session)?;
+        compute_digests(&digests, &wanted, &mut known, session)?;
     }
     Ok(known.into_iter().map(|(path, digest)| (path.to_owned(), digest)).collect())
 }

@@ -1,0 +1,340 @@
+//! Models that are read where they lie: their small files are fetched, and each file of weights gets a
+//! stand-in with its header.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mixdown_diagnostics::{Diagnostic, codes};
+use serde_json::json;
+
+use super::download::describe;
+use super::far::{self, FOLDER};
+use super::fetch::patiently;
+use super::ranges::{Remote, RemoteSource, State};
+use super::trouble::{Asked, Trouble};
+use super::wanted::{is_safe, wanted};
+use super::web::{Web, origin_of};
+use super::{FetchProgress, HubOptions};
+use crate::open::{USUAL_INDEX, files_of_index};
+use crate::shown::{bytes_text, shown};
+
+/// Asked for at first of a file of weights: the headers of most shards are shorter.
+const FIRST_BYTES: u64 = 64 << 10;
+
+/// Longest header, as readers of the format have it.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// Longest file beside the weights.
+const LONGEST_SMALL: u64 = 128 << 20;
+
+/// Headers that are asked for at the same time.
+const AT_ONCE: usize = 8;
+
+/// Files beside the weights that a folder at an address may have.
+const SMALL: [&str; 16] = [
+    "config.json",
+    "adapter_config.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "merges.txt",
+    "model.safetensors.index.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+];
+
+/// Prepares a model at an address or at the hub, and gives the folder or file of its stand-ins within `cache`.
+pub(super) fn prepare(
+    reference: &str,
+    revision: Option<&str>,
+    options: &HubOptions,
+    cache: &Path,
+    progress: &dyn FetchProgress,
+) -> Result<PathBuf, Box<Diagnostic>> {
+    // Messages name the server that was asked.
+    let server = HubOptions { endpoint: origin_of(reference), token: None, ..options.clone() };
+    let options = if reference.starts_with("hf://") { options } else { &server };
+    let asked = |file| Asked { id: reference, revision: revision.unwrap_or("main"), file, options };
+    if options.offline {
+        let headline = format!("`{}` lies elsewhere", shown(reference));
+        return Err(Box::new(
+            Diagnostic::error(codes::MODEL_NOT_FOUND, headline)
+                .fact("network", "not used, because HF_HUB_OFFLINE is set")
+                .help("unset HF_HUB_OFFLINE, or name a folder"),
+        ));
+    }
+    let fault = |trouble: Trouble| asked(None).diagnostic(&trouble);
+    let place = match reference.strip_prefix("hf://") {
+        Some(id) => Place::of_hub(id, revision, options, cache, progress),
+        None => Place::of_address(reference, cache),
+    };
+    let place = place.map_err(fault)?;
+    fs::create_dir_all(&place.folder).map_err(|error| fault(Trouble::Disk(error)))?;
+    for name in &place.small {
+        let found = place.small_file(name, options, progress);
+        found.map_err(|trouble| asked(Some(name)).diagnostic(&trouble))?;
+    }
+    let mut weights = place.weights.clone();
+    let index = place.folder.join(USUAL_INDEX);
+    if weights.is_empty() && index.is_file() {
+        let files = files_of_index(&index, USUAL_INDEX)
+            .map_err(|mut found| Box::new(found.swap_remove(0)))?;
+        weights.extend(files.into_iter().filter(|name| is_safe(name) && !name.contains('/')));
+    }
+    if weights.is_empty() {
+        weights.push(match place.folder.join("adapter_config.json").is_file() {
+            true => "adapter_model.safetensors".to_owned(),
+            false => "model.safetensors".to_owned(),
+        });
+    }
+    if let Some(name) = weights.iter().find(|name| !name.ends_with(".safetensors")) {
+        let headline = format!("`{}` cannot be read where it lies", shown(name));
+        return Err(Box::new(
+            Diagnostic::error(codes::UNSUPPORTED_FORMAT, headline)
+                .in_file(shown(reference))
+                .note("only safetensors files have headers that tell where each tensor is")
+                .help("download the model and name its folder"),
+        ));
+    }
+    if let Err((name, trouble)) = stand_ins(&place, &weights, options, progress) {
+        let revision = revision.unwrap_or("main");
+        let asked = Asked { id: reference, revision, file: Some(&name), options };
+        return Err(asked.diagnostic(&trouble));
+    }
+    Ok(match place.is_file {
+        true => place.folder.join(&weights[0]),
+        false => place.folder,
+    })
+}
+
+/// Where a model lies, and where its stand-ins go.
+struct Place {
+    web: Web,
+    /// What the name of a file is put behind.
+    base: String,
+    folder: PathBuf,
+    /// Files that are fetched as they are.
+    small: Vec<String>,
+    /// Whether all of these must be there.
+    is_listed: bool,
+    /// Files of weights, where no index names them.
+    weights: Vec<String>,
+    /// Whether one file was named, and no folder.
+    is_file: bool,
+}
+
+impl Place {
+    fn of_hub(
+        id: &str,
+        revision: Option<&str>,
+        options: &HubOptions,
+        cache: &Path,
+        progress: &dyn FetchProgress,
+    ) -> Result<Self, Trouble> {
+        let id = id.trim_end_matches('/');
+        if !super::id::is_hub_id(id) {
+            return Err(Trouble::Confused(format!("`{}` is no id of a model", shown(id))));
+        }
+        let web = Web::new(options)?;
+        let info = describe(&web, id, revision.unwrap_or("main"), options, progress)?;
+        let names: Vec<&str> = info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
+        let found = wanted(names.iter().copied());
+        let base = web.file_address(id, &info.sha, "");
+        let weights = match found.index {
+            Some(index) if index == USUAL_INDEX => Vec::new(),
+            Some(index) => vec![index.to_owned()],
+            None => found.weights.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let folder = folder(cache, &base).join("snapshots").join(&info.sha);
+        let small = found.small.iter().map(|name| (*name).to_owned()).collect();
+        Ok(Self { web, base, folder, small, is_listed: true, weights, is_file: false })
+    }
+
+    fn of_address(address: &str, cache: &Path) -> Result<Self, Trouble> {
+        let web = Web::of_address(address)?;
+        let (base, weights) = match address.rsplit_once('/') {
+            Some((base, name)) if name.ends_with(".safetensors") => {
+                (format!("{base}/"), vec![name.to_owned()])
+            }
+            _ => (format!("{}/", address.trim_end_matches('/')), Vec::new()),
+        };
+        if let Some(name) = weights.first().filter(|name| !is_safe(name)) {
+            return Err(Trouble::Confused(format!("`{}` is no name of a file", shown(name))));
+        }
+        let is_file = !weights.is_empty();
+        let small = match is_file {
+            true => Vec::new(),
+            false => SMALL.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let folder = folder(cache, address).join("files");
+        Ok(Self { web, base, folder, small, is_listed: false, weights, is_file })
+    }
+
+    /// Fetches a file as it is. One that is only tried may be missing.
+    fn small_file(
+        &self,
+        name: &str,
+        options: &HubOptions,
+        progress: &dyn FetchProgress,
+    ) -> Result<(), Trouble> {
+        let path = self.folder.join(name);
+        // A commit's files stay what they are.
+        if self.is_listed && path.is_file() {
+            return Ok(());
+        }
+        let fetched = patiently(options, progress, || {
+            let (body, _) = self.web.bytes(&format!("{}{name}", self.base), 0)?;
+            let mut bytes = Vec::new();
+            body.take(LONGEST_SMALL + 1).read_to_end(&mut bytes)?;
+            match bytes.len() as u64 > LONGEST_SMALL {
+                true => Err(Trouble::Confused(format!("more than {}", bytes_text(LONGEST_SMALL)))),
+                false => Ok(bytes),
+            }
+        });
+        match fetched {
+            // An empty file has no first byte that could be asked for.
+            Err(Trouble::Refused { status: 416, .. }) => put(&path, &[]),
+            Err(Trouble::Refused { status: 404 | 403 | 410, .. }) if !self.is_listed => {
+                // What an earlier state had is gone.
+                let _ = fs::remove_file(&path);
+                Ok(())
+            }
+            Err(trouble) => Err(trouble),
+            Ok(bytes) => put(&path, &bytes),
+        }
+    }
+
+    /// Makes the stand-in of a file of weights, or finds the one that is there.
+    fn stand_in(
+        &self,
+        name: &str,
+        options: &HubOptions,
+        progress: &dyn FetchProgress,
+    ) -> Result<(), Trouble> {
+        let address = format!("{}{name}", self.base);
+        let path = self.folder.join(name);
+        let note = self.folder.join(format!(".{name}.state"));
+        let ask = |first: u64, last: u64| {
+            patiently(options, progress, || {
+                let answer = self.web.range(&address, first, last, options.patience)?;
+                let state = State { size: answer.total, etag: answer.etag };
+                let mut bytes = Vec::new();
+                answer.body.take(last - first + 1).read_to_end(&mut bytes)?;
+                let expected = (last + 1).min(state.size).saturating_sub(first);
+                if answer.begins != first || bytes.len() as u64 != expected {
+                    let text = format!("{} instead of {expected}", bytes_text(bytes.len() as u64));
+                    return Err(Trouble::Network(text));
+                }
+                Ok((state, bytes))
+            })
+        };
+        let (state, mut head) = ask(0, FIRST_BYTES - 1)?;
+        let length = head.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+        // What cannot be is said by the reader of the format, from what is there.
+        let end = length.saturating_add(8).min(MAX_HEADER_BYTES + 8).min(state.size);
+        if end > head.len() as u64 {
+            let (later, rest) = ask(head.len() as u64, end - 1)?;
+            if later != state {
+                return Err(Trouble::Confused("another file than a moment before".to_owned()));
+            }
+            head.extend(rest);
+        }
+        head.truncate(end as usize);
+        let text = json!({"size": state.size, "etag": state.etag}).to_string();
+        let is_there = || {
+            let known = fs::read(&note).ok()?;
+            let mut begins = vec![0; head.len()];
+            let file = File::open(&path).ok()?;
+            file.read_exact_at(&mut begins, 0).ok()?;
+            let is_same = known == text.as_bytes() && begins == head;
+            (is_same && file.metadata().ok()?.len() == state.size).then_some(())
+        };
+        if is_there().is_none() {
+            put_sparse(&path, &head, state.size)?;
+            put(&note, text.as_bytes())?;
+        }
+        let patience = (options.patience, options.retry_after);
+        let remote = Remote::new(
+            self.web.clone(),
+            address,
+            state,
+            patience,
+            (path.clone(), head.len() as u64),
+        );
+        far::register(path, std::sync::Arc::new(RemoteSource(remote)));
+        Ok(())
+    }
+}
+
+/// Makes all stand-ins, several at once.
+fn stand_ins(
+    place: &Place,
+    names: &[String],
+    options: &HubOptions,
+    progress: &dyn FetchProgress,
+) -> Result<(), (String, Trouble)> {
+    let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
+    let work = |progress: &dyn FetchProgress| {
+        while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(trouble) = place.stand_in(name, options, progress) {
+                next.store(names.len(), Ordering::Relaxed);
+                let mut failure = failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                failure.get_or_insert((name.clone(), trouble));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..AT_ONCE.min(names.len()) {
+            scope.spawn(|| work(&()));
+        }
+        work(progress);
+    });
+    match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        Some(failure) => Err(failure),
+        None => Ok(()),
+    }
+}
+
+fn folder(cache: &Path, address: &str) -> PathBuf {
+    let key = blake3::hash(address.as_bytes()).to_hex();
+    cache.join(FOLDER).join(&key[..32])
+}
+
+/// Writes a file in one step, so that another process never sees a part of it.
+fn put(path: &Path, bytes: &[u8]) -> Result<(), Trouble> {
+    put_with(path, |file| file.write_all_at(bytes, 0))
+}
+
+fn put_sparse(path: &Path, head: &[u8], size: u64) -> Result<(), Trouble> {
+    put_with(path, |file| {
+        file.set_len(size)?;
+        file.write_all_at(head, 0)
+    })
+}
+
+fn put_with(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> Result<(), Trouble> {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let fresh = path.with_file_name(format!(".{name}.{}.{number}", std::process::id()));
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(Trouble::Disk)?;
+    }
+    let written = File::create(&fresh).and_then(|file| write(&file));
+    let placed = written.and_then(|()| fs::rename(&fresh, path));
+    placed.map_err(|error| {
+        let _ = fs::remove_file(&fresh);
+        Trouble::Disk(error)
+    })
+}

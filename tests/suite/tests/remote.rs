@@ -1,0 +1,189 @@
+//! Models that are read where they lie, from a server on this machine that behaves well or badly.
+//!
+//! Catches bytes that land in the wrong place, a stand-in's hole that is merged as zeros, downloads where
+//! headers are enough, and answers that are believed though they are of another file or another place.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use mixdown_kit::hub::{Behavior, COMMIT, HubServer, Request};
+use mixdown_kit::{DType, Layout, Outcome, Program, Space, checkpoint, read_checkpoint};
+use mixdown_suite::with_snapshots;
+
+/// Repositories with a base in several shards and two experts, of more than one block each.
+fn hub() -> Space {
+    let space = Space::new();
+    let model = |name: &str| checkpoint(name).layers(2).hidden(192).vocabulary(4096);
+    model("org/base").dtype(DType::F32).layout(Layout::Sharded(3)).write(&space);
+    model("org/a").dtype(DType::F32).expert(11, 0.01).write(&space);
+    model("org/b").expert(12, 0.01).layout(Layout::Sharded(2)).write(&space);
+    space
+}
+
+/// TIES of models whose names begin so.
+fn recipe(prefix: &str) -> String {
+    let mut text = format!("merge_method: ties\nbase_model: {prefix}org/base\nmodels:\n");
+    for name in ["a", "b"] {
+        text += &format!(
+            "  - model: {prefix}org/{name}\n    parameters: {{weight: 1, density: 0.4}}\n"
+        );
+    }
+    text + "dtype: float32\n"
+}
+
+fn run(space: &Space, server: &HubServer, arguments: &[&str]) -> Outcome {
+    Program::new(space)
+        .args(arguments)
+        .without_env("HF_HUB_OFFLINE")
+        .env("HF_ENDPOINT", server.endpoint())
+        .run()
+}
+
+const MERGE: [&str; 4] = ["merge", "recipe.yaml", "--out", "merged"];
+
+/// The merge of the same models that lie here.
+fn expected(hub: &Space) -> Space {
+    let space = Space::new();
+    for name in ["base", "a", "b"] {
+        mixdown_kit::space::copy_folder(
+            &hub.path(format!("org/{name}")),
+            &space.path(format!("org/{name}")),
+        );
+    }
+    space.write("recipe.yaml", recipe("./"));
+    mixdown_kit::mixdown(&space, MERGE).success();
+    space
+}
+
+#[track_caller]
+fn assert_same(space: &Space, expected: &Space) {
+    let found = read_checkpoint(space.path("merged"));
+    let expected_here = read_checkpoint(expected.path("merged"));
+    assert!(found.tensors == expected_here.tensors, "other tensors than of models that lie here");
+    assert_eq!(space.read("merged/model.safetensors"), expected.read("merged/model.safetensors"),);
+    for name in ["config.json", "tokenizer.json"] {
+        assert_eq!(space.read(format!("merged/{name}")), expected.read(format!("merged/{name}")));
+    }
+}
+
+/// Bytes of weights that were asked for.
+fn asked(requests: &[Request]) -> u64 {
+    let of_weights = requests.iter().filter(|request| request.path.starts_with("/large-files/"));
+    let bytes = |request: &Request| {
+        let (first, last) = request.range.as_deref()?.strip_prefix("bytes=")?.split_once('-')?;
+        Some(last.parse::<u64>().ok()? + 1 - first.parse::<u64>().ok()?)
+    };
+    of_weights.map(|request| bytes(request).expect("weights are asked for by ranges")).sum()
+}
+
+/// Bytes of disk that the files under a folder take.
+fn stored(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.unwrap().path());
+    let size = |path: PathBuf| match path.is_dir() {
+        true => stored(&path),
+        false => std::fs::metadata(&path).expect("a file").blocks() * 512,
+    };
+    entries.map(size).sum()
+}
+
+#[test]
+fn models_at_a_hub_are_merged_where_they_lie() {
+    let hub = hub();
+    let expected = expected(&hub);
+    let server = HubServer::start(hub.root(), Behavior::default());
+    let space = Space::new();
+    space.write("recipe.yaml", recipe("hf://"));
+    run(&space, &server, &["plan", "recipe.yaml"]).success();
+    let for_headers = asked(&server.requests());
+    assert!(for_headers <= 6 * (64 << 10), "a plan needs headers alone: {for_headers}");
+    run(&space, &server, &MERGE).success();
+    assert_same(&space, &expected);
+    let manifest = space.read_text("merged/mixdown-manifest.json");
+    assert!(manifest.contains(COMMIT) && manifest.contains("hf://org/base"), "{manifest}");
+    assert!(!space.exists(".home/huggingface/hub/models--org--base"), "nothing is downloaded");
+    let blocks = stored(&space.path(".home/cache/mixdown/mixdown-stand-ins"));
+    // Headers, and the files beside the weights; the models have 25 MB.
+    assert!(blocks > 0 && blocks < 1 << 20, "{blocks}");
+}
+
+#[test]
+fn folders_and_files_at_addresses_are_merged_where_they_lie() {
+    let hub = hub();
+    let expected = expected(&hub);
+    let server = HubServer::start(hub.root(), Behavior { token: None, ..Behavior::default() });
+    let space = Space::new();
+    let recipe = recipe("")
+        .replace(
+            "model: org/base\n",
+            &format!("model: {}/org/base/resolve/main\n", server.endpoint()),
+        )
+        .replace(
+            "model: org/a\n",
+            &format!("model: {}/large-files/org/a/model.safetensors\n", server.endpoint()),
+        )
+        .replace("model: org/b\n", &format!("model: {}/org/b/resolve/main/\n", server.endpoint()));
+    space.write("recipe.yaml", recipe);
+    let merge = Program::new(&space)
+        .args(MERGE)
+        .args(["--memory", "128MB"])
+        .without_env("HF_HUB_OFFLINE")
+        .env("HF_TOKEN", "secret")
+        .run()
+        .success();
+    assert!(!merge.stderr.contains("secret"));
+    assert_same(&space, &expected);
+    let with_token = server.requests().into_iter().filter(|one| one.authorization.is_some());
+    assert_eq!(with_token.count(), 0, "a token for the hub goes to no other server");
+}
+
+#[test]
+fn answers_that_break_off_or_are_refused_for_a_moment_are_asked_for_again() {
+    let hub = hub();
+    let expected = expected(&hub);
+    for behavior in [
+        Behavior { cuts_every: Some(3), ..Behavior::default() },
+        Behavior { refuses_every: Some(4), ..Behavior::default() },
+    ] {
+        let server = HubServer::start(hub.root(), behavior);
+        let space = Space::new();
+        space.write("recipe.yaml", recipe("hf://"));
+        run(&space, &server, &MERGE).success();
+        assert_same(&space, &expected);
+    }
+}
+
+#[track_caller]
+fn refused(name: &str, hub: &Space, behavior: Behavior, recipe: &str, status: i32) {
+    let server = HubServer::start(hub.root(), behavior);
+    let space = Space::new();
+    space.write("recipe.yaml", recipe);
+    let outcome = run(&space, &server, &MERGE).exits(status);
+    assert!(!space.exists("merged"));
+    let talk = outcome.talk().replace(&server.endpoint(), "[SERVER]");
+    with_snapshots(|| insta::assert_snapshot!(name, talk));
+}
+
+#[test]
+fn servers_that_lie_are_not_believed() {
+    let hub = hub();
+    let one = "merge_method: passthrough\nmodels: [{model: hf://org/a}]\n";
+    let behavior = Behavior { ignores_ranges: true, ..Behavior::default() };
+    refused("ignores_ranges", &hub, behavior, one, 1);
+    // Behind the header.
+    let behavior = Behavior { changes_after: Some(1), ..Behavior::default() };
+    refused("changes", &hub, behavior, one, 1);
+    let behavior = Behavior { shifts_ranges: true, ..Behavior::default() };
+    refused("shifts_ranges", &hub, behavior, one, 1);
+    let behavior = Behavior { token: Some("another".to_owned()), ..Behavior::default() };
+    refused("no_token", &hub, behavior, one, 1);
+    let none = "merge_method: passthrough\nmodels: [{model: hf://org/none}]\n";
+    refused("no_model", &hub, Behavior::default(), none, 2);
+}
+
+#[test]
+fn without_a_network_a_remote_model_is_told() {
+    let space = Space::new();
+    space.write("recipe.yaml", recipe("hf://"));
+    let outcome = mixdown_kit::mixdown(&space, MERGE).exits(2);
+    assert!(outcome.stderr.contains("HF_HUB_OFFLINE"), "{}", outcome.stderr);
+}
