@@ -23,6 +23,7 @@ mod reread;
 pub mod shown;
 pub mod side_files;
 pub mod source;
+pub mod stored;
 pub mod tensor_digest;
 pub mod ties;
 pub mod torch_file;

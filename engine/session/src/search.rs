@@ -4,9 +4,9 @@ mod state;
 
 use std::path::{Path, PathBuf};
 
-use mixdown_checkpoint::shown_path;
+use mixdown_checkpoint::{shown_path, stored};
 use mixdown_diagnostics::{Diagnostic, Source, codes};
-use mixdown_search::cache::{Cache, write_whole};
+use mixdown_search::cache::Cache;
 use mixdown_search::generate::Failure;
 use mixdown_search::grid::Candidate;
 use mixdown_search::report::Report;
@@ -278,7 +278,7 @@ impl Host for Merges<'_> {
 fn write(request: &SearchRequest, report: &Report) -> Result<(), Box<Diagnostic>> {
     for (name, text) in [("report.json", report.to_json()), ("report.html", report.to_html())] {
         let path = request.out.join(name);
-        write_whole(&path, text.as_bytes()).map_err(|error| {
+        stored::write_file(&path, text.as_bytes()).map_err(|error| {
             let headline = format!("the report cannot be written: {error}");
             Diagnostic::error(codes::WRITE_FAILED, headline).in_file(shown_path(&path))
         })?;

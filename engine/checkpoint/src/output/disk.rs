@@ -7,6 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::stored;
+
 /// A kind of change, as a test sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
@@ -60,9 +62,10 @@ impl Disk {
         Ok((&bytes[..allowed], Err(io::ErrorKind::StorageFull.into())))
     }
 
+    /// Makes a folder and those above it, and stores their names.
     pub fn create_folder(&self, path: &Path) -> io::Result<()> {
         self.ask(Change::CreateFolder, path)?;
-        fs::create_dir_all(path)
+        stored::create_folders(path)
     }
 
     /// Makes a folder that only its owner may look into, unless there is one.
@@ -143,11 +146,7 @@ impl Disk {
     /// Waits until a folder's entries are stored.
     pub fn sync_folder(&self, path: &Path) -> io::Result<()> {
         self.ask(Change::SyncFolder, path)?;
-        match File::open(path)?.sync_all() {
-            // Some network and FUSE file systems cannot sync a folder; they store entries at once.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-            result => result,
-        }
+        stored::sync_folder(path)
     }
 
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -73,7 +73,10 @@ pub(super) fn last_words(
     let path = lock_path(partial);
     let words = read_limited(lock, LONGEST_LOCK)
         .map_err(|error| refused_early("read a lock", &path, &error))?;
-    let text = words.as_deref().map(String::from_utf8_lossy);
+    // Bytes that a power cut took are zeros.
+    let left =
+        words.as_deref().map(|words| words.iter().filter(|&&byte| byte != 0).copied().collect());
+    let text = left.map(|left: Vec<u8>| String::from_utf8_lossy(&left).into_owned());
     let is_lock = text.is_some_and(|text| text.lines().all(crate::journal::is_of_lock));
     match words {
         Some(words) if is_lock => Ok(words),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use mixdown_checkpoint::manifest::Manifest;
-use mixdown_checkpoint::shown_path;
+use mixdown_checkpoint::{shown_path, stored};
 use mixdown_diagnostics::{Diagnostic, codes};
 
 use crate::commands::Outcome;
@@ -41,7 +41,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
             }
             continue;
         }
-        std::fs::write(&path, text).map_err(|error| {
+        stored::write_file(&path, text.as_bytes()).map_err(|error| {
             Diagnostic::error(codes::WRITE_FAILED, format!("the schema cannot be written: {error}"))
                 .in_file(shown_path(&path))
         })?;

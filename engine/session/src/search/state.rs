@@ -5,9 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::manifest::{MANIFEST_NAME, Manifest};
-use mixdown_checkpoint::shown_path;
+use mixdown_checkpoint::{shown_path, stored};
 use mixdown_diagnostics::{Diagnostic, codes};
-use mixdown_search::cache::write_whole;
 use serde_json::Value;
 
 /// The folder of a search.
@@ -81,7 +80,7 @@ impl State {
             ));
         }
         let path = self.inner().join("lock");
-        let lock = fs::create_dir_all(self.inner()).and_then(|()| File::create(&path));
+        let lock = stored::create_folders(&self.inner()).and_then(|()| File::create(&path));
         let lock = lock.map_err(|error| failed(&path, &error))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -118,7 +117,7 @@ impl State {
     pub fn clear_candidate(&self, folder: &str, identity: &str) -> Result<()> {
         remove(&self.candidate(folder))?;
         let parent = self.root.join("candidates");
-        fs::create_dir_all(&parent).map_err(|error| failed(&parent, &error))?;
+        stored::create_folders(&parent).map_err(|error| failed(&parent, &error))?;
         write(&self.mark(folder), identity)
     }
 
@@ -131,17 +130,25 @@ impl State {
     /// Puts a candidate into the final place; what was there is replaced.
     pub fn place(&self, folder: &str, identity: &str, keep: bool) -> Result<()> {
         let (from, to) = (self.candidate(folder), self.merged());
-        let new = self.inner().join("merged-new");
+        let (new, old) = (self.inner().join("merged-new"), self.inner().join("merged-old"));
         remove(&new)?;
+        remove(&old)?;
         if keep {
             link_all(&from, &new).map_err(|error| failed(&new, &error))?;
         } else {
-            fs::rename(&from, &new).map_err(|error| failed(&from, &error))?;
+            rename(&from, &new)?;
         }
+        // Neither the old nor the new one ever has the name while a part of it is missing.
         remove_file(&self.merged_mark())?;
-        remove(&to)?;
-        fs::rename(&new, &to).map_err(|error| failed(&to, &error))?;
-        write(&self.merged_mark(), identity)
+        sync(&self.inner())?;
+        match rename(&to, &old) {
+            Err(_) if fs::symlink_metadata(&to).is_err() => {}
+            result => result?,
+        }
+        rename(&new, &to)?;
+        sync(&self.root)?;
+        write(&self.merged_mark(), identity)?;
+        remove(&old)
     }
 
     /// Removes the merge of a candidate.
@@ -162,7 +169,15 @@ fn read(path: &Path) -> Option<String> {
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
-    write_whole(path, format!("{text}\n").as_bytes()).map_err(|error| failed(path, &error))
+    stored::write_file(path, format!("{text}\n").as_bytes()).map_err(|error| failed(path, &error))
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(|error| failed(from, &error))
+}
+
+fn sync(folder: &Path) -> Result<()> {
+    stored::sync_folder(folder).map_err(|error| failed(folder, &error))
 }
 
 fn remove(folder: &Path) -> Result<()> {
@@ -189,9 +204,10 @@ fn link_all(from: &Path, to: &Path) -> io::Result<()> {
             link_all(&source, &target)?;
         } else if fs::hard_link(&source, &target).is_err() {
             fs::copy(&source, &target)?;
+            File::open(&target)?.sync_all()?;
         }
     }
-    Ok(())
+    stored::sync_folder(to)
 }
 
 /// Keys of config.json that say where a model comes from, and nothing of what it computes.

@@ -126,6 +126,18 @@ fn last_words_of_others_are_not_believed() {
     assert!(matches!(begun, Begun::Complete(_)));
 }
 
+/// When the power goes, bytes of the lock may be lost, and zeros stand in their place.
+#[test]
+fn a_lock_that_lost_its_bytes_is_taken_over() {
+    for lock in ["\0\0\0\0\0", "", "12", "\0\0\0\n", "3f0a mixdown-jour\0\0\0\0\0\0"] {
+        let space = Space::new();
+        drop(space.begin(Disk::default(), &PLAIN).unwrap().open().unwrap());
+        fs::write(space.partial().join("lock"), lock).unwrap();
+        space.run(Disk::default(), &PLAIN).unwrap();
+        assert_eq!(space.result(), Some(reference()), "{lock:?}");
+    }
+}
+
 /// A folder that was moved aside may be the only copy of an output; one that was put there may be bait.
 #[test]
 fn a_folder_moved_aside_by_others_is_neither_restored_nor_removed() {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::manifest::{MANIFEST_NAME, Manifest};
-use mixdown_checkpoint::shown_path;
+use mixdown_checkpoint::{shown_path, stored};
 use mixdown_diagnostics::{Diagnostic, codes};
 
 /// A parameter and its values, as typed.
@@ -90,16 +90,11 @@ impl Marks {
             return Ok(());
         }
         let mark = self.folder().join(folder);
-        // In one step, so that a mark is whole or not there.
-        let fresh = self.folder().join(format!("{folder}.new"));
-        fs::create_dir_all(self.folder())
-            .and_then(|()| fs::write(&fresh, identity))
-            .and_then(|()| fs::rename(&fresh, &mark))
-            .map_err(|error| {
-                let headline = format!("the state of the sweep cannot be written: {error}");
-                let fault = Diagnostic::error(codes::WRITE_FAILED, headline);
-                Box::new(fault.in_file(shown_path(&mark)))
-            })
+        stored::write_file(&mark, identity.as_bytes()).map_err(|error| {
+            let headline = format!("the state of the sweep cannot be written: {error}");
+            let fault = Diagnostic::error(codes::WRITE_FAILED, headline);
+            Box::new(fault.in_file(shown_path(&mark)))
+        })
     }
 
     /// Removes the marks of a sweep that is done. What stays behind does no harm.

@@ -1,0 +1,88 @@
+//! Folders and small files that are there after a power cut, once these functions have returned.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Makes a folder and those above it that are missing, and stores their names.
+pub fn create_folders(path: &Path) -> io::Result<()> {
+    let is_missing =
+        |folder: &&Path| !folder.as_os_str().is_empty() && fs::symlink_metadata(folder).is_err();
+    let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    fs::create_dir_all(path)?;
+    for folder in missing.into_iter().rev() {
+        match sync_folder(parent(folder)) {
+            // Who may not list the folder above may make one in it all the same.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the names in a folder are stored.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    match File::open(path)?.sync_all() {
+        // Some network and FUSE file systems cannot sync a folder; they store names at once.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
+}
+
+/// Writes a file beside its place and gives it its name when all of it is stored, so that under this name
+/// there is never a part of it. Makes the folders above.
+pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = parent(path);
+    create_folders(folder)?;
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
+    name.push(format!(".{}.tmp", std::process::id()));
+    let fresh = Temporary(folder.join(name));
+    // What a process of the same number left.
+    let _ = fs::remove_file(&fresh.0);
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&fresh.0)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&fresh.0, path)?;
+    sync_folder(folder)
+}
+
+/// A file that goes away where it was not renamed.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// The folder of a path.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b/file");
+        for text in ["first", "second"] {
+            write_file(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        }
+        fs::create_dir(folder.path().join("a/folder")).unwrap();
+        assert!(write_file(&folder.path().join("a/folder"), b"x").is_err());
+        assert_eq!(
+            fs::read_dir(folder.path().join("a")).unwrap().count(),
+            2,
+            "nothing stays behind"
+        );
+    }
+}
