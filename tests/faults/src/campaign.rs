@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use mixdown_kit::Space;
+use mixdown_kit::{Outcome, Space};
 
-use crate::commands::{self, Case};
+use crate::commands::{self, Case, Whole, hidden};
 use crate::random::Random;
 use crate::shim::{Fault, Shim};
 
@@ -23,38 +23,100 @@ pub struct Figures {
 }
 
 /// Files of an output folder and their bytes.
-type Files = Vec<(String, Vec<u8>)>;
+pub type Files = Vec<(String, Vec<u8>)>;
 
 /// A command that ran undisturbed.
-struct Reference {
-    case: Case,
-    calls: Vec<(String, usize)>,
+pub struct Reference {
+    /// The command.
+    pub case: Case,
+    /// Names of its calls, and how often each came.
+    pub calls: Vec<(String, usize)>,
     files: Files,
     stdout: String,
 }
 
+/// One call of a command, and what happens to it.
+type Point<'a> = (&'a str, usize, Fault);
+
 /// Tries faults until `until`, at most `most` of them, in an order that `seed` gives.
 pub fn run(shim: &Shim, until: Instant, most: usize, seed: u64) -> Figures {
     let mut random = Random::new(seed);
-    let references: Vec<Reference> =
-        commands::all().into_iter().map(|case| reference(shim, case)).collect();
+    let references = references(shim);
     let mut figures = Figures::default();
-    let mut tried = 0;
-    while tried < most && Instant::now() < until {
-        let reference = &references[tried % references.len()];
+    for reference in references.iter().cycle().take(most) {
+        if Instant::now() >= until {
+            break;
+        }
         let (call, count) = &reference.calls[random.below(reference.calls.len())];
         let number = 1 + random.below(*count);
         let faults = faults_of(call);
-        let fault = faults[random.below(faults.len())];
-        figures.kills += usize::from(fault == Fault::Kill);
-        *figures.tried.entry(reference.case.name).or_default() += 1;
-        if let Err(what) = meet(shim, reference, (call, number, fault)) {
-            let name = reference.case.name;
-            figures.wrong.push(format!("{name}: {call} {number} {fault:?}: {what}"));
-        }
-        tried += 1;
+        figures.meet(shim, reference, (call, number, faults[random.below(faults.len())]));
     }
     figures
+}
+
+/// Lets each call of each command fail once, in each way that it can; then kills at calls, evenly over all
+/// of them, as often as `kills` says. Tells after each command,
+/// with all that was wrong.
+pub fn run_all(
+    shim: &Shim,
+    kills: usize,
+    until: Instant,
+    tell: &mut dyn FnMut(&str, &[String]),
+) -> Figures {
+    let references = references(shim);
+    let mut figures = Figures::default();
+    for reference in &references {
+        for (call, count) in &reference.calls {
+            for fault in faults_of(call).iter().filter(|fault| **fault != Fault::Kill) {
+                for number in 1..=*count {
+                    if Instant::now() >= until {
+                        return figures;
+                    }
+                    figures.meet(shim, reference, (call, number, *fault));
+                }
+            }
+        }
+        let (name, wrong) = (reference.case.name, figures.wrong.len());
+        let line = format!("{name}: {} failures, {wrong} wrong so far", figures.tried[name]);
+        tell(&line, &figures.wrong);
+    }
+    let points =
+        |reference: &Reference| reference.calls.iter().map(|(_, count)| *count).sum::<usize>();
+    let all: usize = references.iter().map(points).sum();
+    for (position, reference) in references.iter().enumerate() {
+        let own = (kills * points(reference)).div_ceil(all);
+        let before = figures.kills;
+        for kill in 0..own {
+            if Instant::now() >= until {
+                return figures;
+            }
+            // Evenly over the calls; beyond their count again, where threads make each run another one.
+            let mut at = kill * points(reference) / own;
+            let (call, number) = reference
+                .calls
+                .iter()
+                .find_map(|(call, count)| match at < *count {
+                    true => Some((call, at + 1)),
+                    false => {
+                        at -= count;
+                        None
+                    }
+                })
+                .expect("the point is one of the calls");
+            figures.meet(shim, reference, (call, number, Fault::Kill));
+        }
+        let (name, killed) = (reference.case.name, figures.kills - before);
+        let (left, wrong) = (references.len() - position - 1, figures.wrong.len());
+        let line = format!("{name}: {killed} kills, {wrong} wrong so far, {left} commands left");
+        tell(&line, &figures.wrong);
+    }
+    figures
+}
+
+/// All commands, run undisturbed.
+pub fn references(shim: &Shim) -> Vec<Reference> {
+    commands::all().into_iter().map(|case| reference(shim, case)).collect()
 }
 
 fn reference(shim: &Shim, case: Case) -> Reference {
@@ -67,7 +129,12 @@ fn reference(shim: &Shim, case: Case) -> Reference {
 
 fn files(space: &Space, case: &Case) -> Files {
     match case.output {
-        Some(output) if space.exists(output) => space.files_under(output),
+        Some(output) if space.exists(output) => {
+            let mut files = space.files_under(output);
+            // What a sweep notes while it runs.
+            files.retain(|(name, _)| !name.starts_with('.'));
+            files
+        }
         _ => Vec::new(),
     }
 }
@@ -78,10 +145,15 @@ fn faults_of(call: &str) -> &'static [Fault] {
     match call {
         "read" | "pread64" => &[Fails("EIO"), Fails("EINTR"), Short, Kill],
         "write" | "pwrite64" => &[Fails("EIO"), Fails("ENOSPC"), Fails("EINTR"), Short, Kill],
-        "open64" | "openat64" => &[Fails("EIO"), Fails("EACCES"), Fails("EINTR"), Kill],
+        "open64" | "openat64" | "open" | "openat" => {
+            &[Fails("EIO"), Fails("EACCES"), Fails("EINTR"), Kill]
+        }
         "pthread_create" => &[Fails("EAGAIN"), Kill],
         "flock" => &[Fails("EINTR"), Fails("EIO"), Kill],
-        "mkdir" | "rename" | "ftruncate64" | "link" => &[Fails("EIO"), Fails("ENOSPC"), Kill],
+        "mkdir" | "rename" | "renameat2" | "ftruncate64" | "link" | "linkat" => {
+            &[Fails("EIO"), Fails("ENOSPC"), Kill]
+        }
+        "ioctl" | "copy_file_range" | "sendfile64" => &[Fails("EINTR"), Fails("EIO"), Kill],
         _ => &[Fails("EIO"), Kill],
     }
 }
@@ -96,22 +168,34 @@ fn must_pass(call: &str, fault: Fault) -> bool {
     }
 }
 
+impl Figures {
+    fn meet(&mut self, shim: &Shim, reference: &Reference, point: Point<'_>) {
+        let (call, number, fault) = point;
+        self.kills += usize::from(fault == Fault::Kill);
+        *self.tried.entry(reference.case.name).or_default() += 1;
+        if let Err(what) = meet(shim, reference, point) {
+            let name = reference.case.name;
+            self.wrong.push(format!("{name}: {call} {number} {fault:?}: {what}"));
+        }
+    }
+}
+
 fn meet(
     shim: &Shim,
     reference: &Reference,
-    (call, number, fault): (&str, usize, Fault),
+    (call, number, fault): Point<'_>,
 ) -> Result<(), String> {
     let case = &reference.case;
     let space = case.space();
     let before = files(&space, case);
     let outcome = shim.run(&space, &case.arguments, (call, number, fault));
     let now = files(&space, case);
-    let talk = outcome.stderr.lines().next().unwrap_or_default().to_owned();
+    let talk = first_line(&outcome);
     match outcome.status {
         Some(0) if now != reference.files => return Err("done, with other files".to_owned()),
         Some(0) if case.output.is_none() && outcome.stdout != reference.stdout => {
-            // The store and remembered digests may be beyond reach, which only tables tell.
-            if !["plan", "cache list"].contains(&case.name) {
+            // The store and remembered digests may be beyond reach, which only tables tell; so may devices.
+            if !["plan", "cache list", "cache prune", "devices"].contains(&case.name) {
                 return Err("done, with other words".to_owned());
             }
         }
@@ -126,25 +210,71 @@ fn meet(
         None if fault == Fault::Kill => {}
         other => return Err(format!("ended with {other:?}: {talk}")),
     }
-    let Some(output) = case.output else { return Ok(()) };
-    if case.name != "sweep" && now != before && now != reference.files {
-        return Err("half of an output under its name".to_owned());
+    reference.is_whole(&before, &now)?;
+    reference.again(&space)
+}
+
+/// The first error and its place, or what was said first.
+fn first_line(outcome: &Outcome) -> String {
+    let lines: Vec<&str> = outcome.stderr.lines().collect();
+    let error = lines.iter().position(|line| line.starts_with("error")).unwrap_or(0);
+    lines[error.min(lines.len())..]
+        .iter()
+        .take(2)
+        .map(|line| line.trim())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+impl Reference {
+    /// What the output's folder holds.
+    pub fn files(&self, space: &Space) -> Files {
+        files(space, &self.case)
     }
-    // Whatever happened, the same command ends with the same bytes.
-    let again = mixdown_kit::mixdown(&space, &case.arguments);
-    let is_there = again.stderr.contains("E0502") && files(&space, case) == reference.files;
-    if again.status != Some(0) && !is_there {
-        return Err(format!(
-            "and a second run: {}",
-            again.stderr.lines().next().unwrap_or_default()
-        ));
+
+    /// Whether a whole output is there.
+    pub fn is_done(&self, space: &Space) -> bool {
+        self.files(space) == self.files
     }
-    if files(&space, case) != reference.files {
-        return Err("and a second run gave other files".to_owned());
+
+    /// Whether what is under the output's name is what was there before, or what should be there.
+    pub fn is_whole(&self, before: &Files, now: &Files) -> Result<(), String> {
+        let part = |name: &str| match self.case.whole {
+            Whole::Folder => String::new(),
+            Whole::EachFolder => name.split('/').next().unwrap_or(name).to_owned(),
+            Whole::EachFile => name.to_owned(),
+        };
+        let parts = |files: &Files| {
+            let mut parts: BTreeMap<String, Files> = BTreeMap::new();
+            for (name, bytes) in files {
+                parts.entry(part(name)).or_default().push((name.clone(), bytes.clone()));
+            }
+            parts
+        };
+        let (before, wanted) = (parts(before), parts(&self.files));
+        for (part, files) in parts(now) {
+            if before.get(&part) != Some(&files) && wanted.get(&part) != Some(&files) {
+                return Err(format!("half of an output under its name {part}"));
+            }
+        }
+        Ok(())
     }
-    let hidden = format!(".{output}.mixdown-partial");
-    if space.exists(hidden) && again.status == Some(0) {
-        return Err("and a second run left the unfinished folder".to_owned());
+
+    /// Whatever happened, the same command ends with the same bytes.
+    pub fn again(&self, space: &Space) -> Result<(), String> {
+        let case = &self.case;
+        let Some(output) = case.output else { return Ok(()) };
+        let again = mixdown_kit::mixdown(space, &case.arguments);
+        let is_there = again.stderr.contains("E0502") && self.is_done(space);
+        if again.status != Some(0) && !is_there {
+            return Err(format!("and a second run: {}", first_line(&again)));
+        }
+        if !self.is_done(space) {
+            return Err("and a second run gave other files".to_owned());
+        }
+        if space.exists(hidden(output)) && again.status == Some(0) {
+            return Err("and a second run left the unfinished folder".to_owned());
+        }
+        Ok(())
     }
-    Ok(())
 }

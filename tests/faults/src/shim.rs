@@ -69,6 +69,25 @@ impl Shim {
         (outcome, calls)
     }
 
+    /// Runs the program and notes every change of the file system, as `tape` reads it.
+    pub fn tape(&self, space: &Space, arguments: &[String]) -> (Outcome, Vec<u8>) {
+        let tape = self.library.with_file_name("tape");
+        let _ = std::fs::remove_file(&tape);
+        let outcome = self.program(space, arguments).env("SHIM_TAPE", &tape).run();
+        (outcome, std::fs::read(&tape).unwrap_or_default())
+    }
+
+    /// Runs the program with variables of the library.
+    pub fn run_with(
+        &self,
+        space: &Space,
+        arguments: &[String],
+        variables: &[(&str, &str)],
+    ) -> Outcome {
+        let program = self.program(space, arguments);
+        variables.iter().fold(program, |program, (name, value)| program.env(name, value)).run()
+    }
+
     /// Runs the program and lets its `number`-th call of this name meet a fault.
     pub fn run(
         &self,
@@ -76,10 +95,8 @@ impl Shim {
         arguments: &[String],
         (call, number, fault): (&str, usize, Fault),
     ) -> Outcome {
-        self.program(space, arguments)
-            .env("SHIM_CALL", call)
-            .env("SHIM_N", number.to_string())
-            .env("SHIM_ERR", fault.name())
-            .run()
+        let number = number.to_string();
+        let variables = [("SHIM_CALL", call), ("SHIM_N", &number), ("SHIM_ERR", fault.name())];
+        self.run_with(space, arguments, &variables)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mixdown_faults::shim::Shim;
-use mixdown_faults::{campaign, readers};
+use mixdown_faults::{campaign, cuts, readers};
 
 /// The same on every run, so that what fails here fails again.
 const SEED: u64 = 1;
@@ -16,9 +16,31 @@ fn the_program_comes_through_faults_at_its_calls() {
         return;
     };
     // By count and never by time: a busy machine tries the same ones.
-    let figures = campaign::run(&shim, Instant::now() + HOUR, 12, SEED);
-    assert_eq!(figures.tried.len(), 12, "one of each command: {:?}", figures.tried);
+    let figures = campaign::run(&shim, Instant::now() + HOUR, 33, SEED);
+    assert_eq!(figures.tried.len(), 33, "one of each command: {:?}", figures.tried);
     assert_eq!(figures.wrong, [""; 0]);
+}
+
+#[test]
+fn the_power_may_go() {
+    let Some(shim) = Shim::build() else {
+        eprintln!("skipped: power cuts need Linux and a C compiler");
+        return;
+    };
+    let Some(figures) = cuts::run(&shim, Instant::now() + HOUR, 54, SEED) else {
+        eprintln!("skipped: the system lets no program see all its calls");
+        return;
+    };
+    assert_eq!(figures.tried.len(), 18, "each command that writes: {:?}", figures.tried);
+    assert_eq!(figures.wrong, [""; 0]);
+}
+
+/// Sound files, and what fuzzers found.
+#[test]
+fn every_seed_is_read() {
+    let (count, wrong) = readers::replay();
+    assert!(count > 50, "{count}");
+    assert_eq!(wrong, [""; 0]);
 }
 
 #[test]
