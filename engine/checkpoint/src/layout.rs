@@ -8,6 +8,7 @@ use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_tensor::{DType, Shape};
 use serde_json::{Map, Value, json};
 
+use crate::gguf_file::GgufFile;
 use crate::torch_file::TorchFile;
 
 /// Name of the index beside several shards.
@@ -104,6 +105,26 @@ impl Layout {
                 file.parts(None).into_iter().next().map_or(Vec::new(), |(_, first)| first);
             shard.file_bytes = file.bytes();
             shard.torch = Some(file.clone());
+        }
+        Ok(layout)
+    }
+
+    /// Lays out these tensors in one GGUF file of this name, whose header has them in this order.
+    ///
+    /// **Errors.** Those of [`new`](Self::new).
+    pub fn in_gguf_file(
+        tensors: Vec<OutputTensor>,
+        file: &GgufFile,
+        name: &str,
+    ) -> Result<Self, Box<Diagnostic>> {
+        let mut layout = Self::in_one_file(tensors, name)?;
+        for (number, place) in layout.places.iter_mut().enumerate() {
+            place.offset = file.offset(number);
+        }
+        for shard in &mut layout.shards {
+            shard.tensors = (0..layout.tensors.len()).collect();
+            shard.header = file.header().to_vec();
+            shard.file_bytes = file.bytes();
         }
         Ok(layout)
     }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod digest;
 pub mod encoding;
 pub mod format;
+pub mod gguf_file;
 pub mod hub;
 pub mod index;
 pub mod journal;

@@ -9,6 +9,9 @@
 
 mod config;
 mod form;
+mod gguf;
+mod gguf_k;
+mod gguf_names;
 mod mlx;
 mod nf4;
 mod round;
@@ -23,6 +26,8 @@ use mixdown_tensor::{DType, Shape};
 
 pub use config::{Written, config};
 pub use form::{Form, FormFault, Settings};
+pub use gguf::GgufType;
+pub use gguf_names::{GgufFileType, GgufNames, GgufPlace};
 
 use crate::layout::OutputTensor;
 use crate::shown::shown;
@@ -34,6 +39,10 @@ pub struct Quantizer {
     name: String,
     parts: Vec<OutputTensor>,
     coding: Arc<dyn Coding>,
+    /// Rows of a head and the length of a row, where the two halves of heads alternate as they are stored.
+    woven: Option<(u64, u64)>,
+    /// Sizes of what is stored, in elements.
+    sizes: Vec<u64>,
 }
 
 /// Makes codes of values.
@@ -148,9 +157,63 @@ impl Quantizer {
             Form::BlockFp8 { rows, columns } => scaled::plan_block_fp8([*rows, *columns], &wanted)?,
             Form::Mxfp4 | Form::Nvfp4 => small_floats::plan(form, &wanted)?,
             Form::Nf4 => nf4::plan(&wanted)?,
+            Form::Gguf(kind) => gguf::plan(*kind, 0.0, &wanted)?,
             Form::Mlx { bits, group } => mlx::plan(*bits, *group, &wanted)?,
         };
-        Ok(Self { form: form.clone(), name: name.to_owned(), parts, coding })
+        let (form, name, sizes) = (form.clone(), name.to_owned(), shape.dimensions().to_vec());
+        Ok(Self { form, name, parts, coding, woven: None, sizes })
+    }
+
+    /// A tensor in a GGUF file: its place there, the count of its heads where rows are woven, and its type.
+    ///
+    /// **Errors.** `CANNOT_QUANTIZE` where rows are no whole blocks, or heads do not divide them.
+    pub fn gguf(
+        place: &GgufPlace,
+        heads: Option<u64>,
+        kind: GgufType,
+        shape: &Shape,
+        dtype: DType,
+    ) -> Result<Self, Box<Diagnostic>> {
+        let name = place.name.as_str();
+        let wanted = Wanted { name, shape, dtype };
+        let (parts, coding) = gguf::plan(kind, place.added, &wanted)?;
+        let sizes = shape.dimensions().to_vec();
+        let mut woven = None;
+        if place.woven.is_some() {
+            let (rows, columns) =
+                (sizes.first().copied().unwrap_or(0), sizes.iter().skip(1).product());
+            let heads = heads.filter(|&heads| heads > 0 && rows.is_multiple_of(2 * heads));
+            let Some(heads) = heads else {
+                let error = wanted.refused("its heads do not divide its rows");
+                return Err(Box::new(error.fact("rows", rows.to_string())));
+            };
+            woven = Some((rows / heads, columns));
+        }
+        Ok(Self { form: Form::Gguf(kind), name: name.to_owned(), parts, coding, woven, sizes })
+    }
+
+    /// Where an element is stored, and how many that follow it are stored behind it.
+    pub fn place(&self, element: u64) -> (u64, u64) {
+        let Some((head, columns)) = self.woven else { return (element, u64::MAX) };
+        let (row, column) = (element / columns, element % columns);
+        let within = row % head;
+        let stored = row - within + within % (head / 2) * 2 + within / (head / 2);
+        (stored * columns + column, columns - column)
+    }
+
+    /// Elements that may be stored in another order among each other.
+    pub fn scattered(&self) -> u64 {
+        self.woven.map_or(0, |(head, columns)| head * columns)
+    }
+
+    /// What a GGUF file says of it, if that is its form.
+    pub fn in_gguf(&self) -> Option<crate::gguf_file::GgufTensor> {
+        let Form::Gguf(kind) = self.form else { return None };
+        Some(crate::gguf_file::GgufTensor {
+            name: self.name.clone(),
+            sizes: self.sizes.clone(),
+            kind,
+        })
     }
 
     /// How.

@@ -9,6 +9,7 @@ use std::path::Path;
 use mixdown_diagnostics::{Diagnostic, codes};
 use sha2::{Digest, Sha256};
 
+use crate::format::gguf;
 use crate::format::safetensors::Safetensors;
 use crate::format::torch::Torch;
 use crate::format::{Format, Header};
@@ -208,9 +209,10 @@ fn read_header(path: &Path) -> Result<Header, Vec<Diagnostic>> {
     })?;
     let source = ShardSource { file, bytes: found.len(), shown: told.clone() };
     // Which format it must be follows from the name that was written, not from what stands there now.
-    match path.extension().is_some_and(|ending| ending == "bin") {
-        true => Torch.read_header(&source, &told),
-        false => Safetensors.read_header(&source, &told),
+    match path.extension().and_then(|ending| ending.to_str()) {
+        Some("bin") => Torch.read_header(&source, &told),
+        Some("gguf") => gguf::stored(&source, &told),
+        _ => Safetensors.read_header(&source, &told),
     }
 }
 

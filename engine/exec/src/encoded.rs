@@ -88,7 +88,8 @@ pub(crate) fn bytes(job: &Job, threads: usize) -> u64 {
     let batch = batch_elements(quantizer).min(job.shape.elements());
     let parts = quantizer.parts().len() as u64;
     // Two open batches, one that is encoded with a copy and codes, and two open pieces of each part.
-    let of_thread = batch.saturating_mul(4 * 4 + 4) + parts * 3 * HASH_PIECE;
+    let scattered = quantizer.scattered().saturating_mul(2 * 4);
+    let of_thread = batch.saturating_mul(4 * 4 + 4) + parts * 3 * HASH_PIECE + scattered;
     let sums = job.shape.elements().div_ceil(batch.max(1)) * 2 * size_of::<(u64, Sums)>() as u64;
     of_thread.saturating_mul(threads as u64) + sums
 }
@@ -133,6 +134,21 @@ impl<'a> Encoded<'a> {
             self.measure(bytes);
             return Ok(());
         }
+        let (mut element, mut rest) = (first, bytes);
+        while !rest.is_empty() {
+            let (place, run) = self.quantizer.place(element);
+            let count = ((rest.len() / width) as u64).min(run);
+            let (own, others) = rest.split_at(count as usize * width);
+            self.add_stored(place, own)?;
+            element += count;
+            rest = others;
+        }
+        Ok(())
+    }
+
+    /// Takes values that are stored from an element on.
+    fn add_stored(&self, first: u64, bytes: &[u8]) -> Result<(), Failure> {
+        let width = self.job.dtype.bytes();
         let (mut at, mut bytes) = (first, bytes);
         while !bytes.is_empty() {
             let number = at / self.batch;

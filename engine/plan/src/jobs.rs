@@ -2,4 +2,5 @@
 
 mod adapter;
 pub(crate) mod finish;
+mod gguf;
 pub mod quantize;

@@ -26,8 +26,9 @@ pub use jobs::quantize;
 pub use models::map;
 pub use models::request::{AdapterInput, CheckpointInput, MapInput, ModelSource, Request};
 pub use plan::{
-    AdapterFiles, Assembled, Counts, Factor, FactsRead, Group, Job, LayerChange, Leaf, LeftOut,
-    LostScalars, MatrixOperand, MatrixStep, Merge, Origin, OutputFiles, Parts, Patch, PatchSource,
-    Plan, Product, Rectangle, RowSource, Rows, Side, TensorRef, Treatment, Work, treatment_counts,
+    AdapterFiles, Assembled, Counts, Factor, FactsRead, GgufOutput, Group, Job, LayerChange, Leaf,
+    LeftOut, LostScalars, MatrixOperand, MatrixStep, Merge, Origin, OutputFiles, Parts, Patch,
+    PatchSource, Plan, Product, Rectangle, RowSource, Rows, Side, TensorRef, Treatment, Work,
+    treatment_counts,
 };
 pub use planning::{Outcome, plan};

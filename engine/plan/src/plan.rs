@@ -12,7 +12,7 @@ use mixdown_checkpoint::layout::OutputTensor;
 use mixdown_ops::Program;
 
 pub use assembled::{Assembled, Patch, PatchSource};
-pub use files::{AdapterFiles, LayerChange, OutputFiles};
+pub use files::{AdapterFiles, GgufOutput, LayerChange, OutputFiles};
 pub use job::{
     Factor, FactsRead, Job, LostScalars, MatrixOperand, MatrixStep, Merge, Parts, Side, Work,
 };

@@ -121,7 +121,7 @@ fn mergekit(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
     let reference = fields.get("reference").and_then(|node| decoder.model(node, "`reference`"));
     let settings = decoder.settings_at(fields, "parameters");
     let tokenizer = decoder.tokenizer(fields);
-    let (adapter, quantize) =
+    let (adapter, quantize, gguf) =
         fields.get("output").and_then(|node| decoder.output_form(node)).unwrap_or_default();
     Some(Recipe {
         source: tree.source.clone(),
@@ -145,6 +145,7 @@ fn mergekit(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         shard_size: None,
         adapter,
         quantize,
+        gguf,
         modality: None,
         warnings: Vec::new(),
         models: std::mem::take(&mut decoder.models.list),

@@ -52,6 +52,8 @@ pub struct Recipe {
     pub adapter: Option<AdapterOutput>,
     /// What is written in fewer bits.
     pub quantize: Option<Quantize>,
+    /// The output as a GGUF file.
+    pub gguf: Option<GgufOutput>,
     /// What only a recipe of modalities says.
     pub modality: Option<Modality>,
     /// What a reader of a mergekit configuration should know: keys without effect, old spellings.
@@ -122,6 +124,15 @@ pub struct AdapterOutput {
     /// The most directions of an update; where none is stated all updates are exact.
     pub rank: Option<Spanned<u32>>,
     /// Place of the key.
+    pub span: Span,
+}
+
+/// The output is a GGUF file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GgufOutput {
+    /// The word for the types of its tensors: `q4_k_m`.
+    pub file_type: Spanned<String>,
+    /// Place of the value.
     pub span: Span,
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mixdown_checkpoint::quantize::Form;
+use mixdown_checkpoint::quantize::{Form, GgufFileType};
 use mixdown_diagnostics::suggest::nearest;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_tensor::DType;
@@ -68,10 +68,20 @@ const TYPES: [(&str, DType); 9] = [
 fn text(request: &ConvertRequest) -> Result<String, Trouble> {
     let dtype = TYPES.iter().find(|(word, _)| *word == request.to).map(|(_, dtype)| *dtype);
     let is_form = Form::words().contains(&request.to.as_str());
+    let is_library =
+        |name: &str| request.settings.iter().any(|(key, value)| *key == "as" && value == name);
+    let is_gguf_type = GgufFileType::words().contains(&request.to.as_str());
+    // Words that only GGUF has need not be told apart.
+    if is_gguf_type && (is_library("gguf") || (dtype.is_none() && !is_form)) {
+        return gguf_text(request);
+    }
     if dtype.is_none() && !is_form {
         let headline = format!("`{}` is no form to convert to", request.to);
         let error = Diagnostic::error(codes::QUANTIZE_FORM, headline);
-        let words = || Form::words().iter().copied().chain(TYPES.map(|(word, _)| word));
+        let words = || {
+            let forms = Form::words().iter().chain(GgufFileType::words()).copied();
+            forms.chain(TYPES.map(|(word, _)| word))
+        };
         let error = match nearest(&request.to, words()) {
             Some(near) => error.help(format!("did you mean `{near}`?")),
             None => error.help(format!("one of {}", words().collect::<Vec<_>>().join(", "))),
@@ -83,12 +93,7 @@ fn text(request: &ConvertRequest) -> Result<String, Trouble> {
         let error = Diagnostic::error(codes::QUANTIZE_FORM, headline);
         return Err(Trouble::Usage(vec![error.help("it says how codes are made; leave it out")]));
     }
-    let reference = Reference::parse(&request.model);
-    let mut model = json!({"path": reference.path});
-    if let Some(revision) = &reference.revision {
-        model["revision"] = revision.as_str().into();
-    }
-    let mut recipe = json!({"mixdown": 1, "models": {"model": model}});
+    let mut recipe = plain(request);
     if let Some(dtype) = dtype.map(DType::torch_name).or(request.dtype.as_deref()) {
         recipe["out_dtype"] = dtype.into();
     }
@@ -99,6 +104,32 @@ fn text(request: &ConvertRequest) -> Result<String, Trouble> {
         }
         recipe["output"] = json!({"quantize": rule});
     }
+    recipe["rules"] = json!([{"keep": "model"}]);
+    Ok(format!("{recipe:#}\n"))
+}
+
+/// The recipe that leaves the model as it is.
+fn plain(request: &ConvertRequest) -> Value {
+    let reference = Reference::parse(&request.model);
+    let mut model = json!({"path": reference.path});
+    if let Some(revision) = &reference.revision {
+        model["revision"] = revision.as_str().into();
+    }
+    json!({"mixdown": 1, "models": {"model": model}})
+}
+
+/// The recipe that writes a GGUF file.
+fn gguf_text(request: &ConvertRequest) -> Result<String, Trouble> {
+    if let Some((key, _)) = request.settings.iter().find(|(key, _)| *key != "as") {
+        let headline = format!("`{key}` has no meaning for GGUF files");
+        let error = Diagnostic::error(codes::QUANTIZE_FORM, headline);
+        return Err(Trouble::Usage(vec![error.help("their types are defined to the last bit")]));
+    }
+    let mut recipe = plain(request);
+    if let Some(dtype) = &request.dtype {
+        recipe["out_dtype"] = dtype.as_str().into();
+    }
+    recipe["output"] = json!({"as": "gguf", "type": request.to});
     recipe["rules"] = json!([{"keep": "model"}]);
     Ok(format!("{recipe:#}\n"))
 }

@@ -3,6 +3,8 @@
 pub mod adapter;
 mod chat_template;
 mod files;
+mod gguf;
+mod gguf_tokenizer;
 pub mod losses;
 pub mod matrices;
 pub mod quantized;
@@ -173,7 +175,11 @@ pub fn identity(
     let options = planned.options(request.machine.memory_bytes, request.machine.threads());
     planned.footprint(&backend, &options)?;
     check_target(&request.out, &planned)?;
-    let layout = layout(request, &planned)?;
+    let files = files::choose(&planned, request, session)?;
+    let layout = match &files.gguf {
+        Some(head) => gguf::layout(request, &planned, head)?,
+        None => layout(request, &planned)?,
+    };
     let identity = record::identity(&planned, request, layout.shards().len());
     Ok((identity.as_str().to_owned(), planned.warnings))
 }
@@ -187,6 +193,7 @@ pub fn partition(
     parts: u32,
 ) -> Result<Partition, Trouble> {
     let backend = request.machine.backend()?;
+    gguf::refuse_parts(planned)?;
     let layout = layout(request, planned)?;
     Ok(target::partition(planned, &layout, &backend, parts)?)
 }
@@ -205,12 +212,15 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     options.allow_nonfinite = request.allow_nonfinite;
     let footprint = planned.footprint(&backend, &options)?;
     check_target(&request.out, &planned)?;
-    let whole = layout(request, &planned)?;
+    let files = files::choose(&planned, request, session)?;
+    let whole = match &files.gguf {
+        Some(head) => gguf::layout(request, &planned, head)?,
+        None => layout(request, &planned)?,
+    };
     let target = Target::new(request, &planned, whole, &backend)?;
     if target.is_done(request)? {
         return Ok(Merged::Earlier(target.folder));
     }
-    let files = files::choose(&planned, request, session)?;
     let mut warnings = planned.warnings.clone();
     warnings.extend(files.warnings.iter().cloned());
     session.warn(&warnings);

@@ -1,6 +1,7 @@
 """Makes the models and the digests by which what `mixdown convert` writes is judged.
 
-Needs torch, safetensors, compressed-tensors 0.20.1, bitsandbytes 0.50.2, mlx 0.32.4 (and nothing of mixdown):
+Needs torch, safetensors, compressed-tensors 0.20.1, bitsandbytes 0.50.2, mlx 0.32.4, gguf 0.19.0
+(and nothing of mixdown):
 
     python tests/formats/written/make.py
 
@@ -13,6 +14,7 @@ import json
 import pathlib
 
 import bitsandbytes.functional
+import gguf
 import mlx.core as mx
 import numpy
 import torch
@@ -101,6 +103,55 @@ def mlx(weight, bits, group):
     return {"weight": codes, "scales": plain(scales), "biases": plain(biases)}
 
 
+# Types of GGUF files: that of matrices, and that of the output layer.
+GGUF = {
+    "q8_0": ("Q8_0", "Q8_0"),
+    "q4_0": ("Q4_0", None),
+    "q4_1": ("Q4_1", None),
+    "q5_0": ("Q5_0", None),
+    "q5_1": ("Q5_1", None),
+    "mxfp4": ("MXFP4", "Q8_0"),
+    "bf16": ("BF16", "BF16"),
+    "f16": ("F16", "F16"),
+}
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "lm_head": "output",
+    "model.norm": "output_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def in_gguf(key, tensor, kinds):
+    """Name and bytes of a tensor as llama.cpp's converter and gguf-py have them; none where they do not say."""
+    module = key.removesuffix(".weight")
+    layered = module.removeprefix("model.layers.0.")
+    name = NAMES[layered] if layered == module else "blk.0." + NAMES[layered]
+    values = tensor.float().numpy()
+    kind = kinds[1] if name == "output" else kinds[0]
+    if kinds[0] == "MXFP4" and name == "token_embd":
+        kind = "Q8_0"
+    if values.ndim == 1:
+        kind = "F32"
+    if kind is None:
+        return None
+    heads = {"blk.0.attn_q": SIZES["num_attention_heads"], "blk.0.attn_k": SIZES["num_key_value_heads"]}.get(name)
+    if heads:
+        halves = values.reshape(heads, 2, values.shape[0] // heads // 2, values.shape[1])
+        values = halves.swapaxes(1, 2).reshape(values.shape)
+    kind = gguf.GGMLQuantizationType[kind]
+    data = gguf.quants.quantize(numpy.ascontiguousarray(values), kind)
+    return f"{name}.weight", f"{kind.name} {list(values.shape)} {hashlib.sha256(data.tobytes()).hexdigest()}"
+
+
 def model(name, dtype):
     """A model of one layer, if it is not there: its bytes are the fixture, not the generator's."""
     folder = HERE / name
@@ -133,6 +184,7 @@ def model(name, dtype):
         config = {
             "architectures": ["LlamaForCausalLM"],
             "dtype": str(dtype).removeprefix("torch."),
+            "max_position_embeddings": 128,
             "model_type": "llama",
             "num_hidden_layers": 1,
             "tie_word_embeddings": False,
@@ -195,6 +247,9 @@ def main():
                     continue
                 parts = make(tensor)
                 found |= {f"{module}.{part}": described(value) for part, value in parts.items()}
+        for typed, kinds in GGUF.items():
+            found = (in_gguf(key, tensor, kinds) for key, tensor in source.items())
+            expected.setdefault(f"{name} as gguf", {})[typed] = dict(one for one in found if one)
     text = json.dumps(expected, indent=1, sort_keys=True)
     (HERE / "expected.json").write_text(text + "\n")
 

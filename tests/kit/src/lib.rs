@@ -7,6 +7,7 @@ pub mod adapter;
 pub mod chat;
 pub mod checkpoint;
 pub mod compare;
+pub mod gguf;
 pub mod hub;
 pub mod program;
 pub mod published;

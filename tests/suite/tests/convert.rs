@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use mixdown_kit::gguf::read_gguf;
 use mixdown_kit::raw::safetensors_bytes;
 use mixdown_kit::read::read_safetensors;
-use mixdown_kit::{Space, Tensor, mixdown, read_checkpoint};
+use mixdown_kit::{Space, Tensor, checkpoint, mixdown, read_checkpoint};
 use mixdown_suite::{repository, with_snapshots};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -50,8 +51,8 @@ fn bytes_are_those_of_the_libraries() {
     let mut faults = Vec::new();
     let all = expected();
     let forms = all.as_object().unwrap();
-    assert_eq!(forms.len(), 2);
-    for (model, forms) in forms {
+    assert_eq!(forms.len(), 4);
+    for (model, forms) in forms.iter().filter(|(model, _)| !model.contains(' ')) {
         let source = read_safetensors(space.path(format!("{model}/model.safetensors")));
         for (typed, wanted) in forms.as_object().unwrap() {
             let mut found = convert(&space, model, typed, &[]);
@@ -74,6 +75,82 @@ fn bytes_are_those_of_the_libraries() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Names, layouts and bytes of GGUF files: rows of q and k woven, norms in f32, blocks as gguf-py makes them.
+#[test]
+fn gguf_files_are_those_of_the_libraries() {
+    const KINDS: [(u32, &str); 9] = [
+        (0, "F32"),
+        (1, "F16"),
+        (2, "Q4_0"),
+        (3, "Q4_1"),
+        (6, "Q5_0"),
+        (7, "Q5_1"),
+        (8, "Q8_0"),
+        (30, "BF16"),
+        (39, "MXFP4"),
+    ];
+    let space = models();
+    let mut faults = Vec::new();
+    for model in ["bf16", "f32"] {
+        let all = expected();
+        for (kind, wanted) in all[format!("{model} as gguf")].as_object().unwrap() {
+            let arguments =
+                ["convert", model, "--to", kind, "--as", "gguf", "--out", "out", "--force"];
+            mixdown(&space, arguments).success();
+            let file = read_gguf(space.path("out/model.gguf"));
+            assert_eq!(file.tensors.len(), 12);
+            for (name, digest) in wanted.as_object().unwrap() {
+                let tensor = &file.tensors[name];
+                let found = Sha256::digest(&tensor.data);
+                let found: String = found.iter().map(|byte| format!("{byte:02x}")).collect();
+                let known = KINDS.iter().find(|(number, _)| *number == tensor.kind).unwrap().1;
+                let found = format!("{known} {:?} {found}", tensor.sizes);
+                if found != digest.as_str().unwrap() {
+                    faults.push(format!("{model} {kind}: {name} is {found}"));
+                }
+            }
+            mixdown(&space, ["verify", "out"]).success();
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// A GGUF file is read again under the family's own names, and K-quants lose no more than they should.
+#[test]
+fn gguf_files_come_back() {
+    let space = models();
+    checkpoint("wide").hidden(256).intermediate(512).write(&space);
+    let source = read_checkpoint(space.path("wide"));
+    for (kind, most) in
+        [("f32", 1e-9), ("q8_0", 0.006), ("q6_k", 0.02), ("q5_k_m", 0.04), ("q4_k_m", 0.08)]
+    {
+        let arguments =
+            ["convert", "wide", "--to", kind, "--as", "gguf", "--out", "out", "--force"];
+        mixdown(&space, arguments).success();
+        let file = read_gguf(space.path("out/model.gguf"));
+        assert_eq!(file.values["general.architecture"], "llama");
+        assert_eq!(file.values["llama.embedding_length"], "256");
+        mixdown(&space, ["convert", "out", "--to", "f32", "--out", "back", "--force"]).success();
+        let back = read_checkpoint(space.path("back"));
+        assert_eq!(back.names(), source.names());
+        for name in source.names() {
+            let (found, wanted) = (back.values(name), source.values(name));
+            let apart: f64 = found.iter().zip(&wanted).map(|(a, b)| (a - b) * (a - b)).sum();
+            let all: f64 = wanted.iter().map(|value| value * value).sum();
+            assert!((apart / all).sqrt() <= most, "{kind}: {name} is {} off", (apart / all).sqrt());
+        }
+    }
+    let one = convert_gguf(&space, &["--threads", "1"]);
+    let small = convert_gguf(&space, &["--threads", "3", "--memory", "24MB"]);
+    assert!(one == small, "bytes depend on threads or memory");
+}
+
+fn convert_gguf(space: &Space, more: &[&str]) -> Vec<u8> {
+    let words = ["convert", "wide", "--to", "q4_k_m", "--out", "out", "--force"];
+    mixdown(space, words.iter().chain(more)).success();
+    std::fs::read(space.path("out/model.gguf")).unwrap()
 }
 
 #[test]
@@ -189,6 +266,10 @@ fn what_cannot_be_is_refused() {
         ("two_libraries", "{quantize: [{role: mlp_up, to: int8}, {to: fp8, as: block-fp8}]}"),
         ("adapter_and_quantize", "{as: adapter, quantize: fp8}"),
         ("without_a_form", "{quantize: {group: 32}}"),
+        ("gguf_type_unknown", "{as: gguf, type: q4_km}"),
+        ("gguf_without_type", "{as: gguf}"),
+        ("gguf_and_quantize", "{as: gguf, type: q8_0, quantize: fp8}"),
+        ("output_unknown", "{as: guff, type: q8_0}"),
         ("nothing_left", "{quantize: {module: head, to: fp8}}"),
     ];
     for (name, output) in bad {
@@ -209,6 +290,15 @@ fn what_cannot_be_is_refused() {
         let outcome = mixdown(&space, words).exits(2);
         with_snapshots(|| insta::assert_snapshot!(name, outcome.talk()));
     }
+}
+
+#[test]
+fn a_family_without_names_is_refused() {
+    let space = models();
+    let config = space.read_text("bf16/config.json").replace("\"llama\"", "\"mamba\"");
+    space.write("bf16/config.json", config);
+    let outcome = mixdown(&space, ["convert", "bf16", "--to", "q8_0", "--out", "refused"]).exits(1);
+    with_snapshots(|| insta::assert_snapshot!("gguf_family", outcome.talk()));
 }
 
 /// An infinity has no code, whatever the recipe allows.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 pub(crate) use blocks::Blocks;
 use mixdown_tensor::{DType, Shape};
-pub(crate) use names::restored;
+pub(crate) use names::{Description, descriptions, restored};
 
 use super::{Codec, Encoding, Reader};
 use crate::index::TensorEntry;

@@ -3,7 +3,7 @@
 //! What is read is walked with bounds: nothing is allocated on the word of a count, and of the values
 //! only numbers and short texts are kept.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_tensor::{DType, Shape};
@@ -50,6 +50,36 @@ impl Format for Gguf {
         let tensors = tensors(infos, &data, shown)?;
         Ok(Header { tensors, metadata, ..Header::default() })
     }
+}
+
+/// The tensors of a file as they are stored: blocks are bytes by rows, under the file's own names. What is
+/// no tensor of the model's is left out.
+pub(crate) fn stored(source: &dyn ByteSource, shown: &str) -> Result<Header, Vec<Diagnostic>> {
+    let mut cursor = Cursor { source, shown, at: 0, window: Vec::new(), window_at: 0 };
+    let (infos, _, alignment) = infos(&mut cursor).map_err(|fault| vec![*fault])?;
+    let kinds: HashMap<String, u32> =
+        infos.iter().map(|info| (info.name.clone(), info.kind)).collect();
+    let data = Data { start: cursor.at.next_multiple_of(alignment), end: source.len(), alignment };
+    let mut header = Header::default();
+    for tensor in tensors(infos, &data, shown)? {
+        // Computed from the config, and a part of the header.
+        if tensor.name == "rope_freqs.weight" {
+            continue;
+        }
+        let blocks = kinds.get(&tensor.name).and_then(|kind| gguf::Blocks::of(*kind).ok());
+        header.tensors.push(match (blocks, &tensor.encoding) {
+            (Some(blocks), Some(_)) => {
+                let (elements, bytes) = blocks.size();
+                let columns = tensor.shape.dimensions().last().copied().unwrap_or(1);
+                let rows = tensor.shape.elements().checked_div(columns).unwrap_or(0);
+                let shape = Shape::new(vec![rows, columns / elements * bytes]);
+                let shape = shape.expect("it is smaller than the tensor's own");
+                TensorEntry { dtype: DType::U8, shape, encoding: None, ..tensor }
+            }
+            _ => tensor,
+        });
+    }
+    Ok(header)
 }
 
 /// A tensor as the file describes it.

@@ -138,6 +138,13 @@ fn folder(name: &str, path: &Path) -> Result<Found, Vec<Diagnostic>> {
         let newer = left_out::newer_torch(&found.root, &names, &weights, &found.shown_root);
         found.warnings.extend(newer);
     }
+    if weights.is_empty() {
+        // Of several, which are often one model in several types, none is meant more than another.
+        let mut files = names.iter().map(String::as_str).filter(|name| name.ends_with(".gguf"));
+        if let (Some(only), None) = (files.next(), files.next()) {
+            weights = vec![only];
+        }
+    }
     for missing in shard_names::missing(&weights) {
         let headline = format!("the model folder lacks `{}`", shown(&missing));
         found.faults.push(

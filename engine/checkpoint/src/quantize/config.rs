@@ -35,6 +35,8 @@ pub fn config(modules: &[Written], dtype: Option<DType>) -> Option<(&'static str
             let dtype = dtype.map_or("bfloat16", DType::torch_name);
             ("quantization_config", bitsandbytes(&wide, dtype))
         }
+        // The file itself says how.
+        Form::Gguf(_) => return None,
         Form::Mlx { .. } => ("quantization", mlx(modules)),
         Form::BlockFp8 { rows, columns } => (
             "quantization_config",
@@ -138,7 +140,7 @@ fn format_of(form: &Form) -> &'static str {
         Form::Mxfp4 => "mxfp4-pack-quantized",
         Form::Nvfp4 => "nvfp4-pack-quantized",
         // A folder has the forms of one library.
-        Form::BlockFp8 { .. } | Form::Nf4 | Form::Mlx { .. } => "dense",
+        Form::BlockFp8 { .. } | Form::Nf4 | Form::Mlx { .. } | Form::Gguf(_) => "dense",
     }
 }
 
@@ -178,7 +180,7 @@ fn weights(form: &Form) -> Value {
             set("group_size", 16.into());
             set("scale_dtype", "torch.float8_e4m3fn".into());
         }
-        Form::BlockFp8 { .. } | Form::Nf4 | Form::Mlx { .. } => {}
+        Form::BlockFp8 { .. } | Form::Nf4 | Form::Mlx { .. } | Form::Gguf(_) => {}
     }
     weights
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use mixdown_diagnostics::suggest::nearest;
 
+use super::gguf::GgufType;
+
 /// How a weight is written in fewer bits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
@@ -20,6 +22,8 @@ pub enum Form {
     Mxfp4,
     /// compressed-tensors: E2M1 beside an E4M3 for each 16, and one factor for the tensor.
     Nvfp4,
+    /// A tensor of a GGUF file, of this type.
+    Gguf(GgufType),
     /// bitsandbytes: 16 values of a normal distribution beside a magnitude for each 64.
     Nf4,
     /// MLX: whole numbers beside a scale and a bias for each group.
@@ -211,6 +215,7 @@ impl Form {
             Self::Scaled(_) | Self::Mxfp4 | Self::Nvfp4 => "compressed-tensors",
             Self::BlockFp8 { .. } => "block-fp8",
             Self::Nf4 => "bitsandbytes",
+            Self::Gguf(_) => "gguf",
             Self::Mlx { .. } => "mlx",
         }
     }
@@ -305,6 +310,7 @@ impl fmt::Display for Form {
             Self::BlockFp8 { rows, columns } => write!(f, "fp8 e4m3, blocks of {rows} x {columns}"),
             Self::Mxfp4 => f.write_str("mxfp4, groups of 32"),
             Self::Nvfp4 => f.write_str("nvfp4, groups of 16"),
+            Self::Gguf(kind) => write!(f, "GGUF {}", kind.name()),
             Self::Nf4 => f.write_str("nf4, blocks of 64"),
             Self::Mlx { bits, group } => write!(f, "mlx affine, {bits} bits, groups of {group}"),
             Self::Scaled(Scaled { code, spread, symmetric, .. }) => {

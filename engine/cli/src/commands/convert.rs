@@ -21,12 +21,14 @@ use crate::terminal::Terminal;
 #[command(after_long_help = "\
 Forms, as compressed-tensors has them: fp8, int8, int7 to int2, mxfp4, nvfp4; nf4 as bitsandbytes has it;
 with --as block-fp8 fp8 as DeepSeek's checkpoints have it, with --as mlx int8, int6 to int2.
-Types: bf16, f16, f32.
+Types: bf16, f16, f32. Files for llama.cpp: q4_k_m, q5_k_m, q6_k, q8_0, q4_0 and others, and with --as
+gguf also mxfp4, bf16, f16 and f32.
 
 Examples:
   mixdown convert org/model-7b --to fp8 --out model-7b-fp8
   mixdown convert ./model --to int4 --group 64 --fit least_squares --out model-int4
   mixdown convert ./model-fp8 --to bf16 --out model-bf16
+  mixdown convert ./model --to q4_k_m --out model-gguf
 
 Exit status: 0 done, 1 failed, 2 command line wrong, 130 interrupted.")]
 pub struct Arguments {
@@ -35,7 +37,7 @@ pub struct Arguments {
     /// The form or type to convert to
     #[arg(long, value_name = "FORM")]
     to: String,
-    /// The library whose files it is like: compressed-tensors by default, block-fp8, bitsandbytes or mlx
+    /// The library whose files it is like: compressed-tensors by default, block-fp8, bitsandbytes, mlx or gguf
     #[arg(long = "as", value_name = "LIBRARY")]
     library: Option<String>,
     /// What shares a scale: tensor, channel, group or block

@@ -60,6 +60,7 @@ impl Identities<'_> {
         to.word("treatment", treatment.map_or("", |treatment| treatment.word()));
         if let Some(quantizer) = quantized {
             to.word("quantized", &format!("{:?}", quantizer.form()));
+            to.word("stored as", quantizer.name());
         }
         match work {
             Work::Copy { from, equal_to, within } => to.thing("copy", |to| {
@@ -148,7 +149,12 @@ impl RowSource {
 
 impl OutputFiles {
     fn account(&self, to: &mut dyn Account) {
-        let Self { files_from, dtype, layers, stacks, tied, vocabulary, adapter, files } = self;
+        let Self { files_from, dtype, layers, stacks, tied, vocabulary, adapter, files, gguf } =
+            self;
+        if let Some(gguf) = gguf {
+            to.word("gguf", &gguf.architecture);
+            to.count("file type", gguf.file_type);
+        }
         to.maybe("files from", *files_from);
         to.word("type", dtype.map_or("", |dtype| dtype.name()));
         for LayerChange { prefix, before, sources } in layers {

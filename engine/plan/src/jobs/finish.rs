@@ -33,7 +33,7 @@ use crate::report::whole;
 use output_files::{output_files, warn_of_missing_head};
 use stacks::check_stacks;
 
-use super::quantize;
+use super::{gguf, quantize};
 
 /// Assembles the plan of the first recipe; none if it makes no tensor.
 pub(crate) fn plan(
@@ -44,7 +44,8 @@ pub(crate) fn plan(
     reporter: &mut Reporter,
 ) -> Option<Plan> {
     let solved = results[0].get()?;
-    let measures_all = request.recipes[0].quantize.is_some();
+    let recipe = &request.recipes[0];
+    let measures_all = recipe.quantize.is_some() || recipe.gguf.is_some();
     let mut assembly = Assembly { measures_all, ..Assembly::default() };
     adapter::warn_of_inner(request, reporter);
     let adapting = Adapting::new(request, solved, reporter);
@@ -81,6 +82,7 @@ pub(crate) fn plan(
         output.files_from = None;
     }
     quantize::choose(request, output.files_from, &mut assembly.jobs, reporter);
+    gguf::choose(request, &mut output, &mut assembly.jobs, reporter);
     check_stacks(request, &output, &assembly.jobs, reporter);
     warn_of_missing_head(request, &output, &assembly.jobs, reporter);
     output.adapter = adapter_files;

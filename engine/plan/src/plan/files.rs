@@ -23,8 +23,19 @@ pub struct OutputFiles {
     pub vocabulary: Option<u64>,
     /// What is written instead of a whole model.
     pub adapter: Option<AdapterFiles>,
+    /// The GGUF file that is written instead of safetensors.
+    pub gguf: Option<GgufOutput>,
     /// Replaced files, name and text: a rebuilt tokenizer, a chat template.
     pub files: Vec<(String, String)>,
+}
+
+/// A GGUF file as the output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GgufOutput {
+    /// What files call the family.
+    pub architecture: String,
+    /// The number of the types that its tensors have.
+    pub file_type: u32,
 }
 
 /// An adapter as the output.

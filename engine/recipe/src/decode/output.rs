@@ -3,14 +3,14 @@
 use mixdown_diagnostics::{Diagnostic, codes};
 
 use super::reader::{Decoder, Fields};
-use crate::recipe::{AdapterOutput, Quantize, QuantizeRule};
+use crate::recipe::{AdapterOutput, GgufOutput, Quantize, QuantizeRule};
 use crate::schema::Keys;
 use crate::schema::mergekit::{OutputKeys, QuantizeRuleKeys};
 use crate::setting::Spanned;
 use crate::tree::Node;
 
 /// What `output` says: an adapter, or weights in fewer bits.
-pub type OutputForm = (Option<AdapterOutput>, Option<Quantize>);
+pub type OutputForm = (Option<AdapterOutput>, Option<Quantize>, Option<GgufOutput>);
 
 impl Decoder<'_> {
     /// What is written where it is no whole model, or not in the types of its tensors.
@@ -24,16 +24,37 @@ impl Decoder<'_> {
         let fields = self.fields(node, OutputKeys::KEYS, "`output`")?;
         let quantize = fields.get("quantize").map(|node| self.quantize(node));
         let is_adapter = match fields.get("as") {
-            Some(form) => {
-                self.word(form, "`as`", &[("adapter", ())])?;
-                true
-            }
+            Some(form) => self.word(form, "`as`", &[("adapter", true), ("gguf", false)])?,
             None if quantize.is_some() => false,
             None => {
                 self.missing_key(node, "as", "`output`");
                 return None;
             }
         };
+        let is_gguf = !is_adapter && fields.entry("as").is_some();
+        if let (true, Some(entry)) = (is_gguf, fields.entry("quantize")) {
+            let headline = "`quantize` has no meaning beside `as: gguf`";
+            let error = Diagnostic::error(codes::CONFLICTING_KEYS, headline);
+            self.report(
+                entry.key.span,
+                error.help("`type` says how tensors of GGUF files are written"),
+            );
+        }
+        if let (false, Some(entry)) = (is_gguf, fields.entry("type")) {
+            let headline = "`type` has no meaning without `as: gguf`";
+            let error = Diagnostic::error(codes::CONFLICTING_KEYS, headline);
+            self.report(entry.key.span, error.help("remove the key, or write `as: gguf`"));
+        }
+        let mut gguf = None;
+        if is_gguf {
+            match fields.get("type") {
+                Some(text) => {
+                    let file_type = self.text(text, "`type`")?;
+                    gguf = Some(GgufOutput { file_type, span: node.span });
+                }
+                None => self.missing_key(node, "type", "`output`"),
+            }
+        }
         if let (true, Some(entry)) = (is_adapter, fields.entry("quantize")) {
             let headline = "an adapter is not quantized: its factors are few numbers";
             let error = Diagnostic::error(codes::CONFLICTING_KEYS, headline);
@@ -48,7 +69,8 @@ impl Decoder<'_> {
             Some(node) => Some(self.rank(node)?),
             None => None,
         };
-        Some((is_adapter.then_some(AdapterOutput { rank, span: node.span }), quantize))
+        let adapter = is_adapter.then_some(AdapterOutput { rank, span: node.span });
+        Some((adapter, quantize, gguf))
     }
 
     /// `quantize`: a word, a rule, or rules.

@@ -51,7 +51,8 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         decoder.missing_key(root, "method", RECIPE);
     }
     let settings = decoder.settings_at(fields, "parameters");
-    let (adapter, quantize) = form.and_then(|node| decoder.output_form(&node)).unwrap_or_default();
+    let (adapter, quantize, gguf) =
+        form.and_then(|node| decoder.output_form(&node)).unwrap_or_default();
     let tokenizer = decoder.tokenizer(fields);
     decoder.check_like(base.as_ref(), tokenizer.is_some(), adapter.as_ref());
     Some(Recipe {
@@ -73,6 +74,7 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         shard_size: fields.get("shard_size").and_then(|node| size(decoder, node)),
         adapter,
         quantize,
+        gguf,
         modality: None,
         warnings: Vec::new(),
         models: std::mem::take(&mut decoder.models.list),

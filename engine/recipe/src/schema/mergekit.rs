@@ -30,6 +30,8 @@ pub enum PathKey {
 pub enum OutputFormKey {
     /// A LoRA on the base, as PEFT writes it.
     Adapter,
+    /// One GGUF file, as llama.cpp reads it.
+    Gguf,
 }
 
 /// A form, or rules of which the first that matches a tensor decides.
@@ -79,10 +81,12 @@ keys! {
 
     /// What is written: `{as: adapter}`, `{as: adapter, rank: 16}`, or `{quantize: fp8}`.
     pub struct OutputKeys {
-        /// `adapter`: a LoRA on the base, as PEFT writes it. Left out, a whole model.
+        /// `adapter`: a LoRA on the base, as PEFT writes it. `gguf`: a GGUF file. Left out, a whole model.
         pub r#as: Option<OutputFormKey>,
         /// The most directions of each update. Left out, every update must have few directions by itself, and is exact.
         pub rank: Option<super::CountKey>,
+        /// With `gguf` the types of its tensors, as llama.cpp names them: `q4_k_m`, `q5_k_m`, `q6_k`, `q8_0`, `q4_0`, `mxfp4`, `bf16`, `f16` and others.
+        pub r#type: Option<String>,
         /// Weights that are written in fewer bits. Norms, routers, embeddings and output layers stay as they are unless a rule names them.
         pub quantize: Option<QuantizeKey>,
     }

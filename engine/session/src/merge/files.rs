@@ -10,11 +10,12 @@ use mixdown_checkpoint::manifest::RecipeRecord;
 use mixdown_checkpoint::output::OutputFolder;
 use mixdown_checkpoint::{Form, shown_path, side_files};
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_plan::GgufOutput;
 use mixdown_recipe::setting::Spanned;
 use mixdown_tensor::DType;
 use serde_json::Value;
 
-use super::{MergeRequest, adapter, chat_template};
+use super::{MergeRequest, adapter, chat_template, gguf};
 use crate::Session;
 use crate::beside;
 use crate::planning::Planned;
@@ -42,6 +43,8 @@ pub struct Files {
     pub bytes: u64,
     /// What the user should know.
     pub warnings: Vec<Diagnostic>,
+    /// The header of the GGUF file that is written.
+    pub gguf: Option<gguf::Head>,
 }
 
 /// Decides which files the output gets.
@@ -70,7 +73,9 @@ pub fn choose(
         let config = changed(&composition.config(&recipe.sha256, session.places)?, planned);
         files.made.push((CONFIG_NAME.to_owned(), format!("{config:#}\n")));
     }
-    if let Some(donor) = beside::donor(&planned.loaded, &planned.plan) {
+    if let Some(wanted) = &planned.plan.output.gguf {
+        files.head(wanted, planned)?;
+    } else if let Some(donor) = beside::donor(&planned.loaded, &planned.plan) {
         let checkpoint = &donor.model.checkpoint;
         match &checkpoint.config {
             _ if composition.is_some() => {}
@@ -93,7 +98,8 @@ pub fn choose(
             files.copy_from(&checkpoint.root)?;
         }
     }
-    if let Some(wanted) = &planned.loaded.recipes[0].chat_template {
+    let is_gguf = planned.plan.output.gguf.is_some();
+    if let Some(wanted) = planned.loaded.recipes[0].chat_template.as_ref().filter(|_| !is_gguf) {
         files.set_chat_template(wanted, planned)?;
     }
     let card = card(planned, request.recipe.overrides()).to_markdown();
@@ -103,6 +109,31 @@ pub fn choose(
 }
 
 impl Files {
+    /// Makes the header of a GGUF file, which holds all that stands in files beside other weights.
+    fn head(&mut self, wanted: &GgufOutput, planned: &Planned) -> Result<(), Box<Diagnostic>> {
+        let Some(donor) = beside::donor(&planned.loaded, &planned.plan) else { return Ok(()) };
+        let checkpoint = &donor.model.checkpoint;
+        let config = changed(checkpoint.config.as_ref().unwrap_or(&Value::Null), planned);
+        let folder = (checkpoint.form == Form::Folder).then_some(checkpoint.root.as_path());
+        let mut template = None;
+        if let Some(wanted) = &planned.loaded.recipes[0].chat_template {
+            template = chat_template::text(&wanted.value, &planned.loaded)?;
+        }
+        let texts = |name: &str| -> Option<String> {
+            if name == chat_template::NAME && template.is_some() {
+                return template.clone();
+            }
+            let made = self.made.iter().find(|(made, _)| made == name);
+            made.map(|(_, text)| text.clone())
+                .or_else(|| std::fs::read_to_string(folder?.join(name)).ok())
+        };
+        let head = gguf::head(wanted, &title(planned), &config, &texts, folder)?;
+        self.warnings.extend(head.warnings.iter().cloned());
+        self.made.clear();
+        self.gguf = Some(head);
+        Ok(())
+    }
+
     /// Takes over what lies beside a model's weights, except what the merge makes itself.
     fn copy_from(&mut self, folder: &Path) -> Result<(), Box<Diagnostic>> {
         let names = side_files::side_files(folder)?.names;

@@ -25,36 +25,44 @@ const TEXTS: [&str; 6] = [
 ];
 
 /// Families that share names and layouts.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Description {
+pub(crate) struct Description {
     /// `general.architecture` of their files.
     architectures: Vec<String>,
     /// By GGUF's name, with `{i}` for a layer.
-    tensors: HashMap<String, Restoration>,
+    pub(crate) tensors: HashMap<String, Restoration>,
+    /// `general.architecture` by the `model_type` of config.json, for families that are written, too.
+    #[serde(default)]
+    pub(crate) written: BTreeMap<String, String>,
 }
 
 /// What becomes of a tensor.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Restoration {
+pub(crate) struct Restoration {
     /// Its name in the family, with `{i}` for a layer and `{e}` for an expert; none where the family has
     /// no such tensor.
-    name: Option<String>,
+    pub(crate) name: Option<String>,
     /// Key of the count of heads whose rows are woven: the two halves of a head alternate.
-    woven: Option<String>,
+    pub(crate) woven: Option<String>,
     /// What was added to all values.
     #[serde(default)]
-    added: f32,
+    pub(crate) added: f32,
     /// Whether the outermost axis is of experts, of which each is a tensor of its own.
     #[serde(default)]
-    experts: bool,
+    pub(crate) experts: bool,
 }
 
 static DESCRIPTIONS: LazyLock<Vec<Description>> = LazyLock::new(|| {
     let read = |text: &&str| serde_json::from_str(text).expect("a description that is built in");
     TEXTS.iter().map(read).collect()
 });
+
+/// All descriptions.
+pub(crate) fn descriptions() -> &'static [Description] {
+    &DESCRIPTIONS
+}
 
 /// The tensors of a GGUF file as the model's family has them, with what the user should know.
 ///

@@ -49,6 +49,7 @@ pub(super) fn output_files(
             .map(|rebuilt| rebuilt.rows)
             .or_else(|| resized(request, files_from, jobs)),
         adapter: None,
+        gguf: None,
         files: rebuilt.map(|rebuilt| rebuilt.files.clone()).unwrap_or_default(),
     }
 }

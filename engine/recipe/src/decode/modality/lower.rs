@@ -87,6 +87,7 @@ pub(super) fn recipe(decoder: &mut Decoder<'_>, tree: &Tree, written: Written) -
             AdapterOutput { rank: Some(rank), span }
         }),
         quantize: None,
+        gguf: None,
         modality: Some(modality),
         warnings: Vec::new(),
     })

@@ -1,0 +1,163 @@
+//! Names and types of a family's tensors in GGUF files: the inverse of how they are read.
+
+use mixdown_tensor::Shape;
+
+use super::gguf::GgufType;
+use crate::encoding::gguf::{Description, descriptions};
+
+/// How GGUF files hold the tensors of a family.
+#[derive(Clone, Copy, Debug)]
+pub struct GgufNames {
+    architecture: &'static str,
+    description: &'static Description,
+}
+
+/// Where a tensor goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GgufPlace {
+    /// Its name in the file.
+    pub name: String,
+    /// The key of the count of heads whose rows are woven: the two halves of a head alternate.
+    pub woven: Option<&'static str>,
+    /// What is added to all values.
+    pub added: f32,
+    /// Whether it is one of several experts in one tensor.
+    pub is_stacked: bool,
+}
+
+impl GgufNames {
+    /// Those of models whose config.json has this `model_type`.
+    pub fn of(model_type: &str) -> Option<Self> {
+        descriptions().iter().find_map(|description| {
+            let architecture = description.written.get(model_type)?;
+            Some(Self { architecture, description })
+        })
+    }
+
+    /// The `model_type` of all families that are written.
+    pub fn families() -> Vec<&'static str> {
+        let all = descriptions().iter().flat_map(|description| description.written.keys());
+        let mut all: Vec<&str> = all.map(String::as_str).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// What files call the family.
+    pub fn architecture(&self) -> &'static str {
+        self.architecture
+    }
+
+    /// Where a tensor goes; none where files have no such tensor.
+    pub fn place(&self, name: &str) -> Option<GgufPlace> {
+        let is_number =
+            |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let numbers: Vec<&str> = name.split('.').filter(is_number).collect();
+        let mut letters = ["{i}", "{e}"].into_iter();
+        let pattern: Vec<&str> = name
+            .split('.')
+            .map(|part| if is_number(&part) { letters.next().unwrap_or(part) } else { part })
+            .collect();
+        let pattern = pattern.join(".");
+        let (stored, one) = self
+            .description
+            .tensors
+            .iter()
+            .find(|(_, one)| one.name.as_deref() == Some(pattern.as_str()))?;
+        Some(GgufPlace {
+            name: stored.replace("{i}", numbers.first().copied().unwrap_or_default()),
+            woven: one.woven.as_deref(),
+            added: one.added,
+            is_stacked: one.experts,
+        })
+    }
+}
+
+macro_rules! file_types {
+    ($($name:ident = $number:literal, $word:literal, $kind:ident;)*) => {
+        /// What GGUF files are called by: the type of most of their tensors.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[expect(missing_docs, reason = "they are named as llama.cpp names them")]
+        pub enum GgufFileType { $($name,)* }
+
+        impl GgufFileType {
+            /// That of a word.
+            pub fn of(word: &str) -> Option<Self> {
+                match word { $($word => Some(Self::$name),)* _ => None }
+            }
+
+            /// All words.
+            pub fn words() -> &'static [&'static str] {
+                &[$($word),*]
+            }
+
+            /// Its number in files.
+            pub fn number(self) -> u32 {
+                match self { $(Self::$name => $number,)* }
+            }
+
+            /// The type of most tensors.
+            fn usual(self) -> GgufType {
+                match self { $(Self::$name => GgufType::$kind,)* }
+            }
+        }
+    };
+}
+
+file_types! {
+    F32 = 0, "f32", F32;
+    F16 = 1, "f16", F16;
+    Q4_0 = 2, "q4_0", Q4_0;
+    Q4_1 = 3, "q4_1", Q4_1;
+    Q8_0 = 7, "q8_0", Q8_0;
+    Q5_0 = 8, "q5_0", Q5_0;
+    Q5_1 = 9, "q5_1", Q5_1;
+    Q4Ks = 14, "q4_k_s", Q4K;
+    Q4Km = 15, "q4_k_m", Q4K;
+    Q5Ks = 16, "q5_k_s", Q5K;
+    Q5Km = 17, "q5_k_m", Q5K;
+    Q6K = 18, "q6_k", Q6K;
+    Bf16 = 32, "bf16", Bf16;
+    Mxfp4 = 38, "mxfp4", Mxfp4;
+}
+
+impl GgufFileType {
+    /// The type of a tensor of this name in the file, as llama.cpp mixes them: more bits where errors count
+    /// for most, and f32 for what is no matrix.
+    pub fn of_tensor(self, name: &str, shape: &Shape, layers: u64, is_tied: bool) -> GgufType {
+        let &[.., columns] = shape.dimensions() else { return GgufType::F32 };
+        if shape.dimensions().len() < 2 || name.contains("ffn_gate_inp") {
+            return GgufType::F32;
+        }
+        let usual = self.usual();
+        let is_output = name == "output.weight" || (is_tied && name == "token_embd.weight");
+        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse().ok());
+        let is_mixed = matches!(self, Self::Q4Km | Self::Q5Km);
+        let is_careful = name.ends_with("attn_v.weight") || name.ends_with("ffn_down.weight");
+        let wanted = match usual {
+            GgufType::F32 | GgufType::F16 | GgufType::Bf16 | GgufType::Q8_0 => usual,
+            GgufType::Mxfp4 if is_output || name == "token_embd.weight" => GgufType::Q8_0,
+            _ if is_output => GgufType::Q6K,
+            _ if is_mixed
+                && is_careful
+                && layer.is_some_and(|layer| has_more_bits(layer, layers)) =>
+            {
+                GgufType::Q6K
+            }
+            _ => usual,
+        };
+        let narrower = match wanted {
+            GgufType::Q4K => GgufType::Q5_0,
+            GgufType::Q5K => GgufType::Q5_1,
+            GgufType::Q6K => GgufType::Q8_0,
+            other => other,
+        };
+        let fits = |kind: GgufType| columns.is_multiple_of(kind.block().0);
+        [wanted, narrower].into_iter().find(|kind| fits(*kind)).unwrap_or(GgufType::F16)
+    }
+}
+
+/// The first and the last eighth of the layers, and every third between.
+fn has_more_bits(layer: u64, layers: u64) -> bool {
+    let eighth = layers / 8;
+    layer < eighth || layer >= 7 * layers / 8 || (layer - eighth) % 3 == 2
+}
