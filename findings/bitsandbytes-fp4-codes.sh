@@ -14,6 +14,7 @@
 set -euo pipefail
 here=$(mktemp -d)
 trap 'rm -rf "$here"' EXIT
+export TMPDIR="$here"
 python3 -m venv "$here/venv"
 "$here/venv/bin/pip" install -q --no-compile bitsandbytes==0.50.2 torch==2.15.0
 cd "$here"

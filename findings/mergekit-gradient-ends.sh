@@ -20,6 +20,7 @@
 set -euo pipefail
 here=$(mktemp -d)
 trap 'rm -rf "$here"' EXIT
+export TMPDIR="$here"
 python3 -m venv "$here/venv"
 "$here/venv/bin/pip" install -q --no-compile mergekit==0.1.5 transformers==5.24.0 torch==2.15.0
 cd "$here"
