@@ -116,13 +116,14 @@ fn holds_codes(stored: &Stored<'_>, tensor: &TensorEntry) -> bool {
     }
 }
 
-/// bitsandbytes keeps bytes in elements of any type, as a column. Matrices of one column are not made
-/// by that name otherwise: an adapter's of rank 1 is called `lora_B`.
+/// bitsandbytes keeps bytes in elements of any type, as a column: those of blocks of 64 codes, 32 bytes each.
+/// Large matrices of one column are not made by that name otherwise: an adapter's of rank 1 is called `lora_B`.
 fn is_column(stored: &Stored<'_>, tensor: &TensorEntry) -> bool {
     let is_told = stored.settings.method() == Some("bitsandbytes");
     let is_projection = tensor.name.ends_with("_proj.weight");
     let [rows, 1] = tensor.shape.dimensions() else { return false };
-    *rows > 1 && (is_told || is_projection)
+    let has_blocks = (rows * tensor.dtype.bytes() as u64).is_multiple_of(32);
+    is_told && *rows > 1 || is_projection && has_blocks
 }
 
 fn said(stored: &Stored<'_>) -> Codec {
@@ -199,6 +200,9 @@ mod tests {
         assert_eq!(found(told.clone(), &column), ["`bitsandbytes`"]);
         let projection = [("l.q_proj.weight", DType::F32, [384, 1].as_slice())];
         assert_eq!(found(json!({}), &projection), ["codes of an unknown codec"]);
+        // A layer of one input has as many bytes as it likes.
+        let small = [("l.o_proj.weight", DType::F64, [7, 1].as_slice())];
+        assert!(found(json!({}), &small).is_empty());
         // Plain weights below a configuration that was left over are plain.
         let plain =
             [("l.q_proj.weight", DType::Bf16, [8, 8].as_slice()), ("n.weight", DType::Bf16, &[8])];
