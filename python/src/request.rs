@@ -95,7 +95,7 @@ pub fn machine(
 ) -> PyResult<Machine> {
     let mut machine = Machine::default();
     if let Some(memory) = memory {
-        machine.memory_bytes = size(memory)?;
+        machine.memory_bytes = Some(size(memory)?);
     }
     if let Some(threads) = threads {
         let none = || PyValueError::new_err("`threads` must be at least 1");

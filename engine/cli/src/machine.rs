@@ -10,10 +10,10 @@ use crate::size;
 /// What a merge may use of the machine.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Machine {
-    /// Memory to stay within, for instance 500MB or 2GiB
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "2GB")]
+    /// Memory to stay within, for instance 500MB or 2GiB; by default what is available, less a reserve
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     #[arg(env = "MIXDOWN_MEMORY", hide_env_values = true)]
-    pub memory: u64,
+    pub memory: Option<u64>,
     /// Threads; all processors by default
     #[arg(long, value_name = "N", env = "MIXDOWN_THREADS", hide_env_values = true)]
     pub threads: Option<NonZeroUsize>,

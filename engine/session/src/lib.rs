@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use mixdown_diagnostics::Diagnostic;
 
 pub use device::Device;
-pub use machine::{Machine, threads};
+pub use machine::{Budget, Machine, threads};
 pub use places::Places;
 pub use planning::{Planned, RecipeInput, plan};
 pub use progress::{Meter, Task};

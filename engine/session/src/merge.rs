@@ -172,8 +172,7 @@ pub fn identity(
 ) -> Result<(String, Vec<Diagnostic>), Trouble> {
     let planned = planning::plan(&request.recipe, session, None)?;
     let backend = request.machine.backend()?;
-    let options = planned.options(request.machine.memory_bytes, request.machine.threads());
-    planned.footprint(&backend, &options)?;
+    planned.costs(&backend, &request.machine)?;
     check_target(&request.out, &planned)?;
     let files = files::choose(&planned, request, session)?;
     let layout = match &files.gguf {
@@ -208,9 +207,8 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     let planned = planning::plan(&request.recipe, session, None)?;
     let backend = request.machine.backend()?;
     let threads = request.machine.threads();
-    let mut options = planned.options(request.machine.memory_bytes, threads);
+    let (footprint, mut options) = planned.costs(&backend, &request.machine)?;
     options.allow_nonfinite = request.allow_nonfinite;
-    let footprint = planned.footprint(&backend, &options)?;
     check_target(&request.out, &planned)?;
     let files = files::choose(&planned, request, session)?;
     let whole = match &files.gguf {

@@ -10,7 +10,7 @@ use mixdown_plan::{Detail, Plan};
 
 use crate::beside;
 use crate::recipes::{self, Loaded};
-use crate::{Session, Trouble};
+use crate::{Machine, Session, Trouble};
 
 /// A recipe as a caller gives it.
 #[derive(Clone, Debug, Default)]
@@ -126,8 +126,27 @@ pub fn plan(
 }
 
 impl Planned {
+    /// What running it on this machine will read, write and hold, and how it is run there.
+    ///
+    /// **Errors.** `BUDGET_TOO_SMALL`, with where the budget comes from.
+    pub fn costs(
+        &self,
+        backend: &dyn Backend,
+        machine: &Machine,
+    ) -> Result<(Footprint, mixdown_exec::Options), Box<Diagnostic>> {
+        let budget = machine.budget();
+        let options = self.options(budget.bytes, machine.threads());
+        match self.footprint(backend, &options) {
+            Ok(footprint) => Ok((footprint, options)),
+            Err(problem) if problem.code == codes::BUDGET_TOO_SMALL => {
+                Err(Box::new(budget.explain(*problem)))
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+
     /// How the plan is run.
-    pub fn options(&self, memory_bytes: u64, threads: usize) -> mixdown_exec::Options {
+    fn options(&self, memory_bytes: u64, threads: usize) -> mixdown_exec::Options {
         let tensors: usize =
             self.loaded.models.iter().map(|input| input.model.checkpoint.index.len()).sum();
         let held_bytes = PROGRAM_BYTES + (tensors + self.plan.jobs.len()) as u64 * TENSOR_BYTES;
@@ -139,7 +158,7 @@ impl Planned {
     }
 
     /// What running it will read, write and hold.
-    pub fn footprint(
+    fn footprint(
         &self,
         backend: &dyn Backend,
         options: &mixdown_exec::Options,

@@ -145,8 +145,7 @@ pub fn merge_tensors(
 ) -> Result<Report, Trouble> {
     let planned = planning::plan(recipe, session, None)?;
     let backend = machine.backend()?;
-    let options = planned.options(machine.memory_bytes, machine.threads());
-    planned.footprint(&backend, &options)?;
+    let (_, options) = planned.costs(&backend, machine)?;
     session.warn(&planned.warnings);
     let sink = Handing::new(&planned, session, take);
     let (meter, sources) = (session.meter(Task::Merging), planned.sources());

@@ -99,8 +99,9 @@ impl Program {
             .env("HF_HOME", home.join("huggingface"))
             .env("HF_HUB_OFFLINE", "1")
             .env("XDG_CACHE_HOME", home.join("cache"))
-            // What is shown must not depend on how many processors the machine has.
+            // What is shown must not depend on how many processors and how much memory the machine has.
             .env("MIXDOWN_THREADS", "2")
+            .env("MIXDOWN_MEMORY", "2GB")
             .env("NO_COLOR", "1")
             .env("TERM", "dumb")
             .env("COLUMNS", "100")

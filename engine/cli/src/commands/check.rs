@@ -1,12 +1,13 @@
 //! `mixdown check`: all mistakes of a recipe, found in headers alone.
 
 use clap::Args;
-use mixdown_diagnostics::render;
+use mixdown_diagnostics::{Diagnostic, render};
 use mixdown_session::{plan, quantity};
 use serde_json::json;
 
 use crate::commands::Outcome;
 use crate::exit::{self, Exit};
+use crate::machine::Machine;
 use crate::recipe::RecipeArguments;
 use crate::talk::{self, Talk};
 use crate::terminal::Terminal;
@@ -14,18 +15,23 @@ use crate::terminal::Terminal;
 /// Find all mistakes of a recipe, without reading weights
 ///
 /// Reads the recipe, those it names, and the headers of all models; models at the hub that are not
-/// in the cache are fetched. Prints nothing to stdout when all is well, unless asked for JSON.
+/// in the cache are fetched. A budget of memory that is too small for the merge is among the mistakes.
+/// Prints nothing to stdout when all is well, unless asked for JSON.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   mixdown check recipe.yaml
   mixdown check recipe.yaml --set parameters.density=0.3
+  mixdown check recipe.yaml --memory 2GB  whether that is enough for the merge
   mixdown check recipe.yaml --json        every diagnostic with its place, for editors
 
-Exit status: 0 without errors, 2 with mistakes in the recipe, 1 where a model cannot be used.")]
+Exit status: 0 without errors, 2 with mistakes in the recipe, 1 where a model cannot be used or
+memory is too small.")]
 pub struct Arguments {
     #[command(flatten)]
     recipe: RecipeArguments,
+    #[command(flatten)]
+    machine: Machine,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -35,8 +41,19 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     crate::stop::listen();
     let terminal = Terminal::new(talk);
+    let machine = arguments.machine.of_session();
     let (found, exit) = match plan(&arguments.recipe.input(), &terminal.session(), None) {
         Ok(planned) => {
+            let costs = machine.backend().and_then(|backend| planned.costs(&backend, &machine));
+            if let Err(problem) = costs {
+                if !arguments.json {
+                    talk.show(&planned.warnings);
+                    return Err(problem.into());
+                }
+                let found = [planned.warnings, vec![*problem]].concat();
+                let exit = exit::of(&found);
+                return shown(found, exit);
+            }
             if !arguments.json {
                 talk.show(&planned.warnings);
                 talk.say(&format!(
@@ -54,10 +71,15 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
         },
     };
     if arguments.json {
-        let mut found = found;
-        mixdown_diagnostics::sort(&mut found);
-        let value = json!({"ok": exit == Exit::Done, "diagnostics": render::render_json(&found)});
-        talk::data(&format!("{value:#}\n"));
+        return shown(found, exit);
     }
+    Ok(exit)
+}
+
+/// Prints what was found, for programs.
+fn shown(mut found: Vec<Diagnostic>, exit: Exit) -> Outcome {
+    mixdown_diagnostics::sort(&mut found);
+    let value = json!({"ok": exit == Exit::Done, "diagnostics": render::render_json(&found)});
+    talk::data(&format!("{value:#}\n"));
     Ok(exit)
 }

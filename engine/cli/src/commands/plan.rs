@@ -91,9 +91,8 @@ fn costs(
     machine: &SessionMachine,
     places: &Places,
 ) -> Result<(Footprint, Option<Outlook>), Trouble> {
-    let options = planned.options(machine.memory_bytes, machine.threads());
     let backend = machine.backend()?;
-    let footprint = planned.footprint(&backend, &options)?;
+    let (footprint, _) = planned.costs(&backend, machine)?;
     Ok((footprint, kept::outlook(planned, &backend, places)))
 }
 
