@@ -19,6 +19,7 @@ mod matrix_needs;
 mod merge;
 mod messages;
 mod needs;
+mod noise;
 mod part;
 mod progress;
 mod read;

@@ -10,12 +10,13 @@ use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::matrix::{Factors, Operands, Prepared, Report, Stop};
 use mixdown_ops::selection::Cut;
 use mixdown_ops::{Call, Input, Output, Precision};
-use mixdown_plan::{MatrixOperand, MatrixStep, Merge};
+use mixdown_plan::{Leaf, MatrixOperand, MatrixStep, Merge};
 use mixdown_tensor::DType;
 
 use crate::context::{Context, Facts, internal, lock};
 use crate::hands::Hands;
 use crate::held::{Held, Values, combine, held_dtype};
+use crate::noise;
 use crate::report::MatrixReport;
 use crate::resources::Resources;
 use crate::rows::SCRATCH_BYTES;
@@ -421,7 +422,7 @@ impl Reader<'_, '_> {
     }
 
     /// Keeps the reason of a failure for who called the op.
-    fn or_stop(&mut self, result: Result<(), Failure>) -> Result<(), Stop> {
+    fn or_stop<T>(&mut self, result: Result<T, Failure>) -> Result<T, Stop> {
         result.map_err(|failure| {
             self.failure = Some(failure);
             Stop::Reading
@@ -483,6 +484,49 @@ impl Operands for Reader<'_, '_> {
         let terms = self.held(operand);
         let found = terms.and_then(|terms| combine(self.step.rows as usize, &terms));
         found.ok_or_else(|| Stop::Failed("a dense operand has no factors".to_owned()))
+    }
+
+    fn noise(
+        &mut self,
+        operand: usize,
+        first_row: usize,
+        rows: usize,
+    ) -> Result<Option<f64>, Stop> {
+        let MatrixOperand { stored: Some(terms), columns, merge, .. } =
+            &self.step.operands[operand]
+        else {
+            return Ok(None);
+        };
+        let (context, resources) = (self.context, self.resources);
+        let typed = |&(leaf, factor): &(Leaf, f64)| match leaf {
+            // How codes were made from numbers, they do not say.
+            Leaf::Tensor(tensor) if context.inputs.entry(tensor).encoding.is_some() => None,
+            leaf => Some((leaf, factor, context.leaf_dtype(leaf, merge.precision))),
+        };
+        let Some(terms) = terms.iter().map(typed).collect::<Option<Vec<_>>>() else {
+            return Ok(None);
+        };
+        let hands = &mut *self.hands;
+        let (first, count) = (first_row as u64 * columns, rows as u64 * columns);
+        let read = noise::of_rows(&terms, rows, *columns as usize, |leaf, dtype, take| {
+            let mut at = 0;
+            while at < count {
+                if context.cancel.load(Ordering::Relaxed) {
+                    return Err(Failure::Interrupted);
+                }
+                let elements = (count - at).min(context.stripe as u64) as usize;
+                let sizes = [dtype.bytes() * elements, SCRATCH_BYTES * elements];
+                let mut buffers = hands.arena.split_list(&sizes);
+                let scratch = buffers.pop().expect("the sizes end with scratch");
+                let buffer = buffers.pop().expect("the buffer comes before it");
+                let from = (resources, &mut *hands.worker);
+                context.read_leaf(leaf, from, first + at, dtype, buffer, scratch)?;
+                take(at as usize, buffer);
+                at += elements as u64;
+            }
+            Ok(())
+        });
+        self.or_stop(read)
     }
 }
 

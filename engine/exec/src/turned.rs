@@ -128,6 +128,7 @@ pub(crate) fn summed(reports: impl Iterator<Item = Report>) -> Report {
             (a, b) => a.or(b),
         };
         sum.ranks.extend(one.ranks);
+        sum.noise.extend(one.noise);
         for note in one.notes {
             if !sum.notes.contains(&note) {
                 sum.notes.push(note);
@@ -267,6 +268,20 @@ impl Operands for Seen<'_> {
         let factors = self.operands.factors(operand)?;
         Ok(if self.is_turned(operand) { turned_factors(&factors) } else { factors })
     }
+
+    fn noise(
+        &mut self,
+        operand: usize,
+        first_row: usize,
+        rows: usize,
+    ) -> Result<Option<f64>, Stop> {
+        let first = self.first_row(operand);
+        // The bound of a transpose is that of the matrix, of which all rows are columns then.
+        match self.is_turned(operand) {
+            true => self.operands.noise(operand, first, self.layout.rows as usize),
+            false => self.operands.noise(operand, first + first_row, rows),
+        }
+    }
 }
 
 /// The transpose of a product: the factors change places.
@@ -333,6 +348,7 @@ mod tests {
             norm: Some(norm),
             ranks: vec![3],
             gap: Some(gap),
+            noise: Vec::new(),
             notes: vec![note.to_owned()],
         };
         let all = summed([report(2.0, 3.0, 0.5, "a"), report(4.0, 4.0, 0.25, "a")].into_iter());

@@ -9,7 +9,7 @@ use mixdown_checkpoint::Shard;
 use mixdown_checkpoint::digest::{Digests, FileDigest};
 use mixdown_diagnostics::Diagnostic;
 use mixdown_exec::{Held, Results, Values};
-use mixdown_ops::matrix::Report;
+use mixdown_ops::matrix::{Noise, Report};
 use mixdown_ops::{Backend, Precision};
 use mixdown_plan::identity::{Digest, Identities};
 use mixdown_plan::{Job, Merge, TensorRef, Work};
@@ -227,9 +227,19 @@ fn report_text(report: &Report) -> String {
         "norm": report.norm,
         "ranks": report.ranks,
         "gap": report.gap,
+        "noise": report.noise.iter().map(noise_text).collect::<Vec<_>>(),
         "notes": report.notes,
     })
     .to_string()
+}
+
+fn noise_text(noise: &Noise) -> Value {
+    json!({"floor": noise.floor, "rank": noise.rank, "ratio": noise.ratio})
+}
+
+fn noise_of(value: &Value) -> Option<Noise> {
+    let rank = value["rank"].as_u64().map(|rank| rank as usize);
+    Some(Noise { floor: value["floor"].as_f64()?, rank, ratio: value["ratio"].as_f64() })
 }
 
 fn report_of(text: &str) -> Option<Report> {
@@ -243,6 +253,7 @@ fn report_of(text: &str) -> Option<Report> {
         norm: value["norm"].as_f64(),
         ranks: ranks.filter_map(|rank| Some(rank.as_u64()? as usize)).collect(),
         gap: value["gap"].as_f64(),
+        noise: value["noise"].as_array()?.iter().filter_map(noise_of).collect(),
         notes: notes.filter_map(|note| Some(note.as_str()?.to_owned())).collect(),
     })
 }

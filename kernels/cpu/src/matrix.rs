@@ -25,6 +25,7 @@ mod joint;
 mod karcher;
 mod needs;
 mod product;
+mod recovered;
 mod reflectors;
 mod regression;
 mod reshaped;
@@ -62,6 +63,9 @@ pub(crate) fn prepare(
     operands: &mut dyn Operands,
     precision: Precision,
 ) -> Result<Box<dyn Prepared>, Stop> {
+    if let MatrixOp::Recovered(op) = op {
+        return recovered::prepare(op, operands, precision);
+    }
     let count = operands.count();
     let shape = if count > 0 { operands.shape(0) } else { (0, 0) };
     let ranks = (0..count).map(|operand| operands.rank(operand)).collect();
@@ -103,7 +107,9 @@ fn on_dense(
         MatrixOp::Gram => Box::new(spectrum::gram(operands)?),
         MatrixOp::Isotropic(aware) => {
             let fills = match aware {
-                RankAware::Automatic => !are_cores && operands.rank(0).is_none(),
+                RankAware::Automatic => {
+                    !are_cores && (0..operands.count()).any(|one| operands.rank(one).is_none())
+                }
                 RankAware::No => true,
                 RankAware::Yes => false,
             };
@@ -155,5 +161,6 @@ fn on_dense(
         MatrixOp::KarcherWeights(op) => Box::new(karcher::prepare(op, operands)?),
         MatrixOp::BlockOwner(op) => Box::new(blocks::BlockOwner(*op)),
         MatrixOp::Joint(op) => joint::prepare(op, operands)?,
+        MatrixOp::Recovered(op) => recovered::prepare(op, operands, precision)?,
     })
 }

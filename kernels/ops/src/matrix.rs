@@ -55,7 +55,7 @@ pub enum MatrixOp {
     SingularValues,
     /// The Gram matrix of one matrix `m × n`, `τᵀ·τ`: `n × n`.
     Gram,
-    /// All directions of one matrix with the mean of its singular values: Iso-C.
+    /// All directions of the sum of all operands with the mean of its singular values: Iso-C.
     Isotropic(RankAware),
     /// Common and task-specific directions with the mean singular value: Iso-CTS. The common share.
     IsotropicCommon(Exact),
@@ -100,6 +100,9 @@ pub enum MatrixOp {
     BlockOwner(Blocks),
     /// Several whole matrices together.
     Joint(Joint),
+    /// The op on operands of which the rounding of their storage is left out, where they are clearly updates of
+    /// low rank: see [`Operands::noise`].
+    Recovered(Box<MatrixOp>),
 }
 
 impl MatrixOp {
@@ -126,6 +129,7 @@ impl MatrixOp {
             Self::KarcherWeights(_) => "karcher_weights",
             Self::BlockOwner(_) => "block_owner",
             Self::Joint(op) => op.name(),
+            Self::Recovered(op) => op.name(),
         }
     }
 
@@ -141,6 +145,7 @@ impl MatrixOp {
             Self::AxisFact(_, Axis::Columns) => (1, columns),
             Self::KarcherWeights(_) => (count as u64, 1),
             Self::Joint(Joint::Peak) => (1, 1),
+            Self::Recovered(op) => op.result_shape((rows, columns), count),
             _ => (rows, columns),
         }
     }
@@ -148,13 +153,21 @@ impl MatrixOp {
     /// Whether the result has another count of elements than the operands.
     pub fn has_own_shape(&self) -> bool {
         matches!(
-            self,
+            self.inner(),
             Self::Gram
                 | Self::CommonBasis
                 | Self::AxisFact(..)
                 | Self::KarcherWeights(_)
                 | Self::Joint(Joint::Peak)
         )
+    }
+
+    /// The op that is applied, to whatever operands.
+    pub fn inner(&self) -> &Self {
+        match self {
+            Self::Recovered(op) => op.inner(),
+            op => op,
+        }
     }
 
     /// Whether the op runs on small cores of low-rank operands, and gives its result as factors: those
@@ -167,6 +180,7 @@ impl MatrixOp {
                 Self::Interference(Interference { solver, .. }) => {
                     matches!(solver, Solver::Filter(..))
                 }
+                Self::Recovered(op) => op.runs_on_cores(operands),
                 Self::Polar
                 | Self::SingularValues
                 | Self::Gram
@@ -189,7 +203,7 @@ impl MatrixOp {
     pub fn result_rank(&self, operands: &OperandShapes) -> Option<usize> {
         let on_cores = self.runs_on_cores(operands);
         let total: usize = operands.ranks.iter().flatten().sum();
-        match self {
+        match self.inner() {
             // A share of the directions is read faster as a dense matrix.
             Self::TruncatedSvd(Rank::Count(count)) => {
                 let smaller = operands.rows.min(operands.columns);
@@ -205,11 +219,12 @@ impl MatrixOp {
     /// op stands on alone, such as products and decompositions, counts all of them up.
     pub fn version(&self) -> u32 {
         match self {
+            Self::Recovered(op) => op.version(),
+            Self::Isotropic(_) => 6,
             Self::TruncatedSvd(_)
             | Self::Polar
             | Self::SingularValues
             | Self::Gram
-            | Self::Isotropic(_)
             | Self::IsotropicCommon(_)
             | Self::TaskSingularVectors(_)
             | Self::Interference(_)
@@ -285,6 +300,20 @@ pub trait Operands {
 
     /// The factors of an operand that is given so.
     fn factors(&mut self, operand: usize) -> Result<Factors, Stop>;
+
+    /// How large, in the spectral norm, what rounding for storage has done to rows of an operand is at most: where
+    /// each stored number is off by up to half a unit in its last place, independently of the others, the root of
+    /// the largest sum of variances over a row, and that over a column. None where the operand is no linear
+    /// combination of stored numbers, or nothing is known of how they were rounded.
+    fn noise(
+        &mut self,
+        operand: usize,
+        first_row: usize,
+        rows: usize,
+    ) -> Result<Option<f64>, Stop> {
+        let _ = (operand, first_row, rows);
+        Ok(None)
+    }
 }
 
 /// What is known of the operands before anything is read.
@@ -337,8 +366,21 @@ pub struct Report {
     /// `(σ_k − σ_{k+1}) / σ_1` at the cut: the smallest over the operands. Below 1e-6 the truncated
     /// matrix is not a function of its input in practice.
     pub gap: Option<f64>,
+    /// What is known of the rounding in each operand whose noise is known.
+    pub noise: Vec<Noise>,
     /// What else is worth a warning, in words.
     pub notes: Vec<String>,
+}
+
+/// The rounding of an operand's storage, and what stands out of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Noise {
+    /// The bound of its spectral norm.
+    pub floor: f64,
+    /// Directions above it, where they are clearly apart from those below: what the op was applied to.
+    pub rank: Option<usize>,
+    /// The first singular value that is left out over the last that is not.
+    pub ratio: Option<f64>,
 }
 
 /// An op whose preparation is done.

@@ -56,7 +56,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     if arguments.identity {
         let job = plan.jobs.iter().position(|job| job.name == *name);
         let job = job.ok_or_else(|| Trouble::Usage(vec![absent(plan, name)]))?;
-        let machine = Machine { memory_bytes: 0, threads: None, device: arguments.device };
+        let machine = Machine { device: arguments.device, ..Machine::default() };
         let (backend, hash) = (machine.backend()?, arguments.hash_inputs);
         let results = identified(&planned, job as u32, &backend, hash, &terminal.session())?;
         talk::data(&match arguments.json {

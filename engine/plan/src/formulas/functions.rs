@@ -182,7 +182,7 @@ pub static FUNCTIONS: &[Function] = &[
     Function {
         name: "interference",
         signature: "interference(values, targets=\"whole\", rows=\"whole\", rank=\"1/n\", init=\"sum\", optimizer=\"adam\", …)",
-        summary: "Minimizes Σ wᵢ‖(X − Aᵢ)·Bᵢᵀ‖² with wᵢ = 1/‖τᵢ‖², from X₀. targets (A) and rows (B): \"whole\", \"truncated\" to the rank, or truncated after being \"centered\". init: \"sum\", \"mean\", \"zero\". optimizer: \"adam\" or \"sgd\" with learning_rate, momentum, steps; or \"filter\" with filter (\"exponential\", \"none\", \"tikhonov\", \"landweber\", \"wiener\"), time, alpha, noise, and keep or rank_rule with level, min_rank, max_rank_ratio, rank_scale. solver: \"closed\" or \"literal\". snap=\"yes\" moves the cut to the nearest gap of the spectrum.",
+        summary: "Minimizes Σ wᵢ‖(X − Aᵢ)·Bᵢᵀ‖² with wᵢ = 1/‖τᵢ‖², from X₀. targets (A) and rows (B): \"whole\", \"truncated\" to the rank, or truncated after being \"centered\". init: \"sum\", \"mean\", \"zero\". optimizer: \"adam\" or \"sgd\" with learning_rate, momentum, steps; or \"filter\" with filter (\"exponential\", \"none\", \"tikhonov\", \"landweber\", \"wiener\"), time, alpha, noise, and keep or rank_rule with level, min_rank, max_rank_ratio, rank_scale. solver: \"closed\" or \"literal\". snap=\"yes\" moves the cut to the nearest gap of the spectrum. storage_noise: \"keep\" or \"recover\".",
         evaluate: Evaluate::Special(interference::interference),
     },
     Function {
@@ -213,13 +213,13 @@ pub static FUNCTIONS: &[Function] = &[
     },
     Function {
         name: "isotropic",
-        signature: "isotropic(x, rank_aware=\"automatic\")",
-        summary: "All singular directions of a matrix with the mean of its singular values. rank_aware: whether directions without energy stay out, \"yes\", \"no\", or \"automatic\", which is yes for adapters.",
+        signature: "isotropic(x, rank_aware=\"automatic\", of=\"each\", storage_noise=\"keep\")",
+        summary: "All singular directions of a matrix with the mean of its singular values, or of=\"sum\" those of the sum of a list. rank_aware: whether directions without energy stay out, \"yes\", \"no\", or \"automatic\", which is yes for adapters. storage_noise=\"recover\" leaves out how values that are clearly of low rank were rounded for storage.",
         evaluate: Evaluate::Special(matrix::isotropic),
     },
     Function {
         name: "isotropic_common",
-        signature: "isotropic_common(values, common=0.8)",
+        signature: "isotropic_common(values, common=0.8, storage_noise=\"keep\")",
         summary: "The `common` share of the singular directions of the sum and the others from each value by itself, orthogonalized, with the mean of their singular values.",
         evaluate: Evaluate::Special(matrix::isotropic_common),
     },
@@ -455,7 +455,7 @@ pub static FUNCTIONS: &[Function] = &[
     },
     Function {
         name: "task_singular_vectors",
-        signature: "task_singular_vectors(values, rank=\"1/n\")",
+        signature: "task_singular_vectors(values, rank=\"1/n\", storage_noise=\"keep\")",
         summary: "The leading singular directions of each value, orthogonalized against each other, added up.",
         evaluate: Evaluate::Special(matrix::task_singular_vectors),
     },

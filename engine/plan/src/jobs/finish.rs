@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_ops::matrix::MatrixOp;
 use mixdown_ops::program::{Reduction, Scope};
 use mixdown_ops::{MapOp, Precision, Program};
 use mixdown_tensor::{DType, Shape};
@@ -333,9 +334,14 @@ impl Assembly {
                 let OperandProgram { compiled, scalars, cuts } = program;
                 let merge = self.merge(&split.graph, compiled, precision);
                 let combination = split.combination(operand);
+                let stored = match step.op {
+                    MatrixOp::Recovered(_) => split.stored(operand),
+                    _ => None,
+                };
                 let (rows, columns) = step.layout.of_operand(&step.op, position, count);
                 let facts = FactsRead { scalars, cuts };
-                operands.push(MatrixOperand { merge, facts, rows, columns, combination });
+                let operand = MatrixOperand { merge, facts, rows, columns, combination, stored };
+                operands.push(operand);
             }
             let (rows, columns) = step.layout.of_result(&step.op, count);
             let (op, layout) = (step.op.clone(), step.layout);

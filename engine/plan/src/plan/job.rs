@@ -216,6 +216,9 @@ pub struct MatrixOperand {
     /// The leaves that it is a linear combination of, with their factors, where all of them may be
     /// low-rank: then it needs not be multiplied out.
     pub combination: Option<Vec<(Leaf, f64)>>,
+    /// The tensors of files that it is a linear combination of, with their factors, where the op asks how they
+    /// were rounded.
+    pub stored: Option<Vec<(Leaf, f64)>>,
 }
 
 /// Facts that an operand gets from its job.

@@ -95,4 +95,12 @@ impl Split {
             matches!(leaf, Leaf::Product(_) | Leaf::Matrix(_))
         })
     }
+
+    /// The tensors of files that a node is a linear combination of, with their factors; none where it is not
+    /// one of them alone.
+    pub fn stored(&self, id: NodeId) -> Option<Vec<(Leaf, f64)>> {
+        linear::combination(&self.graph, id, |leaf| {
+            matches!(leaf, Leaf::Tensor(_) | Leaf::Assembled(..))
+        })
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_exec::MatrixReport;
+use mixdown_ops::matrix::Noise;
 use serde_json::{Value, json};
 
 use crate::quantity;
@@ -28,6 +29,11 @@ pub fn json(reports: &[MatrixReport]) -> Value {
                 "norm": found.report.norm,
                 "ranks": found.report.ranks,
                 "gap": found.report.gap,
+                "noise": found.report.noise.iter().map(|noise| json!({
+                    "floor": noise.floor,
+                    "rank": noise.rank,
+                    "ratio": noise.ratio,
+                })).collect::<Value>(),
                 "notes": found.report.notes,
                 "from_store": found.from_store,
             })
@@ -58,6 +64,7 @@ pub fn warnings(reports: &[MatrixReport]) -> Vec<Diagnostic> {
                 .help("choose another `rank`, or `snap: \"yes\"` to move the cut to a gap"),
         );
     }
+    warnings.extend(recovered(reports));
     let mut notes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for found in reports {
         for note in &found.report.notes {
@@ -73,6 +80,28 @@ pub fn warnings(reports: &[MatrixReport]) -> Vec<Diagnostic> {
         warnings.push(warning);
     }
     warnings
+}
+
+/// Tells where rounding for storage was left out, which changes the result.
+fn recovered(reports: &[MatrixReport]) -> Option<Diagnostic> {
+    let is_recovered =
+        |found: &&MatrixReport| found.report.noise.iter().any(|noise| noise.rank.is_some());
+    let found: Vec<&MatrixReport> = reports.iter().filter(is_recovered).collect();
+    if found.is_empty() {
+        return None;
+    }
+    let headline = format!(
+        "experts are updates of low rank that were stored as whole weights, in {}",
+        quantity::count(found.len(), "tensor")
+    );
+    let mut warning = Diagnostic::warning(codes::NOISE_LEFT_OUT, headline);
+    for one in found.iter().take(MOST_NAMED) {
+        let rank = |noise: &Noise| noise.rank.map_or("all".to_owned(), |rank| rank.to_string());
+        let ranks: Vec<String> = one.report.noise.iter().map(rank).collect();
+        warning = warning.fact(one.tensor.clone(), format!("ranks {}", ranks.join(", ")));
+    }
+    let told = "their rounding, whose size the stored types tell, is left out of the merge";
+    Some(warning.note(told).help("`noise: keep` merges what is stored, rounding included"))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub(crate) fn refuse<T>(headline: String, help: impl Into<String>) -> Result<T, 
 
 /// Whether the op can be applied to such operands, whatever their values.
 pub(crate) fn check(op: &MatrixOp, operands: &OperandShapes) -> Result<(), Stop> {
+    let op = op.inner();
     count(op, operands.ranks.len())?;
     match op {
         MatrixOp::TruncatedSvd(rank) | MatrixOp::TaskSingularVectors(rank) => {
@@ -40,7 +41,8 @@ pub(crate) fn check(op: &MatrixOp, operands: &OperandShapes) -> Result<(), Stop>
         | MatrixOp::OutOfBasis { .. }
         | MatrixOp::AxisFact(..)
         | MatrixOp::PlaceInRow
-        | MatrixOp::KarcherWeights(_) => Ok(()),
+        | MatrixOp::KarcherWeights(_)
+        | MatrixOp::Recovered(_) => Ok(()),
         MatrixOp::BlockOwner(blocks) if blocks.block == 0 => {
             refuse("a block of 0 elements keeps nothing".into(), "use blocks of at least 1 element")
         }
@@ -56,7 +58,6 @@ fn count(op: &MatrixOp, found: usize) -> Result<(), Stop> {
         | MatrixOp::Polar
         | MatrixOp::SingularValues
         | MatrixOp::Gram
-        | MatrixOp::Isotropic(_)
         | MatrixOp::Reshaped(_)
         | MatrixOp::PlaceInRow
             if found != 1 =>

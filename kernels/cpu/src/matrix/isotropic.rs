@@ -31,15 +31,19 @@ pub(crate) fn polar(operands: &mut dyn Operands) -> Result<Product, Stop> {
     Ok(stack.with_values(&ones, report))
 }
 
-/// `s̄·U·Vᵀ` of one matrix, with s̄ the mean of its singular values.
+/// `s̄·U·Vᵀ` of the sum of all operands, with s̄ the mean of its singular values.
 ///
-/// **Shapes.** One operand `m × n`, the sum of the task vectors; the result has its shape.
+/// **Shapes.** Operands `m × n`, the task vectors or their sum; the result has their shape.
 /// **Parameters.** `fills`: whether the mean is over all `p` singular values and null directions are
 /// filled with an arbitrary orthonormal basis, always the same one. Otherwise the mean is over those
 /// above 1.5e-8·σ_1, and the others stay empty.
 /// **Source.** Marczak et al. 2025 (Iso-C). The paper fills.
 pub(crate) fn isotropic(operands: &mut dyn Operands, fills: bool) -> Result<Product, Stop> {
-    let stack = directions(operands)?;
+    let sum = match operands.count() {
+        1 => Blend::one(0),
+        count => Blend::each(count, 1.0),
+    };
+    let stack = directions_of(operands, sum)?;
     let size = stack.singular.len();
     let rank = stack.singular.iter().filter(|&&value| value > 0.0).count();
     let count = if fills { size } else { rank };
@@ -59,8 +63,12 @@ pub(crate) fn isotropic(operands: &mut dyn Operands, fills: bool) -> Result<Prod
 
 /// All directions of the first operand; null ones have singular value 0.
 pub(crate) fn directions(operands: &mut dyn Operands) -> Result<Stack, Stop> {
+    directions_of(operands, Blend::one(0))
+}
+
+/// All directions of a sum of operands; null ones have singular value 0.
+fn directions_of(operands: &mut dyn Operands, blend: Blend) -> Result<Stack, Stop> {
     let (rows, columns) = operands.shape(0);
-    let blend = Blend::one(0);
     let mut stack = if rows <= columns {
         let left = eigen(&left_gram(operands, &blend)?)?.vectors;
         let right = project(operands, &blend, &left)?;

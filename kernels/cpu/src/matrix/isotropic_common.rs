@@ -9,6 +9,9 @@ use super::gram::{left_gram, right_gram};
 use super::product::{LeftRows, Piece, Product};
 use super::rows::{Blend, PANEL, panels, project};
 
+/// What is left of directions that were projected out, over the largest singular value, at most.
+const LEFT_OF_FEW: f64 = 1e-6;
+
 /// Directions kept of the sum and of each task vector.
 ///
 /// The share of the smaller side is cut to a whole number; what is left is shared among `experts`,
@@ -35,7 +38,12 @@ pub(crate) fn prepare(share: f64, operands: &mut dyn Operands) -> Result<Product
         false => by_right(operands, common, task)?,
     };
     let (mut stack, first) = parts;
-    let least = least_singular(first, rows.max(columns));
+    let mut least = least_singular(first, rows.max(columns));
+    // Of a few directions that the common ones have among them, nothing is left but what rounding makes of 0: the
+    // root of ε for squares, a little more for their sums.
+    if (0..count).all(|operand| operands.rank(operand).is_some()) {
+        least = least.max(first * LEFT_OF_FEW);
+    }
     let mut dropped = 0;
     for value in stack.singular.iter_mut().filter(|value| **value <= least) {
         *value = 0.0;

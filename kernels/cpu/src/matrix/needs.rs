@@ -19,6 +19,7 @@ use super::interference::filter::{check_stable, smooth};
 use super::interference::partial::TERMS;
 use super::interference::solvers::{ADAM_ROWS, iterations};
 use super::product::BLOCK_ROWS;
+use super::recovered::{SMALL as RECOVERED_WHOLE, most_directions};
 use super::rows::PANEL;
 use super::shifted::TERM;
 use super::tridiagonal::BESIDE;
@@ -93,6 +94,9 @@ impl Sizes {
 
 /// What an op needs that [`check`](super::check::check) has let through.
 pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) -> Needs {
+    if let MatrixOp::Recovered(op) = op {
+        return recovered(op, operands, precision);
+    }
     if op.runs_on_cores(operands) {
         return on_cores(op, operands, precision);
     }
@@ -190,6 +194,7 @@ pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) 
             block_rows = rows_together(operands.columns);
             Counts { row: 2.0 * n, flops: 2.0 * m * n * n.max(2.0).log2(), ..Counts::default() }
         }
+        MatrixOp::Recovered(op) => return of(op, operands, precision),
         MatrixOp::KarcherWeights(op) => {
             let experts = sizes.experts;
             block_rows = operands.ranks.len().max(1);
@@ -215,6 +220,32 @@ pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) 
         }
     };
     finished(counts, block_rows, op.result_rank(operands))
+}
+
+/// Beside what the op needs of operands as they are stored: what was recovered of them, and while they are looked
+/// at a sketch of one, its two sides twice and their decomposition. With all operands recovered the op has cores
+/// instead, and needs less.
+fn recovered(op: &MatrixOp, operands: &OperandShapes, precision: Precision) -> Needs {
+    let mut needs = of(op, operands, precision);
+    let dense = operands.ranks.iter().filter(|rank| rank.is_none()).count();
+    if dense == 0 {
+        return needs;
+    }
+    let (m, n) = (operands.rows as f64, operands.columns as f64);
+    let p = m.min(n);
+    let directions = most_directions(p as usize) as f64;
+    let held = dense as f64 * directions * (m + n);
+    let sizes = Sizes { m, n, p, experts: dense as f64 };
+    let of_small = if p <= RECOVERED_WHOLE as f64 { EIGEN * p * p } else { 0.0 };
+    let looking =
+        sizes.panels() + 4.0 * directions * (m + n) + EIGEN * directions * directions + of_small;
+    // Ops on cores turn their factors once more.
+    let working = needs.prepare_bytes.max((looking.max(4.0 * held) * NUMBER + SMALL) as u64);
+    needs.prepare_bytes = working + (held * NUMBER) as u64;
+    needs.held_bytes += (held * NUMBER) as u64;
+    let flops = dense as f64 * (4.0 * m * n * directions);
+    needs.flops = needs.flops.saturating_add(flops as u64);
+    needs
 }
 
 fn finished(counts: Counts, block_rows: usize, result_rank: Option<usize>) -> Needs {

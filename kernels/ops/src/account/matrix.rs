@@ -50,6 +50,10 @@ impl MatrixOp {
                 to.flag("keeps tail", *keeps_tail);
             }
             Self::Joint(op) => op.account(to),
+            Self::Recovered(op) => {
+                op.parameters(to);
+                to.word("storage_noise", "recover");
+            }
             Self::Polar
             | Self::SingularValues
             | Self::Gram

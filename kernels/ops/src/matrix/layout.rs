@@ -79,7 +79,8 @@ impl MatrixOp {
     /// Whether the op of a transpose is more than the transpose of its result: whether outputs and inputs
     /// play different parts.
     pub fn tells_sides_apart(&self) -> bool {
-        match self {
+        match self.inner() {
+            Self::Recovered(_) => true,
             Self::TruncatedSvd(_)
             | Self::Polar
             | Self::SingularValues
@@ -105,7 +106,7 @@ impl MatrixOp {
     /// Whether an operand lies as the weight does. Coordinates, bases and Gram matrices have places of
     /// their own.
     pub fn reads_weight(&self, operand: usize, count: usize) -> bool {
-        match self {
+        match self.inner() {
             Self::OutOfBasis { .. } => false,
             Self::Regression { .. } => operand < count / 2,
             _ => true,
@@ -120,7 +121,7 @@ impl MatrixOp {
     /// Whether the op can be applied to each matrix of a stack by itself.
     pub fn takes_stacks(&self) -> bool {
         !matches!(
-            self,
+            self.inner(),
             // DOGE's other steps are about the whole tensor.
             Self::Gram
                 | Self::CommonBasis

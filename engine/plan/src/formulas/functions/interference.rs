@@ -8,7 +8,7 @@ use mixdown_ops::matrix::interference::{
 use mixdown_ops::matrix::{Exact, MatrixOp, Rank};
 
 use super::Call;
-use super::matrix::{apply, several};
+use super::matrix::{STORAGE_NOISE, apply, leaves_noise_out, recovered, several};
 use super::settings::{Bounds, Settings};
 use crate::formulas::lower::{Lowering, Reported, Value};
 
@@ -33,6 +33,7 @@ const KNOWN: &[&str] = &[
     "min_rank",
     "max_rank_ratio",
     "rank_scale",
+    STORAGE_NOISE,
 ];
 
 /// `interference`.
@@ -64,8 +65,10 @@ pub(super) fn interference(
     let rank = settings.rank(lowering, "rank", Rank::PerExpert)?;
     let snap = settings.choice(lowering, "snap", &[("no", false), ("yes", true)])?;
     let solver = solver(lowering, settings, call)?;
+    let leaves_out = leaves_noise_out(lowering, settings)?;
     let op = Interference { targets, rows, rank, snap, init, solver };
-    apply(lowering, MatrixOp::Interference(op), &operands, call.span)
+    let op = recovered(MatrixOp::Interference(op), leaves_out);
+    apply(lowering, op, &operands, call.span)
 }
 
 /// What finds X.

@@ -105,11 +105,38 @@ pub(super) fn gram(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value
 
 /// `isotropic`.
 pub(super) fn isotropic(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
-    let (operand, mut settings) = one(lowering, call, &["rank_aware"])?;
+    let (operand, mut settings) = one(lowering, call, &["rank_aware", "of", STORAGE_NOISE])?;
     let words =
         &[("automatic", RankAware::Automatic), ("yes", RankAware::Yes), ("no", RankAware::No)];
     let aware = settings.choice(lowering, "rank_aware", words)?;
-    apply(lowering, MatrixOp::Isotropic(aware), &[operand], call.span)
+    let is_sum = settings.choice(lowering, "of", &[("each", false), ("sum", true)])?;
+    let leaves_out = leaves_noise_out(lowering, &mut settings)?;
+    // With all directions filled in, there is no telling which are noise.
+    let leaves_out = leaves_out && aware != RankAware::No;
+    let op = recovered(MatrixOp::Isotropic(aware), leaves_out);
+    match operand {
+        Value::List(items) if is_sum => {
+            let operands: Vec<Value> = items.into_iter().map(Value::One).collect();
+            apply(lowering, op, &operands, call.span)
+        }
+        operand => apply(lowering, op, &[operand], call.span),
+    }
+}
+
+/// The setting by which rounding for storage stays in, or is left out.
+pub(super) const STORAGE_NOISE: &str = "storage_noise";
+
+/// Whether rounding for storage is left out where experts are clearly of low rank.
+pub(super) fn leaves_noise_out(
+    lowering: &mut Lowering<'_>,
+    settings: &mut Settings,
+) -> Result<bool, Reported> {
+    settings.choice(lowering, STORAGE_NOISE, &[("keep", false), ("recover", true)])
+}
+
+/// The op, on operands without the rounding of their storage.
+pub(super) fn recovered(op: MatrixOp, leaves_out: bool) -> MatrixOp {
+    if leaves_out { MatrixOp::Recovered(Box::new(op)) } else { op }
 }
 
 /// `isotropic_common`.
@@ -117,9 +144,11 @@ pub(super) fn isotropic_common(
     lowering: &mut Lowering<'_>,
     call: &Call<'_>,
 ) -> Result<Value, Reported> {
-    let (operands, mut settings) = several(lowering, call, &["common"])?;
+    let (operands, mut settings) = several(lowering, call, &["common", STORAGE_NOISE])?;
     let common = settings.fraction(lowering, "common", 0.8)?;
-    apply(lowering, MatrixOp::IsotropicCommon(common), &operands, call.span)
+    let leaves_out = leaves_noise_out(lowering, &mut settings)?;
+    let op = recovered(MatrixOp::IsotropicCommon(common), leaves_out);
+    apply(lowering, op, &operands, call.span)
 }
 
 /// `task_singular_vectors`.
@@ -127,9 +156,11 @@ pub(super) fn task_singular_vectors(
     lowering: &mut Lowering<'_>,
     call: &Call<'_>,
 ) -> Result<Value, Reported> {
-    let (operands, mut settings) = several(lowering, call, &["rank"])?;
+    let (operands, mut settings) = several(lowering, call, &["rank", STORAGE_NOISE])?;
     let rank = settings.rank(lowering, "rank", Rank::PerExpert)?;
-    apply(lowering, MatrixOp::TaskSingularVectors(rank), &operands, call.span)
+    let leaves_out = leaves_noise_out(lowering, &mut settings)?;
+    let op = recovered(MatrixOp::TaskSingularVectors(rank), leaves_out);
+    apply(lowering, op, &operands, call.span)
 }
 
 /// `shared_shift`.
