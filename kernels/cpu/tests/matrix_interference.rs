@@ -484,3 +484,26 @@ fn numbers_that_are_none_stop() {
     let stopped = backend.prepare(&MatrixOp::Polar, &mut operands, Precision::Double);
     assert!(matches!(stopped.map(|_| ()), Err(Stop::Failed(_))));
 }
+
+/// Few rows of large task vectors: their stack is read again instead of held, and G comes in blocks. In f64 it is
+/// held, so that the two ways to the same descent are compared, and a row's bits do not depend on the blocks.
+#[test]
+fn a_stack_that_is_read_again_is_the_same_stack() {
+    // More rows than a panel, and more columns than a block of G.
+    let experts: Vec<Matrix> = randoms(2, 260, 700).iter().map(|one| scaled(one, 1e-3)).collect();
+    let op = objective(
+        (Targets::Whole, Rows::Whole),
+        Rank::Full,
+        Init::Sum,
+        Solver::Adam(adam(1e-5, 20)),
+    );
+    let found = run_in(&op, &dense(&experts), Precision::Single, 1).unwrap();
+    let expected = run_in(&op, &dense(&experts), Precision::Double, 1).unwrap();
+    let start = combined(&experts, &[1.0, 1.0]);
+    let moved = |result: &Matrix| combined(&[result.clone(), start.clone()], &[1.0, -1.0]);
+    near(&moved(&found.result), &moved(&expected.result), 1e-4, "what moves");
+    let (a, b) = (found.loss, expected.loss);
+    assert!((a.0 / b.0 - 1.0).abs() < 1e-9 && (a.1 / b.1 - 1.0).abs() < 1e-5, "{a:?} {b:?}");
+    let again = run_in(&op, &dense(&experts), Precision::Single, 2).unwrap();
+    assert_eq!(again.result, found.result);
+}

@@ -196,6 +196,12 @@ fn needs_are_upper_bounds() {
         let op = objective((Targets::Whole, Rows::Whole), Rank::Full, Init::Sum, solver);
         check(&op, &dense(&randoms(3, 200, 620)), Precision::Single);
     }
+    // Enough steps for f32, in which a stack is read again, and held where it is small.
+    for (rows, count) in [(200, 3), (100, 3)] {
+        let solver = Solver::Adam(adam(1e-5, 30));
+        let op = objective((Targets::Whole, Rows::Whole), Rank::Full, Init::Sum, solver);
+        check(&op, &dense(&randoms(count, rows, 620)), Precision::Single);
+    }
     let mut operands = randoms(2, 40, 200);
     operands.extend([0, 1].map(|seed| {
         let inputs = random(300, 200, seed);

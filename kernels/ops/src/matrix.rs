@@ -220,20 +220,20 @@ impl MatrixOp {
     pub fn version(&self) -> u32 {
         match self {
             Self::Recovered(op) => op.version(),
-            Self::Isotropic(_) => 6,
             Self::TruncatedSvd(_)
             | Self::Polar
             | Self::SingularValues
-            | Self::Gram
+            | Self::Isotropic(_)
             | Self::IsotropicCommon(_)
             | Self::TaskSingularVectors(_)
             | Self::Interference(_)
             | Self::CommonBasis
-            | Self::OutOfBasis { .. }
             | Self::SharedShift(_)
-            | Self::Regression { .. }
             | Self::Reshaped(_)
-            | Self::CalibratedSpectrum { .. }
+            | Self::CalibratedSpectrum { .. } => 6,
+            Self::Gram
+            | Self::OutOfBasis { .. }
+            | Self::Regression { .. }
             | Self::AxisFact(..)
             | Self::PlaceInRow
             | Self::KarcherWeights(_) => 5,

@@ -67,21 +67,62 @@ impl System {
     /// From G, row-major.
     pub fn gram(features: Features, g: &[f32], n: usize) -> Self {
         assert_eq!(g.len(), n * n);
+        Self::gram_from(features, n, |row, column| g[row * n + column])
+    }
+
+    /// The same from what `at` gives by row and column.
+    pub fn gram_from(features: Features, n: usize, at: impl Fn(usize, usize) -> f32) -> Self {
         let instructions = Instructions::of(features);
         let (_, width) = instructions.tile();
-        let factors = vec![Panels::pack(width, n, n, |row, column| g[row * n + column])];
+        let factors = vec![Panels::pack(width, n, n, at)];
         Self { instructions, form: Form::Gram { n }, factors }
+    }
+
+    /// From numbers of G that come in blocks of its lower triangle: `block` gives for some columns from a first
+    /// one on the rows from that one on, `(n − first) × count`, row-major.
+    ///
+    /// **Errors.** Those of `block`.
+    pub fn gram_by_blocks<E>(
+        features: Features,
+        n: usize,
+        columns: usize,
+        mut block: impl FnMut(usize, usize) -> Result<Vec<f64>, E>,
+    ) -> Result<Self, E> {
+        let instructions = Instructions::of(features);
+        let (_, width) = instructions.tile();
+        let mut panels = Panels::zeros(width, n, n);
+        for first in (0..n).step_by(columns.max(1)) {
+            let count = columns.min(n - first);
+            let numbers = block(first, count)?;
+            for (row, values) in (first..).zip(numbers.chunks_exact(count)) {
+                // Up to the diagonal, which both halves have.
+                let own = values[..count.min(row - first + 1)].iter().map(|&value| value as f32);
+                panels.put_row(row, first, own.clone());
+                panels.put_column(first, row, own);
+            }
+        }
+        Ok(Self { instructions, form: Form::Gram { n }, factors: vec![panels] })
     }
 
     /// From S, row-major. With no rows, the gradient is constant.
     pub fn factored(features: Features, s: &[f32], r: usize, n: usize) -> Self {
         assert_eq!(s.len(), r * n);
+        Self::factored_from(features, r, n, |row, column| s[row * n + column])
+    }
+
+    /// The same from what `at` gives by row and column.
+    pub fn factored_from(
+        features: Features,
+        r: usize,
+        n: usize,
+        at: impl Fn(usize, usize) -> f32,
+    ) -> Self {
         let instructions = Instructions::of(features);
         let (_, width) = instructions.tile();
         let mut factors = Vec::new();
         if r > 0 {
-            factors.push(Panels::pack(width, n, r, |row, column| s[column * n + row]));
-            factors.push(Panels::pack(width, r, n, |row, column| s[row * n + column]));
+            factors.push(Panels::pack(width, n, r, |row, column| at(column, row)));
+            factors.push(Panels::pack(width, r, n, &at));
         }
         Self { instructions, form: Form::Factored { r, n }, factors }
     }

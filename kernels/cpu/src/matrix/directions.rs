@@ -1,6 +1,7 @@
 //! Singular directions with other singular values: stacks of directions of several matrices, made
 //! orthonormal by their polar factors.
 
+use faer::MatMut;
 use mixdown_ops::matrix::{Matrix, Operands, Report, Stop};
 
 use super::dense::{
@@ -102,14 +103,29 @@ impl Stack {
         let unit = |row: usize| if inverses[row] > 0.0 { 1.0 } else { 0.0 };
         let mut right = std::mem::take(&mut self.right);
         scale_rows(&mut right, |row| if is_left_scaled { unit(row) } else { inverses[row] });
-        let right_gram = row_gram(view(&right));
-        let mut core = inverse_root(&right_gram)?;
+        let mut core = inverse_root(&row_gram(view(&right)))?;
         scale_rows(&mut core, |row| values[row]);
-        let mut core = product(view(&inverse_root(&left_gram)?), view(&core));
+        let left_core = inverse_root(&left_gram)?;
+        drop(left_gram);
+        let mut core = product(view(&left_core), view(&core));
+        drop(left_core);
         if is_left_scaled {
             scale_rows(&mut core, |row| inverses[row]);
         }
-        let right = product(view(&core), view(&right));
+        multiply(&core, &mut right);
         Ok(Product { left: self.left, right, report })
+    }
+}
+
+/// Columns that are multiplied at a time.
+pub(crate) const COLUMNS: usize = 512;
+
+/// Replaces a matrix by a square one times it, some columns after the other, so that it is there once.
+fn multiply(core: &Matrix, matrix: &mut Matrix) {
+    let (rows, columns) = (matrix.rows, matrix.columns);
+    for (first, count) in panels(columns, COLUMNS) {
+        let part = product(view(core), view(matrix).subcols(first, count));
+        let into = MatMut::from_row_major_slice_mut(&mut matrix.values, rows, columns);
+        into.subcols_mut(first, count).copy_from(view(&part));
     }
 }

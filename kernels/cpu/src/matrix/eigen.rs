@@ -12,7 +12,8 @@ use faer::{Conj, Mat, MatMut, Par};
 use mixdown_ops::matrix::{Matrix, Stop};
 
 use super::dense::{
-    accumulate, check_finite, first_rows, product, row_gram, scale_rows, transposed, view, zeros,
+    accumulate, append_rows, check_finite, first_rows, product, row_gram, scale_rows, transposed,
+    view, zeros,
 };
 use super::tridiagonal::{Tridiagonal, TridiagonalEigen};
 
@@ -134,22 +135,30 @@ pub(crate) fn orthonormal(tall: &Matrix) -> Result<(Matrix, Matrix), Stop> {
     Ok((basis, upper))
 }
 
-/// As many orthonormal rows as asked for, orthogonal to the orthonormal rows given.
+/// Rows that [`complete`] makes at a time.
+const COMPLETED: usize = 512;
+
+/// Appends as many rows as asked for to orthonormal rows, so that all are orthonormal.
 ///
-/// Which ones is arbitrary but always the same: pseudo-random rows, projected twice.
-pub(crate) fn completion(given: &Matrix, count: usize) -> Result<Matrix, Stop> {
-    let mut rows = zeros(count, given.columns);
-    for (index, value) in rows.values.iter_mut().enumerate() {
-        let bits = mixdown_ops::random::uniform_bits(0x6d69_7864_6f77_6e00, index as u64);
-        *value = f64::from(bits) / f64::from(u32::MAX) - 0.5;
+/// Which ones is arbitrary but always the same: pseudo-random rows, projected three times.
+pub(crate) fn complete(rows: &mut Matrix, count: usize) -> Result<(), Stop> {
+    let columns = rows.columns;
+    for first in (0..count).step_by(COMPLETED) {
+        let mut some = zeros(COMPLETED.min(count - first), columns);
+        for (index, value) in some.values.iter_mut().enumerate() {
+            let at = (first * columns + index) as u64;
+            let bits = mixdown_ops::random::uniform_bits(0x6d69_7864_6f77_6e00, at);
+            *value = f64::from(bits) / f64::from(u32::MAX) - 0.5;
+        }
+        for _ in 0..3 {
+            let along = product(view(&some), view(rows).transpose());
+            accumulate(&mut some, -1.0, view(&along), view(rows));
+            let gram = row_gram(view(&some));
+            some = product(view(&inverse_root(&gram)?), view(&some));
+        }
+        append_rows(rows, &some);
     }
-    for _ in 0..3 {
-        let along = product(view(&rows), view(given).transpose());
-        accumulate(&mut rows, -1.0, view(&along), view(given));
-        let gram = row_gram(view(&rows));
-        rows = product(view(&inverse_root(&gram)?), view(&rows));
-    }
-    Ok(rows)
+    Ok(())
 }
 
 /// The lower Cholesky factor of a symmetric matrix, and the jitter that was added to its diagonal for

@@ -7,7 +7,7 @@ use super::dense::{add_lower_gram, add_product, mirror, view, zeros};
 use super::rows::{Blend, PANEL, panels};
 
 /// Rows of a panel where two are held: the larger, the fewer times an operand is read again.
-pub(crate) const PAIR_PANEL: usize = 1024;
+pub(crate) const PAIR_PANEL: usize = 512;
 
 /// `τᵀ·τ`, by one pass.
 pub(crate) fn right_gram(operands: &mut dyn Operands, blend: &Blend) -> Result<Matrix, Stop> {

@@ -101,14 +101,25 @@ pub(crate) fn prepare(
     if norms.len() < count {
         report.notes.push(format!("{} of {count} task vectors are zero", count - norms.len()));
     }
-    let literal = matches!(op.solver, Solver::Literal(_));
-    let (experts, inputs) =
-        Setup { op, rank, init, mean }.experts(operands, &norms, literal, &mut report)?;
+    let ranks: Vec<Option<usize>> = (0..count).map(|operand| operands.rank(operand)).collect();
+    let reads_again = reads_again(op, operands.shape(0), &ranks, precision);
+    let setup = Setup { op, rank, init, mean, reads_again };
+    let (experts, inputs) = setup.experts(operands, &norms, &mut report)?;
     match &op.solver {
         Solver::Filter(filter, cut) => {
             let system = system(&experts, inputs, operands, &mut report)?;
             let whole = op.rows == Rows::Whole;
             filtered((filter, cut), experts, system, operands, shape, whole, report)
+        }
+        Solver::Adam(adam) if reads_again => {
+            let gram = |first, count| {
+                Ok::<_, Stop>(system::gram_block(&experts, operands, first, count)?.values)
+            };
+            let features = Features::best();
+            let system =
+                adam::System::gram_by_blocks(features, experts.columns, GRAM_COLUMNS, gram)?;
+            let (system, kernel) = (System::Read, Kernel::Single(system));
+            Ok(Box::new(AdamRows { experts, system, kernel, adam: *adam, report }))
         }
         Solver::Adam(adam) => {
             let system = system(&experts, inputs, operands, &mut report)?;
@@ -118,7 +129,11 @@ pub(crate) fn prepare(
         }
         Solver::Literal(optimizer) => {
             let mut all = Vec::new();
-            for (expert, inputs) in experts.experts.iter().zip(inputs) {
+            let separate = match inputs {
+                Inputs::Separate(separate) => separate,
+                Inputs::Stacked(..) | Inputs::None => Vec::new(),
+            };
+            for (expert, inputs) in experts.experts.iter().zip(separate) {
                 all.push(match inputs {
                     Some(mut inputs) => {
                         scale_rows(&mut inputs, |_| 1.0 / expert.weight.sqrt());
@@ -149,30 +164,71 @@ fn mean_of_all(mean: Blend, note: &str) -> Box<dyn Prepared> {
     Box::new(Sum { blend: mean, report })
 }
 
+/// Columns of G that are summed at a time where S is read again for each of them: in f64, 78 MB of G of a down
+/// projection of a 7B model.
+pub(super) const GRAM_COLUMNS: usize = 512;
+
+/// Whether S is neither held nor multiplied out for Adam, but read again: of large task vectors that have fewer
+/// rows together than columns. G is held in the type of the iterations alone then.
+pub(super) fn reads_again(
+    op: &Interference,
+    (rows, columns): (usize, usize),
+    ranks: &[Option<usize>],
+    precision: Precision,
+) -> bool {
+    let Solver::Adam(adam) = &op.solver else { return false };
+    let is_whole = op.targets == Targets::Whole && op.rows == Rows::Whole;
+    let total = ranks.len() * rows.min(columns);
+    is_whole
+        && rows <= columns
+        && total < columns
+        // Otherwise S is smaller than G, and two products with it cost less than one.
+        && columns <= 2 * total
+        && ranks.iter().all(Option::is_none)
+        && solvers::iterations(adam, (rows, columns), precision) == Precision::Single
+}
+
+/// `√w_i·B_i`.
+enum Inputs {
+    /// All of them, and which rows are each expert's.
+    Stacked(Matrix, Vec<std::ops::Range<usize>>),
+    /// One by one, for the loop as written: none where it is a whole τ_i.
+    Separate(Vec<Option<Matrix>>),
+    /// Whole τ_i that nobody needs at once.
+    None,
+}
+
 /// What experts are made from.
 struct Setup<'a> {
     op: &'a Interference,
     rank: usize,
     init: Blend,
     mean: Blend,
+    reads_again: bool,
 }
 
 impl Setup<'_> {
-    /// The experts, and `√w_i·B_i` of each: none where it is a whole τ_i that nobody needs at once.
+    /// The experts, and `√w_i·B_i` of each.
     fn experts(
         self,
         operands: &mut dyn Operands,
         norms: &[(usize, f64)],
-        literal: bool,
         report: &mut Report,
-    ) -> Result<(Experts, Vec<Option<Matrix>>), Stop> {
-        let Self { op, rank, init, mean } = self;
+    ) -> Result<(Experts, Inputs), Stop> {
+        let Self { op, rank, init, mean, reads_again } = self;
+        let is_literal = matches!(op.solver, Solver::Literal(_));
         let (rows, columns) = operands.shape(0);
         let count = operands.count();
         let size = |operand: usize| operands.rank(operand).unwrap_or(rows).min(rows).min(columns);
         let total: usize = norms.iter().map(|&(operand, _)| size(operand)).sum();
-        let holds_rows = !literal && rows <= columns && total < columns;
-        let (mut experts, mut inputs, mut cuts) = (Vec::new(), Vec::new(), Vec::new());
+        let holds_rows = !is_literal && !reads_again && rows <= columns && total < columns;
+        let (mut experts, mut separate, mut cuts) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut stack, mut ranges) = (zeros(0, columns), Vec::new());
+        if !is_literal && (holds_rows || op.rows != Rows::Whole) {
+            // All at once: a stack that grows is there twice.
+            let most = if op.rows == Rows::Whole { total } else { norms.len() * rank };
+            stack.values.reserve_exact(most * columns);
+        }
         for &(operand, norm) in norms {
             let weight = 1.0 / norm;
             let mut cut = |blend: &Blend, operands: &mut dyn Operands| {
@@ -192,7 +248,7 @@ impl Setup<'_> {
                 Rows::Truncated => plain.clone(),
                 Rows::Centered => centered.clone(),
             };
-            inputs.push(match chosen {
+            let inputs = match chosen {
                 Some(truncation) => Some(truncation.scaled_rows(weight.sqrt())),
                 None if holds_rows && operands.rank(operand).is_some() => {
                     let (all, _) =
@@ -205,16 +261,52 @@ impl Setup<'_> {
                     Some(whole)
                 }
                 None => None,
-            });
+            };
             let target = match (op.targets, plain, centered) {
                 (Targets::Truncated, Some(plain), _) => Target::Truncated(plain),
                 (Targets::Centered, _, Some(centered)) => Target::Centered(centered),
                 _ => Target::Whole,
             };
+            let first_row = stack.rows;
+            match inputs {
+                Some(inputs) if !is_literal => {
+                    ranges.push(first_row..first_row + inputs.rows);
+                    append_rows(&mut stack, &inputs);
+                }
+                inputs => separate.push(inputs),
+            }
+            let target = match (target, op.rows) {
+                (Target::Truncated(one), Rows::Truncated) if !is_literal => {
+                    stacked(one, first_row, weight, false)
+                }
+                (Target::Centered(one), Rows::Centered) if !is_literal => {
+                    stacked(one, first_row, weight, true)
+                }
+                (target, _) => target,
+            };
             experts.push(Expert { operand, weight, target });
         }
         summarize(&cuts, report);
+        let inputs = match (is_literal, ranges.is_empty()) {
+            (true, _) => Inputs::Separate(separate),
+            (false, false) => Inputs::Stacked(stack, ranges),
+            (false, true) => Inputs::None,
+        };
         Ok((Experts { experts, init, mean, columns }, inputs))
+    }
+}
+
+/// A target whose right side is what S has of it.
+fn stacked(one: Arc<Truncation>, first_row: usize, weight: f64, is_centered: bool) -> Target {
+    match Arc::try_unwrap(one) {
+        Ok(Truncation::Left { mut left, right }) => {
+            scale_rows(&mut left, |_| 1.0 / weight.sqrt());
+            Target::Stacked { left, first_row, rank: right.rows, is_centered }
+        }
+        Ok(other) if is_centered => Target::Centered(Arc::new(other)),
+        Ok(other) => Target::Truncated(Arc::new(other)),
+        Err(shared) if is_centered => Target::Centered(shared),
+        Err(shared) => Target::Truncated(shared),
     }
 }
 
@@ -226,35 +318,34 @@ fn summarize(cuts: &[CutAt], report: &mut Report) {
 
 fn system(
     experts: &Experts,
-    inputs: Vec<Option<Matrix>>,
+    inputs: Inputs,
     operands: &mut dyn Operands,
     report: &mut Report,
 ) -> Result<System, Stop> {
-    let Some(inputs) = inputs.into_iter().collect::<Option<Vec<_>>>() else {
-        let system = System::whole(experts, operands)?;
-        report.loss = Some((system.constant(), system.constant()));
-        return Ok(system);
-    };
-    let mut stack = zeros(0, experts.columns);
-    let mut ranges = Vec::new();
-    for one in &inputs {
-        ranges.push(stack.rows..stack.rows + one.rows);
-        append_rows(&mut stack, one);
+    if let Inputs::Stacked(stack, ranges) = inputs {
+        return Ok(System::Stacked { stack, ranges });
     }
-    Ok(System::Stacked { stack, ranges })
+    let system = System::whole(experts, operands)?;
+    report.loss = Some((system.constant(), system.constant()));
+    Ok(system)
 }
 
 /// G where one product with it costs no more than two with S: `n ≤ 2R`.
 fn kernel(system: &System, columns: usize, precision: Precision) -> Kernel {
     let features = Features::best();
-    let single =
-        |matrix: &Matrix| -> Vec<f32> { matrix.values.iter().map(|&value| value as f32).collect() };
     match (precision, system) {
         (Precision::Single, System::Stacked { stack, .. }) if columns > 2 * stack.rows => {
-            Kernel::Single(adam::System::factored(features, &single(stack), stack.rows, columns))
+            let at = |row: usize, column: usize| stack.values[row * columns + column] as f32;
+            Kernel::Single(adam::System::factored_from(features, stack.rows, columns, at))
+        }
+        (Precision::Single, System::Grams { gram, .. }) => {
+            let at = |row: usize, column: usize| gram.values[row * columns + column] as f32;
+            Kernel::Single(adam::System::gram_from(features, columns, at))
         }
         (Precision::Single, system) => {
-            Kernel::Single(adam::System::gram(features, &single(&system.gram()), columns))
+            let gram = system.gram();
+            let at = |row: usize, column: usize| gram.values[row * columns + column] as f32;
+            Kernel::Single(adam::System::gram_from(features, columns, at))
         }
         (Precision::Double, System::Stacked { stack, .. }) if columns <= 2 * stack.rows => {
             Kernel::Double(Some(system.gram()))
@@ -314,9 +405,8 @@ fn filtered(
     let treatment = filter::treat(filter, &values, &clamped, kept, has_whole_rows);
     let core = compose(&vectors, &treatment.factors);
     let map = match &system {
-        System::Stacked { stack, .. } if is_dual => product(view(&core), view(stack)),
-        System::Stacked { stack, .. } => product(view(stack), view(&core)),
-        System::Grams { .. } => core,
+        System::Stacked { stack, .. } if !is_dual => product(view(stack), view(&core)),
+        _ => core,
     };
     let mut slivers = (zeros(0, columns), Vec::new());
     if !treatment.slivers.is_empty() {
@@ -331,7 +421,7 @@ fn filtered(
     if !matches!(cut, Cut::None) {
         report.ranks.push(kept);
     }
-    Ok(Box::new(Filtered { experts, system, map, slivers, report }))
+    Ok(Box::new(Filtered { experts, system, map, is_along_stack: is_dual, slivers, report }))
 }
 
 /// ‖C·v‖² and ‖X_0·v‖² of each direction.
@@ -343,7 +433,7 @@ fn measure(
 ) -> Result<Energies, Stop> {
     let along = match system {
         System::Stacked { stack, .. } => product(view(stack), view(directions).transpose()),
-        System::Grams { .. } => super::dense::transposed(directions),
+        System::Grams { .. } | System::Read => super::dense::transposed(directions),
     };
     let mut energies =
         Energies { pull: vec![0.0; directions.rows], init: vec![0.0; directions.rows] };

@@ -6,6 +6,7 @@ use super::dense::{accumulate, append_rows, first_rows, product, scale_rows, vie
 use super::directions::{Stack, least_singular};
 use super::eigen::{Eigen, eigen};
 use super::gram::{left_gram, right_gram};
+use super::isotropic::TOGETHER;
 use super::product::{LeftRows, Piece, Product};
 use super::rows::{Blend, PANEL, panels, project};
 
@@ -71,21 +72,42 @@ fn by_left(operands: &mut dyn Operands, common: usize, task: usize) -> Result<(S
     let Eigen { values, vectors } = eigen(&left_gram(operands, &sum)?)?;
     let shared = first_rows(vectors, common);
     let (mut lefts, mut rights) = (zeros(0, rows), zeros(0, columns));
+    // At once: stacks that grow are there twice.
+    lefts.values.reserve_exact((common + count * task) * rows);
+    rights.values.reserve_exact((common + count * task) * columns);
     for operand in 0..count {
         let blend = Blend::one(operand);
         let mut gram = left_gram(operands, &blend)?;
         // (I − P)·L·(I − P), one side at a time.
         let along = product(view(&shared), view(&gram));
         accumulate(&mut gram, -1.0, view(&shared).transpose(), view(&along));
+        drop(along);
         let along = product(view(&gram), view(&shared).transpose());
         accumulate(&mut gram, -1.0, view(&along), view(&shared));
+        drop(along);
         let left = first_rows(eigen(&gram)?.vectors, task);
-        append_rows(&mut rights, &project(operands, &blend, &left)?);
+        append_projections(&mut rights, operands, &blend, &left)?;
         append_rows(&mut lefts, &left);
     }
-    append_rows(&mut rights, &project(operands, &sum, &shared)?);
+    append_projections(&mut rights, operands, &sum, &shared)?;
     append_rows(&mut lefts, &shared);
+    drop(shared);
     Ok((Stack::of_left(lefts, rights), values.first().map_or(0.0, |value| value.max(0.0).sqrt())))
+}
+
+/// Appends `left·τ`, some rows after the other.
+fn append_projections(
+    rows: &mut Matrix,
+    operands: &mut dyn Operands,
+    blend: &Blend,
+    left: &Matrix,
+) -> Result<(), Stop> {
+    for (first, count) in panels(left.rows, TOGETHER) {
+        let values = left.values[first * left.columns..(first + count) * left.columns].to_vec();
+        let some = Matrix { rows: count, columns: left.columns, values };
+        append_rows(rows, &project(operands, blend, &some)?);
+    }
+    Ok(())
 }
 
 /// More rows than columns: `U_c = τ_s·V_c·D⁻¹`, so that `(I − U_c·U_cᵀ)·τ_i` is linear in rows of the

@@ -13,11 +13,14 @@ use mixdown_ops::matrix::{MatrixOp, Needs, OperandShapes, Rank, RankAware};
 use super::adam::{Form, Scratch, System};
 use super::axes::rows_together;
 use super::common_basis::BASIS_ROWS;
+use super::directions::COLUMNS;
 use super::gram::PAIR_PANEL;
+use super::interference::GRAM_COLUMNS;
 use super::interference::cut::looks_at_energies;
 use super::interference::filter::{check_stable, smooth};
 use super::interference::partial::TERMS;
 use super::interference::solvers::{ADAM_ROWS, iterations};
+use super::isotropic::TOGETHER;
 use super::product::BLOCK_ROWS;
 use super::recovered::{SMALL as RECOVERED_WHOLE, most_directions};
 use super::rows::PANEL;
@@ -83,8 +86,13 @@ impl Sizes {
     fn stack(&self, r: f64, count: f64) -> Counts {
         let Self { m, n, p, .. } = *self;
         let held = if self.is_left() { r * (m + n) } else { 3.0 * r * n };
+        // One matrix after the other is decomposed, and then all directions are orthogonalized.
+        let decomposing = self.panels() + EIGEN * p * p + (PANEL as f64 + n) * r / count;
+        let turned = if self.is_left() { m } else { PANEL as f64 };
+        let solving = COLUMNS as f64 * r + (EIGEN + 1.2) * r * r;
+        let orthogonalizing = self.panels() + solving.max(turned * r);
         Counts {
-            preparing: held + self.panels() + EIGEN * p * p + 12.0 * r * r + PANEL as f64 * r,
+            preparing: decomposing.max(orthogonalizing),
             held,
             row: 3.0 * n + r,
             flops: count * (4.0 * m * n * p + 9.0 * p * p * p) + 8.0 * m * n * r + 18.0 * r * r * r,
@@ -133,18 +141,29 @@ pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) 
             flops: m * n * n,
         },
         MatrixOp::Isotropic(aware) => {
-            let mut counts = sizes.stack(sizes.p, 1.0);
-            if *aware != RankAware::Yes {
-                // Null directions are filled in beside the others, on the larger side.
-                counts.held += m.max(n) * sizes.p;
-                counts.preparing += 5.0 * m * n;
+            let p = sizes.p;
+            // Null directions are filled in on the larger side, all of which may be.
+            let filled = if *aware == RankAware::Yes { 0.0 } else { (m.max(n) + p) * p };
+            let together = TOGETHER as f64 * m.max(n);
+            Counts {
+                preparing: sizes.panels() + EIGEN * p * p + 2.0 * together,
+                held: p * p + filled,
+                row: 3.0 * n,
+                flops: 6.0 * m * n * p + 9.0 * p * p * p,
             }
-            counts
         }
         MatrixOp::IsotropicCommon(_) => {
-            let mut counts = sizes.stack(sizes.p, sizes.experts + 1.0);
-            counts.held += 2.0 * sizes.p * n;
-            counts.preparing += 4.0 * sizes.p * sizes.p;
+            let p = sizes.p;
+            let mut counts = sizes.stack(p, p.max(1.0));
+            let beside = if sizes.is_left() { 1.2 } else { 2.2 };
+            let decomposing = sizes.panels() + (EIGEN + beside) * p * p + TOGETHER as f64 * n;
+            counts.preparing = counts.preparing.max(decomposing);
+            if !sizes.is_left() {
+                counts.held += 2.0 * p * n;
+            }
+            counts.flops = (sizes.experts + 1.0) * (4.0 * m * n * p + 9.0 * p * p * p)
+                + 8.0 * m * n * p
+                + 18.0 * p * p * p;
             counts
         }
         MatrixOp::TaskSingularVectors(rank) => {
@@ -222,9 +241,9 @@ pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) 
     finished(counts, block_rows, op.result_rank(operands))
 }
 
-/// Beside what the op needs of operands as they are stored: what was recovered of them, and while they are looked
-/// at a sketch of one, its two sides twice and their decomposition. With all operands recovered the op has cores
-/// instead, and needs less.
+/// Beside what the op needs of operands as they are stored: what was recovered of some of them; while one is looked
+/// at, a sketch of it, its sides twice and their decomposition. With all operands recovered the op has cores, which
+/// turn the factors several times, in place of what is stored.
 fn recovered(op: &MatrixOp, operands: &OperandShapes, precision: Precision) -> Needs {
     let mut needs = of(op, operands, precision);
     let dense = operands.ranks.iter().filter(|rank| rank.is_none()).count();
@@ -233,17 +252,21 @@ fn recovered(op: &MatrixOp, operands: &OperandShapes, precision: Precision) -> N
     }
     let (m, n) = (operands.rows as f64, operands.columns as f64);
     let p = m.min(n);
-    let directions = most_directions(p as usize) as f64;
-    let held = dense as f64 * directions * (m + n);
-    let sizes = Sizes { m, n, p, experts: dense as f64 };
+    let directions = most_directions(p as usize);
+    let factors = dense as f64 * directions as f64 * (m + n);
+    let one = directions as f64;
     let of_small = if p <= RECOVERED_WHOLE as f64 { EIGEN * p * p } else { 0.0 };
-    let looking =
-        sizes.panels() + 4.0 * directions * (m + n) + EIGEN * directions * directions + of_small;
-    // Ops on cores turn their factors once more.
-    let working = needs.prepare_bytes.max((looking.max(4.0 * held) * NUMBER + SMALL) as u64);
-    needs.prepare_bytes = working + (held * NUMBER) as u64;
-    needs.held_bytes += (held * NUMBER) as u64;
-    let flops = dense as f64 * (4.0 * m * n * directions);
+    let sizes = Sizes { m, n, p, experts: dense as f64 };
+    let looking = sizes.panels() + 4.0 * one * (m + n) + EIGEN * one * one + of_small;
+    let mut ranks = operands.ranks.clone();
+    ranks.iter_mut().for_each(|rank| *rank = Some(rank.unwrap_or(directions)));
+    let of_factors = of(op, &OperandShapes { ranks, ..operands.clone() }, precision);
+    let working = needs.prepare_bytes.max((looking * NUMBER + SMALL) as u64);
+    let factors = (factors * NUMBER) as u64;
+    needs.prepare_bytes = working.max(of_factors.prepare_bytes) + factors;
+    needs.held_bytes = needs.held_bytes.max(of_factors.held_bytes) + factors;
+    needs.rows_bytes = needs.rows_bytes.max(of_factors.rows_bytes);
+    let flops = dense as f64 * (4.0 * m * n * one);
     needs.flops = needs.flops.saturating_add(flops as u64);
     needs
 }
@@ -270,7 +293,8 @@ fn on_cores(op: &MatrixOp, operands: &OperandShapes, precision: Precision) -> Ne
     let r = total as f64;
     let dense =
         OperandShapes { rows: total, columns: total, ranks: vec![None; operands.ranks.len()] };
-    let inner = of(&at_most(op, total), &dense, precision);
+    let smaller = operands.rows.min(operands.columns);
+    let inner = of(&at_most(op, total, smaller, operands.ranks.len()), &dense, precision);
     let held = r * (m + n);
     let outer = Counts {
         // The operands' factors, their stack, its transpose, the bases, and the solver's own.
@@ -285,12 +309,14 @@ fn on_cores(op: &MatrixOp, operands: &OperandShapes, precision: Precision) -> Ne
     needs
 }
 
-/// The op with ranks that cores of this size can have.
-fn at_most(op: &MatrixOp, size: usize) -> MatrixOp {
+/// The op with the ranks that it has on cores of this size: those of matrices with this smaller side.
+fn at_most(op: &MatrixOp, size: usize, smaller: usize, experts: usize) -> MatrixOp {
     let whole = |rank: &mut Rank| {
-        if !matches!(rank, Rank::Count(count) if (*count as usize) < size) {
-            *rank = Rank::Full;
-        }
+        *rank = match rank.of(smaller, experts).min(size) {
+            0 => Rank::Full,
+            kept if kept == size => Rank::Full,
+            kept => Rank::Count(kept as u32),
+        };
     };
     let mut op = op.clone();
     match &mut op {
@@ -314,11 +340,19 @@ fn interference(
     let spectra = experts * f64::from(truncated + centered);
     let one = sizes.truncation(k);
     let mut counts = Counts::default();
+    let is_literal = matches!(op.solver, Solver::Literal(_));
+    // The right side of such targets is what S has of it.
+    let is_shared = sizes.is_left()
+        && !is_literal
+        && matches!(
+            (op.targets, op.rows),
+            (Targets::Truncated, Rows::Truncated) | (Targets::Centered, Rows::Centered)
+        );
     if spectra > 0.0 {
-        counts.preparing += one.preparing;
+        counts.preparing += one.preparing + one.held;
         counts.flops += spectra * one.flops;
         if op.targets != Targets::Whole {
-            counts.held += experts * one.held;
+            counts.held += experts * if is_shared { k * m } else { one.held };
         }
     }
     let total: f64 =
@@ -341,9 +375,21 @@ fn interference(
         counts.flops += 4.0 * m * n * inputs * f64::from(steps(optimizer));
         return counts;
     }
+    if super::interference::reads_again(
+        op,
+        (operands.rows, operands.columns),
+        &operands.ranks,
+        precision,
+    ) {
+        return read_again(op, sizes, rank);
+    }
     if is_stacked {
         counts.held += rank * n;
-        counts.preparing += rank * n + sizes.panels();
+        // What one expert brings to the stack, as it is and multiplied by its weight.
+        let largest = operands.ranks.iter().map(|rank| rank.map_or(m, |rank| rank as f64).min(p));
+        let brought = if op.rows == Rows::Whole { largest.fold(0.0, f64::max) } else { k };
+        let panels = if spectra > 0.0 { 0.0 } else { sizes.panels() };
+        counts.preparing += 2.0 * brought * (m + n) + panels;
         counts.flops += 8.0 * m * n * rank;
     } else {
         let pull = if sizes.is_left() { m * n + m } else { experts * n * n };
@@ -354,21 +400,30 @@ fn interference(
     match op.solver {
         Solver::Filter(filter, cut) if is_stacked && rank < n && m <= rank => {
             // With experts that vanish there may be more rows than directions after all.
-            let fewer = (EIGEN + 1.0) * m * m + 3.0 * m * n;
+            let has_directions = !matches!(filter, Filter::Sgd(_)) || looks_at_energies(&cut);
+            let directions = if has_directions { 3.0 * m * n } else { 0.0 };
+            let fewer = (EIGEN + 1.0) * m * m + directions;
             let reading = (PANEL as f64).min(m) * (rank + 5.0 * n);
             let solving = few_rows(&filter, &cut, m, rank) + reading;
             counts.preparing = counts.preparing.max(solving).max(fewer);
             counts.held += m * rank + 2.0 * m;
             counts.flops += 4.0 * rank * rank * rank + 8.0 * m * rank * rank + rank * rank * n;
         }
-        Solver::Filter(..) => {
+        Solver::Filter(filter, cut) => {
             let size = if is_stacked { rank.min(n) } else { n };
-            counts.held += if is_stacked { rank * n } else { n * n };
+            let before = counts.preparing + counts.held;
+            counts.held += if is_stacked && rank >= n { rank * n } else { size * size };
             // What was needed to make the system is gone before the eigenproblem begins, and its
-            // workspace before q is composed and brought to all columns.
+            // workspace before q is composed. Directions are brought to all columns only to be measured, or
+            // where q has a floor.
             let solving = (EIGEN + 1.0) * size * size;
-            let composing = 4.0 * size * size + 2.0 * n * n.min(rank);
-            counts.preparing = counts.preparing.max(solving).max(composing);
+            let has_directions = !matches!(filter, Filter::Sgd(_)) || looks_at_energies(&cut);
+            let directions = if has_directions { 2.0 * n * n.min(rank) } else { 0.0 };
+            let composing = 4.0 * size * size + directions + if is_stacked { 0.0 } else { n * n };
+            if is_stacked {
+                counts.row += size;
+            }
+            counts.preparing = (before - counts.held).max(solving).max(composing);
             counts.flops += 9.0 * size * size * size + 2.0 * size * size * n;
         }
         Solver::Adam(adam) => {
@@ -379,14 +434,17 @@ fn interference(
                 true => Form::Gram { n: n as usize },
                 false => Form::Factored { r: rank as usize, n: n as usize },
             };
+            // The kernel is made when all that makes the stack is gone.
+            let before = counts.preparing + counts.held;
             counts.held += match precision {
                 Precision::Single => System::bytes(Features::best(), form) as f64 / NUMBER,
                 // Only G of a stack is formed; otherwise the system has what is needed.
                 Precision::Double if is_stacked && is_gram => kernel,
                 Precision::Double => 0.0,
             };
-            // G in f64, and in f32 before the kernel has it in its own order.
-            counts.preparing += 1.5 * kernel;
+            // G in f64 beside S, before the kernel has it in f32.
+            let gram = if is_stacked && is_gram { n * n } else { 0.0 };
+            counts.preparing = (before - counts.held).max(gram);
             counts.row += match precision {
                 // The offset and the displacement in f32, and what a block descends in.
                 Precision::Single => {
@@ -401,6 +459,24 @@ fn interference(
         Solver::Literal(_) => {}
     }
     counts
+}
+
+/// Adam over a stack that is read again: G in f32 alone, whose blocks are summed in f64; and for a row X_0, what
+/// it is away from a target, the offset, the displacement, and the residual, beside a panel of the stack.
+fn read_again(op: &Interference, sizes: &Sizes, rank: f64) -> Counts {
+    let Sizes { m, n, experts, .. } = *sizes;
+    let form = Form::Gram { n: n as usize };
+    let panel = (PANEL as f64).min(m) * n;
+    let block = Scratch::bytes(Features::best(), form, ADAM_ROWS) as f64 / NUMBER;
+    let Solver::Adam(adam) = &op.solver else { return Counts::default() };
+    Counts {
+        preparing: (GRAM_COLUMNS as f64).min(n) * n + 2.0 * panel + 4.0 * n,
+        held: System::bytes(Features::best(), form) as f64 / NUMBER,
+        row: 6.0 * n + rank + PANEL as f64 + (panel + block) / ADAM_ROWS as f64 + n,
+        flops: experts * m * n * n
+            + 8.0 * m * n * rank
+            + f64::from(adam.steps) * m * (2.0 * n * n + 12.0 * n),
+    }
 }
 
 /// What is held where all rows are solved for at once: K, whose place its reduction takes, and the

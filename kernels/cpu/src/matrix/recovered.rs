@@ -27,7 +27,7 @@ pub(crate) const SMALL: usize = 640;
 
 /// Directions that are looked at in a large matrix, one count after the other: what is of a higher rank is taken
 /// as it is stored.
-const SKETCHES: [usize; 2] = [64, 320];
+const SKETCHES: [usize; 2] = [64, 160];
 
 /// Times that a sketch is multiplied with `τ·τᵀ`: directions of noise in it shrink by the square of their share
 /// each time.

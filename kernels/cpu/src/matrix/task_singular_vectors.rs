@@ -29,6 +29,11 @@ pub(crate) fn prepare(
     let is_left = rows <= columns;
     let (mut lefts, mut rights) = (zeros(0, rows), zeros(0, columns));
     let (mut pieces, mut ranges, mut cuts) = (Vec::new(), Vec::new(), Vec::new());
+    // At once: stacks that grow are there twice.
+    rights.values.reserve_exact(count * rank * columns);
+    if is_left {
+        lefts.values.reserve_exact(count * rank * rows);
+    }
     for operand in 0..count {
         let blend = Blend::one(operand);
         let gram = match is_left {

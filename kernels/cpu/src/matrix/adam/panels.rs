@@ -76,13 +76,7 @@ impl Panels {
         columns: usize,
         at: impl Fn(usize, usize) -> f32,
     ) -> Self {
-        let mut panels = Self {
-            numbers: Aligned::zeros(Self::numbers(width, depth, columns)),
-            width,
-            depth: depth.div_ceil(width),
-            columns: columns.div_ceil(width),
-            slab: slab(depth) / width,
-        };
+        let mut panels = Self::zeros(width, depth, columns);
         for slab in panels.slabs() {
             for panel in 0..panels.columns {
                 let range = panels.range(&slab, panel);
@@ -97,6 +91,50 @@ impl Panels {
             }
         }
         panels
+    }
+
+    /// Zeros, for numbers that come in any order.
+    pub(super) fn zeros(width: usize, depth: usize, columns: usize) -> Self {
+        Self {
+            numbers: Aligned::zeros(Self::numbers(width, depth, columns)),
+            width,
+            depth: depth.div_ceil(width),
+            columns: columns.div_ceil(width),
+            slab: slab(depth) / width,
+        }
+    }
+
+    /// Puts numbers of one column from a row on.
+    pub(super) fn put_column(
+        &mut self,
+        first: usize,
+        column: usize,
+        values: impl Iterator<Item = f32>,
+    ) {
+        let (width, slab, depth) = (self.width, self.slab, self.depth);
+        let at = |row: usize| {
+            let start = row / width / slab * slab;
+            let range = self.range(&(start..depth.min(start + slab)), column / width);
+            range.start + (row - start * width) * width + column % width
+        };
+        let places: Vec<(usize, f32)> =
+            (first..).zip(values).map(|(row, value)| (at(row), value)).collect();
+        let numbers = self.numbers.numbers_mut();
+        places.into_iter().for_each(|(at, value)| numbers[at] = value);
+    }
+
+    /// Puts numbers of one row from a column on.
+    pub(super) fn put_row(&mut self, row: usize, first: usize, values: impl Iterator<Item = f32>) {
+        let (width, slab, depth) = (self.width, self.slab, self.depth);
+        let start = row / width / slab * slab;
+        let slab = start..depth.min(start + slab);
+        let within = (row - start * width) * width;
+        let starts: Vec<usize> =
+            (0..self.columns).map(|panel| self.range(&slab, panel).start + within).collect();
+        let numbers = self.numbers.numbers_mut();
+        for (column, value) in (first..).zip(values) {
+            numbers[starts[column / width] + column % width] = value;
+        }
     }
 
     /// Bytes of a packed matrix.

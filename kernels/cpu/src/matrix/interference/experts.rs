@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mixdown_ops::matrix::{Matrix, Operands, Stop};
 
-use super::super::dense::{add_scaled, zeros};
+use super::super::dense::{accumulate, add_scaled, rows_of, zeros};
 use super::super::rows::Blend;
 use super::super::truncation::Truncation;
 
@@ -14,6 +14,19 @@ pub(crate) enum Target {
     Whole,
     Truncated(Arc<Truncation>),
     Centered(Arc<Truncation>),
+    /// Truncated, or centered and truncated, whose `Σ_k·V_kᵀ` are rows of S: `U_k` over the root of the weight.
+    Stacked {
+        left: Matrix,
+        first_row: usize,
+        rank: usize,
+        is_centered: bool,
+    },
+}
+
+impl Target {
+    fn needs_mean(&self) -> bool {
+        matches!(self, Self::Centered(_) | Self::Stacked { is_centered: true, .. })
+    }
 }
 
 /// An expert that is not zero.
@@ -52,22 +65,23 @@ impl Experts {
         self.init.block(operands, first, rows)
     }
 
-    /// Calls with the same rows of each A_i, one after the other.
+    /// Calls with the same rows of each A_i, one after the other. `stack` is S, where there is one.
     pub fn each_target(
         &self,
         operands: &mut dyn Operands,
         first: usize,
         rows: usize,
+        stack: Option<&Matrix>,
         mut visit: impl FnMut(usize, Matrix) -> Result<(), Stop>,
     ) -> Result<(), Stop> {
-        let is_centered = |expert: &Expert| matches!(expert.target, Target::Centered(_));
-        let mean = match self.experts.iter().any(is_centered) {
+        let mean = match self.experts.iter().any(|expert| expert.target.needs_mean()) {
             true => self.mean.block(operands, first, rows)?,
             false => Matrix::default(),
         };
         for (index, expert) in self.experts.iter().enumerate() {
             let is_read = match &expert.target {
                 Target::Whole => true,
+                Target::Stacked { .. } => false,
                 Target::Truncated(truncation) | Target::Centered(truncation) => {
                     truncation.reads_rows()
                 }
@@ -78,6 +92,15 @@ impl Experts {
             }
             let target = match &expert.target {
                 Target::Whole => block,
+                &Target::Stacked { ref left, first_row, rank, is_centered } => {
+                    let stack = stack.ok_or_else(|| Stop::Failed("a stack is gone".to_owned()))?;
+                    if is_centered {
+                        block.values.copy_from_slice(&mean.values);
+                    }
+                    let own = rows_of(stack, first_row, rank);
+                    accumulate(&mut block, 1.0, rows_of(left, first, rows), own);
+                    block
+                }
                 Target::Truncated(truncation) => truncation.apply(&block, first),
                 Target::Centered(truncation) => {
                     if is_read {

@@ -44,6 +44,8 @@ pub(crate) struct Filtered {
     pub experts: Experts,
     pub system: System,
     pub map: Matrix,
+    /// Whether the map's result is along S, by which it is multiplied then.
+    pub is_along_stack: bool,
     /// Directions as rows, from which these shares of X_0 are removed as well.
     pub slivers: (Matrix, Vec<f64>),
     pub report: Report,
@@ -61,7 +63,13 @@ impl Prepared for Filtered {
             let init = self.experts.init_block(operands, first, rows)?;
             let residual = self.system.residual(&self.experts, operands, &init, first)?;
             let mut displacement = zeros(rows, columns);
-            accumulate(&mut displacement, -1.0, view(&residual.values), view(&self.map));
+            match &self.system {
+                System::Stacked { stack, .. } if self.is_along_stack => {
+                    let along = product(view(&residual.values), view(&self.map));
+                    accumulate(&mut displacement, -1.0, view(&along), view(stack));
+                }
+                _ => accumulate(&mut displacement, -1.0, view(&residual.values), view(&self.map)),
+            }
             let (directions, shares) = &self.slivers;
             if directions.rows > 0 {
                 let mut along = product(view(&init), view(directions).transpose());
@@ -71,7 +79,9 @@ impl Prepared for Filtered {
                 accumulate(&mut displacement, -1.0, view(&along), view(directions));
             }
             finish(&init, &displacement, values)?;
-            Ok((residual.loss, self.system.loss_after(&residual, &displacement)))
+            let after =
+                self.system.loss_after(&self.experts, operands, &residual, &displacement)?;
+            Ok((residual.loss, after))
         })
     }
 
@@ -115,6 +125,7 @@ impl AdamRows {
                 let curvature = match (formed, &self.system) {
                     (Some(gram), _) | (None, System::Grams { gram, .. }) => Curvature::Gram(gram),
                     (None, System::Stacked { stack, .. }) => Curvature::Factored(stack),
+                    (None, System::Read) => unreachable!("what is read again is iterated in f32"),
                 };
                 adam_double::descend(&curvature, offset, rate, steps)
             }
@@ -147,12 +158,14 @@ impl Prepared for AdamRows {
         let columns = self.experts.columns;
         in_blocks(columns, ADAM_ROWS, first_row, values, |first, rows, values| {
             let init = self.experts.init_block(operands, first, rows)?;
-            let residual = self.system.residual(&self.experts, operands, &init, first)?;
-            let mut offset = self.system.offset(&residual);
+            let mut residual = self.system.residual(&self.experts, operands, &init, first)?;
+            let mut offset = self.system.offset(&mut residual);
             self.keep_still(&init, &mut offset);
             let displacement = self.descend(&offset);
             finish(&init, &displacement, values)?;
-            Ok((residual.loss, self.system.loss_after(&residual, &displacement)))
+            let after =
+                self.system.loss_after(&self.experts, operands, &residual, &displacement)?;
+            Ok((residual.loss, after))
         })
     }
 
@@ -198,7 +211,7 @@ impl Prepared for Literal {
         in_blocks(columns, BLOCK_ROWS, first_row, values, |first, rows, values| {
             let mut at = self.experts.init_block(operands, first, rows)?;
             let mut targets = Vec::new();
-            self.experts.each_target(operands, first, rows, |_, target| {
+            self.experts.each_target(operands, first, rows, None, |_, target| {
                 targets.push(target);
                 Ok(())
             })?;

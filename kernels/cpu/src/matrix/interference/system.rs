@@ -10,7 +10,7 @@ use super::super::dense::{
     squared_norm, view, zeros,
 };
 use super::super::gram::right_gram;
-use super::super::rows::{Blend, panels};
+use super::super::rows::{Blend, PANEL, panels};
 use super::experts::{Expert, Experts, Target};
 
 /// The quadratic form of the objective.
@@ -18,6 +18,8 @@ use super::experts::{Expert, Experts, Target};
 pub(crate) enum System {
     /// S, `R × n`, and which of its rows belong to each expert.
     Stacked { stack: Matrix, ranges: Vec<Range<usize>> },
+    /// S of B_i = τ_i, of which panels are read again where they are needed: `m·N × n`.
+    Read,
     /// G, for B_i = τ_i that have no fewer rows together than columns.
     Grams { gram: Matrix, pull: Pull },
 }
@@ -39,6 +41,42 @@ pub(crate) enum Pull {
 pub(crate) struct Residual {
     pub values: Matrix,
     pub loss: f64,
+    /// The residual times S, where S is read again for it.
+    offset: Option<Matrix>,
+}
+
+/// Calls with panels of S whose rows are read: where each begins, and its rows.
+fn each_panel(
+    experts: &Experts,
+    operands: &mut dyn Operands,
+    mut visit: impl FnMut(usize, Matrix),
+) -> Result<(), Stop> {
+    let all = operands.shape(0).0;
+    for (index, expert) in experts.experts.iter().enumerate() {
+        for (first, rows) in panels(all, PANEL) {
+            let mut panel = Blend::one(expert.operand).block(operands, first, rows)?;
+            scale_rows(&mut panel, |_| expert.weight.sqrt());
+            visit(index * all + first, panel);
+        }
+    }
+    Ok(())
+}
+
+/// Columns `first..first + count` of G, and of its rows those from `first` on, for S that is read.
+pub(crate) fn gram_block(
+    experts: &Experts,
+    operands: &mut dyn Operands,
+    first: usize,
+    count: usize,
+) -> Result<Matrix, Stop> {
+    let rest = experts.columns - first;
+    let mut block = zeros(rest, count);
+    each_panel(experts, operands, |_, panel| {
+        let panel = view(&panel);
+        let rows = panel.subcols(first, rest).transpose();
+        accumulate(&mut block, 1.0, rows, panel.subcols(first, count));
+    })?;
+    Ok(block)
 }
 
 impl System {
@@ -72,7 +110,7 @@ impl System {
             let into = MatMut::from_row_major_slice_mut(&mut gram.values, columns, columns);
             add_lower_gram(into, weight, view(&whole).transpose());
             let single = Experts { experts: vec![one], ..experts.clone() };
-            single.each_target(operands, 0, rows, |_, target| {
+            single.each_target(operands, 0, rows, None, |_, target| {
                 let cross = match experts.experts[index].target {
                     Target::Whole => row_gram(view(&whole)),
                     _ => product(view(&target), view(&whole).transpose()),
@@ -108,7 +146,7 @@ impl System {
             Self::Stacked { stack, ranges } => {
                 let mut pull = zeros(rows, stack.rows);
                 let rank = stack.rows;
-                experts.each_target(operands, first, rows, |index, target| {
+                experts.each_target(operands, first, rows, Some(stack), |index, target| {
                     let range = ranges[index].clone();
                     let part = rows_of(stack, range.start, range.len());
                     let whole = MatMut::from_row_major_slice_mut(&mut pull.values, rows, rank);
@@ -117,6 +155,10 @@ impl System {
                     Ok(())
                 })?;
                 Ok((pull, 0.0))
+            }
+            Self::Read => {
+                // Only what needs all of C at once asks for it.
+                Err(Stop::Failed("the rows of a system that is read again are not held".to_owned()))
             }
             Self::Grams { pull: Pull::Held { pull, constants }, .. } => {
                 let start = first * pull.columns;
@@ -127,7 +169,7 @@ impl System {
             Self::Grams { pull: Pull::Grams(grams), .. } => {
                 let mut pull = zeros(rows, experts.columns);
                 let mut constant = 0.0;
-                experts.each_target(operands, first, rows, |index, target| {
+                experts.each_target(operands, first, rows, None, |index, target| {
                     let one = product(view(&target), view(&grams[index]));
                     constant += dot(&one.values, &target.values);
                     super::super::dense::add_scaled(&mut pull.values, 1.0, &one.values);
@@ -157,17 +199,21 @@ impl System {
             let values = along_steps(steps, experts, operands, first, init.rows)?;
             // With r = x·G − c: x·G·xᵀ − 2·x·c is 2·x·r − x·G·xᵀ.
             let loss = 2.0 * dot(&init.values, &values.values) - curvature(init, gram);
-            return Ok(Residual { values, loss });
+            return Ok(Residual { values, loss, offset: None });
+        }
+        if let Self::Read = self {
+            return residual_read(experts, operands, init, first);
         }
         let (mut pull, constant) = self.pull(experts, operands, first, init.rows)?;
         let along = match self {
             Self::Stacked { stack, .. } => product(view(init), view(stack).transpose()),
             Self::Grams { gram, .. } => product(view(init), view(gram)),
+            Self::Read => zeros(0, 0),
         };
         let mut values = along;
         super::super::dense::add_scaled(&mut values.values, -1.0, &pull.values);
         let loss = match self {
-            Self::Stacked { .. } => squared_norm(&values.values),
+            Self::Stacked { .. } | Self::Read => squared_norm(&values.values),
             Self::Grams { .. } => {
                 // x·G·xᵀ − 2·x·c + constant.
                 for (pull, value) in pull.values.iter_mut().zip(&values.values) {
@@ -176,27 +222,50 @@ impl System {
                 dot(&init.values, &pull.values) + constant
             }
         };
-        Ok(Residual { values, loss })
+        Ok(Residual { values, loss, offset: None })
     }
 
     /// The loss after a displacement.
-    pub fn loss_after(&self, residual: &Residual, displacement: &Matrix) -> f64 {
-        match self {
+    pub fn loss_after(
+        &self,
+        experts: &Experts,
+        operands: &mut dyn Operands,
+        residual: &Residual,
+        displacement: &Matrix,
+    ) -> Result<f64, Stop> {
+        Ok(match self {
             Self::Stacked { stack, .. } => {
                 let mut after = residual.values.clone();
                 accumulate(&mut after, 1.0, view(displacement), view(stack).transpose());
                 squared_norm(&after.values)
             }
+            Self::Read => {
+                let mut loss = 0.0;
+                each_panel(experts, operands, |first, panel| {
+                    let mut after = product(view(displacement), view(&panel).transpose());
+                    let before = view(&residual.values).subcols(first, panel.rows);
+                    let into = MatMut::from_row_major_slice_mut(
+                        &mut after.values,
+                        displacement.rows,
+                        panel.rows,
+                    );
+                    faer::zip!(into, before)
+                        .for_each(|faer::unzip!(into, before)| *into += *before);
+                    loss += squared_norm(&after.values);
+                })?;
+                loss
+            }
             Self::Grams { gram, .. } => {
                 let slope = dot(&displacement.values, &residual.values.values);
                 residual.loss + 2.0 * slope + curvature(displacement, gram)
             }
-        }
+        })
     }
 
     /// Half the gradient at X_0.
-    pub fn offset(&self, residual: &Residual) -> Matrix {
+    pub fn offset(&self, residual: &mut Residual) -> Matrix {
         match self {
+            Self::Read => residual.offset.take().unwrap_or_default(),
             Self::Stacked { stack, .. } => product(view(&residual.values), view(stack)),
             Self::Grams { .. } => residual.values.clone(),
         }
@@ -207,8 +276,36 @@ impl System {
         match self {
             Self::Stacked { stack, .. } => row_gram(view(stack).transpose()),
             Self::Grams { gram, .. } => gram.clone(),
+            Self::Read => zeros(0, 0),
         }
     }
+}
+
+/// The residual of rows of X_0, of B_i = A_i = τ_i that are read again, and its product with S.
+fn residual_read(
+    experts: &Experts,
+    operands: &mut dyn Operands,
+    init: &Matrix,
+    first: usize,
+) -> Result<Residual, Stop> {
+    let (all, rows) = (operands.shape(0).0, init.rows);
+    let mut values = zeros(rows, experts.experts.len() * all);
+    let mut offset = zeros(rows, experts.columns);
+    for (index, expert) in experts.experts.iter().enumerate() {
+        let mut away = init.clone();
+        let own = Blend::one(expert.operand).block(operands, first, rows)?;
+        super::super::dense::add_scaled(&mut away.values, -1.0, &own.values);
+        let single = Experts { experts: vec![expert.clone()], ..experts.clone() };
+        each_panel(&single, operands, |start, panel| {
+            let along = product(view(&away), view(&panel).transpose());
+            accumulate(&mut offset, 1.0, view(&along), view(&panel));
+            let columns = values.columns;
+            let into = MatMut::from_row_major_slice_mut(&mut values.values, rows, columns);
+            into.subcols_mut(index * all + start, panel.rows).copy_from(view(&along));
+        })?;
+    }
+    let loss = squared_norm(&values.values);
+    Ok(Residual { values, loss, offset: Some(offset) })
 }
 
 /// `c_i·G − w_i·B_iᵀ·B_i` of each expert. With B_i = τ_i the constant `Σ w_i·‖τ_i·τ_iᵀ‖²` comes from the
@@ -236,7 +333,7 @@ fn along_steps(
     rows: usize,
 ) -> Result<Matrix, Stop> {
     let mut residual = zeros(rows, experts.columns);
-    experts.each_target(operands, first, rows, |index, target| {
+    experts.each_target(operands, first, rows, None, |index, target| {
         accumulate(&mut residual, 1.0, view(&target), view(&steps[index]));
         Ok(())
     })?;
