@@ -45,7 +45,8 @@ impl Section<'_> {
         };
         for input in self.inputs.iter().filter(|input| !std::ptr::eq(*input, base)) {
             let Some(other) = own(input) else { continue };
-            let differing = differences(of_base, other);
+            let (ours, theirs) = of_one_part(of_base, other);
+            let differing = differences(ours, theirs);
             if differing.is_empty() {
                 continue;
             }
@@ -66,6 +67,20 @@ impl Section<'_> {
 /// The configuration of an input; a part under the names of another model has that of its own one.
 fn own<'a>(input: &Input<'a>) -> Option<&'a Value> {
     input.view.config.filter(|_| input.view.names_of.is_none())
+}
+
+/// The two configurations, or of a model of several parts that of the part which the other model is: an encoder
+/// beside the model that has one.
+fn of_one_part<'a>(ours: &'a Value, theirs: &'a Value) -> (&'a Value, &'a Value) {
+    let part = |whole: &'a Value, other: &Value| {
+        let wanted = other.get("model_type")?.as_str()?;
+        if whole.get("model_type")?.as_str()? == wanted {
+            return None;
+        }
+        let mut parts = whole.as_object()?.values();
+        parts.find(|part| part.get("model_type").and_then(Value::as_str) == Some(wanted))
+    };
+    (part(ours, theirs).unwrap_or(ours), part(theirs, ours).unwrap_or(theirs))
 }
 
 /// Keys whose values differ, with both.
@@ -115,7 +130,24 @@ mod tests {
     use super::*;
 
     fn keys(ours: Value, theirs: Value) -> Vec<&'static str> {
-        differences(&ours, &theirs).into_iter().map(|(key, ..)| key).collect()
+        let (ours, theirs) = of_one_part(&ours, &theirs);
+        differences(ours, theirs).into_iter().map(|(key, ..)| key).collect()
+    }
+
+    /// An encoder is compared with the part of its kind, and not with the language model beside it.
+    #[test]
+    fn a_part_is_compared_with_its_like() {
+        let whole = |heads: u32| {
+            json!({
+                "model_type": "clip",
+                "text_config": {"model_type": "clip_text_model", "num_attention_heads": 8},
+                "vision_config": {"model_type": "clip_vision_model", "num_attention_heads": heads},
+            })
+        };
+        let encoder = json!({"model_type": "clip_vision_model", "num_attention_heads": 12});
+        assert_eq!(keys(whole(12), encoder.clone()), [""; 0]);
+        assert_eq!(keys(encoder.clone(), whole(12)), [""; 0]);
+        assert_eq!(keys(whole(16), encoder), ["num_attention_heads"]);
     }
 
     #[test]
