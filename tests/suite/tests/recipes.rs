@@ -131,6 +131,71 @@ fn optmerge_of_qwen2_5_vl_with_experts_of_ones_own() {
     check_interference(&plan, &linear_layers("model.", 64), 1161);
 }
 
+/// What the experts of a recipe of the CLIP benchmarks are.
+fn clip_experts(recipe: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(repository().join("recipes").join(recipe)).unwrap();
+    let ids = text.lines().filter_map(|line| line.trim().split_once(": ")).map(|(_, id)| id);
+    ids.filter(|id| id.starts_with("tanganke/")).map(str::to_owned).collect()
+}
+
+#[test]
+fn clip_on_eight_to_twenty_tasks() {
+    for count in [8, 14, 20] {
+        let recipe = format!("clip/vit-b-32-{count}-tasks.yaml");
+        let experts = clip_experts(&recipe);
+        assert_eq!(experts.iter().collect::<BTreeSet<_>>().len(), count);
+        let base = [("openai/clip-vit-base-patch32", "clip_vit_b_32")];
+        let experts = experts.iter().map(|id| (id.as_str(), "clip_vit_b_32_vision"));
+        let models: Vec<(&str, &str)> = base.into_iter().chain(experts).collect();
+        let plan = plan(&recipe, &models, &[]);
+        let merged = plan.merged();
+        // Each linear layer of the encoder, and its convolution.
+        let solved = merged.values().filter(|op| **op == Some("task_singular_vectors")).count();
+        assert_eq!(solved, 12 * 6 + 1, "{merged:?}");
+        assert!(merged.keys().all(|name| name.starts_with("vision_model.")));
+        assert_eq!(plan.count(), 398);
+    }
+}
+
+#[test]
+fn every_row_of_the_tables() {
+    let (base, stem) = ("OpenGVLab/InternVL2_5-1B", "yongxianwei/InternVL2_5-1B_");
+    let models = with_experts(base, stem, &TASKS, "internvl2_5_1b");
+    for method in [
+        "average",
+        "task_arithmetic",
+        "ties",
+        "dare_linear",
+        "dare_ties",
+        "tsv",
+        "iso_c",
+        "wudi",
+        "optmerge",
+    ] {
+        let set = format!("method={method}");
+        let recipe = "optmerge/internvl2.5-1b-baselines.yaml";
+        let plan = plan(recipe, &borrowed(&models), &["--set", &set]);
+        assert_eq!(plan.merged().len(), 24 * 7 + 2, "{method}");
+    }
+    let plan = plan("optmerge/internvl2.5-1b-swudi.yaml", &borrowed(&models), &[]);
+    let mut expected = linear_layers("language_model.model.", 24);
+    expected.extend(["mlp1.1.weight", "mlp1.3.weight"].map(str::to_owned));
+    check_interference(&plan, &expected, 637);
+}
+
+#[test]
+fn baselines_and_swudi_of_qwen2_vl() {
+    let models =
+        with_experts("Qwen/Qwen2-VL-7B", "yongxianwei/Qwen2-VL-7B-", &TASKS, "qwen2_vl_7b");
+    for name in ["swudi", "aswudi"] {
+        let plan = plan(&format!("optmerge/qwen2-vl-7b-{name}.yaml"), &borrowed(&models), &[]);
+        check_interference(&plan, &linear_layers("model.", 28), 730);
+    }
+    let recipe = "optmerge/qwen2-vl-7b-baselines.yaml";
+    let plan = plan(recipe, &borrowed(&models), &["--set", "method=ties"]);
+    assert_eq!(plan.merged().len(), 28 * 7);
+}
+
 /// Everything of a Qwen2 model's layers: their linear layers, biases and norms, and the norm after them.
 fn layers_of_qwen2(prefix: &str, layers: usize) -> Vec<String> {
     let mut names = linear_layers(prefix, layers);
