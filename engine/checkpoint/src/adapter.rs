@@ -1,11 +1,16 @@
-//! Adapters: a LoRA folder as peft writes it, read and brought together with the index of its base.
-//! What is computed from that is left to others.
+//! Adapters: a folder as peft writes it, read and brought together with the index of its base. What is computed
+//! from that is left to others: products of two factors stay such, and what other kinds make is read like a
+//! stored tensor.
 
 mod beside;
+mod computed;
 mod config;
 mod effect;
+mod effects;
+mod experts;
 mod factors;
 mod files;
+mod kinds;
 mod names;
 mod pattern;
 mod resolve;
@@ -13,6 +18,8 @@ mod vocabulary;
 mod write;
 
 use mixdown_diagnostics::Diagnostic;
+
+use crate::index::Index;
 
 pub use config::{AdapterConfig, Bias, Scaling};
 pub use factors::{FactorsFile, FactorsSpec, open_factors_as};
@@ -35,6 +42,13 @@ pub struct Adapter {
     /// Tensors that the base lacks, in the order of their names: an output layer beside the embedding that it
     /// was tied to, a classifier.
     pub additions: Vec<Addition>,
+    /// Tensors that are added to the base's; one for each at most.
+    pub deltas: Vec<Delta>,
+    /// Norms that base and update together get; of tensors with an update.
+    pub magnitudes: Vec<Magnitude>,
+    /// The adapter's tensors with those that are computed from them, where there are such: positions in the
+    /// adapter's index are in this one then. It has the base's files too where its tensors are computed from.
+    pub index: Option<Index>,
     /// What the adapter says of itself.
     pub config: AdapterConfig,
     /// What the user should know and may ignore.
@@ -60,6 +74,27 @@ pub struct Update {
     /// Whether the transpose of the product is added: embeddings, and bases that store linear
     /// layers as [in, out].
     pub transposed: bool,
+}
+
+/// A tensor that is added to one of the base, in the same shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// Position in the base's [`crate::Index::tensors`].
+    pub base_tensor: u32,
+    /// Position in [`Adapter::index`].
+    pub adapter_tensor: u32,
+}
+
+/// The norms of the rows of a tensor, or of its columns, as DoRA trains them: base and update together are
+/// divided by their own norms and multiplied by these. Liu et al. 2024, arXiv:2402.09353, equation 5.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Magnitude {
+    /// Position in the base's [`crate::Index::tensors`].
+    pub base_tensor: u32,
+    /// Position in [`Adapter::index`]; each element of a row, or of a column, has its norm.
+    pub adapter_tensor: u32,
+    /// Whether columns have these norms: where the base stores outputs along them.
+    pub by_columns: bool,
 }
 
 /// A tensor that the base lacks and the model that the adapter stands for has.

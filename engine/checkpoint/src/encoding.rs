@@ -30,6 +30,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use blocks::Blocks;
+pub(crate) use blocks::Held;
 pub(crate) use claims::{Context, logical};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_tensor::DType;
@@ -55,9 +56,47 @@ pub struct Encoding {
 pub(crate) trait Codec: fmt::Debug + Send + Sync {
     /// The values from an element on.
     fn decode(&self, reader: &Reader<'_>, first: u64, out: &mut [f32]) -> Result<(), ReadError>;
+
+    /// Bytes of what it makes once and keeps in [`Blocks`] for all stretches.
+    fn held_bytes(&self) -> u64 {
+        0
+    }
+
+    /// All settings of a tensor that is computed from others, in words; none where codes lie in files.
+    fn computed(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Encoding {
+    /// A tensor that is computed from stored ones.
+    pub(crate) fn computed(
+        scheme: String,
+        model_dtype: DType,
+        parts: Vec<TensorEntry>,
+        codec: Arc<dyn Codec>,
+    ) -> Self {
+        Self { scheme, model_dtype, parts, codec }
+    }
+
+    /// Whether it is computed from tensors of an adapter, rather than stored as codes.
+    pub fn is_computed(&self) -> bool {
+        self.codec.computed().is_some()
+    }
+
+    /// What tells it from others over the same parts: the codec with all its settings.
+    pub fn identity(&self) -> String {
+        match self.codec.computed() {
+            Some(settings) => format!("{} {settings}", self.scheme),
+            None => self.scheme.clone(),
+        }
+    }
+
+    /// Bytes of what is kept in [`Blocks`] while it is read.
+    pub fn held_bytes(&self) -> u64 {
+        self.codec.held_bytes()
+    }
+
     /// The codec with its settings, in words: `fp8 e4m3, blocks of 128 x 128`.
     pub fn scheme(&self) -> &str {
         &self.scheme
@@ -78,6 +117,15 @@ impl Encoding {
     pub(crate) fn in_shard(&self, shard: u32) -> Self {
         let parts = self.parts.iter().map(|part| TensorEntry { shard, ..part.clone() }).collect();
         Self { parts, ..self.clone() }
+    }
+
+    /// The same where so many other shards come first.
+    pub(crate) fn moved(&self, more: u32) -> Self {
+        let parts = self.parts.iter().map(|part| {
+            let shard = part.shard + more;
+            part.clone().moved(more, shard)
+        });
+        Self { parts: parts.collect(), ..self.clone() }
     }
 
     /// Bytes of all parts.
@@ -117,7 +165,7 @@ impl fmt::Debug for Encoding {
 
 impl PartialEq for Encoding {
     fn eq(&self, other: &Self) -> bool {
-        self.scheme == other.scheme && self.parts == other.parts
+        self.identity() == other.identity() && self.parts == other.parts
     }
 }
 
@@ -132,19 +180,48 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// Elements of a stored tensor of floats from `first` on, as f32.
+    pub(crate) fn floats(&self, part: usize, first: u64, out: &mut [f32]) -> Result<(), ReadError> {
+        let part = self.part(part);
+        let mut bytes = vec![0; out.len() * part.dtype.bytes()];
+        part.read(first, &mut bytes, self.from, self.blocks)?;
+        values::widen(&bytes, part.dtype, out);
+        Ok(())
+    }
+
+    /// All elements of a stored tensor of floats.
+    pub(crate) fn all(&self, part: usize) -> Result<Vec<f32>, ReadError> {
+        let mut out = vec![0.0; self.part(part).shape.elements() as usize];
+        self.floats(part, 0, &mut out)?;
+        Ok(out)
+    }
+
+    /// What is made once for all stretches: from [`Blocks`], or made now.
+    pub(crate) fn held(
+        &self,
+        make: &dyn Fn() -> Result<Held, ReadError>,
+    ) -> Result<Arc<Held>, ReadError> {
+        self.blocks.held(std::ptr::from_ref(self.encoding).addr(), self.encoding.held_bytes(), make)
+    }
+
     /// A stored tensor.
-    fn part(&self, part: usize) -> &TensorEntry {
+    pub(crate) fn part(&self, part: usize) -> &TensorEntry {
         &self.encoding.parts[part]
     }
 
     /// Bytes of a stored tensor, counted from its own first one.
-    fn bytes(&self, part: usize, offset: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+    pub(crate) fn bytes(
+        &self,
+        part: usize,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), ReadError> {
         let part = self.part(part);
         (self.from)(part.shard, part.offset + offset, buffer)
     }
 
     /// A stored value that no writer of the codec makes.
-    fn wrong_value(&self, part: usize, what: &str) -> ReadError {
+    pub(crate) fn wrong_value(&self, part: usize, what: &str) -> ReadError {
         let part = &self.part(part).name;
         let headline = format!("`{}` {what}", shown(part));
         let fault = Diagnostic::error(codes::PACKED_VALUE, headline)

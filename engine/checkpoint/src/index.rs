@@ -40,6 +40,12 @@ impl TensorEntry {
         Self { shard, encoding, ..self }
     }
 
+    /// The same in a list of files that begins with `more` others, itself in `shard`.
+    pub(crate) fn moved(self, more: u32, shard: u32) -> Self {
+        let encoding = self.encoding.map(|encoding| Arc::new(encoding.moved(more)));
+        Self { shard, encoding, ..self }
+    }
+
     /// Count of bytes in files.
     pub fn stored_bytes(&self) -> u64 {
         self.encoding.as_ref().map_or(self.bytes(), |encoding| encoding.bytes())

@@ -260,23 +260,76 @@ fn weights_stored_the_other_way() {
 }
 
 #[test]
-fn kinds_that_are_no_product_of_two_factors() {
+fn kinds_that_are_not_read_are_named() {
     let check = |key: &str, value: serde_json::Value, headline: &str| {
         let faults =
             refused(&sound().config(key, value), &base(), &[(codes::ADAPTER_KIND, headline)]);
         assert!(matches!(faults[0].place, Some(Place::Text(..))) && !faults[0].notes.is_empty());
     };
-    for key in ["use_dora", "use_qalora", "lora_bias", "use_something_new"] {
+    for key in ["use_qalora", "use_bdlora", "use_something_new"] {
         let headline = format!("the adapter was made with `{key}`, which is not supported");
         check(key, json!(true), &headline);
     }
     let made = |key: &str| format!("the adapter was made with `{key}`, which is not supported");
-    check("target_parameters", json!(["experts.w"]), &made("target_parameters"));
+    check("alora_invocation_tokens", json!([1, 2]), &made("alora_invocation_tokens"));
     check("layer_replication", json!([[0, 2]]), &made("layer_replication"));
-    check("trainable_token_indices", json!([1]), &made("trainable_token_indices"));
-    check("peft_type", json!("LOHA"), "the adapter is of kind `LOHA`, which is not supported");
+    check("peft_type", json!("XLORA"), "the adapter is of kind `XLORA`, which is not supported");
+    check("peft_type", json!("NEW"), "the adapter is of kind `NEW`, which is not supported");
     let started = "the adapter was started with `pissa_niter_4`, which changes the base's weights";
     check("init_lora_weights", json!("pissa_niter_4"), started);
+}
+
+/// Each as peft would store it, but for one thing.
+#[test]
+fn parts_of_other_kinds_that_do_not_go_together() {
+    let tensor = |name: &str, shape: &[u64]| {
+        let count = shape.iter().product::<u64>() as usize;
+        Tensor::new(&format!("base_model.model.{Q}.{name}"), DType::F32, shape, &vec![0.5; count])
+    };
+    let check = |kind: &str, tensors: Vec<Tensor>, code: Code, headline: &str| {
+        let adapter = tensors
+            .into_iter()
+            .fold(adapter("a", 2).config("peft_type", json!(kind)), AdapterBuilder::with);
+        refused(&adapter, &base(), &[(code, &headline.replace("{}", Q))]);
+    };
+    let shape = "the change of `{}` does not have the shape that the base's tensor needs";
+    let lacks = "the change of `{}` lacks one of its tensors";
+    let wrong = codes::ADAPTER_SHAPE;
+    let loha = |rows: u64| {
+        let pair = |at: u64| [format!("hada_w{at}_a"), format!("hada_w{at}_b")];
+        let all: Vec<String> = (1..=2).flat_map(pair).collect();
+        let shapes = [[rows, 2], [2, 6], [6, 2], [2, 6]];
+        all.iter().zip(shapes).map(|(name, shape)| tensor(name, &shape)).collect::<Vec<_>>()
+    };
+    check("LOHA", loha(5), wrong, shape);
+    check("LOHA", loha(6)[..3].to_vec(), wrong, lacks);
+    check("OFT", vec![tensor("oft_R.weight", &[2, 4])], wrong, shape);
+    check("OFT", vec![tensor("oft_R.weight", &[4, 3])], wrong, shape);
+    check("BOFT", vec![tensor("boft_R", &[1, 2, 3, 3])], wrong, lacks);
+    check("IA3", vec![tensor("ia3_l", &[5, 1])], wrong, shape);
+    check("HRA", vec![tensor("hra_u", &[5, 2])], wrong, shape);
+    check("C3A", vec![tensor("c3a_kernel", &[2, 3, 3])], wrong, shape);
+    check("MISS", vec![tensor("miss_block", &[2, 5])], wrong, shape);
+    check("SHIRA", vec![tensor("shira_weight", &[4])], wrong, lacks);
+    check("FOURIERFT", vec![tensor("fourierft_spectrum", &[37])], wrong, shape);
+    let kron = "the factors of `{}` do not make the base's tensor together";
+    let lokr = vec![tensor("lokr_w1", &[2, 2]), tensor("lokr_w2", &[3, 4])];
+    check("LOKR", lokr, wrong, kron);
+    let vera = vec![tensor("vera_lambda_b", &[6]), tensor("vera_lambda_d", &[2])];
+    let saved = "`{}` needs projections that the adapter was saved without (`save_projection: true` saves them)";
+    check("VERA", vera, codes::ADAPTER_KIND, saved);
+    let lora = |name: &str, shape: &[u64]| sound().with(tensor(name, shape));
+    let headline = format!("the magnitudes of `{Q}` do not go with the base's tensor");
+    refused(&lora("lora_magnitude_vector", &[5]), &base(), &[(wrong, &headline)]);
+    let headline = format!(
+        "the update of `{V}` has a bias, and the base has none there that it could be added to"
+    );
+    let bias =
+        Tensor::new(&format!("base_model.model.{V}.lora_B.bias"), DType::F32, &[4], &[0.5; 4]);
+    refused(&sound().with(bias), &base(), &[(codes::ADAPTER_KIND, &headline)]);
+    let lacking = sound().config("use_dora", json!(true));
+    let faults = resolve(&lacking, &base()).expect_err("magnitudes are missing");
+    assert!(faults.iter().all(|fault| fault.code == wrong) && !faults.is_empty());
 }
 
 #[test]
@@ -413,9 +466,8 @@ fn everything_wrong_is_told_at_once() {
         .module("model.layers.1.self_attn.q_proj", 3, [6, 6])
         .with(tensor("model.layers.1.self_attn.v_proj.lora_A.weight", &[2, 6]))
         .with(tensor("model.layers.1.self_attn.v_proj.lora_B.weight", &[4, 3]))
-        .with(tensor("model.conv.lora_A.weight", &[2, 1, 3, 3]))
+        .with(tensor("model.conv.lora_A.weight", &[2, 1, 5, 5]))
         .with(tensor("model.conv.lora_B.weight", &[4, 2, 1, 1]))
-        .with(tensor("model.norm.lora_magnitude_vector", &[6]))
         .module("model.embed", 2, [8, 6]);
     let mut tensors: Vec<(String, DType, Shape)> =
         base().tensors().iter().map(|t| (t.name.clone(), t.dtype, t.shape.clone())).collect();
@@ -425,10 +477,9 @@ fn everything_wrong_is_told_at_once() {
         &adapter,
         &base,
         &[
-            (codes::ADAPTER_KIND, "the adapter holds magnitudes of DoRA, which are not supported"),
             (
-                codes::ADAPTER_KIND,
-                "the adapter changes a convolution, `model.conv`, which is not supported",
+                codes::ADAPTER_SHAPE,
+                "the factors of `model.conv` do not have the kernel of the base's tensor",
             ),
             (
                 codes::ADAPTER_BROKEN,
@@ -452,17 +503,17 @@ fn everything_wrong_is_told_at_once() {
             ),
         ],
     );
-    assert_eq!((fact(&faults[2], "there"), fact(&faults[2], "missing")), ("`lora_A`", "`lora_B`"));
+    assert_eq!((fact(&faults[1], "there"), fact(&faults[1], "missing")), ("`lora_A`", "`lora_B`"));
     assert_eq!(
-        (fact(&faults[3], "lora_A"), fact(&faults[3], "lora_B")),
+        (fact(&faults[2], "lora_A"), fact(&faults[2], "lora_B")),
         ("[2, 6] f32", "[5, 2] f32")
     );
     assert_eq!(
-        (fact(&faults[4], "configuration"), fact(&faults[4], "lora_A")),
+        (fact(&faults[3], "configuration"), fact(&faults[3], "lora_A")),
         ("2", "[3, 6] f32")
     );
     assert_eq!(
-        (fact(&faults[5], "lora_A"), fact(&faults[5], "lora_B")),
+        (fact(&faults[4], "lora_A"), fact(&faults[4], "lora_B")),
         ("[2, 6] f32", "[4, 3] f32")
     );
 }

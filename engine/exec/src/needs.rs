@@ -56,10 +56,14 @@ impl<'a> Indexes<'a> {
         &self.0[tensor.model as usize].tensors()[tensor.tensor as usize]
     }
 
-    /// Bytes that blocks of packed tensors take.
+    /// Bytes that blocks of packed tensors take, and what computed tensors hold.
     fn blocks_bytes(&self) -> u64 {
-        let is_packed = |index: &&Index| index.tensors().iter().any(|one| one.encoding.is_some());
-        if self.0.iter().any(is_packed) { Blocks::BYTES } else { 0 }
+        let is_packed = |index: &&Index| {
+            let mut encodings = index.tensors().iter().filter_map(|one| one.encoding.as_ref());
+            encodings.any(|encoding| !encoding.is_computed())
+        };
+        let read = if self.0.iter().any(is_packed) { Blocks::BYTES } else { 0 };
+        read + Blocks::room_for(self.0.iter().copied())
     }
 
     fn leaf_dtype(&self, leaf: Leaf, precision: Precision) -> DType {

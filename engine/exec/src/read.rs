@@ -31,7 +31,7 @@ pub(crate) struct Inputs<'a> {
     sources: &'a [Source<'a>],
     progress: &'a dyn Progress,
     read: AtomicU64,
-    /// Of packed tensors that are read across.
+    /// Of packed tensors that are read across, and of computed ones.
     blocks: Blocks,
 }
 
@@ -41,7 +41,8 @@ impl<'a> Inputs<'a> {
         sources: &'a [Source<'a>],
         progress: &'a dyn Progress,
     ) -> Self {
-        Self { models, sources, progress, read: AtomicU64::new(0), blocks: Blocks::default() }
+        let blocks = Blocks::over(sources.iter().map(|source| source.index));
+        Self { models, sources, progress, read: AtomicU64::new(0), blocks }
     }
 
     /// What the index says of a tensor.

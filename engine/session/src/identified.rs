@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use mixdown_checkpoint::TensorEntry;
 use mixdown_checkpoint::digest::FileDigest;
+use mixdown_checkpoint::{Index, TensorEntry};
 use mixdown_ops::Backend;
 use mixdown_ops::account::Account;
 use mixdown_plan::identity::{Digest, Identities, Tree};
@@ -34,15 +34,23 @@ pub(crate) fn content(
     digests: &HashMap<PathBuf, FileDigest>,
 ) -> Option<String> {
     let index = &planned.loaded.models[tensor.model as usize].model.checkpoint.index;
-    let entry = &index.tensors()[tensor.tensor as usize];
-    let stored = |entry: &TensorEntry| {
+    held(index, &index.tensors()[tensor.tensor as usize], digests)
+}
+
+/// Where a tensor lies in which file, or what it is made of, whose parts may be made themselves.
+fn held(
+    index: &Index,
+    entry: &TensorEntry,
+    digests: &HashMap<PathBuf, FileDigest>,
+) -> Option<String> {
+    let Some(encoding) = &entry.encoding else {
         let digest = digests.get(&index.shard_of(entry).path)?;
         let (offset, dtype) = (entry.offset, entry.dtype.name());
-        Some(format!("{digest} {offset} {dtype} {}", entry.shape))
+        return Some(format!("{digest} {offset} {dtype} {}", entry.shape));
     };
-    let Some(encoding) = &entry.encoding else { return stored(entry) };
-    let parts: Option<Vec<String>> = encoding.parts().iter().map(stored).collect();
-    Some(format!("{} {} of {}", entry.shape, encoding.scheme(), parts?.join(" and ")))
+    let parts = encoding.parts().iter().map(|part| held(index, part, digests));
+    let parts: Option<Vec<String>> = parts.collect();
+    Some(format!("{} {} of {}", entry.shape, encoding.identity(), parts?.join(" and ")))
 }
 
 /// Tells what determines a result of a matrix op on a backend.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use mixdown_checkpoint::TensorEntry;
 use mixdown_checkpoint::hub::far;
 use mixdown_diagnostics::{Diagnostic, any_error, codes};
 use mixdown_exec::{Footprint, Source};
@@ -79,7 +80,10 @@ const TENSOR_BYTES: u64 = 1024;
 /// Says that packed weights of a model become numbers.
 fn unpacked(input: &recipes::Input) -> Option<Diagnostic> {
     let tensors = input.model.checkpoint.index.tensors();
-    let mut packed = tensors.iter().filter(|tensor| tensor.encoding.is_some()).peekable();
+    let is_packed = |tensor: &&TensorEntry| {
+        tensor.encoding.as_ref().is_some_and(|encoding| !encoding.is_computed())
+    };
+    let mut packed = tensors.iter().filter(is_packed).peekable();
     let first = packed.peek()?;
     let (scheme, dtype) = (first.stored_as(), first.model_dtype());
     let others = packed.clone().any(|tensor| tensor.stored_as() != scheme);

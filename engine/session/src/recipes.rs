@@ -177,8 +177,10 @@ pub fn library_beside(recipe: &Path) -> Result<Library, Vec<Diagnostic>> {
 impl Loaded {
     /// Whether a model stores weights as codes and scales.
     pub fn has_packed_weights(&self) -> bool {
-        let mut indexes = self.models.iter().map(|input| &input.model.checkpoint.index);
-        indexes.any(|index| index.tensors().iter().any(|tensor| tensor.encoding.is_some()))
+        let indexes = self.models.iter().map(|input| &input.model.checkpoint.index);
+        let mut encodings =
+            indexes.flat_map(|index| index.tensors()).filter_map(|one| one.encoding.as_ref());
+        encodings.any(|encoding| !encoding.is_computed())
     }
 
     /// Whether the recipe declares a value of this name.

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 
 use mixdown_diagnostics::suggest::nearest;
 use mixdown_diagnostics::{Diagnostic, Source, codes};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
+use super::kinds::{self, Kind};
 use super::pattern::ModulePattern;
 use crate::open::not_json;
 use crate::pairs::{Pairs, place_in, span};
@@ -56,17 +57,18 @@ pub struct AdapterConfig {
     /// The modules that got an update, or one regular expression for them. Information: the
     /// updates that count are those in the file.
     pub target_modules: Vec<String>,
+    /// The parameters outside linear layers that got an update: stacks of experts.
+    pub target_parameters: Vec<String>,
     /// The base that the adapter was trained on. Information: the recipe names the base.
     pub base_model: Option<String>,
+    /// The kind, where it is no LoRA.
+    pub(super) kind: Option<&'static Kind>,
+    /// All that the file says, for what only one kind knows.
+    pub(super) settings: Map<String, Value>,
 }
 
 /// Settings under which an update is not the product of two factors, or is not all there is.
-const REFUSED: [(&str, &str); 11] = [
-    (
-        "use_dora",
-        "DoRA scales each row of the result by a norm that depends on the base's weights, so that \
-         its update is not a product of two factors",
-    ),
+const REFUSED: [(&str, &str); 8] = [
     ("use_qalora", "QA-LoRA averages groups of inputs before the first factor"),
     ("use_bdlora", "BD-LoRA stores factors of blocks, which are put together in another way"),
     ("alora_invocation_tokens", "aLoRA acts on some tokens only, which no weight can say"),
@@ -74,16 +76,14 @@ const REFUSED: [(&str, &str); 11] = [
     ("kasa_config", "KaSA has a third factor and changes the base's weights first"),
     ("monteclora_config", "MonteCLoRA adds random samples to its factors"),
     (
-        "lora_bias",
-        "the bias of `lora_B` is added to the module's own, and a sum is no product of two factors",
+        "layer_replication",
+        "the layers of its base were repeated before training, so that it belongs to another model",
     ),
-    ("target_parameters", "updates of parameters outside linear layers are not supported"),
-    ("layer_replication", "the layers of its base were repeated before training"),
-    (
-        "trainable_token_indices",
-        "single rows of the embedding were trained, which is not supported",
-    ),
+    ("velora_config", "VeLoRA projects what flows through the layers"),
 ];
+
+/// Variants that are read, or that say only how training went.
+const KNOWN: [&str; 4] = ["use_cayley_neumann", "use_dora", "use_effective_conv2d", "use_rslora"];
 
 /// Ways to start training that change the base's weights first. What is stored then belongs to
 /// the changed base.
@@ -100,14 +100,25 @@ impl AdapterConfig {
             .map_err(|error| vec![not_json(codes::ADAPTER_CONFIG, &source, &error)])?;
         let mut reader = Reader { source: &source, pairs: pairs.0, faults: Vec::new() };
         reader.repeated();
-        let is_lora = reader.kind();
-        if !is_lora {
+        let Some(kind) = reader.kind() else {
             // Another kind has other keys, whose absence is no second fault.
             return Err(reader.faults);
-        }
+        };
         reader.refused();
-        let rank = reader.required("r", "r", Reader::rank);
-        let alpha = reader.required("lora_alpha", "α", Reader::alpha);
+        // What other kinds are scaled by, they read themselves.
+        let (rank, alpha) = match kind {
+            None => (
+                reader.required("r", "r", Reader::rank),
+                reader.required("lora_alpha", "α", Reader::alpha),
+            ),
+            Some(_) => {
+                let raw = reader.get("r");
+                let rank = raw.and_then(|raw| Reader::value(raw).as_u64()).filter(|rank| *rank > 0);
+                (rank, None)
+            }
+        };
+        let settings = reader.pairs.iter().map(|(key, raw)| (key.clone(), Reader::value(raw)));
+        let settings = settings.collect();
         let is_stabilized = reader.flag("use_rslora");
         let config = Self {
             shown: name.to_owned(),
@@ -120,9 +131,17 @@ impl AdapterConfig {
             fan_in_fan_out: reader.flag("fan_in_fan_out"),
             bias: reader.bias(),
             target_modules: reader.names("target_modules"),
+            target_parameters: reader.names("target_parameters"),
             base_model: reader.text("base_model_name_or_path"),
+            kind,
+            settings,
         };
         if reader.faults.is_empty() { Ok(config) } else { Err(reader.faults) }
+    }
+
+    /// Whether it is of a kind, as `peft_type` calls it.
+    pub fn is_kind(&self, peft_type: &str) -> bool {
+        self.kind.map_or("LORA", |kind| kind.peft_type) == peft_type
     }
 
     /// The rank that a module's update must have. `module` is named as in the adapter.
@@ -197,26 +216,37 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether the adapter is a LoRA.
-    fn kind(&mut self) -> bool {
+    /// The kind, where it is one that is read; of a LoRA there is none besides it.
+    fn kind(&mut self) -> Option<Option<&'static Kind>> {
         let Some(raw) = self.get("peft_type") else {
             let headline = "an adapter's configuration has no `peft_type`".to_owned();
             self.whole_fault(headline, "write `\"peft_type\": \"LORA\"` if it is a LoRA adapter");
-            return false;
+            return None;
         };
         match Self::value(raw) {
-            Value::String(kind) if kind == "LORA" => true,
+            Value::String(kind) if kind == "LORA" => Some(None),
             Value::String(kind) => {
+                if let Some(found) = kinds::find(&kind) {
+                    return Some(Some(found));
+                }
                 let headline =
                     format!("the adapter is of kind `{}`, which is not supported", shown(&kind));
                 let fault = self.fault_of(codes::ADAPTER_KIND, raw, headline);
-                fault.notes.push("adapters of kind `LORA` are read".to_owned());
-                fault.help = Some("merge it into its base with peft, and name the result".into());
-                false
+                match kinds::reason(&kind) {
+                    // No merge can do what such a kind does.
+                    Some(reason) => fault.notes.push(reason.to_owned()),
+                    None => {
+                        let names = kinds::names().join(", ");
+                        fault.notes.push(format!("kinds that are read: {names}"));
+                        let help = "merge it into its base with peft, and name the result";
+                        fault.help = Some(help.into());
+                    }
+                }
+                None
             }
             _ => {
                 self.fault(raw, "`peft_type` must be a text".to_owned());
-                false
+                None
             }
         }
     }
@@ -231,7 +261,10 @@ impl<'a> Reader<'a> {
             }
             if let Some((_, reason)) = REFUSED.iter().find(|(known, _)| known == key) {
                 found.push((key.clone(), raw, (*reason).to_owned()));
-            } else if key.starts_with("use_") && key != "use_rslora" && raw.get() == "true" {
+            } else if key.starts_with("use_")
+                && !KNOWN.contains(&key.as_str())
+                && raw.get() == "true"
+            {
                 let reason = "what this variant changes is not known here".to_owned();
                 found.push((key.clone(), raw, reason));
             }
@@ -239,6 +272,15 @@ impl<'a> Reader<'a> {
         for (key, raw, reason) in found {
             let headline =
                 format!("the adapter was made with `{}`, which is not supported", shown(&key));
+            let help = match key.as_str() {
+                "layer_replication" => {
+                    "repeat the layers of the base with a recipe of `slices`, and name its result as the base"
+                }
+                "alora_invocation_tokens" | "arrow_config" => {
+                    "it cannot be merged; give it to the program that runs the model"
+                }
+                _ => help,
+            };
             let fault = self.fault_of(codes::ADAPTER_KIND, raw, headline);
             fault.notes.push(reason);
             fault.help = Some(help.to_owned());

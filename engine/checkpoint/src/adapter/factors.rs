@@ -56,6 +56,11 @@ impl FactorsFile {
     ) -> Result<Adapter, Vec<Diagnostic>> {
         let config = self.files.config.clone();
         let mut adapter = Adapter::resolve(&self.factors, config, base, base_config)?;
+        if adapter.index.is_some() {
+            let headline = "the file holds more than the two factors of each update";
+            let fault = Diagnostic::error(codes::ADAPTER_KIND, headline).in_file(&self.files.name);
+            return Err(vec![fault.note("magnitudes and biases are read of adapters of peft")]);
+        }
         let position = |position: u32| {
             let name = &self.factors.tensors()[position as usize].name;
             self.files.index.position(name).expect("factors are tensors of their file") as u32
@@ -168,7 +173,14 @@ fn owner(name: &str) -> Owner<'_> {
     match role(name) {
         // What has no name is the only one, which programs call so.
         Role::Factor { adapter, .. } => Owner::Adapter(adapter.unwrap_or("default")),
-        Role::Replacement(_) | Role::Unsupported(_) => Owner::Base,
+        Role::Parameter { adapter, .. }
+        | Role::Magnitude { adapter, .. }
+        | Role::Bias { adapter, .. } => Owner::Adapter(adapter.unwrap_or("default")),
+        Role::Replacement(_)
+        | Role::OfKind { .. }
+        | Role::Tokens { .. }
+        | Role::Shared(_)
+        | Role::Unsupported(_) => Owner::Base,
     }
 }
 
@@ -222,6 +234,9 @@ fn config(
         fan_in_fan_out: false,
         bias: Bias::None,
         target_modules: Vec::new(),
+        target_parameters: Vec::new(),
         base_model: None,
+        kind: None,
+        settings: serde_json::Map::new(),
     })
 }

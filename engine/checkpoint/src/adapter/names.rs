@@ -1,6 +1,7 @@
 //! The names that peft gives to the tensors of an adapter, and the names under which a base may
 //! store what they mean.
 
+use super::kinds::{Kind, TOKENS};
 use crate::index::Index;
 
 /// What peft puts in front of every name.
@@ -24,15 +25,37 @@ pub(super) enum Side {
 pub(super) enum Role<'a> {
     /// A factor of the update of `module`.
     Factor { module: String, side: Side, embedding: bool, adapter: Option<&'a str> },
+    /// A factor of the update of a parameter of `module`, which lies so deep in it.
+    Parameter { module: String, depth: usize, side: Side, adapter: Option<&'a str> },
+    /// Magnitudes of DoRA.
+    Magnitude { module: String, adapter: Option<&'a str> },
+    /// The bias of a second factor.
+    Bias { module: String, adapter: Option<&'a str> },
+    /// A tensor of another kind of adapter, by the end of its name.
+    OfKind { module: String, end: &'static str, adapter: Option<&'a str> },
+    /// Rows of an embedding.
+    Tokens { module: String, end: &'static str, adapter: Option<&'a str> },
+    /// What all modules of another kind share.
+    Shared(&'static str),
     /// A tensor that stands in for the base's of this name.
     Replacement(String),
     /// Something that no update has.
     Unsupported(&'static str),
 }
 
-/// Reads a name.
+/// Reads a name of a LoRA.
 pub(super) fn role(name: &str) -> Role<'_> {
+    role_of(name, None)
+}
+
+/// Reads a name of an adapter of another kind, or of a LoRA.
+pub(super) fn role_of<'a>(name: &'a str, kind: Option<&'static Kind>) -> Role<'a> {
     let parts: Vec<&str> = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
+    if let (Some(kind), ["base_model", own] | ["base_model", own, _]) = (kind, parts.as_slice())
+        && let Some(shared) = kind.shared.iter().find(|shared| *shared == own)
+    {
+        return Role::Shared(shared);
+    }
     // In front of peft's prefix stands what wrapped the whole.
     let parts = match parts.as_slice() {
         ["module", "base_model", "model", rest @ ..] | ["base_model", "model", rest @ ..] => {
@@ -40,13 +63,22 @@ pub(super) fn role(name: &str) -> Role<'_> {
         }
         _ => parts,
     };
-    if parts.contains(&"trainable_tokens_delta") {
-        return Role::Unsupported("rows of an embedding that were trained one by one");
+    if let Some((at, end)) = end_of(&parts, &TOKENS) {
+        let module: Vec<&str> =
+            parts[..at].iter().copied().filter(|part| *part != "token_adapter").collect();
+        let (module, adapter) = (module.join("."), adapter_after(&parts[at + 1..]));
+        return Role::Tokens { module, end, adapter };
     }
-    if let Some(at) = parts.iter().rposition(|part| part.starts_with("lora_")) {
+    if let Some(kind) = kind {
+        if let Some((at, end)) = end_of(&parts, kind) {
+            let (module, adapter) = (parts[..at].join("."), adapter_after(&parts[at + 1..]));
+            return Role::OfKind { module, end, adapter };
+        }
+    } else if let Some(at) = parts.iter().rposition(|part| part.starts_with("lora_")) {
         return factor(&parts, at);
     }
     let mut parts = parts;
+    parts.retain(|part| *part != "ln_tuning_layers");
     if let Some(at) = parts.iter().position(|part| *part == "modules_to_save") {
         // The name of the adapter follows, except in what peft itself saved.
         let named = parts.len() - at > 2;
@@ -66,22 +98,45 @@ fn factor<'a>(parts: &[&'a str], at: usize) -> Role<'a> {
         "lora_B" => (Side::B, false),
         "lora_embedding_A" => (Side::A, true),
         "lora_embedding_B" => (Side::B, true),
-        "lora_magnitude_vector" => return Role::Unsupported("magnitudes of DoRA"),
+        "lora_magnitude_vector" => {
+            let (module, adapter) = (module.join("."), adapter_after(rest));
+            return Role::Magnitude { module, adapter };
+        }
         _ => return Role::Unsupported("tensors of an unknown variant of LoRA"),
     };
-    if module.contains(&"base_layer") {
-        return Role::Unsupported("updates of parameters outside linear layers");
-    }
+    let depth = module.iter().filter(|part| **part == "base_layer").count();
     let adapter = match (embedding, rest) {
         (false, ["weight"]) | (true, []) => None,
         (false, [name, "weight"]) | (true, [name]) => Some(*name),
-        (false, ["bias"] | [_, "bias"]) => return Role::Unsupported("biases of `lora_B`"),
+        (false, ["bias"] | [_, "bias"]) if side == Side::B => {
+            let adapter = if rest.len() > 1 { Some(rest[0]) } else { None };
+            return Role::Bias { module: module.join("."), adapter };
+        }
         _ => return Role::Unsupported("tensors of an unknown variant of LoRA"),
     };
     if module.is_empty() {
         return Role::Unsupported("updates that belong to no module");
     }
+    if depth > 0 {
+        let module = module.iter().copied().filter(|part| *part != "base_layer");
+        let module = module.collect::<Vec<&str>>().join(".");
+        return Role::Parameter { module, depth, side, adapter };
+    }
     Role::Factor { module: module.join("."), side, embedding, adapter }
+}
+
+/// The place of the part of a name by which a kind knows it.
+fn end_of(parts: &[&str], kind: &'static Kind) -> Option<(usize, &'static str)> {
+    parts.iter().enumerate().rev().find_map(|(at, part)| {
+        let end = kind.tensors.iter().find(|end| *end == part)?;
+        // Before it stands a module, and after it at most the adapter's name and `weight`.
+        (at > 0 && parts.len() - at <= 3).then_some((at, *end))
+    })
+}
+
+/// The name of the adapter in what follows the end of a name.
+fn adapter_after<'a>(rest: &[&'a str]) -> Option<&'a str> {
+    rest.first().copied().filter(|name| *name != "weight")
 }
 
 /// Where the language model of a checkpoint may begin: published files, files saved by
@@ -174,8 +229,15 @@ mod tests {
             ),
             ("base_model.model.h.modules_to_save.weight", Role::Replacement("h.weight".into())),
             ("base_model.model.q.base_layer.bias", Role::Replacement("q.bias".into())),
-            ("base_model.model.q.lora_magnitude_vector", Role::Unsupported("magnitudes of DoRA")),
-            ("base_model.model.q.lora_B.bias", Role::Unsupported("biases of `lora_B`")),
+            (
+                "base_model.model.q.lora_magnitude_vector",
+                Role::Magnitude { module: "q".into(), adapter: None },
+            ),
+            ("base_model.model.q.lora_B.bias", Role::Bias { module: "q".into(), adapter: None }),
+            (
+                "base_model.model.e.base_layer.lora_A.weight",
+                Role::Parameter { module: "e".into(), depth: 1, side: Side::A, adapter: None },
+            ),
         ];
         for (name, wanted) in cases {
             assert_eq!(role(name), wanted, "{name}");

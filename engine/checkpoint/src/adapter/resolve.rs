@@ -7,8 +7,10 @@ use mixdown_diagnostics::suggest::nearest;
 use mixdown_diagnostics::{Code, Diagnostic, codes};
 use serde_json::Value;
 
+use super::computed::{Effect, Made};
 use super::config::AdapterConfig;
-use super::names::{Role, Side, aliases, role, without_numbers};
+use super::effects::{Others, Placed, placed};
+use super::names::{Role, Side, aliases, role_of, without_numbers};
 use super::{Adapter, AddedFrom, Addition, Replacement, Update};
 use crate::index::{Index, TensorEntry};
 use crate::shown::{grouped, shown, some_of};
@@ -34,15 +36,48 @@ impl Adapter {
     ) -> Result<Self, Vec<Diagnostic>> {
         let is_tied = ties::are_tied(base_config);
         let (faults, warnings) = (Faults::default(), Vec::new());
-        let mut resolver = Resolver { adapter, config: &config, base, is_tied, faults, warnings };
-        let Changes { updates, replacements, additions } = resolver.run();
+        let mut resolver =
+            Resolver { adapter, config: &config, base, base_config, is_tied, faults, warnings };
+        let changes = resolver.run();
         let mut warnings = resolver.dead_patterns();
         warnings.append(&mut resolver.warnings);
         let faults = resolver.faults.finish();
         if !faults.is_empty() {
             return Err(faults);
         }
-        Ok(Self { updates, replacements, additions, config, warnings })
+        let Changes { updates, replacements, additions, effects, magnitudes } = changes;
+        let made = placed(adapter, base, effects, magnitudes);
+        let (deltas, magnitudes) = (Vec::new(), Vec::new());
+        let index = None;
+        let own =
+            Self { updates, replacements, additions, deltas, magnitudes, index, config, warnings };
+        Ok(own.with(made))
+    }
+
+    /// The same with what was made, whose index has its own places for the adapter's tensors.
+    fn with(mut self, made: Placed) -> Self {
+        if let Some((index, places)) = made.made {
+            let move_update = |update: &mut Update| {
+                (update.left, update.right) = (places[&update.left], places[&update.right]);
+            };
+            self.updates.iter_mut().for_each(move_update);
+            for whole in &mut self.replacements {
+                whole.adapter_tensor = places[&whole.adapter_tensor];
+            }
+            for addition in &mut self.additions {
+                if let AddedFrom::Adapter(at) = &mut addition.from {
+                    *at = places[at];
+                }
+                addition.update.iter_mut().for_each(move_update);
+            }
+            self.index = Some(index);
+        }
+        self.updates.extend(made.updates);
+        self.updates.sort_by_key(|update| update.base_tensor);
+        self.replacements.extend(made.replacements);
+        self.replacements.sort_by_key(|whole| whole.base_tensor);
+        (self.deltas, self.magnitudes) = (made.deltas, made.magnitudes);
+        self
     }
 }
 
@@ -52,19 +87,24 @@ pub(super) struct Changes {
     pub updates: Vec<Update>,
     pub replacements: Vec<Replacement>,
     pub additions: Vec<Addition>,
+    /// What is computed, by the position of the base's tensor.
+    pub effects: Vec<(u32, Effect)>,
+    /// Magnitudes of DoRA, and whether each is of a column.
+    pub magnitudes: Vec<(u32, Made, bool)>,
 }
 
 /// The two factors of a module, by their positions.
 #[derive(Default)]
-struct Halves {
-    a: Option<u32>,
-    b: Option<u32>,
+pub(super) struct Halves {
+    pub a: Option<u32>,
+    pub b: Option<u32>,
 }
 
 pub(super) struct Resolver<'a> {
     pub adapter: &'a Index,
     pub config: &'a AdapterConfig,
     pub base: &'a Index,
+    pub base_config: Option<&'a Value>,
     /// Whether the base's embedding is its output layer, where it stores none.
     pub is_tied: bool,
     pub faults: Faults,
@@ -98,8 +138,45 @@ impl<'a> Resolver<'a> {
         let mut wholes: BTreeMap<String, u32> = BTreeMap::new();
         let mut adapters: BTreeSet<&str> = BTreeSet::new();
         let mut unsupported: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut others = Others::default();
+        let kind = self.config.kind;
         for (position, tensor) in (0_u32..).zip(self.adapter.tensors()) {
-            match role(&tensor.name) {
+            match role_of(&tensor.name, kind) {
+                Role::Parameter { module, depth, side, adapter } => {
+                    adapters.insert(adapter.unwrap_or_default());
+                    // What a wrapper holds may be a layer all the same.
+                    let halves = match self.is_container(&module) {
+                        true => others.parameters.entry((module, depth)).or_default(),
+                        false => modules.entry((module, false)).or_default(),
+                    };
+                    let half = if side == Side::A { &mut halves.a } else { &mut halves.b };
+                    *half = Some(position);
+                }
+                Role::Factor { module, side, adapter, .. } if self.is_container(&module) => {
+                    adapters.insert(adapter.unwrap_or_default());
+                    let halves = others.parameters.entry((module, 0)).or_default();
+                    let half = if side == Side::A { &mut halves.a } else { &mut halves.b };
+                    *half = Some(position);
+                }
+                Role::Magnitude { module, adapter } => {
+                    adapters.insert(adapter.unwrap_or_default());
+                    others.magnitudes.insert(module, position);
+                }
+                Role::Bias { module, adapter } => {
+                    adapters.insert(adapter.unwrap_or_default());
+                    others.biases.insert(module, position);
+                }
+                Role::OfKind { module, end, adapter } => {
+                    adapters.insert(adapter.unwrap_or_default());
+                    others.modules.entry(module).or_default().insert(end, position);
+                }
+                Role::Tokens { module, end, adapter } => {
+                    adapters.insert(adapter.unwrap_or_default());
+                    others.tokens.entry(module).or_default().insert(end, position);
+                }
+                Role::Shared(name) => {
+                    others.shared.insert(name, position);
+                }
                 Role::Factor { module, side, embedding, adapter } => {
                     adapters.insert(adapter.unwrap_or_default());
                     let halves = modules.entry((module, embedding)).or_default();
@@ -131,13 +208,23 @@ impl<'a> Resolver<'a> {
                     .help("merge it into its base with peft, and name the result"),
             );
         }
-        self.locate(&modules, &wholes)
+        self.locate(&modules, &wholes, &others)
+    }
+
+    /// Whether parameters of a module are updated, rather than its weight.
+    fn is_container(&self, module: &str) -> bool {
+        self.config.target_parameters.iter().any(|parameter| {
+            parameter.rsplit_once('.').is_some_and(|(container, _)| {
+                module == container || module.ends_with(&format!(".{container}"))
+            })
+        })
     }
 
     fn locate(
         &mut self,
         modules: &BTreeMap<(String, bool), Halves>,
         wholes: &BTreeMap<String, u32>,
+        others: &Others,
     ) -> Changes {
         let mut unmatched: Vec<String> = Vec::new();
         let mut updates: BTreeMap<u32, (Update, &str)> = BTreeMap::new();
@@ -172,7 +259,12 @@ impl<'a> Resolver<'a> {
             let name = format!("{module}.weight");
             // A base without an output layer has it in its embedding.
             let mut head = None;
-            let base_tensor = match self.find(&name) {
+            let found = match self.find(&name) {
+                // Attention with one matrix for queries, keys and values has it under a name of its own.
+                Found::None => self.find(&format!("{module}.in_proj_weight")),
+                found => found,
+            };
+            let base_tensor = match found {
                 Found::One(position) => {
                     matched += 1;
                     Some(position)
@@ -228,15 +320,19 @@ impl<'a> Resolver<'a> {
             }
             updates.insert(base_tensor, (update, module));
         }
-        self.unmatched(&unmatched, modules.len() + wholes.len(), matched);
+        let mut changes = Changes {
+            updates: updates.into_values().map(|(update, _)| update).collect(),
+            additions: additions.into_values().collect(),
+            ..Changes::default()
+        };
+        matched += self.effects(others, self.config.kind, &mut changes, &mut unmatched);
+        let all = modules.len() + wholes.len() + others.len();
+        self.unmatched(&unmatched, all, matched);
         if matched > 0 {
             self.not_saved(|position| replacements.contains_key(&position));
         }
-        let mut changes = Changes {
-            updates: updates.into_values().map(|(update, _)| update).collect(),
-            replacements: replacements.into_values().map(|(replacement, _)| replacement).collect(),
-            additions: additions.into_values().collect(),
-        };
+        changes.replacements =
+            replacements.into_values().map(|(replacement, _)| replacement).collect();
         self.untie(&mut changes);
         self.check_rows(&changes);
         changes
@@ -276,6 +372,28 @@ impl<'a> Resolver<'a> {
         Some(name.to_owned())
     }
 
+    /// The base's tensor of a name, where there is one.
+    pub(super) fn find_one(&self, name: &str) -> Option<u32> {
+        match self.find(name) {
+            Found::One(position) => Some(position),
+            Found::None | Found::Several(_) => None,
+        }
+    }
+
+    /// The base's tensor of a name; says what else there is.
+    pub(super) fn find_or_tell(&mut self, name: &str, unmatched: &mut Vec<String>) -> Option<u32> {
+        match self.find(name) {
+            Found::One(position) => return Some(position),
+            Found::None => match self.tied_head(name) {
+                // The output layer of a tied base is its embedding, which the same rows stand in.
+                Some((_, embedding)) if self.is_tied => return Some(embedding),
+                _ => unmatched.push(name.to_owned()),
+            },
+            Found::Several(names) => self.several(name, &names),
+        }
+        None
+    }
+
     fn find(&self, name: &str) -> Found {
         let position = |name: &str| self.base.position(name).map(|position| position as u32);
         let mut names = aliases(name).into_iter();
@@ -312,20 +430,24 @@ impl<'a> Resolver<'a> {
                 ("base".to_owned(), place(base, target)),
             ]
         };
-        let ([rank, inputs], [outputs, inner]) = (a.shape.dimensions(), b.shape.dimensions())
-        else {
-            let dimensions = a.shape.dimensions().len().max(b.shape.dimensions().len());
-            let (code, headline, help) = match dimensions {
-                3.. => (
-                    codes::ADAPTER_KIND,
-                    "the adapter changes a convolution, `{}`, which is not supported",
-                    Some("merge it into its base with peft, and name the result"),
-                ),
-                _ => (codes::ADAPTER_SHAPE, "the factors of `{}` are no matrices", None),
-            };
-            self.faults.add(code, headline, module, self.shown(), facts(), help);
+        // A convolution's first factor has its kernel, and its second one of a single point.
+        let kernel = under.shape.dimensions().get(2..).unwrap_or_default();
+        let (a_shape, b_shape) = (a.shape.dimensions(), b.shape.dimensions());
+        let is_of_kernel = !kernel.is_empty()
+            && a_shape.get(2..) == Some(kernel)
+            && b_shape.get(2..).is_some_and(|ones| ones.iter().all(|one| *one == 1));
+        let ([rank, inputs, ..], [outputs, inner, ..]) = (a_shape, b_shape) else {
+            let headline = "the factors of `{}` are no matrices";
+            let facts = facts();
+            self.faults.add(codes::ADAPTER_SHAPE, headline, module, self.shown(), facts, None);
             return None;
         };
+        if (a_shape.len(), b_shape.len()) != (2, 2) && !is_of_kernel {
+            let headline = "the factors of `{}` do not have the kernel of the base's tensor";
+            let facts = facts();
+            self.faults.add(codes::ADAPTER_SHAPE, headline, module, self.shown(), facts, None);
+            return None;
+        }
         let (rank, inputs, outputs, inner) = (*rank, *inputs, *outputs, *inner);
         let mut is_sound = true;
         if rank != inner || rank == 0 {
@@ -349,9 +471,16 @@ impl<'a> Resolver<'a> {
         let transposed = embedding
             || is_conv1d(&target.name)
             || (self.config.fan_in_fan_out && !ties::is_head(&target.name));
+        let transposed = transposed && kernel.is_empty();
         let (straight, turned) = ([outputs, inputs], [inputs, outputs]);
         let wanted = if transposed { turned } else { straight };
-        if under.shape.dimensions() != wanted {
+        let is_shaped = match under.shape.dimensions() {
+            [rows, columns, others @ ..] => {
+                [*rows, *columns] == wanted && (others.is_empty() || is_of_kernel)
+            }
+            _ => false,
+        };
+        if !is_shaped {
             let other = if transposed { straight } else { turned };
             let help = match target.shape.dimensions() == other && !embedding {
                 true if transposed => {
@@ -533,8 +662,10 @@ impl<'a> Resolver<'a> {
             .adapter
             .tensors()
             .iter()
-            .filter_map(|tensor| match role(&tensor.name) {
-                Role::Factor { module, .. } => Some(module),
+            .filter_map(|tensor| match role_of(&tensor.name, self.config.kind) {
+                Role::Factor { module, .. }
+                | Role::Parameter { module, .. }
+                | Role::OfKind { module, .. } => Some(module),
                 _ => None,
             })
             .collect();
@@ -568,7 +699,7 @@ impl<'a> Resolver<'a> {
 }
 
 /// Whether a tensor is the weight of a linear layer that GPT-2 and its kin store as [in, out].
-fn is_conv1d(name: &str) -> bool {
+pub(super) fn is_conv1d(name: &str) -> bool {
     let is_layer = |module: &str| {
         ["attn.c_attn", "attn.c_proj", "attn.q_attn", "mlp.c_fc", "mlp.c_proj"]
             .iter()
@@ -612,11 +743,11 @@ impl Faults {
         self.list.push((fault, None));
     }
 
-    fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    fn add(
+    pub fn add(
         &mut self,
         code: Code,
         headline: &'static str,

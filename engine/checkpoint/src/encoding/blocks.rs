@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Reader;
+use crate::index::Index;
 use crate::source::ReadError;
 
 /// Lines of a block.
@@ -16,18 +17,85 @@ const WIDTH: u64 = 64;
 /// Blocks that stay, the least recently used one goes first.
 const KEPT: usize = 32;
 
-/// Blocks that were read and may be read from again.
+/// Tensors of the largest size for which room is kept at a time. Threads work on a few tensors at once.
+const TENSORS: u64 = 8;
+
+/// Blocks that were read and may be read from again, and what computed tensors make once.
 #[derive(Debug, Default)]
 pub struct Blocks {
     kept: Mutex<Vec<(Place, Arc<[u8]>)>>,
+    held: Mutex<Vec<(usize, u64, Slot)>>,
+    /// Bytes that may be held; none where nobody counts them.
+    room: Option<u64>,
 }
 
-/// Which block of which stored tensor: shard, first byte, first line, first byte of a line.
-type Place = (u32, u64, u64, u64);
+/// Which block of which stored tensor: the address of its encoding, which tells the tensors of all checkpoints
+/// apart, then the part's first byte, first line, and first byte of a line.
+type Place = (usize, u64, u64, u64);
+
+/// What a computed tensor makes once: numbers, and whole numbers beside them.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    pub numbers: Vec<Vec<f32>>,
+    pub counts: Vec<u64>,
+}
+
+/// Filled by the first thread that needs it, for which others wait.
+type Slot = Arc<Mutex<Option<Arc<Held>>>>;
 
 impl Blocks {
     /// The most memory that blocks take.
     pub const BYTES: u64 = LINES * WIDTH * KEPT as u64;
+
+    /// With room for what the computed tensors of these checkpoints hold: [`Blocks::room_for`].
+    pub fn over<'a>(indexes: impl Iterator<Item = &'a Index>) -> Self {
+        Self { room: Some(Self::room_for(indexes)), ..Self::default() }
+    }
+
+    /// Bytes that the computed tensors of these checkpoints hold while they are read.
+    pub fn room_for<'a>(indexes: impl Iterator<Item = &'a Index>) -> u64 {
+        let (mut all, mut largest) = (0_u64, 0_u64);
+        let encodings = indexes.flat_map(Index::tensors).filter_map(|one| one.encoding.as_ref());
+        for encoding in encodings {
+            let bytes = encoding.held_bytes();
+            (all, largest) = (all.saturating_add(bytes), largest.max(bytes));
+        }
+        all.min(largest.saturating_mul(TENSORS))
+    }
+
+    /// What the computed tensor with this key holds, made now unless it is there.
+    pub(super) fn held(
+        &self,
+        key: usize,
+        bytes: u64,
+        make: &dyn Fn() -> Result<Held, ReadError>,
+    ) -> Result<Arc<Held>, ReadError> {
+        let slot = {
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            let slot = match held.iter().position(|(known, ..)| *known == key) {
+                Some(found) => held.remove(found).2,
+                None => {
+                    let room = self.room.unwrap_or(256 << 20);
+                    let used = |held: &[(usize, u64, Slot)]| -> u64 {
+                        held.iter().map(|(_, bytes, _)| bytes).sum()
+                    };
+                    while !held.is_empty() && used(&held) + bytes > room {
+                        held.remove(0);
+                    }
+                    Slot::default()
+                }
+            };
+            held.push((key, bytes, slot.clone()));
+            slot
+        };
+        let mut own = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = &*own {
+            return Ok(made.clone());
+        }
+        let made = Arc::new(make()?);
+        *own = Some(made.clone());
+        Ok(made)
+    }
 
     fn get(&self, place: Place) -> Option<Arc<[u8]>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,7 +162,8 @@ impl Lines {
     /// The block of lines from `first` on, of their bytes from `start` on.
     fn block(&self, reader: &Reader<'_>, first: u64, start: u64) -> Result<Arc<[u8]>, ReadError> {
         let part = reader.part(self.part);
-        let place = (part.shard, part.offset, first, start);
+        let key = std::ptr::from_ref(reader.encoding).addr();
+        let place = (key, part.offset, first, start);
         if let Some(found) = reader.blocks.get(place) {
             return Ok(found);
         }

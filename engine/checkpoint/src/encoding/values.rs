@@ -5,6 +5,26 @@ use std::sync::LazyLock;
 use mixdown_tensor::DType;
 use mixdown_tensor::convert::{bf16_to_f32, f16_to_f32};
 
+/// Stored floats as f32. Types that are no plain floats are refused before anything is read.
+pub(super) fn widen(bytes: &[u8], dtype: DType, out: &mut [f32]) {
+    let halves = || bytes.as_chunks::<2>().0.iter().map(|pair| u16::from_le_bytes(*pair));
+    match dtype {
+        DType::F32 => {
+            let singles = bytes.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four));
+            out.iter_mut().zip(singles).for_each(|(out, value)| *out = value);
+        }
+        DType::F64 => {
+            let doubles = bytes.as_chunks::<8>().0.iter().map(|eight| f64::from_le_bytes(*eight));
+            out.iter_mut().zip(doubles).for_each(|(out, value)| *out = value as f32);
+        }
+        DType::F16 => out.iter_mut().zip(halves()).for_each(|(out, half)| *out = f16_to_f32(half)),
+        DType::Bf16 => {
+            out.iter_mut().zip(halves()).for_each(|(out, half)| *out = bf16_to_f32(half));
+        }
+        other => unreachable!("{other} is refused among the parts of a computed tensor"),
+    }
+}
+
 /// What a code of up to eight bits stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Values {

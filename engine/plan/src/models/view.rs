@@ -10,6 +10,8 @@ use mixdown_checkpoint::adapter::{Adapter, AddedFrom, Update};
 use mixdown_checkpoint::index::Index;
 use mixdown_checkpoint::ties;
 use mixdown_ops::MapOp;
+use mixdown_ops::matrix::axes::{Axis, Fact};
+use mixdown_ops::matrix::{MatrixLayout, MatrixOp};
 use mixdown_recipe::Architecture;
 use mixdown_recipe::architecture::SizeValues;
 use mixdown_tensor::{DType, Shape};
@@ -18,11 +20,11 @@ use serde_json::Value;
 use crate::families::knowledge::{self, Architectures, Facts};
 use crate::families::layer;
 use crate::families::tied::tied_flag;
-use crate::formulas::graph::{Graph, NodeId};
+use crate::formulas::graph::{Graph, Node, NodeId};
 use crate::models::map::{MadeOf, Mapped, Piece};
 use crate::plan::Assembled;
 use crate::plan::Treatment;
-use crate::plan::{Leaf, Product, TensorRef};
+use crate::plan::{Leaf, Product, Rectangle, TensorRef};
 
 /// A tensor that a recipe makes.
 #[derive(Clone, Debug)]
@@ -88,8 +90,21 @@ pub(crate) struct View<'a> {
 struct Adapted {
     /// What takes its place first: this tensor of this type and shape.
     replaced: Option<(TensorRef, DType, Shape)>,
+    /// Whether what takes its place is computed, so that there are no bytes to copy.
+    is_computed: bool,
     /// What is added then.
     update: Option<Product>,
+    /// What is added too, as a tensor.
+    delta: Option<TensorRef>,
+    /// The norms that rows get then, or columns.
+    magnitude: Option<(TensorRef, Axis)>,
+}
+
+impl Adapted {
+    /// Whether there is more than what takes its place.
+    fn is_changed(&self) -> bool {
+        self.update.is_some() || self.delta.is_some() || self.magnitude.is_some()
+    }
 }
 
 /// A tensor that an adapter adds to its base.
@@ -165,7 +180,7 @@ impl<'a> View<'a> {
         let own = |tensor: u32| TensorRef { model: adapter_model, tensor };
         let product = |update: &Update, shape: &Shape| {
             // The adapter was checked against these shapes.
-            let &[rows, columns] = shape.dimensions() else { return None };
+            let (rows, columns) = as_matrix(shape)?;
             Some(Product {
                 left: own(update.left),
                 right: own(update.right),
@@ -178,14 +193,25 @@ impl<'a> View<'a> {
         };
         for replacement in &adapter.replacements {
             let stored = &files.tensors()[replacement.adapter_tensor as usize];
-            let replaced = (own(replacement.adapter_tensor), stored.dtype, stored.shape.clone());
-            view.adapted.entry(replacement.base_tensor).or_default().replaced = Some(replaced);
+            let at = own(replacement.adapter_tensor);
+            let adapted = view.adapted.entry(replacement.base_tensor).or_default();
+            adapted.replaced = Some((at, stored.model_dtype(), stored.shape.clone()));
+            adapted.is_computed = stored.encoding.is_some();
         }
         for update in &adapter.updates {
             let adapted = view.adapted.entry(update.base_tensor).or_default();
             let stored = &index.tensors()[update.base_tensor as usize].shape;
             let shape = adapted.replaced.as_ref().map_or(stored, |(_, _, shape)| shape);
             adapted.update = product(update, shape);
+        }
+        for delta in &adapter.deltas {
+            let adapted = view.adapted.entry(delta.base_tensor).or_default();
+            adapted.delta = Some(own(delta.adapter_tensor));
+        }
+        for magnitude in &adapter.magnitudes {
+            let adapted = view.adapted.entry(magnitude.base_tensor).or_default();
+            let axis = if magnitude.by_columns { Axis::Columns } else { Axis::Rows };
+            adapted.magnitude = Some((own(magnitude.adapter_tensor), axis));
         }
         for addition in &adapter.additions {
             let (from, stored) = match addition.from {
@@ -471,7 +497,11 @@ impl<'a> View<'a> {
         match &self.tensors {
             Tensors::Checkpoint { index, .. } => {
                 let place = self.place(position);
-                index.tensors().get(place).is_none_or(|entry| entry.encoding.is_none())
+                let adapted = self.adapted.get(&(place as u32));
+                match adapted.filter(|adapted| adapted.replaced.is_some()) {
+                    Some(adapted) => !adapted.is_computed,
+                    None => index.tensors().get(place).is_none_or(|entry| entry.encoding.is_none()),
+                }
             }
             Tensors::Recipe { .. } | Tensors::Mapped { .. } => true,
         }
@@ -486,7 +516,7 @@ impl<'a> View<'a> {
             return added.update.is_none().then_some(added.from);
         }
         match self.adapted.get(&(self.place(position) as u32)) {
-            Some(Adapted { update: Some(_), .. }) => return None,
+            Some(adapted) if adapted.is_changed() => return None,
             Some(Adapted { replaced: Some((by, ..)), .. }) => return Some(*by),
             _ => {}
         }
@@ -538,13 +568,23 @@ impl<'a> View<'a> {
         }
         let tensors = match (&self.tensors, self.adapted.get(&(self.place(position) as u32))) {
             (Tensors::Recipe { tensors, .. }, _) => tensors,
-            (
-                Tensors::Checkpoint { model, .. },
-                Some(Adapted { replaced, update: Some(product) }),
-            ) => {
+            (Tensors::Checkpoint { model, .. }, Some(adapted)) if adapted.is_changed() => {
                 let own = TensorRef { model: *model, tensor: self.place(position) as u32 };
-                let base = replaced.as_ref().map_or(own, |(by, ..)| *by);
-                return (updated(graph, base, *product), false);
+                let base = adapted.replaced.as_ref().map_or(own, |(by, ..)| *by);
+                let mut node = match adapted.update {
+                    Some(product) => updated(graph, base, product),
+                    None => graph.leaf(Leaf::Tensor(base)),
+                };
+                if let Some(delta) = adapted.delta {
+                    let delta = graph.leaf(Leaf::Tensor(delta));
+                    node = graph.map(MapOp::Add, &[node, delta]);
+                }
+                if let Some((magnitude, axis)) = adapted.magnitude
+                    && let Some(shape) = as_matrix(self.get(position).shape)
+                {
+                    node = with_norms(graph, node, magnitude, axis, shape);
+                }
+                return (node, false);
             }
             (Tensors::Mapped { sums, .. }, _) => {
                 let terms = sums.get(&(self.place(position) as u32)).map_or(&[][..], Vec::as_slice);
@@ -563,6 +603,33 @@ impl<'a> View<'a> {
         }
         (graph.add(crate::formulas::graph::Node::Round(made.dtype), &[node]), *double)
     }
+}
+
+/// A tensor as a matrix: its first dimension, and all others. None of vectors.
+fn as_matrix(shape: &Shape) -> Option<(u64, u64)> {
+    match shape.dimensions() {
+        [rows, others @ ..] if !others.is_empty() => Some((*rows, others.iter().product())),
+        _ => None,
+    }
+}
+
+/// A matrix whose rows, or columns, are brought to these norms.
+fn with_norms(
+    graph: &mut Graph,
+    node: NodeId,
+    norms: TensorRef,
+    axis: Axis,
+    (rows, columns): (u64, u64),
+) -> NodeId {
+    let fact = MatrixOp::AxisFact(Fact::SumProduct, axis);
+    let squares = graph.add(Node::Matrix(fact, MatrixLayout::plain(rows, columns)), &[node]);
+    let (row_step, column_step) = if axis == Axis::Rows { (1, 0) } else { (0, 1) };
+    let part = Rectangle { start: 0, row_step, column_step, rows, columns };
+    let squares = graph.add(Node::Part(part), &[squares]);
+    let own = graph.map(MapOp::Sqrt, &[squares]);
+    let norms = graph.leaf(Leaf::Tensor(norms));
+    let factor = graph.map(MapOp::Divide, &[norms, own]);
+    graph.map(MapOp::Multiply, &[factor, node])
 }
 
 /// The node of a linear combination; 0 of nothing.

@@ -138,7 +138,12 @@ fn input_record(
     known: &HashMap<PathBuf, FileDigest>,
 ) -> InputRecord {
     let checkpoint = &model.checkpoint;
-    let files = checkpoint.index.shards().iter().map(|shard| InputFile {
+    // What an adapter computes from its base lies in the base's files, which are that model's.
+    let is_own = |shard: &&Shard| {
+        !checkpoint.index.tensors().iter().any(is_computed)
+            || shard.path.starts_with(&checkpoint.root)
+    };
+    let files = checkpoint.index.shards().iter().filter(is_own).map(|shard| InputFile {
         name: name_within(checkpoint, shard),
         bytes: shard.size,
         sha256: known.get(&shard.path).map(ToString::to_string),
@@ -150,6 +155,10 @@ fn input_record(
         headers: headers_digest(checkpoint),
         files: files.collect(),
     }
+}
+
+fn is_computed(tensor: &TensorEntry) -> bool {
+    tensor.encoding.as_ref().is_some_and(|encoding| encoding.is_computed())
 }
 
 /// The name of a file within its model, whatever folder that is in.
@@ -173,6 +182,9 @@ fn headers_digest(checkpoint: &Checkpoint) -> String {
     for tensor in checkpoint.index.by_name() {
         to.thing("tensor", |to| {
             place(tensor, to);
+            if let Some(encoding) = tensor.encoding.as_ref().filter(|_| is_computed(tensor)) {
+                to.word("computed", &encoding.identity());
+            }
             for part in tensor.encoding.iter().flat_map(|encoding| encoding.parts()) {
                 to.thing("part", |to| place(part, to));
             }

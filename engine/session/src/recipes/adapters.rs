@@ -109,6 +109,19 @@ impl Loader<'_> {
         let resolved = Adapter::resolve(&files.index, config, &on.index, on.config.as_ref());
         let mut adapter = self.or_note(resolved, source, model)?;
         adapter.warnings.append(&mut files.warnings);
+        if let Some(index) = adapter.index.take() {
+            let needs_files = index.shards().len() > files.index.shards().len();
+            if needs_files && self.models[base as usize].model.held.is_some() {
+                let headline =
+                    format!("`{}` is computed from its base, which has no files", model.name);
+                let fault = Diagnostic::error(codes::ADAPTER_KIND, headline);
+                self.diagnostics.push(
+                    fault.at(source, model.span).help("write the base to a folder, and name that"),
+                );
+                return None;
+            }
+            files.index = index;
+        }
         let has_effect = adapter.has_effect(&files.index).map_err(|error| vec![error.diagnostic()]);
         if !self.or_note(has_effect, source, model)? {
             let headline = format!("`{}` changes nothing", model.name);
