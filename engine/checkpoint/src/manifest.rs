@@ -253,7 +253,7 @@ impl Manifest {
         }
         let mut files = BTreeMap::new();
         for file in &self.files {
-            if !crate::side_files::is_plain_name(&file.name) {
+            if !crate::side_files::is_plain_path(&file.name) {
                 return Err(ManifestProblem::Name(file.name.clone()));
             }
             if files.insert(&file.name, ()).is_some() {

@@ -40,7 +40,7 @@ use crate::layout::{INDEX_NAME, Layout};
 use crate::manifest::{FileRecord, MANIFEST_NAME, hex};
 use crate::reread::{self, Stretch};
 use crate::shown::{bytes_text, io_text, shown, shown_path};
-use crate::side_files::is_plain_name;
+use crate::side_files::is_plain_path;
 use crate::tensor_digest::TensorDigest;
 use aside::Aside;
 use disk::Disk;
@@ -386,6 +386,18 @@ impl OutputFolder {
     /// A new file in the output, in place of what an interrupted run may have left.
     fn create(&self, name: &str) -> Result<(PathBuf, File), Box<Diagnostic>> {
         let path = self.shards.folder().join(name);
+        if let Some((folder, _)) = name.split_once('/') {
+            // What an interrupted run left there is no folder of ours unless it is a plain one.
+            let folder = self.shards.folder().join(folder);
+            let made = match std::fs::symlink_metadata(&folder) {
+                Ok(found) if found.is_dir() => Ok(()),
+                _ => {
+                    let removed = self.disk.remove_all(&folder);
+                    removed.and_then(|()| self.disk.create_folder(&folder))
+                }
+            };
+            made.map_err(|error| refused("create a folder", &folder, &error))?;
+        }
         let file = self.disk.remove_all(&path).and_then(|()| self.disk.open(&path));
         let file = file.map_err(|error| refused("create a file", &path, &error))?;
         Ok((path, file))
@@ -401,12 +413,14 @@ impl OutputFolder {
         let taken = name == MANIFEST_NAME
             || name == INDEX_NAME
             || self.layout.shards().iter().any(|shard| shard.name == name);
-        if is_plain_name(name) && !taken {
+        if is_plain_path(name) && !taken {
             return Ok(());
         }
         let reason = match taken {
             true => "mixdown writes a file of this name itself",
-            false => "a file of an output lies right in its folder and is not hidden",
+            false => {
+                "a file of an output lies in its folder, or in one within it, and is not hidden"
+            }
         };
         let headline = format!("`{}` cannot be added to the output", shown(name));
         Err(Box::new(Diagnostic::error(codes::WRITE_FAILED, headline).note(reason)))

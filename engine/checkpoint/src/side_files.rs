@@ -18,6 +18,9 @@ const WEIGHT_ENDINGS: [&str; 10] =
 const PACKING_NOTES: [&str; 3] =
     ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
 
+/// What names the parts of a model of sentence-transformers.
+const MODULES: &str = "modules.json";
+
 /// Files that are called like weights and hold none of the model's: the voices of Qwen2.5-Omni.
 const NO_WEIGHTS: [&str; 1] = ["spk_dict.pt"];
 
@@ -145,6 +148,71 @@ pub fn is_taken_over(name: &str) -> bool {
         // Programs that find it beside weights look for an adapter.
         && lower != "adapter_config.json"
         && name != crate::manifest::MANIFEST_NAME
+}
+
+/// Whether this is the name of a visible file in the folder itself or right in a folder within it.
+pub fn is_plain_path(name: &str) -> bool {
+    match name.split_once('/') {
+        Some((folder, file)) => is_plain_name(folder) && is_plain_name(file),
+        None => is_plain_name(name),
+    }
+}
+
+/// A folder within a model's that its `modules.json` names, as sentence-transformers writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModuleFolder {
+    /// The folder's name.
+    pub name: String,
+    /// Its files, sorted.
+    pub files: Vec<String>,
+    /// Whether some of them hold weights.
+    pub holds_weights: bool,
+}
+
+/// The folders within a model's that its `modules.json` names: pooling, and dense layers with weights of
+/// their own. None where there is no such file.
+///
+/// **Errors.** A `modules.json` that cannot be understood, and a folder that it names and that is not there.
+pub fn module_folders(folder: &Path) -> Result<Vec<ModuleFolder>, Box<Diagnostic>> {
+    let path = folder.join(MODULES);
+    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(Vec::new()) };
+    let broken = |what: String| {
+        let headline = format!("`{MODULES}` cannot be followed: {what}");
+        Box::new(Diagnostic::error(codes::MODULES_BROKEN, headline).in_file(shown_path(&path)))
+    };
+    let list: Vec<serde_json::Value> =
+        serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
+    let mut found: Vec<ModuleFolder> = Vec::new();
+    for module in list {
+        let name = module.get("path").and_then(serde_json::Value::as_str).unwrap_or_default();
+        // The first module is the model itself, in the folder or in one that is opened as a model.
+        if name.is_empty() || found.iter().any(|known| known.name == name) {
+            continue;
+        }
+        if !is_plain_name(name) {
+            return Err(broken(format!("`{}` is no folder in it", shown(name))));
+        }
+        let entries = match std::fs::read_dir(folder.join(name)) {
+            Ok(entries) => entries,
+            // A normalization has nothing to store, and its folder is lost where empty ones are.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(broken(format!("`{}`: {}", shown(name), io_text(&error)))),
+        };
+        let mut own =
+            ModuleFolder { name: name.to_owned(), files: Vec::new(), holds_weights: false };
+        for entry in entries.flatten() {
+            let Ok(file) = entry.file_name().into_string() else { continue };
+            let is_file = std::fs::metadata(entry.path()).is_ok_and(|found| found.is_file());
+            if is_file && is_plain_name(&file) && !file.eq_ignore_ascii_case("readme.md") {
+                let ending = file.rsplit_once('.').map_or("", |(_, ending)| ending);
+                own.holds_weights |= WEIGHT_ENDINGS.contains(&ending);
+                own.files.push(file);
+            }
+        }
+        own.files.sort();
+        found.push(own);
+    }
+    Ok(found)
 }
 
 /// Whether this is the name of a visible file in the folder itself, and no way out of it.

@@ -111,13 +111,18 @@ fn shard_names(manifest: &Manifest) -> BTreeSet<&str> {
     names
 }
 
+/// The name that a file of an output has in its folder: its own, or that of the folder that it lies in.
+fn first_part(name: &str) -> &str {
+    name.split_once('/').map_or(name, |(folder, _)| folder)
+}
+
 /// Files that the manifest does not know. Hidden ones belong to other tools (`.git`, `.cache`).
 fn check_names(folder: &Path, manifest: &Manifest, problems: &mut Vec<Diagnostic>) {
     let shards = shard_names(manifest);
     let is_known = |name: &str| {
         name == MANIFEST_NAME
             || shards.contains(name)
-            || manifest.files.iter().any(|file| file.name == name)
+            || manifest.files.iter().any(|file| first_part(&file.name) == name)
     };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

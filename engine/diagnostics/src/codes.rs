@@ -37,6 +37,7 @@ codes! {
     ADAPTER_BROKEN = "E0116", "an adapter's tensors do not go with each other or with its configuration";
     EMPTY_TENSORS = "E0120", "tensors are empty: a checkpoint was saved without gathering its parts";
     NOT_MERGED = "E0121", "a checkpoint holds an adapter that was not merged into it";
+    MODULES_BROKEN = "E0122", "a modules.json cannot be followed";
     PACKED = "E0140", "weights are packed by a codec that is not decoded";
     PACKED_BROKEN = "E0141", "tensors of a packed weight are missing or do not go with each other";
     PACKED_CONFIG = "E0142", "a configuration promises another packing than the tensors have";
@@ -103,6 +104,7 @@ codes! {
     LAYERS_NOT_COUNTED = "E0321", "a config.json cannot say how many layers the output has";
     LAYER_MISPLACED = "E0322", "a layer would stand where another kind of layer belongs";
     LAYERS_PACKED = "E0323", "what belongs to single layers is packed or shared, so that they cannot be stacked";
+    NO_UPDATE = "E0324", "an adapter would have no product of two factors";
     MAP_SOURCE = "E0330", "the source of a map lacks a tensor that a rule takes";
     MAP_SHAPE = "E0331", "what a map makes does not have the shape that it must have";
     MAP_UNUSED = "E0332", "a tensor of a map's source is neither used nor listed as unused";
@@ -178,6 +180,9 @@ codes! {
     WRAPPED_NAMES = "W0623", "names begin with what a training framework puts before them";
     TOKENS_DIFFER = "W0624", "the same tokens have different ids";
     NAMES_OF_VERSION = "W0625", "a model has the names of another version of the library that wrote it";
+    TOKENIZER_OF_ADAPTER = "W0626", "the tokenizer of the output is an adapter's";
+    MODULE_NOT_MERGED = "W0627", "weights in a folder of a model are one model's, and not merged";
+    LOST_IN_PEFT = "W0628", "peft may not load all that an adapter says";
     LEFT_IN_FILE = "W0630", "parts of an adapter's file are not in the output";
     METHOD_UNUSED = "W0631", "a method file that the recipe does not use has mistakes";
     NO_CHAT_TEMPLATE = "W0632", "no chat template could be written";

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use crate::merge::{self, MergeRequest, Merged};
 use crate::planning::{self, RecipeInput};
-use crate::progress::Task;
-use crate::{Machine, Session, Trouble};
+use crate::progress::{Meter, Task};
+use crate::{Event, Listener, Machine, Session, Trouble};
 
 /// Which adapter to write, where to, and how.
 #[derive(Clone, Debug)]
@@ -42,10 +42,70 @@ const CHUNK: usize = 1 << 20;
 ///
 /// **Errors.** No tensor differs, the models do not fit, or all that a merge fails of.
 pub fn extract(request: &ExtractRequest, session: &Session<'_>) -> Result<Merged, Trouble> {
-    let mut merge = MergeRequest::new(recipe(request, session)?, &request.out);
+    let of_command = |trouble| match trouble {
+        Trouble::Found(found) => Trouble::Found(found.into_iter().map(in_own_words).collect()),
+        Trouble::Usage(found) => Trouble::Usage(found.into_iter().map(in_own_words).collect()),
+        interrupted @ Trouble::Interrupted(_) => interrupted,
+    };
+    let told = Told { listener: session.listener };
+    let session = &Session {
+        places: session.places,
+        listener: &told,
+        cancel: session.cancel,
+        given: session.given,
+    };
+    let mut merge = MergeRequest::new(recipe(request, session).map_err(of_command)?, &request.out);
     (merge.machine, merge.force) = (request.machine, request.force);
-    merge::merge(&merge, session)
+    merge::merge(&merge, session).map_err(of_command)
 }
+
+/// Says what was found without the recipe that the request stands for, which nobody has written and nobody
+/// can change: what has no place is about that.
+fn in_own_words(mut found: Diagnostic) -> Diagnostic {
+    if found.place.is_none() {
+        found.help = match found.code {
+            codes::TENSOR_MISSING => {
+                Some("leave the tensor out of the model, or give its base one of that name".into())
+            }
+            codes::SHAPE_MISMATCH => {
+                Some("extract from models whose tensors have one shape".into())
+            }
+            codes::UNSUPPORTED => None,
+            _ => {
+                found.help.filter(|help| !SPEAKS_OF_RECIPES.iter().any(|word| help.contains(word)))
+            }
+        };
+    }
+    found
+}
+
+/// Tells somebody else, in the words of the command.
+struct Told<'a> {
+    listener: &'a dyn Listener,
+}
+
+impl Listener for Told<'_> {
+    fn tell(&self, event: &Event<'_>) {
+        match event {
+            Event::Warnings(found) => {
+                let found: Vec<Diagnostic> = found.iter().cloned().map(in_own_words).collect();
+                self.listener.tell(&Event::Warnings(&found));
+            }
+            Event::Notice(_) | Event::Started(_) => self.listener.tell(event),
+        }
+    }
+
+    fn watch(&self, meter: &Meter, work: &mut dyn FnMut()) {
+        self.listener.watch(meter, work);
+    }
+
+    fn has_work(&self, has: bool) {
+        self.listener.has_work(has);
+    }
+}
+
+/// What helps say that only a recipe can do.
+const SPEAKS_OF_RECIPES: [&str; 6] = ["rule", "recipe", "`output", "`models", "`base", "`dtype"];
 
 /// The recipe that extracts the adapter: the tensors that do not differ are kept.
 fn recipe(request: &ExtractRequest, session: &Session<'_>) -> Result<RecipeInput, Trouble> {

@@ -9,7 +9,7 @@ use mixdown_checkpoint::Shard;
 use mixdown_checkpoint::digest::{Digests, FileDigest};
 use mixdown_diagnostics::Diagnostic;
 use mixdown_exec::{Held, Results, Values};
-use mixdown_ops::matrix::{Noise, Report};
+use mixdown_ops::matrix::{MatrixOp, Noise, Report};
 use mixdown_ops::{Backend, Precision};
 use mixdown_plan::identity::{Digest, Identities};
 use mixdown_plan::{Job, Merge, TensorRef, Work};
@@ -51,6 +51,9 @@ impl StoredResults {
             let Work::Merge(merge) = &job.work else { continue };
             for (step, found) in merge.matrices.iter().enumerate() {
                 let mut digest = Digest::default();
+                if is_one_pass(merge) {
+                    continue;
+                }
                 if identified::result(&identities, backend, number, step, &mut digest).is_none() {
                     continue;
                 }
@@ -72,6 +75,13 @@ impl StoredResults {
             warnings.push(warning);
         }
     }
+}
+
+/// Whether all ops of a merge take one pass over what they read, as norms of rows do: finding the digests of
+/// files takes longer than making their results again.
+fn is_one_pass(merge: &Merge) -> bool {
+    !merge.matrices.is_empty()
+        && merge.matrices.iter().all(|step| matches!(step.op, MatrixOp::AxisFact(..)))
 }
 
 /// What is known of the store before a merge, without reading a file.
@@ -102,6 +112,7 @@ pub fn outlook(planned: &Planned, backend: &dyn Backend, places: &Places) -> Opt
 
 fn matrix_ops(job: &Job) -> usize {
     match &job.work {
+        Work::Merge(merge) if is_one_pass(merge) => 0,
         Work::Merge(merge) => merge.matrices.len(),
         Work::Copy { .. } => 0,
     }
@@ -138,7 +149,9 @@ pub fn files<'p>(planned: &'p Planned, jobs: &Range<usize>) -> Vec<&'p Shard> {
         .collect();
     for (number, job) in (0..).zip(&planned.plan.jobs) {
         let Work::Merge(merge) = &job.work else { continue };
-        if !jobs.contains(&(number as usize)) && !shared.contains(&number) {
+        let is_asked = jobs.contains(&(number as usize)) || shared.contains(&number);
+        let is_cheap = is_one_pass(merge) && !facts_from.contains(&number);
+        if !is_asked || is_cheap {
             continue;
         }
         let operands = merge.matrices.iter().flat_map(|step| &step.operands);

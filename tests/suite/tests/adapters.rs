@@ -316,3 +316,93 @@ fn what_an_adapter_cannot_be_is_refused() {
     let told = mixdown(&space, out).exits(2).stderr;
     assert!(told.contains("no tensor of the model differs from the base"), "{told}");
 }
+
+/// peft stores an output layer that has an update whole beside it, though nothing else of it was trained.
+#[test]
+fn a_stored_copy_of_the_base_is_no_change() {
+    let space = with_adapters();
+    let head = tensors(&space, "base")["lm_head.weight"].clone();
+    let shape = [head.shape[0], head.shape[1]];
+    let stored = |tensor: &Tensor| {
+        let name = "base_model.model.lm_head.base_layer.weight";
+        Tensor::new(name, DType::F32, &shape, &tensor.values())
+    };
+    adapter("head", 2).module("lm_head", 2, shape).with(stored(&head)).write(&space);
+    let recipe = |name: &str| {
+        format!(
+            "merge_method: task_arithmetic\nbase_model: base\nmodels: [{{model: base+{name}, parameters: {{weight: 0.5}}}}]\ndtype: float32\n"
+        )
+    };
+    check_exact(&space, &recipe("head"));
+    // One number more makes it a change of full rank.
+    let mut values = head.values();
+    values[3] += 1.0;
+    let name = "base_model.model.lm_head.base_layer.weight";
+    let other = Tensor::new(name, DType::F32, &shape, &values);
+    adapter("changed", 2).module("lm_head", 2, shape).with(other).write(&space);
+    space.write("adapter.yaml", format!("{}output: {{as: adapter}}\n", recipe("changed")));
+    let outcome = mixdown(&space, ["merge", "adapter.yaml", "--out", "refused"]);
+    assert!(outcome.stderr.contains("not of a bounded rank"), "{}", outcome.stderr);
+}
+
+/// Both are what peft needs to load an adapter as it is meant: the wrapper of causal models for these alone,
+/// and a bias beside an update that does not make its layer a whole one.
+#[test]
+fn biases_and_classes_are_as_peft_loads_them() {
+    let space = Space::new();
+    let bias = |values: [f64; 8]| {
+        Tensor::new("model.layers.0.self_attn.k_proj.bias", DType::F32, &[8], &values)
+    };
+    let base = || checkpoint("base").dtype(DType::F32);
+    let class = |name: &str| serde_json::json!([name]);
+    base().config("architectures", class("LlamaModel")).with(bias([0.0; 8])).write(&space);
+    checkpoint("tuned").dtype(DType::F32).expert(7, 0.1).with(bias([0.5; 8])).write(&space);
+    mixdown(&space, ["extract", "tuned", "base", "--rank", "16", "--out", "out"]).success();
+    let config: Value = serde_json::from_slice(&space.read("out/adapter_config.json")).unwrap();
+    assert_eq!((&config["bias"], &config["task_type"]), (&Value::from("lora_only"), &Value::Null));
+    let stored = read_safetensors(space.path("out/adapter_model.safetensors"));
+    let module = "base_model.model.model.layers.0.self_attn.k_proj";
+    assert!(stored.contains_key(&format!("{module}.base_layer.bias")), "{:?}", stored.keys());
+    assert!(stored.contains_key(&format!("{module}.lora_A.weight")));
+    let tolerance = |_: &Tensor| Tolerance::RelativeToLargest(1e-5);
+    let expected = tensors(&space, "tuned");
+    space.write("back/adapter_config.json", space.read("out/adapter_config.json"));
+    space.write("back/adapter_model.safetensors", space.read("out/adapter_model.safetensors"));
+    assert_same_tensors("back", &expected, &applied(&space, "back"), tolerance);
+}
+
+/// What a command cannot be told is no help.
+#[test]
+fn extract_speaks_of_extract() {
+    let space = Space::new();
+    checkpoint("base").dtype(DType::F32).write(&space);
+    let more = Tensor::new("model.layers.0.extra.weight", DType::F32, &[2, 2], &[1.0; 4]);
+    checkpoint("tuned").dtype(DType::F32).expert(7, 0.1).with(more).write(&space);
+    let outcome = mixdown(&space, ["extract", "tuned", "base", "--rank", "4", "--out", "out"]);
+    assert_eq!(outcome.status, Some(2));
+    for word in ["extract:", "output:", "drop: true", "rule"] {
+        assert!(!outcome.stderr.contains(word), "{word}: {}", outcome.stderr);
+    }
+    assert!(outcome.stderr.contains("leave the tensor out of the model"), "{}", outcome.stderr);
+}
+
+#[test]
+fn the_tokenizer_of_a_single_adapter_is_taken() {
+    let space = with_adapters();
+    space.write("base/tokenizer.json", "{\"of\": \"base\"}");
+    space.write("base/merges.txt", "of base");
+    space.write("one/tokenizer.json", "{\"of\": \"one\"}");
+    space.write("one/chat_template.jinja", "{{ messages }}");
+    let merged = |text: &str, out: &str| {
+        space.write("tokens.yaml", text);
+        mixdown(&space, ["merge", "tokens.yaml", "--out", out]).success()
+    };
+    let single = "merge_method: passthrough\nmodels: [{model: base+one}]\n";
+    let outcome = merged(single, "single");
+    assert!(outcome.stderr.contains("W0626"), "{}", outcome.stderr);
+    assert_eq!(space.read("single/tokenizer.json"), space.read("one/tokenizer.json"));
+    assert!(space.exists("single/chat_template.jinja") && !space.exists("single/merges.txt"));
+    let two = format!("merge_method: task_arithmetic\n{TWO}");
+    assert!(!merged(&two, "both").stderr.contains("W0626"));
+    assert_eq!(space.read("both/tokenizer.json"), space.read("base/tokenizer.json"));
+}

@@ -229,3 +229,36 @@ fn a_dropped_tensor_is_recorded() {
     assert_eq!(dropped.len(), 2, "one for each model: {dropped:?}");
     assert!(dropped.iter().all(|entry| entry["name"] == "lm_head.weight"));
 }
+
+/// Folders of sentence-transformers, whose names modules.json says.
+#[test]
+fn folders_that_modules_name_are_part_of_the_output() {
+    let space = Space::new();
+    let modules =
+        r#"[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}, {"path": "3_Normalize"}]"#;
+    for (name, seed) in [("one", 1), ("two", 2)] {
+        checkpoint(name).seed(seed).write(&space);
+        space.write(format!("{name}/modules.json"), modules);
+        space.write(format!("{name}/1_Pooling/config.json"), "{}");
+        space.write(format!("{name}/2_Dense/model.safetensors"), name);
+        space.write(format!("{name}/unnamed/file.txt"), "x");
+    }
+    let models =
+        "models: [{model: one, parameters: {weight: 1}}, {model: two, parameters: {weight: 1}}]";
+    space.write("recipe.yaml", format!("merge_method: linear\n{models}\n"));
+    let merge = || mixdown(&space, ["merge", "recipe.yaml", "--out", "out", "--force"]).success();
+    let told = merge().stderr;
+    assert!(told.contains("W0627") && told.contains("2_Dense"), "{told}");
+    assert_eq!(space.read("out/1_Pooling/config.json"), b"{}");
+    assert_eq!(space.read("out/2_Dense/model.safetensors"), b"one");
+    assert!(!space.exists("out/unnamed"));
+    mixdown(&space, ["verify", "out"]).success();
+    space.write("out/1_Pooling/config.json", "{\"changed\": 1}");
+    assert_ne!(mixdown(&space, ["verify", "out"]).status, Some(0));
+    // Of equal weights nothing is to be told.
+    space.write("two/2_Dense/model.safetensors", "one");
+    assert!(!merge().stderr.contains("W0627"));
+    space.write("one/modules.json", "[{\"path\": \"../two\"}]");
+    let outcome = mixdown(&space, ["merge", "recipe.yaml", "--out", "out", "--force"]);
+    assert!(outcome.stderr.contains("E0122"), "{}", outcome.stderr);
+}

@@ -1,10 +1,38 @@
 //! Whether an adapter changes anything: factors that were never trained give a product of zeros.
 
-use super::Adapter;
+use super::{Adapter, AddedFrom};
 use crate::index::{Index, TensorEntry};
 use crate::source::{ByteSource, FilePool, ReadError};
 
 impl Adapter {
+    /// Forgets tensors stored beside their updates that are the base's own to the last bit: peft stores an
+    /// embedding or an output layer that has an update whole, though it was not trained so.
+    ///
+    /// **Errors.** A file that cannot be read.
+    pub fn forget_copies(&mut self, files: &Index, base: &Index) -> Result<(), ReadError> {
+        let entry = |index: &'_ Index, at: u32| index.tensors()[at as usize].clone();
+        let mut kept = Vec::with_capacity(self.replacements.len());
+        for whole in std::mem::take(&mut self.replacements) {
+            let is_updated = self.updates.iter().any(|one| one.base_tensor == whole.base_tensor);
+            let own = entry(files, whole.adapter_tensor);
+            let other = entry(base, whole.base_tensor);
+            if !is_updated || !is_same(files, &own, base, &other)? {
+                kept.push(whole);
+            }
+        }
+        self.replacements = kept;
+        for addition in &mut self.additions {
+            let (AddedFrom::Adapter(at), Some(update)) = (addition.from, addition.update) else {
+                continue;
+            };
+            let (own, other) = (entry(files, at), entry(base, update.base_tensor));
+            if is_same(files, &own, base, &other)? {
+                addition.from = AddedFrom::Base(update.base_tensor);
+            }
+        }
+        Ok(())
+    }
+
     /// Whether some product may be other than zero, or some tensor takes the place of another. Reads the first
     /// bytes of two factors, and more only where these are zeros.
     ///
@@ -34,6 +62,36 @@ impl Adapter {
         }
         Ok(false)
     }
+}
+
+/// Whether two stored tensors have the same bytes.
+fn is_same(
+    files: &Index,
+    own: &TensorEntry,
+    base: &Index,
+    other: &TensorEntry,
+) -> Result<bool, ReadError> {
+    const PIECE: u64 = 1 << 20;
+    let is_alike = own.dtype == other.dtype && own.shape == other.shape;
+    if !is_alike || own.encoding.is_some() || other.encoding.is_some() {
+        return Ok(false);
+    }
+    let pool = FilePool::new(2);
+    let sources = [pool.source(files.shard_of(own)), pool.source(base.shard_of(other))];
+    let mut buffers = [const { Vec::new() }; 2];
+    let mut at = 0;
+    while at < own.bytes() {
+        let count = PIECE.min(own.bytes() - at) as usize;
+        for ((source, buffer), entry) in sources.iter().zip(&mut buffers).zip([own, other]) {
+            buffer.resize(count, 0);
+            source.read_exact_at(entry.offset + at, buffer)?;
+        }
+        if buffers[0] != buffers[1] {
+            return Ok(false);
+        }
+        at += count as u64;
+    }
+    Ok(true)
 }
 
 /// Whether a tensor has a byte that is not zero.

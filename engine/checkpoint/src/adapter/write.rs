@@ -27,6 +27,8 @@ pub struct OutputAdapter<'a> {
     naming: Naming,
     /// What the configuration calls the base.
     pub base_model: Option<&'a str>,
+    /// For which of its classes peft wraps the model; the plain one where there is none.
+    pub task_type: Option<&'a str>,
     /// Whether the base stores linear layers as [in, out].
     pub fan_in_fan_out: bool,
     updates: &'a [OutputUpdate],
@@ -44,6 +46,8 @@ enum Naming {
     Llava,
     /// GPT-2 as published.
     Gpt2,
+    /// Mixtral as published.
+    Mixtral,
 }
 
 impl<'a> OutputAdapter<'a> {
@@ -51,7 +55,34 @@ impl<'a> OutputAdapter<'a> {
     /// at the positions in `replacements`.
     pub fn new(base: &'a Index, updates: &'a [OutputUpdate], replacements: &'a [u32]) -> Self {
         let naming = Naming::of(base);
-        Self { base, naming, base_model: None, fan_in_fan_out: false, updates, replacements }
+        let (base_model, task_type, fan_in_fan_out) = (None, None, false);
+        Self { base, naming, base_model, task_type, fan_in_fan_out, updates, replacements }
+    }
+
+    /// The weight of the module that a bias belongs to; none of other tensors.
+    pub fn weight_of_bias(base: &Index, base_tensor: u32) -> Option<u32> {
+        let module = base.tensors()[base_tensor as usize].name.strip_suffix(".bias")?;
+        base.position(&format!("{module}.weight")).map(|at| at as u32)
+    }
+
+    /// Whether a tensor is the bias of a module that gets an update, which is stored beside it.
+    fn is_beside(&self, base_tensor: u32) -> bool {
+        let weight = Self::weight_of_bias(self.base, base_tensor);
+        weight.is_some_and(|at| self.updates.iter().any(|update| update.base_tensor == at))
+    }
+
+    /// The modules that are stored whole, by their names in the base, without those that lie in another.
+    fn saved(&self) -> BTreeSet<&'a str> {
+        let tensors = self.base.tensors();
+        let wholes = self.replacements.iter().filter(|&&at| !self.is_beside(at));
+        let modules: BTreeSet<&str> = wholes
+            .filter_map(|&at| tensors[at as usize].name.rsplit_once('.').map(|(module, _)| module))
+            .collect();
+        let is_outermost = |module: &&str| {
+            let mut around = module.match_indices('.').map(|(dot, _)| &module[..dot]);
+            !around.any(|around| modules.contains(around))
+        };
+        modules.iter().copied().filter(is_outermost).collect()
     }
 
     /// Whether peft can add a product to this tensor of the base: a matrix that is a module's weight.
@@ -73,19 +104,27 @@ impl<'a> OutputAdapter<'a> {
 
     /// The name of a tensor that is stored whole.
     pub fn replacement_name(&self, base_tensor: u32) -> String {
+        if self.is_beside(base_tensor)
+            && let Some(module) =
+                self.base.tensors()[base_tensor as usize].name.strip_suffix(".bias")
+        {
+            return format!("{PREFIX}{}.base_layer.bias", self.in_memory(module));
+        }
         format!("{PREFIX}{}", self.in_memory(&self.base.tensors()[base_tensor as usize].name))
     }
 
     /// Tensors of the base that must be stored whole too, because they belong to a module of
-    /// which another tensor is: peft stores and loads modules only.
+    /// which another tensor is, or lie in it: peft stores and loads modules only.
     pub fn missing_replacements(&self) -> Vec<u32> {
         let tensors = self.base.tensors();
-        let module = |at: u32| tensors[at as usize].name.rsplit_once('.').map(|(module, _)| module);
-        let modules: BTreeSet<_> = self.replacements.iter().map(|&at| module(at)).collect();
+        let modules = self.saved();
+        let is_in = |at: &u32| {
+            let name = tensors[*at as usize].name.as_str();
+            let mut around = name.match_indices('.').map(|(dot, _)| &name[..dot]);
+            around.any(|module| modules.contains(module))
+        };
         let there: BTreeSet<u32> = self.replacements.iter().copied().collect();
-        (0..tensors.len() as u32)
-            .filter(|at| modules.contains(&module(*at)) && !there.contains(at))
-            .collect()
+        (0..tensors.len() as u32).filter(|at| is_in(at) && !there.contains(at)).collect()
     }
 
     /// The text of `adapter_config.json`. α is r everywhere, so that each scale is 1.
@@ -109,24 +148,19 @@ impl<'a> OutputAdapter<'a> {
             };
             pattern.insert(key, (*rank).into());
         }
-        let saved: BTreeSet<String> = self
-            .replacements
-            .iter()
-            .filter_map(|&at| {
-                let name = self.in_memory(&self.base.tensors()[at as usize].name);
-                name.rsplit_once('.').map(|(module, _)| module.to_owned())
-            })
-            .collect();
+        let saved: BTreeSet<String> =
+            self.saved().into_iter().map(|module| self.module_in_memory(module)).collect();
+        let has_biases = self.replacements.iter().any(|&at| self.is_beside(at));
         let saved = if saved.is_empty() { Value::Null } else { json!(saved) };
         let config = json!({
             "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
+            "task_type": self.task_type,
             "base_model_name_or_path": self.base_model,
             "inference_mode": true,
             "r": usual,
             "lora_alpha": usual,
             "lora_dropout": 0.0,
-            "bias": "none",
+            "bias": if has_biases { "lora_only" } else { "none" },
             "fan_in_fan_out": self.fan_in_fan_out,
             "use_rslora": false,
             "use_dora": false,
@@ -143,20 +177,24 @@ impl<'a> OutputAdapter<'a> {
         text
     }
 
-    /// The ends of names that mean just the modules with an update; whole names where an end
-    /// would mean others too.
+    /// The ends of names that mean just the modules with an update; whole names where an end would mean others
+    /// too, of which each level of a name is one.
     fn targets(&self, ranks: &BTreeMap<String, u64>) -> BTreeSet<String> {
         let end = |module: &str| module.rsplit('.').next().unwrap_or_default().to_owned();
-        let others: BTreeSet<String> = self
-            .base
-            .tensors()
-            .iter()
-            .filter_map(|tensor| {
-                let name = self.in_memory(&tensor.name);
-                let module = name.strip_suffix(".weight")?;
-                (!ranks.contains_key(module)).then(|| end(module))
-            })
-            .collect();
+        let mut others: BTreeSet<String> = BTreeSet::new();
+        let mut seen: HashSet<String> = HashSet::new();
+        for tensor in self.base.tensors() {
+            let name = self.in_memory(&tensor.name);
+            for (dot, _) in name.match_indices('.') {
+                let module = &name[..dot];
+                if !seen.contains(module) {
+                    seen.insert(module.to_owned());
+                    if !ranks.contains_key(module) {
+                        others.insert(end(module));
+                    }
+                }
+            }
+        }
         ranks
             .keys()
             .map(|module| match others.contains(&end(module)) {
@@ -172,6 +210,12 @@ impl<'a> OutputAdapter<'a> {
         }
         let name = self.in_memory(&self.base.tensors()[update.base_tensor as usize].name);
         name.strip_suffix(".weight").map(str::to_owned)
+    }
+
+    /// The name in memory of a module, which some tensor of it tells.
+    fn module_in_memory(&self, module: &str) -> String {
+        let name = self.in_memory(&format!("{module}.weight"));
+        name.strip_suffix(".weight").unwrap_or(module).to_owned()
     }
 
     fn in_memory(&self, name: &str) -> String {
@@ -191,6 +235,8 @@ impl Naming {
             Self::Llava
         } else if has("h.0.") && has("wte.") {
             Self::Gpt2
+        } else if has("model.layers.0.block_sparse_moe.") {
+            Self::Mixtral
         } else {
             Self::Stored
         }
@@ -201,6 +247,8 @@ impl Naming {
         match self {
             Self::Stored => name.to_owned(),
             Self::Gpt2 => format!("transformer.{name}"),
+            // Experts go by their old names, which peft brings together itself.
+            Self::Mixtral => name.replace(".block_sparse_moe.gate.", ".mlp.gate."),
             Self::Qwen2Vl => match name.strip_prefix("model.") {
                 Some(rest) => format!("model.language_model.{rest}"),
                 None if name.starts_with("visual.") => format!("model.{name}"),

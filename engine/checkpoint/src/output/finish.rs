@@ -1,6 +1,7 @@
 //! The end of an output: index and manifest, everything stored on disk, and the one step in which the
 //! folder appears under its name.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -43,6 +44,10 @@ impl OutputFolder {
             return Err(failure);
         }
         let output = output_path(&self.partial);
+        for folder in self.folders() {
+            let path = output.join(folder);
+            self.disk.sync_folder(&path).map_err(|error| refused(NAME_IT, &path, &error))?;
+        }
         self.disk.sync_folder(&output).map_err(|error| refused(NAME_IT, &output, &error))?;
         self.leave_last_words(TensorDigest::of(text.as_bytes()))?;
         self.appear(&output)?;
@@ -69,6 +74,13 @@ impl OutputFolder {
             }
         }
         Ok(())
+    }
+
+    /// The folders within the output's.
+    fn folders(&self) -> BTreeSet<String> {
+        let files = self.files.lock().expect("no thread panics while it holds the list");
+        let parts = files.keys().filter_map(|name| name.split_once('/'));
+        parts.map(|(folder, _)| folder.to_owned()).collect()
     }
 
     fn all_finished(&self) -> Result<Vec<TensorDigest>, Box<Diagnostic>> {
@@ -142,7 +154,10 @@ impl OutputFolder {
         let output = output_path(&self.partial);
         let files = self.files.lock().expect("no thread panics while it holds the list");
         let is_ours = |name: &str| {
-            files.contains_key(name) || self.layout.shards().iter().any(|shard| shard.name == name)
+            let is_in = |file: &String| file.split_once('/').is_some_and(|(it, _)| it == name);
+            files.contains_key(name)
+                || files.keys().any(is_in)
+                || self.layout.shards().iter().any(|shard| shard.name == name)
         };
         let list = || -> io::Result<Vec<PathBuf>> {
             fs::read_dir(&output)?.map(|entry| entry.map(|entry| entry.path())).collect()

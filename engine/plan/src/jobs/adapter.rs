@@ -224,6 +224,7 @@ impl<'r> Adapting<'r> {
             && tensor.dtype.is_float()
             && tensor.shape.elements() > 0
             && !is_embedding(&tensor.name)
+            && !is_router(&tensor.name)
     }
 
     /// What becomes of all tensors.
@@ -238,19 +239,30 @@ impl<'r> Adapting<'r> {
             let Some(position) = self.position(made, reporter) else { continue };
             all.push((position, self.change(made, position, reporter)));
         }
-        // A module with a tensor that is stored whole is stored whole itself: peft knows no other way.
+        // A module with a tensor that is stored whole is stored whole itself, with all that lies in it: peft
+        // knows no other way, but for a bias beside an update.
         let tensors = self.index.tensors();
         let module = |at: u32| tensors[at as usize].name.rsplit_once('.').map(|(name, _)| name);
-        let whole: HashSet<Option<&str>> = all
+        let updated: HashSet<u32> = all
             .iter()
-            .filter(|(_, change)| matches!(change, Change::Whole))
-            .map(|(position, _)| module(*position))
+            .filter(|(_, change)| matches!(change, Change::Update(_)))
+            .map(|(position, _)| *position)
+            .collect();
+        let is_beside = |at: u32| {
+            OutputAdapter::weight_of_bias(self.index, at).is_some_and(|at| updated.contains(&at))
+        };
+        let whole: HashSet<&str> = all
+            .iter()
+            .filter(|(position, change)| matches!(change, Change::Whole) && !is_beside(*position))
+            .filter_map(|(position, _)| module(*position))
             .collect();
         let (updates, replacements, copied) = Default::default();
         let mut found = Changes { all, updates, replacements, copied, beside };
         let is_peft = self.form == Form::Peft;
         for (position, change) in &mut found.all {
-            let is_in_whole = is_peft && whole.contains(&module(*position));
+            let name = tensors[*position as usize].name.as_str();
+            let mut around = name.match_indices('.').map(|(dot, _)| &name[..dot]);
+            let is_in_whole = is_peft && around.any(|module| whole.contains(module));
             if matches!(change, Change::Update(_)) && is_in_whole {
                 *change = Change::Whole;
             }
@@ -266,11 +278,41 @@ impl<'r> Adapting<'r> {
         }
         if is_peft {
             self.warn_of_tied(&found.replacements, reporter);
-            found.copied =
-                OutputAdapter::new(self.index, &[], &found.replacements).missing_replacements();
+            self.warn_of_experts(&found.updates, reporter);
+            let (updates, wholes) = (&found.updates, &found.replacements);
+            found.copied = OutputAdapter::new(self.index, updates, wholes).missing_replacements();
         }
         found.replacements.extend(&found.copied);
+        if is_peft && found.updates.is_empty() && !found.replacements.is_empty() {
+            let headline = "nothing that changes can be a product of two factors";
+            let diagnostic = Diagnostic::error(codes::NO_UPDATE, headline)
+                .fact("stored whole", format!("{} tensors", found.replacements.len()))
+                .note("peft loads no adapter without a module that gets an update")
+                .help("remove `output`, so that a model is written");
+            self.refuse(diagnostic, reporter);
+        }
         found
+    }
+
+    /// Where experts are stored one by one, peft 0.21 takes what is called as their parts are for theirs, and
+    /// leaves out what then has no place: updates of shared experts and of layers without experts.
+    fn warn_of_experts(&self, updates: &[OutputUpdate], reporter: &mut Reporter) {
+        const PARTS: [&str; 3] = [".gate_proj.weight", ".up_proj.weight", ".down_proj.weight"];
+        let tensors = self.index.tensors();
+        let is_part = |name: &str| PARTS.iter().any(|part| name.ends_with(part));
+        let is_of_expert = |name: &str| name.contains(".experts.");
+        if !tensors.iter().any(|one| is_of_expert(&one.name) && is_part(&one.name)) {
+            return;
+        }
+        let names = updates.iter().map(|one| tensors[one.base_tensor as usize].name.as_str());
+        let lost: Vec<&str> = names.filter(|name| is_part(name) && !is_of_expert(name)).collect();
+        let Some(first) = lost.first() else { return };
+        let headline = "peft may leave out some updates of this adapter without a word";
+        let diagnostic = Diagnostic::warning(codes::LOST_IN_PEFT, headline)
+            .fact("updates", format!("{}, `{first}` first", lost.len()))
+            .note("peft 0.21 takes gate_proj, up_proj and down_proj of a base with experts for those of experts")
+            .help("use the adapter in mixdown, or write a model instead of an adapter");
+        reporter.add(diagnostic.at(&self.recipe.source, self.wanted.span));
     }
 
     /// peft gives what is stored of an embedding to the embedding alone, also where the output layer is
@@ -423,10 +465,21 @@ impl<'r> Adapting<'r> {
     }
 }
 
+/// Whether a tensor is what chooses among experts: a bare parameter in memory, which takes no update.
+fn is_router(name: &str) -> bool {
+    let module = name.strip_suffix(".weight").and_then(|name| name.rsplit_once('.'));
+    module.is_some_and(|(around, own)| {
+        let around = around.rsplit('.').next().unwrap_or_default();
+        own == "router"
+            || (own == "gate" && ["mlp", "block_sparse_moe", "feed_forward"].contains(&around))
+    })
+}
+
 /// Whether a tensor is an embedding by its name: rows that are looked up, and no linear layer.
 fn is_embedding(name: &str) -> bool {
     let is_part = |part: &str| {
-        (part.contains("embed") && part != "embed_out") || ["wte", "wpe", "shared"].contains(&part)
+        (part.contains("embed") && part != "embed_out")
+            || ["wte", "wpe", "shared", "relative_attention_bias"].contains(&part)
     };
     name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next()).is_some_and(is_part)
 }
@@ -434,6 +487,17 @@ fn is_embedding(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn routers_are_known_by_what_is_around_them() {
+        for name in ["model.layers.0.mlp.gate.weight", "model.layers.0.mlp.router.weight"] {
+            assert!(is_router(name), "{name}");
+        }
+        for name in ["model.layers.0.mlp.gate_proj.weight", "model.layers.0.attention.gate.weight"]
+        {
+            assert!(!is_router(name), "{name}");
+        }
+    }
 
     #[test]
     fn embeddings_are_known_by_their_module() {

@@ -73,7 +73,20 @@ fn read_models<'a>(
             all.push(own(Tokens::none(), None, None, view));
             continue;
         }
-        let ModelSource::Checkpoint(position) = source else {
+        // An adapter that brings a tokenizer means that one, and another its base's.
+        let position = match source {
+            ModelSource::Checkpoint(position) => Some(*position),
+            ModelSource::Adapted(number) => {
+                let on_base = &request.adapters[*number as usize];
+                let has_own = request.checkpoints[on_base.checkpoint as usize].tokenizer.is_some();
+                Some(if has_own { on_base.checkpoint } else { on_base.base })
+            }
+            ModelSource::Mapped(_)
+            | ModelSource::Recipe(_)
+            | ModelSource::Zero(_)
+            | ModelSource::Failed => None,
+        };
+        let Some(position) = position else {
             let headline = format!(
                 "the vocabulary of `{}`, no plain checkpoint, cannot be rebuilt",
                 view.name
@@ -82,7 +95,7 @@ fn read_models<'a>(
             found.push(problem(headline).help(help));
             continue;
         };
-        let input = &request.checkpoints[*position as usize];
+        let input = &request.checkpoints[position as usize];
         let Some(file) = input.tokenizer else {
             let headline = format!("`{}` has no tokenizer.json", view.name);
             let help = "save its tokenizer in the fast format, or leave `tokenizer` out";
@@ -90,7 +103,11 @@ fn read_models<'a>(
             continue;
         };
         match Tokens::read(file) {
-            Ok(tokens) => all.push(own(tokens, input.config, input.tokenizer_config, view)),
+            Ok(tokens) => {
+                // An adapter's folder has no config.json: sizes are its base's.
+                let config = input.config.or(view.config);
+                all.push(own(tokens, config, input.tokenizer_config, view));
+            }
             Err(words) => {
                 let headline = format!("the tokenizer.json of `{}` cannot be used", view.name);
                 found.push(problem(headline).note(words));
@@ -102,7 +119,7 @@ fn read_models<'a>(
 
 fn own<'a>(
     tokens: Tokens<'a>,
-    config: Option<&'a Value>,
+    config: Option<&Value>,
     tokenizer_config: Option<&'a Value>,
     view: &View<'_>,
 ) -> Own<'a> {

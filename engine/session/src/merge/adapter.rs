@@ -33,6 +33,12 @@ pub fn config(planned: &Planned, files: &AdapterFiles) -> String {
     let index = &base.model.checkpoint.index;
     let mut adapter = OutputAdapter::new(index, &files.updates, &files.replacements);
     adapter.base_model = Some(name);
+    let classes =
+        base.model.checkpoint.config.as_ref().and_then(|config| config.get("architectures"));
+    let class = classes.and_then(|classes| classes.get(0)?.as_str());
+    // Of other classes peft's plain wrapper is the one that fits; without a config the usual one is meant.
+    let is_causal = class.is_none_or(|class| class.ends_with("ForCausalLM"));
+    adapter.task_type = is_causal.then_some("CAUSAL_LM");
     adapter.config_text()
 }
 

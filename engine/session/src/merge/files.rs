@@ -8,7 +8,8 @@ use mixdown_checkpoint::card::{CARD_NAME, Card, CardMethod, CardModel};
 use mixdown_checkpoint::config::{ConfigChanges, StackChange, rewrite_config};
 use mixdown_checkpoint::manifest::RecipeRecord;
 use mixdown_checkpoint::output::OutputFolder;
-use mixdown_checkpoint::{Form, shown_path, side_files};
+use mixdown_checkpoint::side_files::{self, ModuleFolder};
+use mixdown_checkpoint::{Form, shown, shown_path};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_plan::GgufOutput;
 use mixdown_recipe::setting::Spanned;
@@ -19,6 +20,7 @@ use super::{MergeRequest, adapter, chat_template, gguf};
 use crate::Session;
 use crate::beside;
 use crate::planning::Planned;
+use crate::recipes::Input;
 
 const CONFIG_NAME: &str = "config.json";
 
@@ -30,6 +32,18 @@ const VOCABULARY_FILES: [&str; 6] = [
     "vocab.json",
     "vocab.txt",
     "spiece.model",
+];
+
+/// Files of which one makes a tokenizer.
+const TOKENIZERS: [&str; 4] = ["tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json"];
+
+/// What else belongs to a tokenizer.
+const TOKENIZER_NOTES: [&str; 5] = [
+    "chat_template.jinja",
+    "chat_template.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
 ];
 
 /// What will stand beside the weights.
@@ -96,7 +110,9 @@ pub fn choose(
         }
         if checkpoint.form == Form::Folder {
             files.copy_from(&checkpoint.root)?;
+            files.copy_modules(donor, planned)?;
         }
+        files.take_tokenizer(planned)?;
     }
     let is_gguf = planned.plan.output.gguf.is_some();
     if let Some(wanted) = planned.loaded.recipes[0].chat_template.as_ref().filter(|_| !is_gguf) {
@@ -149,6 +165,86 @@ impl Files {
             self.bytes += std::fs::metadata(&path).map_or(0, |found| found.len());
             self.copied.push((name, path));
         }
+        Ok(())
+    }
+
+    /// Takes over the folders that the model's `modules.json` names. Their weights are the model's own, which is
+    /// told where other models have others.
+    fn copy_modules(&mut self, donor: &Input, planned: &Planned) -> Result<(), Box<Diagnostic>> {
+        let root = &donor.model.checkpoint.root;
+        for folder in side_files::module_folders(root)? {
+            for file in &folder.files {
+                let (name, path) =
+                    (format!("{}/{file}", folder.name), root.join(&folder.name).join(file));
+                self.bytes += std::fs::metadata(&path).map_or(0, |found| found.len());
+                self.copied.push((name, path));
+            }
+            if !folder.holds_weights {
+                continue;
+            }
+            let others = planned.loaded.own_models().filter(|other| !std::ptr::eq(*other, donor));
+            let differing: Vec<&str> = others
+                .filter(|other| other.model.checkpoint.form == Form::Folder)
+                .filter(|other| differs(&folder, root, &other.model.checkpoint.root))
+                .map(|other| other.name.as_str())
+                .collect();
+            if differing.is_empty() {
+                continue;
+            }
+            let name = shown(&folder.name).into_owned();
+            let headline =
+                format!("the weights in `{name}` are those of `{}`, and not merged", donor.name);
+            self.warnings.push(
+                Diagnostic::warning(codes::MODULE_NOT_MERGED, headline)
+                    .fact("others", differing.join(", "))
+                    .note(format!("each folder within a model is a model of its own: `{}/{name}`", donor.name))
+                    .help("merge these folders by a recipe that names them, and put the result in place of the copy"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Takes the tokenizer from the one adapter that the merge has, where that brings one: it was trained with
+    /// it, and its new tokens have names there alone.
+    fn take_tokenizer(&mut self, planned: &Planned) -> Result<(), Box<Diagnostic>> {
+        let loaded = &planned.loaded;
+        let [on_base] = loaded.adapters.as_slice() else { return Ok(()) };
+        let input = &loaded.models[on_base.own as usize];
+        let root = &input.model.checkpoint.root;
+        let has_new_vocabulary = self.made.iter().any(|(name, _)| name == "tokenizer.json");
+        let is_only = loaded.own_models().count() <= 2;
+        let is_there = |name: &str| root.join(name).is_file();
+        if has_new_vocabulary || !is_only || !TOKENIZERS.iter().any(|name| is_there(name)) {
+            return Ok(());
+        }
+        let is_its = |name: &str| {
+            TOKENIZERS.contains(&name)
+                || VOCABULARY_FILES.contains(&name)
+                || TOKENIZER_NOTES.contains(&name)
+        };
+        let names = side_files::side_files(root)?.names;
+        let own: Vec<String> = names.into_iter().filter(|name| is_its(name)).collect();
+        let is_equal = own.iter().all(|name| {
+            let known = self.copied.iter().find(|(copied, _)| copied == name);
+            known.is_some_and(|(_, path)| same_bytes(path, &root.join(name)))
+        });
+        if is_equal {
+            return Ok(());
+        }
+        self.copied.retain(|(name, _)| !is_its(name));
+        for name in own {
+            let path = root.join(&name);
+            self.bytes += std::fs::metadata(&path).map_or(0, |found| found.len());
+            self.copied.push((name, path));
+        }
+        let headline =
+            format!("the tokenizer of the output is that of the adapter `{}`", input.reference);
+        let note = "it lies beside the adapter's weights and differs from the base's";
+        self.warnings.push(
+            Diagnostic::warning(codes::TOKENIZER_OF_ADAPTER, headline)
+                .note(note)
+                .help("state `tokenizer_source: base` to keep the base's"),
+        );
         Ok(())
     }
 
@@ -211,6 +307,20 @@ impl Files {
         }
         Ok(())
     }
+}
+
+/// Whether a folder within a model has other files of weights in another model.
+fn differs(folder: &ModuleFolder, root: &Path, other: &Path) -> bool {
+    let own = |root: &Path, file: &str| root.join(&folder.name).join(file);
+    folder.files.iter().any(|file| !same_bytes(&own(root, file), &own(other, file)))
+}
+
+/// Whether two files can be read and hold the same. Files beside weights are small.
+fn same_bytes(one: &Path, other: &Path) -> bool {
+    let is_alike = |a: std::fs::Metadata, b: std::fs::Metadata| a.len() == b.len();
+    let sizes = (std::fs::metadata(one), std::fs::metadata(other));
+    let (Ok(a), Ok(b)) = sizes else { return false };
+    is_alike(a, b) && matches!((std::fs::read(one), std::fs::read(other)), (Ok(a), Ok(b)) if a == b)
 }
 
 /// The config with what the merge changed.

@@ -109,6 +109,12 @@ impl Loader<'_> {
         let resolved = Adapter::resolve(&files.index, config, &on.index, on.config.as_ref());
         let mut adapter = self.or_note(resolved, source, model)?;
         adapter.warnings.append(&mut files.warnings);
+        if self.models[base as usize].model.held.is_none() {
+            let index = adapter.index.as_ref().unwrap_or(&files.index).clone();
+            let on = &self.models[base as usize].model.checkpoint;
+            let forgotten = adapter.forget_copies(&index, &on.index);
+            self.or_note(forgotten.map_err(|error| vec![error.diagnostic()]), source, model)?;
+        }
         if let Some(index) = adapter.index.take() {
             let needs_files = index.shards().len() > files.index.shards().len();
             if needs_files && self.models[base as usize].model.held.is_some() {
