@@ -1,12 +1,9 @@
-//! What can be typed: the flags that all commands have, and the commands.
+//! What can be typed: the flags that all commands have.
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use mixdown_recipe::Pattern;
 
-use crate::commands::{
-    assemble, cache, check, completions, convert, devices, diff, explain, extract, fuse, inspect,
-    map, merge, mergekit_yaml, methods, plan, schemas, search, verify,
-};
+use crate::commands::Command;
 use crate::talk::ColorChoice;
 
 /// Merges neural-network checkpoints.
@@ -33,49 +30,6 @@ pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// What the program can do.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Merge checkpoints as a recipe says
-    Merge(merge::Arguments),
-    /// Join the parts of an output that `merge --part` made
-    Assemble(assemble::Arguments),
-    /// Find all mistakes of a recipe, without reading weights
-    Check(check::Arguments),
-    /// Show what a merge would do: operations, bytes, memory
-    Plan(plan::Arguments),
-    /// Show how one tensor of the output is made, and why
-    Explain(explain::Arguments),
-    /// Find the value of a parameter whose merge answers best
-    Search(search::Arguments),
-    /// Write what a model adds to its base as a LoRA adapter
-    Extract(extract::Arguments),
-    /// Add adapters to their base, and write the model
-    Fuse(fuse::Arguments),
-    /// Write a model in another form: quantized, dequantized, or in another type
-    Convert(convert::Arguments),
-    /// Merge with the arguments of mergekit-yaml
-    MergekitYaml(mergekit_yaml::Arguments),
-    /// Show what a checkpoint holds
-    Inspect(inspect::Arguments),
-    /// Compare two checkpoints tensor by tensor
-    Diff(diff::Arguments),
-    /// Prove a merged checkpoint against its manifest
-    Verify(verify::Arguments),
-    /// List the merge methods, or explain one
-    Methods(methods::Arguments),
-    Map(map::Arguments),
-    /// Show or prune the results that are kept from earlier merges
-    Cache(cache::Arguments),
-    /// List the devices that can compute
-    Devices(devices::Arguments),
-    /// Print a completion script for a shell
-    Completions(completions::Arguments),
-    /// Write the JSON Schemas of recipes, methods and manifests
-    #[command(hide = true)]
-    Schemas(schemas::Arguments),
 }
 
 /// A pattern of tensor names, as in recipes.

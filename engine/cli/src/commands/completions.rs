@@ -5,7 +5,7 @@ use clap_complete::Shell;
 
 use crate::commands::Outcome;
 use crate::exit::Exit;
-use crate::talk;
+use crate::talk::{self, Talk};
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
@@ -20,10 +20,11 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> Outcome {
+pub fn run(arguments: Arguments, _: Talk) -> Outcome {
+    let Arguments { shell } = arguments;
     let mut script = Vec::new();
     let mut command = crate::args::Arguments::command();
-    clap_complete::generate(arguments.shell, &mut command, "mixdown", &mut script);
+    clap_complete::generate(shell, &mut command, "mixdown", &mut script);
     talk::data(&String::from_utf8_lossy(&script));
     Ok(Exit::Done)
 }

@@ -25,9 +25,10 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments, talk: Talk) -> Outcome {
+pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
+    let Arguments { json } = arguments;
     let probed = mixdown_cuda::probe().map(|(_, devices)| devices);
-    if arguments.json {
+    if json {
         talk::data(&format!("{:#}\n", value(&probed)));
         return Ok(Exit::Done);
     }

@@ -9,7 +9,7 @@ use mixdown_diagnostics::{Diagnostic, codes};
 
 use crate::commands::Outcome;
 use crate::exit::Exit;
-use crate::talk;
+use crate::talk::{self, Talk};
 
 /// Write the JSON Schemas of recipes, methods and manifests
 #[derive(Debug, Args)]
@@ -26,17 +26,18 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> Outcome {
+pub fn run(arguments: Arguments, _: Talk) -> Outcome {
+    let Arguments { folder, check } = arguments;
     let mut stale = Vec::new();
     for (name, text) in schemas() {
-        let path = arguments.folder.join(name);
-        if arguments.check {
+        let path = folder.join(name);
+        if check {
             if std::fs::read_to_string(&path).ok().as_deref() != Some(&text) {
                 let headline = "the schema is not what the types say";
                 stale.push(
                     Diagnostic::error(codes::WRITE_FAILED, headline)
                         .in_file(shown_path(&path))
-                        .help(format!("mixdown schemas {}", shown_path(&arguments.folder))),
+                        .help(format!("mixdown schemas {}", shown_path(&folder))),
                 );
             }
             continue;
