@@ -236,11 +236,15 @@ def explain(
 
 
 def inspect(
-    model: str | os.PathLike[str], *, tensors: str | None = None, progress: Progress = None
+    model: str | os.PathLike[str],
+    *,
+    tensors: str | None = None,
+    follow_links: bool = False,
+    progress: Progress = None,
 ) -> dict[str, Any]:
     """What a checkpoint holds: `mixdown inspect --json` as a dict; `tensors` is a pattern of names."""
     with Listener(progress) as listener, told():
-        return _document(_mixdown.inspect(os.fspath(model), tensors, listener))
+        return _document(_mixdown.inspect(os.fspath(model), tensors, follow_links, listener))
 
 
 def diff(
@@ -249,12 +253,13 @@ def diff(
     *,
     tensors: str | None = None,
     threads: int | None = None,
+    follow_links: bool = False,
     progress: Progress = None,
 ) -> dict[str, Any]:
     """How alike two checkpoints are, tensor by tensor: `mixdown diff --json` as a dict."""
     pair = (os.fspath(first), os.fspath(second))
     with Listener(progress) as listener, told():
-        return _document(_mixdown.diff(pair, tensors, threads, listener))
+        return _document(_mixdown.diff(pair, tensors, threads, follow_links, listener))
 
 
 def verify(

@@ -206,7 +206,11 @@ class Checkpoint(Mapping[str, Any]):
 
 
 def open(
-    model: str | os.PathLike[str], *, library: str = "numpy", progress: Progress = None
+    model: str | os.PathLike[str],
+    *,
+    library: str = "numpy",
+    follow_links: bool = False,
+    progress: Progress = None,
 ) -> Checkpoint:
     """Opens a model of any format; `library` is `"numpy"` or `"torch"`.
 
@@ -215,4 +219,4 @@ def open(
     if library not in ("numpy", "torch"):
         raise ValueError(f"`library` is `numpy` or `torch`, found {library!r}")
     with Listener(progress) as listener, told():
-        return Checkpoint(_mixdown.open(os.fspath(model), listener), library)
+        return Checkpoint(_mixdown.open(os.fspath(model), follow_links, listener), library)

@@ -166,11 +166,12 @@ mod _mixdown {
         py: Python<'_>,
         model: String,
         tensors: Option<&str>,
+        follow_links: bool,
         listener: Option<Py<PyAny>>,
     ) -> PyResult<String> {
         let wanted = pattern(tensors)?;
         attended(py, listener, move |session| {
-            let model = Model::open(&model, session)?;
+            let model = Model::open(&model, follow_links, session)?;
             Ok(data::inspected(&model, wanted.as_ref()))
         })
     }
@@ -182,12 +183,14 @@ mod _mixdown {
         models: (String, String),
         tensors: Option<&str>,
         threads: Option<usize>,
+        follow_links: bool,
         listener: Option<Py<PyAny>>,
     ) -> PyResult<String> {
         let wanted = pattern(tensors)?;
         let threads = machine(None, threads, None)?.threads();
         attended(py, listener, move |session| {
-            data::compared((&models.0, &models.1), wanted.as_ref(), threads, session)
+            let models = (models.0.as_str(), models.1.as_str());
+            data::compared(models, follow_links, wanted.as_ref(), threads, session)
         })
     }
 

@@ -173,8 +173,14 @@ pub struct Opened {
 
 /// Opens a model.
 #[pyfunction]
-pub fn open(py: Python<'_>, model: String, listener: Option<Py<PyAny>>) -> PyResult<Opened> {
-    let found = attended_by(py, listener, move |session| Ok(Model::open(&model, session)?))?;
+pub fn open(
+    py: Python<'_>,
+    model: String,
+    follow_links: bool,
+    listener: Option<Py<PyAny>>,
+) -> PyResult<Opened> {
+    let open = move |session: &Session<'_>| Ok(Model::open(&model, follow_links, session)?);
+    let found = attended_by(py, listener, open)?;
     let model = found.map_err(|trouble| crate::failure(&trouble))?;
     Ok(Opened { model, pool: FilePool::new(FilePool::DEFAULT_LIMIT) })
 }

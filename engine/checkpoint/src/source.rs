@@ -316,8 +316,9 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
 ///
 /// **Errors.** `FileTooLarge` for a longer one, and what the system says; also where it is no file.
 pub fn read_limited(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
-    let (file, _) = open_regular(path)?;
-    let mut bytes = Vec::new();
+    let (file, found) = open_regular(path)?;
+    // At once, because a buffer that grows is twice as large at times.
+    let mut bytes = Vec::with_capacity(found.len().min(longest) as usize + 1);
     // Counted while it is read, because a file may grow.
     io::Read::read_to_end(&mut io::Read::take(file, longest.saturating_add(1)), &mut bytes)?;
     match bytes.len() as u64 <= longest {

@@ -66,11 +66,12 @@ pub fn inspected(model: &Model, wanted: Option<&Pattern>) -> Value {
 /// **Errors.** A model cannot be opened or read.
 pub fn compared(
     models: (&str, &str),
+    follow_links: bool,
     wanted: Option<&Pattern>,
     threads: usize,
     session: &Session<'_>,
 ) -> Result<Value, Trouble> {
-    diff::document(models, wanted, threads, session)
+    diff::document(models, follow_links, wanted, threads, session)
 }
 
 /// What `mixdown verify` tells of an output that agrees with its manifest.

@@ -23,6 +23,6 @@ impl RecipeArguments {
     /// The recipe that they name.
     pub fn input(&self) -> RecipeInput {
         let (path, set) = (self.recipe.clone(), self.set.clone());
-        RecipeInput { path, text: None, set, follow_links: self.follow_links }
+        RecipeInput { path, set, follow_links: self.follow_links, ..RecipeInput::default() }
     }
 }

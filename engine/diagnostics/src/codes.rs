@@ -147,6 +147,7 @@ codes! {
     FOREIGN_PARTIAL = "E0524", "something that mixdown did not make stands where its unfinished output would be";
     LINK_LEADS_OUT = "E0525", "a file of a model is a link that leads out of its folder";
     NAME_TOO_LONG = "E0526", "a tensor has a name that is too long";
+    TOKENIZER_TOO_LARGE = "E0527", "a tokenizer takes more memory than the merge may use";
     FUSE_ARGUMENTS = "E0550", "what is to be fused does not go together";
     TENSOR_DATA = "E0551", "the data of a tensor in memory is not what its type and shape say";
     PARTS_MISSING = "E0552", "parts of an output are not there";

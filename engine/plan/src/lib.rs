@@ -25,6 +25,7 @@ pub use formulas::library::Library;
 pub use jobs::quantize;
 pub use models::map;
 pub use models::request::{AdapterInput, CheckpointInput, MapInput, ModelSource, Request};
+pub use models::tokenizer_file::{TokenizerFile, json_within};
 pub use plan::{
     AdapterFiles, Assembled, Counts, Factor, FactsRead, GgufOutput, Group, Job, LayerChange, Leaf,
     LeftOut, LostScalars, MatrixOperand, MatrixStep, Merge, Origin, OutputFiles, Parts, Patch,

@@ -4,5 +4,6 @@ pub(crate) mod like;
 pub mod map;
 pub(crate) mod request;
 mod tokenizer;
+pub(crate) mod tokenizer_file;
 pub(crate) mod view;
 pub(crate) mod vocabulary;

@@ -61,7 +61,7 @@ pub fn check(loaded: &Loaded, plan: Option<&Plan>, follow_links: bool) -> Vec<Di
 }
 
 /// The files of a model that lie outside of its folder.
-fn links(checkpoint: &Checkpoint, taken: &[PathBuf]) -> Option<Diagnostic> {
+pub fn links(checkpoint: &Checkpoint, taken: &[PathBuf]) -> Option<Diagnostic> {
     if checkpoint.form != Form::Folder {
         return None;
     }

@@ -204,7 +204,9 @@ pub fn partition(
 /// then the first trouble with data or disk. An interruption when the session is cancelled.
 pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Trouble> {
     let begun = Instant::now();
-    let planned = planning::plan(&request.recipe, session, None)?;
+    let recipe =
+        RecipeInput { memory_bytes: request.machine.memory_bytes, ..request.recipe.clone() };
+    let planned = planning::plan(&recipe, session, None)?;
     let backend = request.machine.backend()?;
     let threads = request.machine.threads();
     let (footprint, mut options) = planned.costs(&backend, &request.machine)?;

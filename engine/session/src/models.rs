@@ -9,6 +9,7 @@ use mixdown_checkpoint::{AdapterFiles, Checkpoint, open, open_adapter_as, shown}
 use mixdown_diagnostics::{Diagnostic, codes};
 
 use crate::Session;
+use crate::beside;
 use crate::progress::{Meter, Task};
 use crate::tensors::Held;
 
@@ -95,9 +96,19 @@ impl Model {
         Ok((files, reference.commit_at(&path)))
     }
 
-    /// Opens the model that a person named.
-    pub fn open(text: &str, session: &Session<'_>) -> Result<Self, Vec<Diagnostic>> {
-        Self::find(&Reference::parse(text), text, session)
+    /// Opens the model that a person named. Links that lead out of its folder are an error unless they are
+    /// followed.
+    pub fn open(
+        text: &str,
+        follow_links: bool,
+        session: &Session<'_>,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let model = Self::find(&Reference::parse(text), text, session)?;
+        let parts = model.of_disk();
+        let faults = parts.iter().filter(|_| !follow_links);
+        let faults: Vec<Diagnostic> =
+            faults.filter_map(|part| beside::links(&part.checkpoint, &[])).collect();
+        if faults.is_empty() { Ok(model) } else { Err(faults) }
     }
 
     /// Opens a model that messages call `name`. Fetches it from the hub when it is not here.

@@ -26,6 +26,8 @@ pub struct RecipeInput {
     /// Whether files of models may be links out of the model's folder, which is an error otherwise; those
     /// of the hub's cache are no such links.
     pub follow_links: bool,
+    /// Bytes that the work may take, as far as reading tokenizers needs to know; the usual where it is 0.
+    pub memory_bytes: u64,
 }
 
 impl RecipeInput {
@@ -107,8 +109,13 @@ pub fn plan(
     session: &Session<'_>,
     explain: Option<&str>,
 ) -> Result<Planned, Trouble> {
-    let mut loaded = recipes::load(&recipe.path, recipe.text.as_deref(), &recipe.set, session)
-        .map_err(Trouble::Usage)?;
+    let memory_bytes = match recipe.memory_bytes {
+        0 => Machine::default().memory_bytes,
+        bytes => bytes,
+    };
+    let mut loaded =
+        recipes::load(&recipe.path, recipe.text.as_deref(), &recipe.set, memory_bytes, session)
+            .map_err(Trouble::Usage)?;
     if session.is_cancelled() {
         let text = "interrupted: nothing was written; what was fetched of the models is kept";
         return Err(Trouble::Interrupted(text.to_owned()));

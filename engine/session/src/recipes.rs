@@ -15,10 +15,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::adapter::is_adapter;
-use mixdown_checkpoint::{Adapter, Form, shown_path};
+use mixdown_checkpoint::{Adapter, shown_path};
 use mixdown_diagnostics::{Code, Diagnostic, Source, codes};
 use mixdown_plan::{
-    AdapterInput, CheckpointInput, Library, MapInput, ModelSource, Outcome, Request,
+    AdapterInput, CheckpointInput, Library, MapInput, ModelSource, Outcome, Request, TokenizerFile,
 };
 use mixdown_recipe::modality::Reading;
 use mixdown_recipe::recipe::{Model as Named, ModelId, ModelReference};
@@ -30,10 +30,6 @@ use crate::modality::Composition;
 use crate::models::{Model, Reference};
 
 use maps::Through;
-
-/// Longest tokenizer that is read: four times the largest of known models. It is parsed as a whole, and
-/// takes many times its length then.
-const LARGEST_TOKENIZER: u64 = 128 << 20;
 
 /// Recipes are written by hand; what is larger is another kind of file.
 const LARGEST: u64 = 16 << 20;
@@ -83,12 +79,12 @@ pub struct Input {
     pub reference: String,
     /// The opened model.
     pub model: Model,
-    tokenizer: Option<Value>,
+    tokenizer: Option<TokenizerFile>,
     tokenizer_config: Option<Value>,
 }
 
 /// Reads everything that a recipe needs. `set` are overrides of the recipe itself; `text` is what it
-/// says if it is no file, and `path` then only its name.
+/// says if it is no file, and `path` then only its name. `memory_bytes` are for reading tokenizers.
 ///
 /// **Errors.** What is wrong when nothing can be understood of the recipe. Else what is wrong is among
 /// the diagnostics, so that the mistakes of the plan can be told together with it.
@@ -96,6 +92,7 @@ pub fn load(
     path: &Path,
     text: Option<&str>,
     set: &[(String, String)],
+    memory_bytes: u64,
     session: &Session<'_>,
 ) -> Result<Loaded, Vec<Diagnostic>> {
     // Asked for again and again, a recipe that comes from a pipe would be empty the second time.
@@ -125,8 +122,8 @@ pub fn load(
     if found.recipes.is_empty() {
         return Err(errors);
     }
-    let is_partial = mixdown_diagnostics::any_error(&errors);
-    let mut loader = Loader::new(*session, errors);
+    let mut is_partial = mixdown_diagnostics::any_error(&errors);
+    let mut loader = Loader::new(*session, memory_bytes, errors);
     if let Some(composition) = composition {
         loader.diagnostics.extend(composition.warnings);
         loader.composed = Some((composition.name, composition.model));
@@ -144,7 +141,7 @@ pub fn load(
     }
     let recipes: Vec<Recipe> = found.recipes.into_iter().map(|loaded| loaded.recipe).collect();
     if recipes.iter().any(|recipe| recipe.tokenizer.is_some()) {
-        loader.read_tokenizers();
+        is_partial |= !loader.read_tokenizers();
     }
     let Loader { models, adapters, mapped, library, diagnostics, .. } = loader;
     let text = first.into_inner().unwrap_or_default();
@@ -269,6 +266,8 @@ type SeenAs = (Reading, Option<u32>);
 
 struct Loader<'a> {
     session: Session<'a>,
+    /// What reading tokenizers may take.
+    memory_bytes: u64,
     models: Vec<Input>,
     library: Library,
     diagnostics: Vec<Diagnostic>,
@@ -288,10 +287,11 @@ struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     /// Nothing is loaded yet.
-    fn new(session: Session<'a>, diagnostics: Vec<Diagnostic>) -> Self {
+    fn new(session: Session<'a>, memory_bytes: u64, diagnostics: Vec<Diagnostic>) -> Self {
         Self {
             base: None,
             session,
+            memory_bytes,
             models: Vec::new(),
             library: Library::default(),
             diagnostics,
@@ -536,21 +536,6 @@ impl<'a> Loader<'a> {
             self.library.add_beside(&file);
         }
     }
-
-    /// Reads the tokenizers of all models, for a recipe that makes a new one of them.
-    fn read_tokenizers(&mut self) {
-        for input in &mut self.models {
-            for (name, value) in [
-                ("tokenizer.json", &mut input.tokenizer),
-                ("tokenizer_config.json", &mut input.tokenizer_config),
-            ] {
-                match read_json(&input.model, name) {
-                    Ok(found) => *value = found,
-                    Err(found) => self.diagnostics.push(*found),
-                }
-            }
-        }
-    }
 }
 
 /// Whether a model is a modality's encoder or connector, which trainers save among the weights of an adapter.
@@ -613,33 +598,6 @@ fn method_files(recipe: &Path) -> Result<Vec<Source>, Vec<Diagnostic>> {
         }
     }
     if faults.is_empty() { Ok(files) } else { Err(faults) }
-}
-
-/// A JSON file beside the weights of a model; none if it is not there.
-fn read_json(model: &Model, name: &str) -> Result<Option<Value>, Box<Diagnostic>> {
-    if model.checkpoint.form != Form::Folder {
-        return Ok(None);
-    }
-    let path = model.checkpoint.root.join(name);
-    let failed = |code, what: String| {
-        let headline = format!("`{name}` cannot be {what}");
-        Diagnostic::error(code, headline).in_file(shown_path(&path))
-    };
-    match mixdown_checkpoint::source::read_limited(&path, LARGEST_TOKENIZER) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
-            let limit = format!("{} MiB", LARGEST_TOKENIZER >> 20);
-            Err(Box::new(
-                failed(codes::UNREADABLE, "read: it is too large".to_owned())
-                    .fact("limit", limit)
-                    .note("the largest tokenizers have about 35 MB"),
-            ))
-        }
-        Err(error) => Err(Box::new(failed(codes::UNREADABLE, format!("read: {error}")))),
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-            Box::new(failed(codes::CONFIG_BROKEN, format!("understood: {error}")))
-        }),
-    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,22 @@ fn a_link_out_of_a_model_needs_leave() {
     symlink("../elsewhere", space.path("a/model.safetensors")).unwrap();
     let talk = mixdown(&space, ["check", "recipe.yaml"]).exits(1).talk();
     assert!(talk.contains("E0525") && talk.contains("model.safetensors"), "{talk}");
+    // Those that only look at a model treat its links alike.
+    for command in [
+        ["inspect", "a"].as_slice(),
+        &["diff", "base", "a"],
+        &["diff", "a", "base"],
+        &["map", "check", "phi3-to-mistral", "base", "a"],
+    ] {
+        let talk = mixdown(&space, command).exits(1).talk();
+        assert!(
+            talk.contains("E0525") && talk.contains("model.safetensors"),
+            "{command:?}: {talk}"
+        );
+        let talk = mixdown(&space, [command, &["--follow-links"]].concat()).talk();
+        assert!(!talk.contains("E0525"), "{command:?}: {talk}");
+    }
+    mixdown(&space, ["inspect", "a", "--follow-links"]).success();
     // A link to the whole folder is the user's own.
     fs::remove_file(space.path("a/model.safetensors")).unwrap();
     fs::rename(space.path("elsewhere"), space.path("a/model.safetensors")).unwrap();
@@ -158,4 +174,28 @@ fn a_limit_of_files_is_an_error() {
     let outcome = Program::limited(&space, "ulimit -f 2").args(arguments).run().exits(1);
     assert!(outcome.talk().contains("larger than"), "{}", outcome.talk());
     assert!(!space.exists("merged"));
+}
+
+/// A tree of its JSON takes seventy times the length of such a file; what the merge may use is the limit.
+#[test]
+fn a_large_tokenizer_is_read_within_the_memory_of_the_merge() {
+    let space = family();
+    let merges = vec![r#"["a","b"]"#; 200_000].join(",");
+    let text = format!(
+        r#"{{"version": "1.0", "model": {{"type": "BPE", "vocab": {{}}, "merges": [{merges}]}}}}"#
+    );
+    space.write("a/tokenizer.json", &text);
+    let recipe = format!("{}tokenizer_source: union\n", recipe());
+    let talk = merge(&space, &recipe, &["--memory", "16MB"]).exits(2).talk();
+    for part in ["E0527", "a/tokenizer.json", "needed:", "16 000 000 bytes", "--memory"] {
+        assert!(talk.contains(part), "nothing of {part}:\n{talk}");
+    }
+    assert!(!talk.contains("has no tokenizer"), "a consequence of it:\n{talk}");
+    merge(&space, &recipe, &["--memory", "64MB"]).success();
+    let written: serde_json::Value =
+        serde_json::from_str(&space.read_text("merged/tokenizer.json")).unwrap();
+    assert!(
+        written["model"]["vocab"].as_object().unwrap().len() > 2,
+        "the base's tokens are there"
+    );
 }

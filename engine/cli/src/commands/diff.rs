@@ -39,6 +39,10 @@ pub struct Arguments {
     /// Only tensors whose names match
     #[arg(long, value_name = "GLOB", value_parser = crate::args::pattern)]
     tensors: Option<Pattern>,
+    /// Follow links in a model's folder that lead out of it, which are an error otherwise; those of the hub's
+    /// cache are no such links
+    #[arg(long)]
+    follow_links: bool,
     /// Threads; all processors by default
     #[arg(long, value_name = "N", env = "MIXDOWN_THREADS", hide_env_values = true)]
     threads: Option<NonZeroUsize>,
@@ -56,11 +60,11 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     let terminal = Terminal::new(talk);
     let (models, wanted) =
         ((arguments.first.as_str(), arguments.second.as_str()), arguments.tensors.as_ref());
-    let threads = threads(arguments.threads);
+    let (threads, follow) = (threads(arguments.threads), arguments.follow_links);
     let session = terminal.session();
     talk::data(&match arguments.json {
-        true => format!("{:#}\n", document(models, wanted, threads, &session)?),
-        false => compared(models, wanted, threads, &session, |report, first, second| {
+        true => format!("{:#}\n", document(models, follow, wanted, threads, &session)?),
+        false => compared(models, follow, wanted, threads, &session, |report, first, second| {
             report.text(first, second)
         })?,
     });
@@ -70,25 +74,29 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
 /// All of it, for programs.
 pub fn document(
     models: (&str, &str),
+    follow_links: bool,
     wanted: Option<&Pattern>,
     threads: usize,
     session: &Session<'_>,
 ) -> Result<Value, Trouble> {
-    compared(models, wanted, threads, session, |report, first, second| report.json(first, second))
+    compared(models, follow_links, wanted, threads, session, |report, first, second| {
+        report.json(first, second)
+    })
 }
 
 /// Compares, and shows the report with the names of both.
 fn compared<T>(
     models: (&str, &str),
+    follow_links: bool,
     wanted: Option<&Pattern>,
     threads: usize,
     session: &Session<'_>,
     show: impl FnOnce(&Report<'_>, &str, &str) -> T,
 ) -> Result<T, Trouble> {
-    let opened = (Model::open(models.0, session), Model::open(models.1, session));
+    let opened = [models.0, models.1].map(|model| Model::open(model, follow_links, session));
     let (first, second) = match opened {
-        (Ok(first), Ok(second)) => (first.checkpoint, second.checkpoint),
-        (first, second) => {
+        [Ok(first), Ok(second)] => (first.checkpoint, second.checkpoint),
+        [first, second] => {
             let found = [first.err(), second.err()].into_iter().flatten().flatten();
             return Err(Trouble::Found(found.collect()));
         }

@@ -37,6 +37,10 @@ pub struct Arguments {
     #[arg(long, value_name = "GLOB", num_args = 0..=1, default_missing_value = "**",
         value_parser = crate::args::pattern)]
     tensors: Option<Pattern>,
+    /// Follow links in the model's folder that lead out of it, which are an error otherwise; those of the hub's
+    /// cache are no such links
+    #[arg(long)]
+    follow_links: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -44,7 +48,8 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
-    let model = Model::open(&arguments.model, &Terminal::new(talk).session())?;
+    let model =
+        Model::open(&arguments.model, arguments.follow_links, &Terminal::new(talk).session())?;
     talk.show(&model.checkpoint.warnings);
     let wanted = arguments.tensors.as_ref();
     talk::data(&match wanted {

@@ -88,6 +88,10 @@ struct CheckArguments {
     target: String,
     /// The model that is read: a folder, a file, or a hub id
     source: String,
+    /// Follow links in a model's folder that lead out of it, which are an error otherwise; those of the hub's
+    /// cache are no such links
+    #[arg(long)]
+    follow_links: bool,
     /// What becomes of weights that only the target has twice, instead of what the map says
     #[arg(long, value_parser = ["main-text", "appendix-b"])]
     policy: Option<String>,
@@ -155,11 +159,11 @@ fn prove(arguments: &CheckArguments, talk: Talk) -> Outcome {
     let map = maps::find(&arguments.map, Path::new(""))?;
     let terminal = Terminal::new(talk);
     let session = terminal.session();
-    let (target, source) =
-        (Model::open(&arguments.target, &session), Model::open(&arguments.source, &session));
-    let (target, source) = match (target, source) {
-        (Ok(target), Ok(source)) => (target, source),
-        (target, source) => {
+    let opened = [&arguments.target, &arguments.source]
+        .map(|model| Model::open(model, arguments.follow_links, &session));
+    let (target, source) = match opened {
+        [Ok(target), Ok(source)] => (target, source),
+        [target, source] => {
             let faults = [target.err(), source.err()].into_iter().flatten().flatten();
             return Err(Trouble::from(faults.collect::<Vec<_>>()));
         }

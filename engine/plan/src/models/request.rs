@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::map::MapSettings;
 use crate::formulas::library::Library;
+use crate::models::tokenizer_file::TokenizerFile;
 
 /// A checkpoint that a recipe names.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +20,7 @@ pub struct CheckpointInput<'a> {
     /// Its config.json.
     pub config: Option<&'a Value>,
     /// Its tokenizer.json, read when the recipe rebuilds the vocabulary.
-    pub tokenizer: Option<&'a Value>,
+    pub tokenizer: Option<&'a TokenizerFile>,
     /// Its tokenizer_config.json, likewise.
     pub tokenizer_config: Option<&'a Value>,
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::families::layer;
 use crate::models::request::{ModelSource, Request};
-use crate::models::tokenizer::{NewToken, Tokens};
+use crate::models::tokenizer::{NewToken, Tokens, pretty};
 use crate::models::view::View;
 use crate::plan::{RowSource, Rows, TensorRef};
 use crate::report::Reporter;
@@ -52,7 +52,7 @@ struct Own<'a> {
     config: Option<&'a Value>,
     size: u64,
     /// Token to id, for ids that have a row.
-    ids: BTreeMap<String, u64>,
+    ids: BTreeMap<&'a str, u64>,
 }
 
 fn problem(headline: String) -> Diagnostic {
@@ -130,7 +130,7 @@ fn own<'a>(
     let height = embeddings(view).into_iter().map(|position| height(view, position)).min();
     let size = stated.or(height).unwrap_or(u64::MAX).min(height.unwrap_or(u64::MAX));
     let ids = tokens.ids().into_iter().filter(|(_, id)| *id < size);
-    let ids = ids.map(|(token, id)| (token.to_owned(), id)).collect();
+    let ids = ids.collect();
     Own { tokens, config: tokenizer_config, size, ids }
 }
 
@@ -168,12 +168,12 @@ fn height(view: &View<'_>, position: u32) -> u64 {
 struct Target<'a> {
     /// The model whose tokenizer is the ground.
     ground: usize,
-    tokens: BTreeMap<u64, String>,
+    tokens: BTreeMap<u64, &'a str>,
     removed: BTreeSet<u64>,
     new: Vec<NewToken<'a>>,
 }
 
-fn target<'a>(recipe: &Recipe, tokenizer: &Tokenizer, models: &[Own<'a>]) -> Target<'a> {
+fn target<'a>(recipe: &Recipe, tokenizer: &'a Tokenizer, models: &[Own<'a>]) -> Target<'a> {
     let base = recipe.base.as_ref().map(|base| base.value.0 as usize);
     let base = base.or(own_models(recipe).next()).unwrap_or(0);
     let ground = match tokenizer.vocabulary {
@@ -182,13 +182,13 @@ fn target<'a>(recipe: &Recipe, tokenizer: &Tokenizer, models: &[Own<'a>]) -> Tar
     };
     let own = &models[ground];
     let stripped = !matches!(tokenizer.vocabulary, Vocabulary::Model(_));
-    let all: BTreeMap<u64, String> =
-        own.tokens.ids().into_iter().map(|(token, id)| (id, token.to_owned())).collect();
+    let all: BTreeMap<u64, &'a str> =
+        own.tokens.ids().into_iter().map(|(token, id)| (id, token)).collect();
     let removed: BTreeSet<u64> =
         all.keys().copied().filter(|id| stripped && *id >= own.size).collect();
     let tokens = all.into_iter().filter(|(id, _)| !removed.contains(id)).collect();
     let mut target = Target { ground, tokens, removed, new: Vec::new() };
-    let mut known: HashSet<String> = target.tokens.values().cloned().collect();
+    let mut known: HashSet<&'a str> = target.tokens.values().copied().collect();
     if tokenizer.vocabulary == Vocabulary::Union {
         let merged = merged(recipe);
         let merged: Vec<&Own<'a>> = merged.into_iter().map(|model| &models[model]).collect();
@@ -227,7 +227,7 @@ fn merged(recipe: &Recipe) -> BTreeSet<usize> {
 
 impl<'a> Target<'a> {
     /// Adds what other models have: ordinary tokens first, then added ones, by model and id.
-    fn unite(&mut self, models: &[&Own<'a>], known: &mut HashSet<String>) {
+    fn unite(&mut self, models: &[&Own<'a>], known: &mut HashSet<&'a str>) {
         for model in models {
             for (_, token) in model.tokens.ordinary.iter().filter(|(id, _)| **id < model.size) {
                 self.append(token, None, known);
@@ -236,7 +236,7 @@ impl<'a> Target<'a> {
         for model in models {
             for (token, entry) in model.tokens.added.values() {
                 if model.ids.contains_key(token) {
-                    self.append(token, Some(entry), known);
+                    self.append(token, Some(*entry), known);
                 }
             }
         }
@@ -244,20 +244,20 @@ impl<'a> Target<'a> {
 
     /// Adds a token that is not among `known` yet, which are those of `tokens` as a set: a union of two
     /// vocabularies asks for each token of both.
-    fn append(&mut self, token: &str, like: Option<&'a Value>, known: &mut HashSet<String>) {
-        if !known.insert(token.to_owned()) {
+    fn append(&mut self, token: &'a str, like: Option<&'a Value>, known: &mut HashSet<&'a str>) {
+        if !known.insert(token) {
             return;
         }
         let id = self.tokens.keys().next_back().map_or(0, |last| last + 1);
-        self.tokens.insert(id, token.to_owned());
-        self.new.push(NewToken { id, content: token.to_owned(), like });
+        self.tokens.insert(id, token);
+        self.new.push(NewToken { id, content: token, like });
     }
 }
 
-fn build(
+fn build<'a>(
     recipe: &Recipe,
-    tokenizer: &Tokenizer,
-    models: Vec<Own<'_>>,
+    tokenizer: &'a Tokenizer,
+    models: Vec<Own<'a>>,
     views: &mut [Option<View<'_>>],
     rows: &mut Vec<Arc<Rows>>,
     found: &mut Vec<Diagnostic>,
@@ -546,11 +546,6 @@ fn files(ground: &Own<'_>, target: &Target<'_>, tokenizer: &Tokenizer) -> Vec<(S
     if target.removed.is_empty() && target.new.is_empty() && !is_other {
         return Vec::new();
     }
-    let pretty = |value: &Value| {
-        let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
-        text.push('\n');
-        text
-    };
     let edited = ground.tokens.edited(&target.removed, &target.new);
     let mut files = vec![("tokenizer.json".to_owned(), pretty(&edited))];
     if let Some(config) = ground.config {

@@ -1,44 +1,158 @@
-//! Whether models that are merged mean the same tokens by the same rows, as their tokenizer.json says.
+//! Tokenizers of models: read for recipes that make a new one of them, within the memory of the merge; and
+//! whether models that are merged mean the same tokens by the same rows.
 
-use std::collections::HashMap;
+use std::io;
 
+use mixdown_checkpoint::source::read_limited;
+use mixdown_checkpoint::{Form, bytes_text, shown_path};
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_plan::{TokenizerFile, json_within};
 use mixdown_recipe::Recipe;
 use serde_json::Value;
 
-use super::{Input, Loader, read_json};
+use super::{Input, Loader};
+use crate::models::Model;
+
+/// Longest file that is read: four times the largest of known models.
+const LARGEST: u64 = 128 << 20;
+
+/// Bytes in memory for each byte of a file while it is read: the text, and what is made of it.
+const READING: u64 = 3;
+
+const FILE: &str = "tokenizer.json";
+const CONFIG: &str = "tokenizer_config.json";
+
+/// What reading tokenizers may still take of the memory of a merge.
+struct Budget {
+    whole: u64,
+    left: u64,
+}
+
+impl Budget {
+    fn new(whole: u64) -> Self {
+        Self { whole, left: whole }
+    }
+
+    /// Values of a tree that have room.
+    fn values(&self) -> u64 {
+        self.left / TokenizerFile::VALUE_BYTES
+    }
+
+    fn too_large(&self, model: &Model, name: &str, needed: u64) -> Box<Diagnostic> {
+        let headline = format!("`{name}` takes more memory than the merge may use");
+        let used = self.whole - self.left;
+        let mut error = Diagnostic::error(codes::TOKENIZER_TOO_LARGE, headline)
+            .in_file(shown_path(&model.checkpoint.root.join(name)))
+            .fact("needed", bytes_text(needed))
+            .fact("memory", bytes_text(self.whole));
+        if used > 0 {
+            error = error.note(format!("{} of it are for the tokenizers before", bytes_text(used)));
+        }
+        let enough = used.saturating_add(needed).div_ceil(1_000_000);
+        Box::new(error.help(format!("allow more with `--memory {enough}MB`")))
+    }
+
+    /// The bytes of a file beside the weights of a model; none if it is not there.
+    fn read(&self, model: &Model, name: &str) -> Result<Option<Vec<u8>>, Box<Diagnostic>> {
+        if model.checkpoint.form != Form::Folder {
+            return Ok(None);
+        }
+        let path = model.checkpoint.root.join(name);
+        let length = std::fs::metadata(&path).map_or(0, |found| found.len());
+        if length <= LARGEST && length.saturating_mul(READING) > self.left {
+            return Err(self.too_large(model, name, length.saturating_mul(READING)));
+        }
+        let failed = |what: String| {
+            let headline = format!("`{name}` cannot be read{what}");
+            Diagnostic::error(codes::UNREADABLE, headline).in_file(shown_path(&path))
+        };
+        match read_limited(&path, LARGEST) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Err(Box::new(
+                failed(": it is too large".to_owned())
+                    .fact("limit", format!("{} MiB", LARGEST >> 20))
+                    .note("the largest tokenizers have about 35 MB"),
+            )),
+            Err(error) => Err(Box::new(failed(format!(": {error}")))),
+        }
+    }
+
+    fn tokenizer(&mut self, model: &Model) -> Result<Option<TokenizerFile>, Box<Diagnostic>> {
+        let Some(bytes) = self.read(model, FILE)? else { return Ok(None) };
+        let file = TokenizerFile::parse(&bytes, self.values())
+            .map_err(|error| broken(model, FILE, &error))?;
+        let needed = file.working_bytes();
+        match self.left.checked_sub(needed) {
+            Some(left) => self.left = left,
+            None => return Err(self.too_large(model, FILE, needed)),
+        }
+        Ok(Some(file))
+    }
+
+    fn config(&self, model: &Model) -> Result<Option<Value>, Box<Diagnostic>> {
+        let Some(bytes) = self.read(model, CONFIG)? else { return Ok(None) };
+        json_within(&bytes, self.values()).map(Some).map_err(|error| broken(model, CONFIG, &error))
+    }
+}
+
+fn broken(model: &Model, name: &str, error: &serde_json::Error) -> Box<Diagnostic> {
+    let headline = format!("`{name}` cannot be understood: {error}");
+    let path = model.checkpoint.root.join(name);
+    Box::new(Diagnostic::error(codes::CONFIG_BROKEN, headline).in_file(shown_path(&path)))
+}
 
 impl Loader<'_> {
+    /// Reads the tokenizers of all models, for a recipe that makes a new one of them. False where one cannot be
+    /// read.
+    pub(super) fn read_tokenizers(&mut self) -> bool {
+        let before = self.diagnostics.len();
+        let mut budget = Budget::new(self.memory_bytes);
+        for input in &mut self.models {
+            match budget.tokenizer(&input.model) {
+                Ok(found) => input.tokenizer = found,
+                Err(found) => self.diagnostics.push(*found),
+            }
+            match budget.config(&input.model) {
+                Ok(found) => input.tokenizer_config = found,
+                Err(found) => self.diagnostics.push(*found),
+            }
+        }
+        self.diagnostics.len() == before
+    }
+
     /// Warns where two models of a recipe that keeps its vocabulary give the same tokens other ids. `sources` are
     /// the positions of the recipe's models among all.
     pub(super) fn compare_tokens(&mut self, recipe: &Recipe, sources: &[(usize, u32)]) {
         if recipe.tokenizer.is_some() || recipe.modality.is_some() || sources.len() < 2 {
             return;
         }
+        // Two files and what is made of them at a time.
+        let budget = Budget::new(self.memory_bytes / 2);
+        let bytes = |input: &Input| budget.read(&input.model, FILE).ok().flatten();
+        let parse = |bytes: &[u8]| TokenizerFile::parse(bytes, budget.values()).ok();
         let (first, others) = (&self.models[sources[0].1 as usize], &sources[1..]);
         let Some(of_first) = bytes(first) else { return };
-        let mut known: Option<HashMap<String, u64>> = None;
+        let mut known: Option<TokenizerFile> = None;
         let mut warnings = Vec::new();
         for &(model, position) in others {
             let other = &self.models[position as usize];
             // The same file, or none, needs no second look.
-            let Some(_) = bytes(other).filter(|bytes| *bytes != of_first) else { continue };
+            let Some(theirs) = bytes(other).filter(|bytes| *bytes != of_first) else { continue };
             if known.is_none() {
-                known = read_json(&first.model, FILE).ok().flatten().map(|file| ids(&file));
+                known = parse(&of_first);
             }
-            let (Some(ours), Ok(Some(file))) = (&known, read_json(&other.model, FILE)) else {
-                continue;
-            };
-            let theirs = ids(&file);
-            let mut moved: Vec<(&String, u64, u64)> = theirs
+            let (Some(ours), Some(theirs)) = (&known, parse(&theirs)) else { continue };
+            let (ours, theirs) = (ours.ids(), theirs.ids());
+            let mut moved: Vec<(&str, u64, u64)> = theirs
                 .iter()
-                .filter_map(|(token, id)| Some((token, *ours.get(token)?, *id)))
+                .filter_map(|(token, id)| Some((*token, *ours.get(token)?, *id)))
                 .filter(|(_, ours, theirs)| ours != theirs)
                 .collect();
             if moved.is_empty() {
                 continue;
             }
-            moved.sort_by_key(|(_, id, _)| *id);
+            moved.sort_by_key(|(token, id, _)| (*id, *token));
             let (token, ours, theirs) = moved[0];
             let (a, b) = (&first.name, &recipe.models[model].name);
             let headline = format!("`{a}` and `{b}` have different ids for the same tokens");
@@ -51,42 +165,4 @@ impl Loader<'_> {
         }
         self.diagnostics.extend(warnings);
     }
-}
-
-const FILE: &str = "tokenizer.json";
-
-fn bytes(input: &Input) -> Option<Vec<u8>> {
-    /// The largest vocabularies take a tenth of it.
-    const LARGEST: u64 = 256 << 20;
-    let path = input.model.checkpoint.root.join(FILE);
-    let is_read =
-        std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() <= LARGEST);
-    is_read.then(|| std::fs::read(path).ok()).flatten()
-}
-
-/// The id of each token, of a tokenizer of any kind.
-fn ids(file: &Value) -> HashMap<String, u64> {
-    let mut ids = HashMap::new();
-    match file.get("model").and_then(|model| model.get("vocab")) {
-        Some(Value::Object(entries)) => {
-            ids.extend(
-                entries.iter().filter_map(|(token, id)| Some((token.clone(), id.as_u64()?))),
-            );
-        }
-        // Unigram lists pairs of token and score; the position is the id.
-        Some(Value::Array(entries)) => {
-            let token = |(id, entry): (u64, &Value)| Some((entry.get(0)?.as_str()?.to_owned(), id));
-            ids.extend((0..).zip(entries).filter_map(token));
-        }
-        _ => {}
-    }
-    for token in file.get("added_tokens").and_then(Value::as_array).into_iter().flatten() {
-        let (content, id) = (token.get("content"), token.get("id"));
-        if let (Some(content), Some(id)) =
-            (content.and_then(Value::as_str), id.and_then(Value::as_u64))
-        {
-            ids.insert(content.to_owned(), id);
-        }
-    }
-    ids
 }
