@@ -122,7 +122,7 @@ impl Recipe {
     /// As a session takes it.
     pub fn of_session(self) -> RecipeInput {
         let Self { path, text, set, follow_links } = self;
-        RecipeInput { path, text, set, follow_links, memory_bytes: 0 }
+        RecipeInput { path, text, set, follow_links, memory_bytes: None }
     }
 }
 

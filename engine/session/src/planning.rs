@@ -26,8 +26,8 @@ pub struct RecipeInput {
     /// Whether files of models may be links out of the model's folder, which is an error otherwise; those
     /// of the hub's cache are no such links.
     pub follow_links: bool,
-    /// Bytes that the work may take, as far as reading tokenizers needs to know; the usual where it is 0.
-    pub memory_bytes: u64,
+    /// Bytes that the work may take, as far as reading tokenizers needs to know; else what the machine has.
+    pub memory_bytes: Option<u64>,
 }
 
 impl RecipeInput {
@@ -109,10 +109,8 @@ pub fn plan(
     session: &Session<'_>,
     explain: Option<&str>,
 ) -> Result<Planned, Trouble> {
-    let memory_bytes = match recipe.memory_bytes {
-        0 => Machine::default().memory_bytes,
-        bytes => bytes,
-    };
+    let machine = Machine { memory_bytes: recipe.memory_bytes, ..Machine::default() };
+    let memory_bytes = machine.budget().bytes;
     let mut loaded =
         recipes::load(&recipe.path, recipe.text.as_deref(), &recipe.set, memory_bytes, session)
             .map_err(Trouble::Usage)?;

@@ -617,7 +617,7 @@ mod tests {
         let places = Places::from_env(&|_| None);
         let cancel = AtomicBool::new(false);
         let session = Session::new(&places, &Silence, &cancel);
-        let mut ids: Vec<&str> = match load(&folder.path().join(files[0].0), None, &[], &session) {
+        let mut ids: Vec<&str> = match load(&folder.path().join(files[0].0), None, &[], 1 << 30, &session) {
             Err(found) => found.iter().map(|diagnostic| diagnostic.code.id).collect(),
             Ok(loaded) => {
                 let outcome = loaded.compile(None);

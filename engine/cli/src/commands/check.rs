@@ -42,7 +42,9 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     crate::stop::listen();
     let terminal = Terminal::new(talk);
     let machine = arguments.machine.of_session();
-    let (found, exit) = match plan(&arguments.recipe.input(), &terminal.session(), None) {
+    let mut recipe = arguments.recipe.input();
+    recipe.memory_bytes = machine.memory_bytes;
+    let (found, exit) = match plan(&recipe, &terminal.session(), None) {
         Ok(planned) => {
             let costs = machine.backend().and_then(|backend| planned.costs(&backend, &machine));
             if let Err(problem) = costs {

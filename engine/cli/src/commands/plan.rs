@@ -56,15 +56,17 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     crate::stop::listen();
     let terminal = Terminal::new(talk);
-    let planned = mixdown_session::plan(&arguments.recipe.input(), &terminal.session(), None)?;
+    let machine = arguments.machine.of_session();
+    let mut recipe = arguments.recipe.input();
+    recipe.memory_bytes = machine.memory_bytes;
+    let planned = mixdown_session::plan(&recipe, &terminal.session(), None)?;
     talk.show(&planned.warnings);
     if arguments.graph {
         talk::data(&explain::mermaid(&planned.plan));
         return Ok(Exit::Done);
     }
-    let machine = arguments.machine.of_session();
     if let Some(count) = arguments.parts {
-        let mut request = MergeRequest::new(arguments.recipe.input(), PathBuf::new());
+        let mut request = MergeRequest::new(recipe, PathBuf::new());
         (request.machine, request.shard_bytes) = (machine, arguments.shard_size);
         let partition = partition(&request, &planned, count)?;
         talk::data(&match arguments.json {
