@@ -54,7 +54,8 @@ fn make(module: &Module<'_>) -> Result<Vec<(u32, Effect)>, Fault> {
 /// The side of a matrix above whose diagonal there are so many elements.
 fn side_of(elements: u64) -> Option<u64> {
     let guess = ((1.0 + (1.0 + 8.0 * elements as f64).sqrt()) / 2.0).round() as u64;
-    (guess > 0 && guess.checked_mul(guess - 1) == elements.checked_mul(2)).then_some(guess)
+    let twice = elements.checked_mul(2)?;
+    (guess > 0 && guess.checked_mul(guess - 1) == Some(twice)).then_some(guess)
 }
 
 #[derive(Debug)]
