@@ -617,14 +617,15 @@ mod tests {
         let places = Places::from_env(&|_| None);
         let cancel = AtomicBool::new(false);
         let session = Session::new(&places, &Silence, &cancel);
-        let mut ids: Vec<&str> = match load(&folder.path().join(files[0].0), None, &[], 1 << 30, &session) {
-            Err(found) => found.iter().map(|diagnostic| diagnostic.code.id).collect(),
-            Ok(loaded) => {
-                let outcome = loaded.compile(None);
-                let all = loaded.diagnostics.iter().chain(&outcome.diagnostics);
-                all.filter(|diagnostic| diagnostic.is_error()).map(|d| d.code.id).collect()
-            }
-        };
+        let mut ids: Vec<&str> =
+            match load(&folder.path().join(files[0].0), None, &[], 1 << 30, &session) {
+                Err(found) => found.iter().map(|diagnostic| diagnostic.code.id).collect(),
+                Ok(loaded) => {
+                    let outcome = loaded.compile(None);
+                    let all = loaded.diagnostics.iter().chain(&outcome.diagnostics);
+                    all.filter(|diagnostic| diagnostic.is_error()).map(|d| d.code.id).collect()
+                }
+            };
         ids.sort_unstable();
         ids.dedup();
         ids

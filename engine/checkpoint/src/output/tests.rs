@@ -456,7 +456,9 @@ fn files_have_names_of_their_own() {
     let space = Space::new();
     let output = space.begin(Disk::default(), &PLAIN).unwrap().open().unwrap();
     let taken = ["model-00001-of-00003.safetensors", "model.safetensors.index.json", MANIFEST_NAME];
-    for name in ["../x", "a/b", ".hidden", ""].iter().chain(&taken) {
+    for name in
+        ["../x", "a/../b", "a/.hidden", "a//b", "/a", "a/", ".hidden", ""].iter().chain(&taken)
+    {
         assert!(output.add_file(name, b"").is_err(), "{name}");
     }
     let absent = output.copy_file("vocab.json", Path::new("/nonexistent")).unwrap_err();

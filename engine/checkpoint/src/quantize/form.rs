@@ -125,6 +125,11 @@ const WORDS: [&str; 11] =
     ["fp8", "int8", "int7", "int6", "int5", "int4", "int3", "int2", "mxfp4", "nvfp4", "nf4"];
 
 impl Form {
+    /// Whether scales are those of the least squared error, which its words do not say.
+    pub fn fits_least_squares(&self) -> bool {
+        matches!(self, Self::Scaled(Scaled { fit: Fit::LeastSquares, .. }))
+    }
+
     /// The words of all forms.
     pub fn words() -> &'static [&'static str] {
         &WORDS

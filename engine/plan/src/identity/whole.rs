@@ -59,7 +59,8 @@ impl Identities<'_> {
         to.word("method", &origin.method);
         to.word("treatment", treatment.map_or("", |treatment| treatment.word()));
         if let Some(quantizer) = quantized {
-            to.word("quantized", &format!("{:?}", quantizer.form()));
+            to.word("quantized", &quantizer.form().to_string());
+            to.flag("scales of least squares", quantizer.form().fits_least_squares());
             to.word("stored as", quantizer.name());
         }
         match work {

@@ -273,7 +273,8 @@ mod tests {
             let read = PartRecord::parse(text.as_bytes()).unwrap();
             assert_eq!(read.text(), text);
             assert_eq!((read.told, read.files), (record.told, record.files));
-            for at in (0..text.len()).step_by(7) {
+            // Without the end of the line all of it is there.
+            for at in (0..text.trim_end().len()).step_by(7) {
                 assert!(PartRecord::parse(&text.as_bytes()[..at]).is_none());
             }
         }

@@ -125,7 +125,8 @@ Switches without effect, alone or told with a reason:
 Each that takes no value has a twin with --no-. --unsafe-truncate-embeddings is an error: rows of
 embeddings are matched by token, with tokenizer_source in the configuration.
 
-Example:
+Examples:
+  mixdown mergekit-yaml config.yml merged
   mixdown mergekit-yaml config.yml merged --cuda --lazy-unpickle --out-shard-size 2B
 
 Exit status: 0 done, 1 failed, 2 configuration or command line wrong, 130 interrupted.";
