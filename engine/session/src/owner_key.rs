@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use mixdown_checkpoint::journal::OwnerKey;
 
@@ -18,7 +19,10 @@ pub fn in_folder(folder: &Path) -> io::Result<OwnerKey> {
     }
     let key = OwnerKey::random()?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let fresh = folder.join(format!("key.{}.tmp", std::process::id()));
+    // Merges of one process may come here at once.
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let number = MADE.fetch_add(1, Ordering::Relaxed);
+    let fresh = folder.join(format!("key.{}.{number}.tmp", std::process::id()));
     let _ = fs::remove_file(&fresh);
     let made = own_file().write(true).create_new(true).mode(0o600).open(&fresh);
     let made = made.and_then(|mut file| file.write_all(key.bytes()).and_then(|()| file.sync_all()));
@@ -89,6 +93,20 @@ mod tests {
         // What a crash tore is made anew.
         fs::write(cache.join("key"), "short").unwrap();
         assert_ne!(in_folder(&cache).unwrap(), key);
+    }
+
+    #[test]
+    fn merges_of_one_process_agree_on_a_key() {
+        for _ in 0..50 {
+            let folder = tempfile::tempdir().unwrap();
+            let keys: Vec<OwnerKey> = std::thread::scope(|scope| {
+                let each = || scope.spawn(|| in_folder(folder.path()).unwrap());
+                let threads: Vec<_> = (0..4).map(|_| each()).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(keys.windows(2).all(|pair| pair[0] == pair[1]));
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        }
     }
 
     #[test]
