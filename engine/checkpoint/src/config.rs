@@ -122,7 +122,7 @@ pub fn rewrite_config(config: &Value, changes: &ConfigChanges) -> Value {
         set_tied(top, is_tied);
     }
     if changes.is_unpacked {
-        leave_out_packing(top);
+        leave_out_packing(&mut output);
     }
     for stack in &changes.stacks {
         let others = changes.all_stacks.iter().filter(|prefix| **prefix != stack.prefix);
@@ -135,16 +135,20 @@ pub fn rewrite_config(config: &Value, changes: &ConfigChanges) -> Value {
     output
 }
 
-/// Removes what a config and its parts say of packed weights.
-fn leave_out_packing(top: &mut Map<String, Value>) {
+/// Removes what a config and its parts say of packed weights; returns the keys that are gone, with their parts.
+pub fn leave_out_packing(config: &mut Value) -> Vec<String> {
+    let mut gone = Vec::new();
+    let Some(top) = config.as_object_mut() else { return gone };
     for key in PACKING {
-        top.shift_remove(key);
+        gone.extend(top.shift_remove(key).map(|_| key.to_owned()));
     }
-    for part in top.values_mut().filter_map(Value::as_object_mut) {
+    for (name, part) in top {
+        let Some(part) = part.as_object_mut() else { continue };
         for key in PACKING {
-            part.shift_remove(key);
+            gone.extend(part.shift_remove(key).map(|_| format!("{name}.{key}")));
         }
     }
+    gone
 }
 
 /// The count of layers of the language model that a config describes.

@@ -29,6 +29,56 @@ pub(super) trait Compute: Debug + Send + Sync {
     ) -> Result<(), ReadError>;
 }
 
+/// The same where each row comes about by itself.
+pub(super) trait ByRows: Debug + Send + Sync {
+    /// The parts that are held whole, unless [`ByRows::hold`] makes something else of them.
+    const HELD: &[usize] = &[];
+
+    /// See [`Compute::held_bytes`].
+    fn held_bytes(&self) -> u64 {
+        0
+    }
+
+    /// See [`Compute::hold`].
+    fn hold(&self, parts: &Reader<'_>) -> Result<Held, ReadError> {
+        let numbers = Self::HELD.iter().map(|part| parts.all(*part)).collect::<Result<_, _>>()?;
+        Ok(Held { numbers, counts: Vec::new() })
+    }
+
+    /// Elements of a row.
+    fn columns(&self) -> u64;
+
+    /// The values from a place on, by row and column, which do not go beyond the row.
+    fn row(
+        &self,
+        held: &Held,
+        parts: &Reader<'_>,
+        at: [u64; 2],
+        own: &mut [f32],
+    ) -> Result<(), ReadError>;
+}
+
+impl<R: ByRows> Compute for R {
+    fn held_bytes(&self) -> u64 {
+        ByRows::held_bytes(self)
+    }
+
+    fn hold(&self, parts: &Reader<'_>) -> Result<Held, ReadError> {
+        ByRows::hold(self, parts)
+    }
+
+    fn fill(
+        &self,
+        held: &Held,
+        parts: &Reader<'_>,
+        first: u64,
+        out: &mut [f32],
+    ) -> Result<(), ReadError> {
+        by_rows(self.columns(), first, out)
+            .try_for_each(|(row, column, own)| self.row(held, parts, [row, column], own))
+    }
+}
+
 #[derive(Debug)]
 struct Computed<C>(C);
 
@@ -168,7 +218,7 @@ impl<'a> Workshop<'a> {
 }
 
 /// Stretches of rows: row, first column, and the part of the output.
-pub(super) fn by_rows(
+fn by_rows(
     columns: u64,
     first: u64,
     out: &mut [f32],
@@ -232,7 +282,7 @@ pub(super) enum Along {
     Columns,
 }
 
-impl Compute for Scaled {
+impl ByRows for Scaled {
     fn held_bytes(&self) -> u64 {
         // As many factors as a matrix has on its longer side at most; a bound is enough.
         if self.along == Along::Columns { self.columns * 4 } else { 1 << 16 }
@@ -246,27 +296,27 @@ impl Compute for Scaled {
         Ok(Held { numbers, counts: Vec::new() })
     }
 
-    fn fill(
+    fn columns(&self) -> u64 {
+        self.columns
+    }
+
+    fn row(
         &self,
         held: &Held,
         parts: &Reader<'_>,
-        first: u64,
-        out: &mut [f32],
+        [row, column]: [u64; 2],
+        own: &mut [f32],
     ) -> Result<(), ReadError> {
-        for (row, column, own) in by_rows(self.columns, first, out) {
-            parts.floats(0, row * self.stride + column, own)?;
-            match self.along {
-                Along::Nothing => own.iter_mut().for_each(|value| *value *= self.by),
-                Along::Rows => {
-                    let factor = held.numbers[0][row as usize] * self.by;
-                    own.iter_mut().for_each(|value| *value *= factor);
-                }
-                Along::Columns => {
-                    let factors = &held.numbers[0][column as usize..];
-                    own.iter_mut()
-                        .zip(factors)
-                        .for_each(|(value, factor)| *value *= factor * self.by);
-                }
+        parts.floats(0, row * self.stride + column, own)?;
+        match self.along {
+            Along::Nothing => own.iter_mut().for_each(|value| *value *= self.by),
+            Along::Rows => {
+                let factor = held.numbers[0][row as usize] * self.by;
+                own.iter_mut().for_each(|value| *value *= factor);
+            }
+            Along::Columns => {
+                let factors = &held.numbers[0][column as usize..];
+                own.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor * self.by);
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use mixdown_diagnostics::codes;
 use serde_json::Value;
 
-use super::computed::{Along, Compute, Effect, Factor, Made, Part, Workshop, by_rows};
+use super::computed::{Along, ByRows, Effect, Factor, Made, Part, Workshop};
 use super::experts::Factors;
 use super::kinds::{Fault, Kind, Module, is_plain};
 use super::names::Side;
@@ -349,28 +349,28 @@ struct Spread {
     count: u64,
 }
 
-impl Compute for Spread {
+impl ByRows for Spread {
+    const HELD: &[usize] = &[0];
+
     fn held_bytes(&self) -> u64 {
         self.count * 4
     }
 
-    fn hold(&self, parts: &Reader<'_>) -> Result<Held, ReadError> {
-        Ok(Held { numbers: vec![parts.all(0)?], counts: Vec::new() })
+    fn columns(&self) -> u64 {
+        self.columns
     }
 
-    fn fill(
+    fn row(
         &self,
         held: &Held,
         _: &Reader<'_>,
-        first: u64,
-        out: &mut [f32],
+        [row, column]: [u64; 2],
+        own: &mut [f32],
     ) -> Result<(), ReadError> {
         let numbers = &held.numbers[0];
-        for (row, column, own) in by_rows(self.columns, first, out) {
-            match self.by_columns {
-                true => own.copy_from_slice(&numbers[column as usize..][..own.len()]),
-                false => own.fill(numbers[row as usize]),
-            }
+        match self.by_columns {
+            true => own.copy_from_slice(&numbers[column as usize..][..own.len()]),
+            false => own.fill(numbers[row as usize]),
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::computed::{Compute, Effect, Factor, Made, Part, add_product, by_rows};
+use super::computed::{ByRows, Effect, Factor, Made, Part, add_product};
 use super::kinds::Fault;
 use super::resolve::Resolver;
 use crate::encoding::{Held, Reader};
@@ -191,7 +191,7 @@ struct Experts {
     scale: f32,
 }
 
-impl Compute for Experts {
+impl ByRows for Experts {
     fn held_bytes(&self) -> u64 {
         let Stack { experts, rank, inputs, outputs, .. } = self.stack;
         experts * rank * (inputs + outputs) * 4
@@ -213,12 +213,16 @@ impl Compute for Experts {
         Ok(Held { numbers: vec![a, turned], counts: Vec::new() })
     }
 
-    fn fill(
+    fn columns(&self) -> u64 {
+        if self.stack.inputs_first { self.stack.outputs } else { self.stack.inputs }
+    }
+
+    fn row(
         &self,
         held: &Held,
         _: &Reader<'_>,
-        first: u64,
-        out: &mut [f32],
+        [row, column]: [u64; 2],
+        own: &mut [f32],
     ) -> Result<(), ReadError> {
         let [a, b] = &held.numbers[..] else { return Ok(()) };
         let Stack { rank, inputs, outputs, inputs_first, .. } = self.stack;
@@ -227,15 +231,13 @@ impl Compute for Experts {
             false => (outputs, inputs, b, a),
         };
         let mut left = vec![0.0; rank as usize];
-        for (row, column, own) in by_rows(columns, first, out) {
-            let (expert, row) = (row / rows, row % rows);
-            for (direction, value) in (expert * rank..).zip(&mut left) {
-                *value = down[(direction * rows + row) as usize];
-            }
-            own.fill(0.0);
-            let right = &across[(expert * rank * columns) as usize..];
-            add_product(own, &left, right, columns as usize, column as usize);
+        let (expert, row) = (row / rows, row % rows);
+        for (direction, value) in (expert * rank..).zip(&mut left) {
+            *value = down[(direction * rows + row) as usize];
         }
+        own.fill(0.0);
+        let right = &across[(expert * rank * columns) as usize..];
+        add_product(own, &left, right, columns as usize, column as usize);
         Ok(())
     }
 }
@@ -249,33 +251,26 @@ struct Slice {
     columns: u64,
 }
 
-impl Compute for Slice {
-    fn held_bytes(&self) -> u64 {
-        0
+impl ByRows for Slice {
+    fn columns(&self) -> u64 {
+        self.columns
     }
 
-    fn hold(&self, _: &Reader<'_>) -> Result<Held, ReadError> {
-        Ok(Held::default())
-    }
-
-    fn fill(
+    fn row(
         &self,
         _: &Held,
         parts: &Reader<'_>,
-        first: u64,
-        out: &mut [f32],
+        [row, column]: [u64; 2],
+        own: &mut [f32],
     ) -> Result<(), ReadError> {
-        for (row, column, own) in by_rows(self.columns, first, out) {
-            let start = self.start + row * self.row_step + column * self.column_step;
-            if self.column_step == 1 {
-                parts.floats(0, start, own)?;
-                continue;
-            }
-            let step = self.column_step as usize;
-            let mut span = vec![0.0; (own.len() - 1) * step + 1];
-            parts.floats(0, start, &mut span)?;
-            own.iter_mut().zip(span.iter().step_by(step)).for_each(|(value, from)| *value = *from);
+        let start = self.start + row * self.row_step + column * self.column_step;
+        if self.column_step == 1 {
+            return parts.floats(0, start, own);
         }
+        let step = self.column_step as usize;
+        let mut span = vec![0.0; (own.len() - 1) * step + 1];
+        parts.floats(0, start, &mut span)?;
+        own.iter_mut().zip(span.iter().step_by(step)).for_each(|(value, from)| *value = *from);
         Ok(())
     }
 }

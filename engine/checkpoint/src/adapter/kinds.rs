@@ -24,7 +24,7 @@ use mixdown_tensor::DType;
 use serde_json::{Map, Value};
 
 use super::AdapterConfig;
-use super::computed::{Effect, Part};
+use super::computed::{Compute, Effect, Made, Part};
 use crate::index::{Index, TensorEntry};
 
 /// A kind of adapter.
@@ -240,6 +240,28 @@ impl Module<'_> {
             )),
             _ => Ok(Part::Base(self.base_tensor)),
         }
+    }
+
+    /// The effect of what is added to the weight, in its shape.
+    pub fn adds(
+        &self,
+        scheme: impl Into<String>,
+        parts: Vec<Part>,
+        compute: impl Compute + 'static,
+    ) -> Vec<(u32, Effect)> {
+        let made = Made::new(scheme, self.target.shape.dimensions(), parts, compute);
+        vec![(self.base_tensor, Effect::Delta(made))]
+    }
+
+    /// The effect of what takes the place of the weight, in its shape.
+    pub fn becomes(
+        &self,
+        scheme: impl Into<String>,
+        parts: Vec<Part>,
+        compute: impl Compute + 'static,
+    ) -> Vec<(u32, Effect)> {
+        let made = Made::new(scheme, self.target.shape.dimensions(), parts, compute);
+        vec![(self.base_tensor, Effect::Whole(made))]
     }
 
     pub fn settings(&self) -> Settings<'_> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::card::{CARD_NAME, Card, CardMethod, CardModel};
-use mixdown_checkpoint::config::{ConfigChanges, StackChange, rewrite_config};
+use mixdown_checkpoint::config::{ConfigChanges, StackChange, leave_out_packing, rewrite_config};
 use mixdown_checkpoint::manifest::RecipeRecord;
 use mixdown_checkpoint::output::OutputFolder;
 use mixdown_checkpoint::side_files::{self, ModuleFolder};
@@ -357,7 +357,6 @@ fn describe_quantization(config: &mut Value, planned: &Planned) {
 
 /// Takes out of a config what it says of a quantization that no tensor of the output has.
 fn without_quantization(config: &mut Value, planned: &Planned) -> Option<Diagnostic> {
-    const KEYS: [&str; 2] = ["quantization_config", "compression_config"];
     let is_plain = |dtype: DType| !dtype.is_float() || dtype.bytes() > 1;
     // Packed codes are whole numbers of any width, each beside a scale.
     let is_packed = |name: &str| {
@@ -372,18 +371,7 @@ fn without_quantization(config: &mut Value, planned: &Planned) -> Option<Diagnos
     if jobs.any(|job| !is_plain(job.dtype) || is_byte(job.dtype) || is_packed(&job.name)) {
         return None;
     }
-    let top = config.as_object_mut()?;
-    let mut found = Vec::new();
-    for key in KEYS {
-        found.extend(top.shift_remove(key).map(|_| key.to_owned()));
-    }
-    for (name, part) in
-        top.iter_mut().filter_map(|(name, part)| Some((name, part.as_object_mut()?)))
-    {
-        for key in KEYS {
-            found.extend(part.shift_remove(key).map(|_| format!("{name}.{key}")));
-        }
-    }
+    let found = leave_out_packing(config);
     let first = found.first()?;
     let headline =
         format!("`{first}` is left out of config.json: no tensor of the output is quantized");

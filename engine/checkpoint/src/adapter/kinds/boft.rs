@@ -5,7 +5,7 @@
 
 use super::orthogonal::{cayley, turned_by_blocks};
 use super::{Fault, Kind, Module};
-use crate::adapter::computed::{Compute, Effect, Made, Part, by_rows};
+use crate::adapter::computed::{ByRows, Effect, Part};
 use crate::encoding::{Held, Reader};
 use crate::source::ReadError;
 
@@ -33,8 +33,7 @@ fn make(module: &Module<'_>) -> Result<Vec<(u32, Effect)>, Fault> {
     let compute = Boft { factors, blocks, size, rows };
     let parts = vec![Part::Adapter(at), module.base_part()?, Part::Adapter(scales)];
     let scheme = format!("BOFT, {factors} factors, blocks of {size}");
-    let made = Made::new(scheme, module.target.shape.dimensions(), parts, compute);
-    Ok(vec![(module.base_tensor, Effect::Whole(made))])
+    Ok(module.becomes(scheme, parts, compute))
 }
 
 #[derive(Debug)]
@@ -46,10 +45,6 @@ struct Boft {
 }
 
 impl Boft {
-    fn columns(&self) -> u64 {
-        self.blocks * self.size
-    }
-
     /// Which element goes to each place before the blocks of a factor turn them, and back after.
     fn order(&self, factor: u64) -> Vec<usize> {
         let columns = self.columns() as usize;
@@ -69,7 +64,7 @@ impl Boft {
     }
 }
 
-impl Compute for Boft {
+impl ByRows for Boft {
     fn held_bytes(&self) -> u64 {
         (self.factors * self.columns() * (self.size + 2) + self.rows) * 4
     }
@@ -93,43 +88,43 @@ impl Compute for Boft {
         Ok(Held { numbers: vec![turns, parts.all(2)?], counts })
     }
 
-    fn fill(
+    fn columns(&self) -> u64 {
+        self.blocks * self.size
+    }
+
+    fn row(
         &self,
         held: &Held,
         parts: &Reader<'_>,
-        first: u64,
-        out: &mut [f32],
+        [row, column]: [u64; 2],
+        own: &mut [f32],
     ) -> Result<(), ReadError> {
         let [turns, scales] = &held.numbers[..] else { return Ok(()) };
         let columns = self.columns();
+        let scale = scales[row as usize];
         if self.factors == 1 {
-            turned_by_blocks(parts, 1, turns, [self.size, columns], first, out)?;
-            for (row, _, own) in by_rows(columns, first, out) {
-                own.iter_mut().for_each(|value| *value *= scales[row as usize]);
-            }
+            turned_by_blocks(parts, turns, [self.size, columns], [row, column], own)?;
+            own.iter_mut().for_each(|value| *value *= scale);
             return Ok(());
         }
         let (size, count) = (self.size as usize, columns as usize);
         let mut weights = vec![0.0; count];
         let mut sorted = vec![0.0; count];
-        for (row, column, own) in by_rows(columns, first, out) {
-            parts.floats(1, row * columns, &mut weights)?;
-            for (turns, order) in turns.chunks_exact(count * size).zip(held.counts.chunks(count)) {
-                // P B Pᵀ: sorted, turned, and brought back.
-                let places = || order.iter().map(|&place| place as usize);
-                for (at, place) in places().enumerate() {
-                    sorted[place] = weights[at];
-                }
-                for (at, place) in places().enumerate() {
-                    let turn = &turns[place * size..][..size];
-                    let block = &sorted[place / size * size..][..size];
-                    weights[at] = turn.iter().zip(block).map(|(turn, value)| turn * value).sum();
-                }
+        parts.floats(1, row * columns, &mut weights)?;
+        for (turns, order) in turns.chunks_exact(count * size).zip(held.counts.chunks(count)) {
+            // P B Pᵀ: sorted, turned, and brought back.
+            let places = || order.iter().map(|&place| place as usize);
+            for (at, place) in places().enumerate() {
+                sorted[place] = weights[at];
             }
-            let scale = scales[row as usize];
-            let from = &weights[column as usize..];
-            own.iter_mut().zip(from).for_each(|(value, from)| *value = from * scale);
+            for (at, place) in places().enumerate() {
+                let turn = &turns[place * size..][..size];
+                let block = &sorted[place / size * size..][..size];
+                weights[at] = turn.iter().zip(block).map(|(turn, value)| turn * value).sum();
+            }
         }
+        let from = &weights[column as usize..];
+        own.iter_mut().zip(from).for_each(|(value, from)| *value = from * scale);
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 //! Chen et al. 2025, arXiv:2407.19342. Element (i, j) of a block is kernel[(j − i) mod size].
 
 use super::{Fault, Kind, Module};
-use crate::adapter::computed::{Compute, Effect, Made, Part, by_rows};
+use crate::adapter::computed::{ByRows, Effect, Part};
 use crate::encoding::{Held, Reader};
 use crate::source::ReadError;
 
@@ -24,8 +24,7 @@ fn make(module: &Module<'_>) -> Result<Vec<(u32, Effect)>, Fault> {
     let compute = C3a { size, columns, rows };
     let scheme = format!("C3A, blocks of {size}");
     let parts = vec![Part::Adapter(at)];
-    let made = Made::new(scheme, module.target.shape.dimensions(), parts, compute);
-    Ok(vec![(module.base_tensor, Effect::Delta(made))])
+    Ok(module.adds(scheme, parts, compute))
 }
 
 #[derive(Debug)]
@@ -35,30 +34,30 @@ struct C3a {
     rows: u64,
 }
 
-impl Compute for C3a {
+impl ByRows for C3a {
+    const HELD: &[usize] = &[0];
+
     fn held_bytes(&self) -> u64 {
         self.rows * self.columns / self.size.max(1) * 4
     }
 
-    fn hold(&self, parts: &Reader<'_>) -> Result<Held, ReadError> {
-        Ok(Held { numbers: vec![parts.all(0)?], counts: Vec::new() })
+    fn columns(&self) -> u64 {
+        self.columns
     }
 
-    fn fill(
+    fn row(
         &self,
         held: &Held,
         _: &Reader<'_>,
-        first: u64,
-        out: &mut [f32],
+        [row, column]: [u64; 2],
+        own: &mut [f32],
     ) -> Result<(), ReadError> {
         let by = self.columns as f32;
-        for (row, column, own) in by_rows(self.columns, first, out) {
-            let down = row / self.size * self.columns;
-            for (value, at) in own.iter_mut().zip(column..) {
-                let turn = (at % self.size + self.size - row % self.size) % self.size;
-                let place = down + at / self.size * self.size + turn;
-                *value = held.numbers[0][place as usize] / by;
-            }
+        let down = row / self.size * self.columns;
+        for (value, at) in own.iter_mut().zip(column..) {
+            let turn = (at % self.size + self.size - row % self.size) % self.size;
+            let place = down + at / self.size * self.size + turn;
+            *value = held.numbers[0][place as usize] / by;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::fmt;
 use self::permutation::first_of_permutation;
 use self::transform::inverse;
 use super::{Fault, Kind, Module};
-use crate::adapter::computed::{Compute, Effect, Made, Part, by_rows};
+use crate::adapter::computed::{ByRows, Effect, Part};
 use crate::encoding::{Held, Reader};
 use crate::source::ReadError;
 
@@ -35,8 +35,7 @@ fn make(module: &Module<'_>) -> Result<Vec<(u32, Effect)>, Fault> {
     let compute = Fourier { places: Places { seed, places }, rows, columns, scaling };
     let scheme = format!("FourierFT, {count} frequencies");
     let parts = vec![Part::Adapter(at)];
-    let made = Made::new(scheme, module.target.shape.dimensions(), parts, compute);
-    Ok(vec![(module.base_tensor, Effect::Delta(made))])
+    Ok(module.adds(scheme, parts, compute))
 }
 
 /// Where the numbers of a spectrum stand, row-major.
@@ -60,38 +59,38 @@ struct Fourier {
     scaling: f64,
 }
 
-impl Compute for Fourier {
+impl ByRows for Fourier {
+    const HELD: &[usize] = &[0];
+
     fn held_bytes(&self) -> u64 {
         self.places.places.len() as u64 * 4
     }
 
-    fn hold(&self, parts: &Reader<'_>) -> Result<Held, ReadError> {
-        Ok(Held { numbers: vec![parts.all(0)?], counts: Vec::new() })
+    fn columns(&self) -> u64 {
+        self.columns
     }
 
-    fn fill(
+    fn row(
         &self,
         held: &Held,
         _: &Reader<'_>,
-        first: u64,
-        out: &mut [f32],
+        [row, column]: [u64; 2],
+        own: &mut [f32],
     ) -> Result<(), ReadError> {
         let factor = self.scaling / (self.rows as f64 * self.columns as f64);
-        for (row, column, own) in by_rows(self.columns, first, out) {
-            // The transform of columns is a sum over the few rows of the spectrum that are not zero.
-            let mut line = vec![(0.0, 0.0); self.columns as usize];
-            for (place, &value) in self.places.places.iter().zip(&held.numbers[0]) {
-                let (u, v) = (place / self.columns, place % self.columns);
-                let turn = (u128::from(u) * u128::from(row) % u128::from(self.rows)) as f64;
-                let (sine, cosine) = (TAU * turn / self.rows as f64).sin_cos();
-                let one: &mut (f64, f64) = &mut line[v as usize];
-                one.0 += f64::from(value) * cosine;
-                one.1 += f64::from(value) * sine;
-            }
-            let line = inverse(line);
-            for (value, (real, _)) in own.iter_mut().zip(&line[column as usize..]) {
-                *value = (real * factor) as f32;
-            }
+        // The transform of columns is a sum over the few rows of the spectrum that are not zero.
+        let mut line = vec![(0.0, 0.0); self.columns as usize];
+        for (place, &value) in self.places.places.iter().zip(&held.numbers[0]) {
+            let (u, v) = (place / self.columns, place % self.columns);
+            let turn = (u128::from(u) * u128::from(row) % u128::from(self.rows)) as f64;
+            let (sine, cosine) = (TAU * turn / self.rows as f64).sin_cos();
+            let one: &mut (f64, f64) = &mut line[v as usize];
+            one.0 += f64::from(value) * cosine;
+            one.1 += f64::from(value) * sine;
+        }
+        let line = inverse(line);
+        for (value, (real, _)) in own.iter_mut().zip(&line[column as usize..]) {
+            *value = (real * factor) as f32;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! `apply_GS` these are made orthogonal first.
 
 use super::{Fault, Kind, Module};
-use crate::adapter::computed::{Compute, Effect, Made, Part, by_rows};
+use crate::adapter::computed::{ByRows, Effect, Part};
 use crate::encoding::{Held, Reader};
 use crate::source::ReadError;
 
@@ -20,8 +20,7 @@ fn make(module: &Module<'_>) -> Result<Vec<(u32, Effect)>, Fault> {
     let compute = Hra { columns, rank, is_orthogonal };
     let parts = vec![Part::Adapter(at), module.base_part()?];
     let scheme = format!("HRA, {rank} reflections");
-    let made = Made::new(scheme, module.target.shape.dimensions(), parts, compute);
-    Ok(vec![(module.base_tensor, Effect::Whole(made))])
+    Ok(module.becomes(scheme, parts, compute))
 }
 
 #[derive(Debug)]
@@ -31,7 +30,7 @@ struct Hra {
     is_orthogonal: bool,
 }
 
-impl Compute for Hra {
+impl ByRows for Hra {
     fn held_bytes(&self) -> u64 {
         self.columns * self.rank * 4
     }
@@ -56,22 +55,24 @@ impl Compute for Hra {
         Ok(Held { numbers: vec![flat], counts: Vec::new() })
     }
 
-    fn fill(
+    fn columns(&self) -> u64 {
+        self.columns
+    }
+
+    fn row(
         &self,
         held: &Held,
         parts: &Reader<'_>,
-        first: u64,
-        out: &mut [f32],
+        [row, column]: [u64; 2],
+        own: &mut [f32],
     ) -> Result<(), ReadError> {
         let mut weights = vec![0.0; self.columns as usize];
-        for (row, column, own) in by_rows(self.columns, first, out) {
-            parts.floats(1, row * self.columns, &mut weights)?;
-            for vector in held.numbers[0].chunks_exact(self.columns as usize) {
-                let along: f32 = weights.iter().zip(vector).map(|(a, b)| a * b).sum();
-                weights.iter_mut().zip(vector).for_each(|(weight, u)| *weight -= 2.0 * along * u);
-            }
-            own.copy_from_slice(&weights[column as usize..][..own.len()]);
+        parts.floats(1, row * self.columns, &mut weights)?;
+        for vector in held.numbers[0].chunks_exact(self.columns as usize) {
+            let along: f32 = weights.iter().zip(vector).map(|(a, b)| a * b).sum();
+            weights.iter_mut().zip(vector).for_each(|(weight, u)| *weight -= 2.0 * along * u);
         }
+        own.copy_from_slice(&weights[column as usize..][..own.len()]);
         Ok(())
     }
 }

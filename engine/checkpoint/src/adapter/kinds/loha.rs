@@ -4,7 +4,7 @@
 
 use super::pairs::Pair;
 use super::{Fault, Kind, Module};
-use crate::adapter::computed::{Compute, Effect, Made, add_product, by_rows};
+use crate::adapter::computed::{ByRows, Effect, add_product};
 use crate::encoding::{Held, Reader};
 use crate::source::ReadError;
 
@@ -29,8 +29,7 @@ fn make(module: &Module<'_>) -> Result<Vec<(u32, Effect)>, Fault> {
     let scale = module.scale(one.rank, "alpha")? as f32;
     let scheme = format!("LoHa, rank {}", one.rank);
     let compute = Loha { pairs: [one, two], columns, scale };
-    let made = Made::new(scheme, module.target.shape.dimensions(), parts, compute);
-    Ok(vec![(module.base_tensor, Effect::Delta(made))])
+    Ok(module.adds(scheme, parts, compute))
 }
 
 #[derive(Debug)]
@@ -40,7 +39,7 @@ struct Loha {
     scale: f32,
 }
 
-impl Compute for Loha {
+impl ByRows for Loha {
     fn held_bytes(&self) -> u64 {
         self.pairs.iter().map(Pair::bytes).sum()
     }
@@ -51,26 +50,28 @@ impl Compute for Loha {
         Ok(Held { numbers: vec![a, b, c, d], counts: Vec::new() })
     }
 
-    fn fill(
+    fn columns(&self) -> u64 {
+        self.columns
+    }
+
+    fn row(
         &self,
         held: &Held,
         _: &Reader<'_>,
-        first: u64,
-        out: &mut [f32],
+        [row, column]: [u64; 2],
+        own: &mut [f32],
     ) -> Result<(), ReadError> {
         let [a, b, c, d] = &held.numbers[..] else { return Ok(()) };
         let columns = self.columns as usize;
-        for (row, column, own) in by_rows(self.columns, first, out) {
-            let side = |values: &'_ [f32], pair: &Pair| {
-                let rank = pair.rank as usize;
-                values[row as usize * rank..][..rank].to_vec()
-            };
-            let mut other = vec![0.0; own.len()];
-            own.fill(0.0);
-            add_product(own, &side(a, &self.pairs[0]), b, columns, column as usize);
-            add_product(&mut other, &side(c, &self.pairs[1]), d, columns, column as usize);
-            own.iter_mut().zip(&other).for_each(|(own, other)| *own = *own * other * self.scale);
-        }
+        let side = |values: &'_ [f32], pair: &Pair| {
+            let rank = pair.rank as usize;
+            values[row as usize * rank..][..rank].to_vec()
+        };
+        let mut other = vec![0.0; own.len()];
+        own.fill(0.0);
+        add_product(own, &side(a, &self.pairs[0]), b, columns, column as usize);
+        add_product(&mut other, &side(c, &self.pairs[1]), d, columns, column as usize);
+        own.iter_mut().zip(&other).for_each(|(own, other)| *own = *own * other * self.scale);
         Ok(())
     }
 }

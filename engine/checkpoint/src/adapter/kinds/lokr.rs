@@ -4,7 +4,7 @@
 
 use super::pairs::Pair;
 use super::{Fault, Kind, Module};
-use crate::adapter::computed::{Compute, Effect, Made, Part, add_product, by_rows};
+use crate::adapter::computed::{ByRows, Effect, Part, add_product};
 use crate::encoding::{Held, Reader};
 use crate::source::ReadError;
 
@@ -41,8 +41,7 @@ fn make(module: &Module<'_>) -> Result<Vec<(u32, Effect)>, Fault> {
     let scale = module.scale(rank, "alpha")? as f32;
     let scheme = format!("LoKr, rank {rank}");
     let compute = Lokr { sides: [one, two], scale };
-    let made = Made::new(scheme, module.target.shape.dimensions(), parts, compute);
-    Ok(vec![(module.base_tensor, Effect::Delta(made))])
+    Ok(module.adds(scheme, parts, compute))
 }
 
 #[derive(Debug)]
@@ -111,7 +110,7 @@ struct Lokr {
     scale: f32,
 }
 
-impl Compute for Lokr {
+impl ByRows for Lokr {
     fn held_bytes(&self) -> u64 {
         self.sides.iter().map(|side| side.rows.saturating_mul(side.columns) * 4).sum()
     }
@@ -121,28 +120,29 @@ impl Compute for Lokr {
         Ok(Held { numbers, counts: Vec::new() })
     }
 
-    fn fill(
+    fn columns(&self) -> u64 {
+        self.sides[0].columns * self.sides[1].columns
+    }
+
+    fn row(
         &self,
         held: &Held,
         _: &Reader<'_>,
-        first: u64,
-        out: &mut [f32],
+        [row, column]: [u64; 2],
+        own: &mut [f32],
     ) -> Result<(), ReadError> {
         let [one, two] = &held.numbers[..] else { return Ok(()) };
         let [first_side, second_side] = &self.sides;
         let (one_columns, two_columns) =
             (first_side.columns as usize, second_side.columns as usize);
         if let Some(kernel) = second_side.line {
-            self.fill_lines(held, kernel, first, out);
+            self.fill_lines(held, kernel, row * self.columns() + column, own);
             return Ok(());
         }
-        let columns = first_side.columns * second_side.columns;
-        for (row, column, own) in by_rows(columns, first, out) {
-            let outer = &one[(row / second_side.rows) as usize * one_columns..][..one_columns];
-            let inner = &two[(row % second_side.rows) as usize * two_columns..][..two_columns];
-            for (value, at) in own.iter_mut().zip(column as usize..) {
-                *value = outer[at / two_columns] * inner[at % two_columns] * self.scale;
-            }
+        let outer = &one[(row / second_side.rows) as usize * one_columns..][..one_columns];
+        let inner = &two[(row % second_side.rows) as usize * two_columns..][..two_columns];
+        for (value, at) in own.iter_mut().zip(column as usize..) {
+            *value = outer[at / two_columns] * inner[at % two_columns] * self.scale;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! Kang et al. 2025, arXiv:2409.15371.
 
 use super::{Fault, Kind, Module};
-use crate::adapter::computed::{Compute, Effect, Made, Part, by_rows};
+use crate::adapter::computed::{ByRows, Effect, Part};
 use crate::encoding::{Held, Reader};
 use crate::source::ReadError;
 
@@ -15,7 +15,6 @@ fn make(module: &Module<'_>) -> Result<Vec<(u32, Effect)>, Fault> {
     module.outputs_first()?;
     let (rows, columns) = module.matrix()?;
     let (at, shape) = module.need("miss_block")?;
-    let target = module.target.shape.dimensions();
     if module.settings().text("init_weights") == Some("bat") {
         let size = shape.last().copied().filter(|size| *size > 0).unwrap_or(1);
         module.shaped("miss_block", &[rows / size, size, size])?;
@@ -24,8 +23,7 @@ fn make(module: &Module<'_>) -> Result<Vec<(u32, Effect)>, Fault> {
         }
         let parts = vec![Part::Adapter(at), module.base_part()?];
         let compute = Blocks { size, rows, columns };
-        let made = Made::new(format!("MiSS, blocks of {size}"), target, parts, compute);
-        return Ok(vec![(module.base_tensor, Effect::Whole(made))]);
+        return Ok(module.becomes(format!("MiSS, blocks of {size}"), parts, compute));
     }
     // A block of fewer columns than there are outputs is repeated.
     let &[rank, outputs] = shape else { return Err(module.misshapen("miss_block", &[0, rows])) };
@@ -33,8 +31,7 @@ fn make(module: &Module<'_>) -> Result<Vec<(u32, Effect)>, Fault> {
         return Err(module.misshapen("miss_block", &[rank, rows]));
     }
     let compute = Repeated { rank, outputs, columns };
-    let made = Made::new(format!("MiSS, rank {rank}"), target, vec![Part::Adapter(at)], compute);
-    Ok(vec![(module.base_tensor, Effect::Delta(made))])
+    Ok(module.adds(format!("MiSS, rank {rank}"), vec![Part::Adapter(at)], compute))
 }
 
 #[derive(Debug)]
@@ -44,27 +41,27 @@ struct Repeated {
     columns: u64,
 }
 
-impl Compute for Repeated {
+impl ByRows for Repeated {
+    const HELD: &[usize] = &[0];
+
     fn held_bytes(&self) -> u64 {
         self.rank * self.outputs * 4
     }
 
-    fn hold(&self, parts: &Reader<'_>) -> Result<Held, ReadError> {
-        Ok(Held { numbers: vec![parts.all(0)?], counts: Vec::new() })
+    fn columns(&self) -> u64 {
+        self.columns
     }
 
-    fn fill(
+    fn row(
         &self,
         held: &Held,
         _: &Reader<'_>,
-        first: u64,
-        out: &mut [f32],
+        [row, column]: [u64; 2],
+        own: &mut [f32],
     ) -> Result<(), ReadError> {
-        for (row, column, own) in by_rows(self.columns, first, out) {
-            for (value, at) in own.iter_mut().zip(column..) {
-                let place = at % self.rank * self.outputs + row % self.outputs;
-                *value = held.numbers[0][place as usize];
-            }
+        for (value, at) in own.iter_mut().zip(column..) {
+            let place = at % self.rank * self.outputs + row % self.outputs;
+            *value = held.numbers[0][place as usize];
         }
         Ok(())
     }
@@ -78,36 +75,36 @@ struct Blocks {
     columns: u64,
 }
 
-impl Compute for Blocks {
+impl ByRows for Blocks {
+    const HELD: &[usize] = &[0];
+
     fn held_bytes(&self) -> u64 {
         self.rows * self.size * 4
     }
 
-    fn hold(&self, parts: &Reader<'_>) -> Result<Held, ReadError> {
-        Ok(Held { numbers: vec![parts.all(0)?], counts: Vec::new() })
+    fn columns(&self) -> u64 {
+        self.columns
     }
 
-    fn fill(
+    fn row(
         &self,
         held: &Held,
         parts: &Reader<'_>,
-        first: u64,
-        out: &mut [f32],
+        [row, column]: [u64; 2],
+        own: &mut [f32],
     ) -> Result<(), ReadError> {
         let size = self.size as usize;
-        for (row, column, own) in by_rows(self.columns, first, out) {
-            let block = &held.numbers[0][row as usize / size * size * size..][..size * size];
-            let start = column as usize / size * size;
-            let end = (column as usize + own.len()).next_multiple_of(size);
-            let mut weights = vec![0.0; end - start];
-            parts.floats(1, row * self.columns + start as u64, &mut weights)?;
-            for (value, at) in own.iter_mut().zip(column as usize - start..) {
-                let (group, place) = (at / size * size, at % size);
-                let products =
-                    (0..size).map(|inner| weights[group + inner] * block[inner * size + place]);
-                let added = block[row as usize % size * size + place];
-                *value = weights[at] + products.sum::<f32>() + added;
-            }
+        let block = &held.numbers[0][row as usize / size * size * size..][..size * size];
+        let start = column as usize / size * size;
+        let end = (column as usize + own.len()).next_multiple_of(size);
+        let mut weights = vec![0.0; end - start];
+        parts.floats(1, row * self.columns + start as u64, &mut weights)?;
+        for (value, at) in own.iter_mut().zip(column as usize - start..) {
+            let (group, place) = (at / size * size, at % size);
+            let products =
+                (0..size).map(|inner| weights[group + inner] * block[inner * size + place]);
+            let added = block[row as usize % size * size + place];
+            *value = weights[at] + products.sum::<f32>() + added;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 
 use super::orthogonal::{cayley, product, turned_by_blocks};
 use super::{Fault, Kind, Module};
-use crate::adapter::computed::{Compute, Effect, Made, Part};
+use crate::adapter::computed::{ByRows, Effect, Part};
 use crate::encoding::{Held, Reader};
 use crate::source::ReadError;
 
@@ -47,8 +47,7 @@ fn make(module: &Module<'_>) -> Result<Vec<(u32, Effect)>, Fault> {
     let compute = Oft { blocks, size, columns, terms, bound };
     let parts = vec![Part::Adapter(at), module.base_part()?];
     let scheme = format!("OFT, blocks of {size}");
-    let made = Made::new(scheme, module.target.shape.dimensions(), parts, compute);
-    Ok(vec![(module.base_tensor, Effect::Whole(made))])
+    Ok(module.becomes(scheme, parts, compute))
 }
 
 /// The side of a matrix above whose diagonal there are so many elements.
@@ -69,7 +68,7 @@ struct Oft {
     bound: Option<f64>,
 }
 
-impl Compute for Oft {
+impl ByRows for Oft {
     fn held_bytes(&self) -> u64 {
         self.blocks * self.size * self.size * 4
     }
@@ -103,15 +102,18 @@ impl Compute for Oft {
         Ok(Held { numbers: vec![out], counts: Vec::new() })
     }
 
-    fn fill(
+    fn columns(&self) -> u64 {
+        self.columns
+    }
+
+    fn row(
         &self,
         held: &Held,
         parts: &Reader<'_>,
-        first: u64,
-        out: &mut [f32],
+        at: [u64; 2],
+        own: &mut [f32],
     ) -> Result<(), ReadError> {
-        let blocks = &held.numbers[0];
-        turned_by_blocks(parts, 1, blocks, [self.size, self.columns], first, out)
+        turned_by_blocks(parts, &held.numbers[0], [self.size, self.columns], at, own)
     }
 }
 

@@ -1,6 +1,5 @@
 //! Small orthogonal matrices from skew-symmetric ones, and rows that are turned by them block by block.
 
-use crate::adapter::computed::by_rows;
 use crate::encoding::Reader;
 use crate::source::ReadError;
 
@@ -62,30 +61,27 @@ pub(super) fn product(left: &[f64], right: &[f64], size: usize) -> Vec<f64> {
     out
 }
 
-/// Fills a stretch of W · Bᵀ, where W is a stored matrix and B has these blocks on its diagonal; of one block
-/// all are it.
+/// Fills a part of a row of W · Bᵀ, where W is part 1, a stored matrix, and B has these blocks on its diagonal; of
+/// one block all are it.
 pub(super) fn turned_by_blocks(
     parts: &Reader<'_>,
-    base: usize,
     blocks: &[f32],
     [size, columns]: [u64; 2],
-    first: u64,
+    [row, column]: [u64; 2],
     out: &mut [f32],
 ) -> Result<(), ReadError> {
     let size = size as usize;
     let is_shared = blocks.len() == size * size;
-    for (row, column, own) in by_rows(columns, first, out) {
-        let start = column as usize / size;
-        let end = (column as usize + own.len()).div_ceil(size);
-        let mut weights = vec![0.0; (end - start) * size];
-        parts.floats(base, row * columns + (start * size) as u64, &mut weights)?;
-        for (value, at) in own.iter_mut().zip(column as usize..) {
-            let block = at / size;
-            let place = if is_shared { 0 } else { block } * size * size;
-            let turn = &blocks[place + at % size * size..][..size];
-            let weights = &weights[(block - start) * size..][..size];
-            *value = turn.iter().zip(weights).map(|(turn, weight)| turn * weight).sum();
-        }
+    let start = column as usize / size;
+    let end = (column as usize + out.len()).div_ceil(size);
+    let mut weights = vec![0.0; (end - start) * size];
+    parts.floats(1, row * columns + (start * size) as u64, &mut weights)?;
+    for (value, at) in out.iter_mut().zip(column as usize..) {
+        let block = at / size;
+        let place = if is_shared { 0 } else { block } * size * size;
+        let turn = &blocks[place + at % size * size..][..size];
+        let weights = &weights[(block - start) * size..][..size];
+        *value = turn.iter().zip(weights).map(|(turn, weight)| turn * weight).sum();
     }
     Ok(())
 }

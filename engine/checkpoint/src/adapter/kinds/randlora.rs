@@ -4,7 +4,7 @@
 //! as in peft, whose two factors count bases and directions in different orders.
 
 use super::{Fault, Kind, Module};
-use crate::adapter::computed::{Along, Compute, Effect, Factor, Made, Part, Scaled, by_rows};
+use crate::adapter::computed::{Along, ByRows, Effect, Factor, Made, Part, Scaled};
 use crate::encoding::{Held, Reader};
 use crate::source::ReadError;
 
@@ -64,31 +64,31 @@ struct Trained {
     columns: u64,
 }
 
-impl Compute for Trained {
+impl ByRows for Trained {
+    const HELD: &[usize] = &[1, 2];
+
     fn held_bytes(&self) -> u64 {
         // λ has as many numbers as the shorter side, about.
         (self.bases + 1) * self.columns * 4
     }
 
-    fn hold(&self, parts: &Reader<'_>) -> Result<Held, ReadError> {
-        Ok(Held { numbers: vec![parts.all(1)?, parts.all(2)?], counts: Vec::new() })
+    fn columns(&self) -> u64 {
+        self.columns
     }
 
-    fn fill(
+    fn row(
         &self,
         held: &Held,
         parts: &Reader<'_>,
-        first: u64,
-        out: &mut [f32],
+        [row, column]: [u64; 2],
+        own: &mut [f32],
     ) -> Result<(), ReadError> {
         let [lambda, gamma] = &held.numbers[..] else { return Ok(()) };
-        for (row, column, own) in by_rows(self.columns, first, out) {
-            let (k, n) = (row / self.bases, row % self.bases);
-            parts.floats(0, k * self.widest + column, own)?;
-            let factor = lambda[row as usize];
-            let of_base = &gamma[(n * self.columns + column) as usize..];
-            own.iter_mut().zip(of_base).for_each(|(value, gamma)| *value *= factor * gamma);
-        }
+        let (k, n) = (row / self.bases, row % self.bases);
+        parts.floats(0, k * self.widest + column, own)?;
+        let factor = lambda[row as usize];
+        let of_base = &gamma[(n * self.columns + column) as usize..];
+        own.iter_mut().zip(of_base).for_each(|(value, gamma)| *value *= factor * gamma);
         Ok(())
     }
 }

@@ -5,7 +5,7 @@
 use mixdown_tensor::DType;
 
 use super::{Fault, Kind, Module};
-use crate::adapter::computed::{Compute, Effect, Made, Part};
+use crate::adapter::computed::{Compute, Effect, Part};
 use crate::encoding::{Held, Reader};
 use crate::source::ReadError;
 
@@ -31,8 +31,7 @@ fn make(module: &Module<'_>) -> Result<Vec<(u32, Effect)>, Fault> {
     let parts = vec![Part::Adapter(values), Part::Adapter(places)];
     let compute = Shira { rows, columns, count, places: entry.dtype };
     let scheme = format!("SHiRA, {count} elements");
-    let made = Made::new(scheme, module.target.shape.dimensions(), parts, compute);
-    Ok(vec![(module.base_tensor, Effect::Delta(made))])
+    Ok(module.adds(scheme, parts, compute))
 }
 
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{Fault, Kind, Module};
-use crate::adapter::computed::{Compute, Effect, Made, Part, by_rows};
+use crate::adapter::computed::{ByRows, Effect, Part};
 use crate::encoding::{Held, Reader};
 use crate::source::ReadError;
 
@@ -33,8 +33,7 @@ fn make(module: &Module<'_>) -> Result<Vec<(u32, Effect)>, Fault> {
     let parts = vec![Part::Adapter(at), module.base_part()?];
     let compute = Tokens { places, columns };
     let scheme = format!("{count} rows trained");
-    let made = Made::new(scheme, module.target.shape.dimensions(), parts, compute);
-    Ok(vec![(module.base_tensor, Effect::Whole(made))])
+    Ok(module.becomes(scheme, parts, compute))
 }
 
 /// The tokens of a module, in the order of the rows that are stored.
@@ -66,27 +65,21 @@ struct Tokens {
     columns: u64,
 }
 
-impl Compute for Tokens {
-    fn held_bytes(&self) -> u64 {
-        0
+impl ByRows for Tokens {
+    fn columns(&self) -> u64 {
+        self.columns
     }
 
-    fn hold(&self, _: &Reader<'_>) -> Result<Held, ReadError> {
-        Ok(Held::default())
-    }
-
-    fn fill(
+    fn row(
         &self,
         _: &Held,
         parts: &Reader<'_>,
-        first: u64,
-        out: &mut [f32],
+        [row, column]: [u64; 2],
+        own: &mut [f32],
     ) -> Result<(), ReadError> {
-        for (row, column, own) in by_rows(self.columns, first, out) {
-            match self.places.get(&row) {
-                Some(stored) => parts.floats(0, stored * self.columns + column, own)?,
-                None => parts.floats(1, row * self.columns + column, own)?,
-            }
+        match self.places.get(&row) {
+            Some(stored) => parts.floats(0, stored * self.columns + column, own)?,
+            None => parts.floats(1, row * self.columns + column, own)?,
         }
         Ok(())
     }
