@@ -5,6 +5,7 @@
 mod beside;
 mod computed;
 mod config;
+mod dialects;
 mod effect;
 mod effects;
 mod experts;

@@ -184,6 +184,7 @@ codes! {
     TOKENIZER_OF_ADAPTER = "W0626", "the tokenizer of the output is an adapter's";
     MODULE_NOT_MERGED = "W0627", "weights in a folder of a model are one model's, and not merged";
     LOST_IN_PEFT = "W0628", "peft may not load all that an adapter says";
+    PART_LEFT_OUT = "W0629", "an adapter's updates of another part of a pipeline are left out";
     LEFT_IN_FILE = "W0630", "parts of an adapter's file are not in the output";
     METHOD_UNUSED = "W0631", "a method file that the recipe does not use has mistakes";
     NO_CHAT_TEMPLATE = "W0632", "no chat template could be written";

@@ -1,12 +1,13 @@
 //! `adapter_config.json`: rank, scale and kind of an adapter.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use mixdown_diagnostics::suggest::nearest;
 use mixdown_diagnostics::{Diagnostic, Source, codes};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::dialects::Dialect;
 use super::kinds::{self, Kind};
 use super::pattern::ModulePattern;
 use crate::open::not_json;
@@ -61,10 +62,23 @@ pub struct AdapterConfig {
     pub target_parameters: Vec<String>,
     /// The base that the adapter was trained on. Information: the recipe names the base.
     pub base_model: Option<String>,
+    /// The program whose names it has, where that is not peft.
+    pub(super) dialect: Option<&'static Dialect>,
+    /// Ranks and α by module, where the file of the factors says them.
+    pub(super) own: BTreeMap<String, Own>,
     /// The kind, where it is no LoRA.
     pub(super) kind: Option<&'static Kind>,
     /// All that the file says, for what only one kind knows.
     pub(super) settings: Map<String, Value>,
+}
+
+/// What a module's own tensors say of its scale.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Own {
+    /// At least 1.
+    pub rank: u64,
+    /// Finite and not 0.
+    pub alpha: f64,
 }
 
 /// Settings under which an update is not the product of two factors, or is not all there is.
@@ -121,7 +135,6 @@ impl AdapterConfig {
         let settings = settings.collect();
         let is_stabilized = reader.flag("use_rslora");
         let config = Self {
-            shown: name.to_owned(),
             rank: rank.unwrap_or(1),
             alpha: alpha.unwrap_or(1.0),
             scaling: if is_stabilized { Scaling::ByRootOfRank } else { Scaling::ByRank },
@@ -135,8 +148,31 @@ impl AdapterConfig {
             base_model: reader.text("base_model_name_or_path"),
             kind,
             settings,
+            ..Self::plain(name)
         };
         if reader.faults.is_empty() { Ok(config) } else { Err(reader.faults) }
+    }
+
+    /// A LoRA of rank 1 and α 1 of which nothing else is said.
+    pub(super) fn plain(shown: &str) -> Self {
+        Self {
+            shown: shown.to_owned(),
+            rank: 1,
+            alpha: 1.0,
+            scaling: Scaling::ByRank,
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
+            modules_to_save: Vec::new(),
+            fan_in_fan_out: false,
+            bias: Bias::None,
+            target_modules: Vec::new(),
+            target_parameters: Vec::new(),
+            base_model: None,
+            dialect: None,
+            own: BTreeMap::new(),
+            kind: None,
+            settings: Map::new(),
+        }
     }
 
     /// Whether it is of a kind, as `peft_type` calls it.
@@ -146,12 +182,14 @@ impl AdapterConfig {
 
     /// The rank that a module's update must have. `module` is named as in the adapter.
     pub fn rank_of(&self, module: &str) -> u64 {
-        first(&self.rank_pattern, module).unwrap_or(self.rank)
+        let own = self.own.get(module).map(|own| own.rank);
+        own.or_else(|| first(&self.rank_pattern, module)).unwrap_or(self.rank)
     }
 
     /// The α of a module's update.
     pub fn alpha_of(&self, module: &str) -> f64 {
-        first(&self.alpha_pattern, module).unwrap_or(self.alpha)
+        let own = self.own.get(module).map(|own| own.alpha);
+        own.or_else(|| first(&self.alpha_pattern, module)).unwrap_or(self.alpha)
     }
 
     /// The factor on the product of a module's two factors.

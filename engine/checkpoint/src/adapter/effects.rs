@@ -134,7 +134,9 @@ impl Resolver<'_> {
             let fault = Fault::new("the magnitudes of `{}` have no update beside them");
             return self.tell(module, fault);
         };
-        let by_columns = update.transposed;
+        // Where the factors are turned, the base is not.
+        let is_turned = self.config.dialect.is_some_and(|dialect| dialect.is_turned);
+        let by_columns = update.transposed && !is_turned;
         let target = &self.base.tensors()[base_tensor as usize];
         let shape = target.shape.dimensions();
         let (rows, columns) = (shape[0], shape[1..].iter().product::<u64>());

@@ -8,7 +8,7 @@ use std::path::Path;
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
 
-use super::config::{AdapterConfig, Bias, Scaling};
+use super::config::AdapterConfig;
 use super::files::{AdapterFiles, WEIGHTS};
 use super::names::{Role, role};
 use super::{Adapter, AddedFrom};
@@ -223,20 +223,5 @@ fn config(
     };
     // A rank of 0 is refused with the factors' shapes.
     let rank = rank.filter(|rank| *rank > 0).unwrap_or(1);
-    Ok(AdapterConfig {
-        shown: name.to_owned(),
-        rank,
-        alpha,
-        scaling: Scaling::ByRank,
-        rank_pattern: Vec::new(),
-        alpha_pattern: Vec::new(),
-        modules_to_save: Vec::new(),
-        fan_in_fan_out: false,
-        bias: Bias::None,
-        target_modules: Vec::new(),
-        target_parameters: Vec::new(),
-        base_model: None,
-        kind: None,
-        settings: serde_json::Map::new(),
-    })
+    Ok(AdapterConfig { rank, alpha, ..AdapterConfig::plain(name) })
 }

@@ -7,6 +7,7 @@ use mixdown_diagnostics::{Diagnostic, codes};
 
 use super::beside;
 use super::config::AdapterConfig;
+use super::dialects;
 use crate::index::Index;
 use crate::open::{Checkpoint, File, Form, is_weights, read, text, torch_names};
 use crate::shown::{io_text, shown, shown_path};
@@ -50,11 +51,18 @@ impl AdapterFiles {
 /// beside adapters, and models in the folder of their adapter, so that it is the weights that tell. An
 /// adapter that has lost its configuration is told as such, and not as a model that lacks nearly all tensors.
 pub fn is_adapter(path: &Path) -> bool {
+    if path.is_file() {
+        return dialects::is_file(path);
+    }
     let has = |name: &str| path.join(name).symlink_metadata().is_ok();
+    if has(CONFIG) && has(dialects::MLX_WEIGHTS) && !has("config.json") {
+        return true;
+    }
     let holds = WEIGHTS.iter().any(|name| has(name));
     match has("config.json") {
         true => holds && !holds_model(path),
-        false => (has(CONFIG) || has(WEIGHTS[0])) && !(has(CONFIG) && holds_model(path)),
+        false if has(CONFIG) || has(WEIGHTS[0]) => !(has(CONFIG) && holds_model(path)),
+        false => dialects::file_in(path).is_some(),
     }
 }
 
@@ -98,6 +106,9 @@ pub fn open_adapter_as(name: &str, path: &Path) -> Result<AdapterFiles, Vec<Diag
         };
         vec![fault]
     })?;
+    if metadata.is_file() {
+        return dialects::open(name, path);
+    }
     if !metadata.is_dir() {
         let headline = format!("the adapter `{}` is not a folder", shown(name));
         let fault = Diagnostic::error(codes::ADAPTER_CONFIG, headline).in_file(name);
@@ -106,6 +117,21 @@ pub fn open_adapter_as(name: &str, path: &Path) -> Result<AdapterFiles, Vec<Diag
     let shown_root = name.trim_end_matches('/');
     let is_there = |file: &str| path.join(file).symlink_metadata().is_ok();
     let weights = WEIGHTS.into_iter().find(|file| is_there(file));
+    if weights.is_none() && is_there(CONFIG) && is_there(dialects::MLX_WEIGHTS) {
+        let source = text(&path.join(CONFIG), &format!("{shown_root}/{CONFIG}"));
+        let source = source.map_err(|fault| vec![*fault])?;
+        if dialects::is_mlx(source.text()) {
+            let (index, config) = dialects::open_mlx(shown_root, path, source.text())?;
+            let (name, root) = (name.to_owned(), path.to_owned());
+            return Ok(AdapterFiles { name, root, index, config, warnings: Vec::new() });
+        }
+    }
+    if weights.is_none()
+        && !is_there(CONFIG)
+        && let Some(file) = dialects::file_in(path)
+    {
+        return dialects::open(&format!("{shown_root}/{file}"), &path.join(file));
+    }
     let mut faults = Vec::new();
     let config = match is_there(CONFIG) {
         true => read_config(path, shown_root).map_err(|more| faults.extend(more)).ok(),

@@ -271,8 +271,13 @@ impl Module<'_> {
     /// α / r, by the names that most kinds have for them.
     pub fn scale(&self, rank: u64, alpha: &str) -> Result<f64, Fault> {
         let settings = self.settings();
-        let alpha = match self.config.alpha_pattern.iter().find(|(of, _)| of.matches(self.name)) {
-            Some((_, alpha)) => *alpha,
+        let patterns = &self.config.alpha_pattern;
+        let own = self.config.own.get(self.name).map(|own| own.alpha);
+        let own = own.or_else(|| {
+            patterns.iter().find(|(of, _)| of.matches(self.name)).map(|(_, alpha)| *alpha)
+        });
+        let alpha = match own {
+            Some(alpha) => alpha,
             None => settings.number(alpha)?.unwrap_or(1.0),
         };
         let scale = alpha / rank as f64;

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::computed::{Effect, Made};
 use super::config::AdapterConfig;
+use super::dialects::Places;
 use super::effects::{Others, Placed, placed};
 use super::names::{Role, Side, aliases, role_of, without_numbers};
 use super::{Adapter, AddedFrom, Addition, Replacement, Update};
@@ -35,9 +36,17 @@ impl Adapter {
         base_config: Option<&Value>,
     ) -> Result<Self, Vec<Diagnostic>> {
         let is_tied = ties::are_tied(base_config);
-        let (faults, warnings) = (Faults::default(), Vec::new());
-        let mut resolver =
-            Resolver { adapter, config: &config, base, base_config, is_tied, faults, warnings };
+        let grouped = config.dialect.filter(|dialect| !dialect.groups.is_empty());
+        let mut resolver = Resolver {
+            adapter,
+            config: &config,
+            base,
+            base_config,
+            is_tied,
+            places: grouped.map(|dialect| Places::new(base, dialect)),
+            faults: Faults::default(),
+            warnings: Vec::new(),
+        };
         let changes = resolver.run();
         let mut warnings = resolver.dead_patterns();
         warnings.append(&mut resolver.warnings);
@@ -107,6 +116,8 @@ pub(super) struct Resolver<'a> {
     pub base_config: Option<&'a Value>,
     /// Whether the base's embedding is its output layer, where it stores none.
     pub is_tied: bool,
+    /// Where names of the base are looked for that the adapter spells in another way.
+    places: Option<Places>,
     pub faults: Faults,
     pub warnings: Vec<Diagnostic>,
 }
@@ -326,7 +337,9 @@ impl<'a> Resolver<'a> {
             ..Changes::default()
         };
         matched += self.effects(others, self.config.kind, &mut changes, &mut unmatched);
-        let all = modules.len() + wholes.len() + others.len();
+        let mut all = modules.len() + wholes.len() + others.len();
+        let names = modules.keys().map(|(module, _)| module).chain(others.modules.keys());
+        all -= self.other_parts(names, &mut unmatched);
         self.unmatched(&unmatched, all, matched);
         if matched > 0 {
             self.not_saved(|position| replacements.contains_key(&position));
@@ -396,6 +409,16 @@ impl<'a> Resolver<'a> {
 
     fn find(&self, name: &str) -> Found {
         let position = |name: &str| self.base.position(name).map(|position| position as u32);
+        let places = self.config.dialect.zip(self.places.as_ref());
+        if let Some((dialect, places)) = places {
+            let found = places.find(dialect.split(name).1);
+            let name = |at: &u32| self.base.tensors()[*at as usize].name.clone();
+            return match found.as_slice() {
+                [] => Found::None,
+                [one] => Found::One(*one),
+                several => Found::Several(several.iter().map(name).collect()),
+            };
+        }
         let mut names = aliases(name).into_iter();
         // The name itself means itself, whatever else there is.
         if let Some(found) = names.next().and_then(|own| position(&own)) {
@@ -468,9 +491,14 @@ impl<'a> Resolver<'a> {
             is_sound = false;
         }
         // peft goes by the layer, whatever the configuration says.
-        let transposed = embedding
-            || is_conv1d(&target.name)
-            || (self.config.fan_in_fan_out && !ties::is_head(&target.name));
+        let transposed = match self.config.dialect {
+            Some(dialect) if dialect.is_turned => ties::head_of(&target.name).is_none(),
+            _ => {
+                embedding
+                    || is_conv1d(&target.name)
+                    || (self.config.fan_in_fan_out && !ties::is_head(&target.name))
+            }
+        };
         let transposed = transposed && kernel.is_empty();
         let (straight, turned) = ([outputs, inputs], [inputs, outputs]);
         let wanted = if transposed { turned } else { straight };
@@ -629,6 +657,42 @@ impl<'a> Resolver<'a> {
             _ => fault,
         };
         self.faults.push(fault);
+    }
+
+    /// Leaves out, and tells, what the adapter does to parts of a pipeline of which nothing is in the base while
+    /// another part is; returns how many modules these are.
+    fn other_parts<'n>(
+        &mut self,
+        modules: impl Iterator<Item = &'n String>,
+        unmatched: &mut Vec<String>,
+    ) -> usize {
+        let Some(dialect) = self.config.dialect else { return 0 };
+        let mut counts: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
+        for module in modules {
+            counts.entry(dialect.split(module).0).or_default()[0] += 1;
+        }
+        for name in unmatched.iter() {
+            counts.entry(dialect.split(name).0).or_default()[1] += 1;
+        }
+        if counts.values().all(|[all, lacking]| lacking >= all) {
+            return 0;
+        }
+        let mut left = 0;
+        for (group, [all, lacking]) in counts {
+            if group.is_empty() || lacking < all {
+                continue;
+            }
+            left += all;
+            unmatched.retain(|name| dialect.split(name).0 != group);
+            let headline = format!(
+                "{} updates whose names begin with `{group}` are left out: they are for another part of the pipeline",
+                grouped(all as u64)
+            );
+            let help = "name that part as another base with this adapter, if it is to be merged";
+            let warning = Diagnostic::warning(codes::PART_LEFT_OUT, headline);
+            self.warnings.push(warning.in_file(self.shown()).help(help));
+        }
+        left
     }
 
     /// Modules that the configuration says were saved whole must be: peft fails without them.

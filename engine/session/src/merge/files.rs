@@ -214,7 +214,13 @@ impl Files {
         let has_new_vocabulary = self.made.iter().any(|(name, _)| name == "tokenizer.json");
         let is_only = loaded.own_models().count() <= 2;
         let is_there = |name: &str| root.join(name).is_file();
-        if has_new_vocabulary || !is_only || !TOKENIZERS.iter().any(|name| is_there(name)) {
+        // What lies beside a single file may belong to anything.
+        let is_file = Path::new(&input.reference).is_file();
+        if has_new_vocabulary
+            || is_file
+            || !is_only
+            || !TOKENIZERS.iter().any(|name| is_there(name))
+        {
             return Ok(());
         }
         let is_its = |name: &str| {

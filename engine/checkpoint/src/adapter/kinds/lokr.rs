@@ -32,6 +32,7 @@ fn make(module: &Module<'_>) -> Result<Vec<(u32, Effect)>, Fault> {
     // Matrices that are stored whole say nothing of the rank that the scale was made with.
     let own = [one.rank(), two.rank()].into_iter().flatten().next();
     let rank = match own.or(module.settings().whole("r")?.filter(|rank| *rank > 0)) {
+        _ if module.config.own.contains_key(module.name) => module.config.rank_of(module.name),
         Some(_) if !module.config.rank_pattern.is_empty() || own.is_none() => {
             module.config.rank_of(module.name)
         }
@@ -97,7 +98,7 @@ fn side(
     let [rows, others @ ..] = shape else { return Err(module.misshapen(whole, &[0, 0])) };
     parts.push(Part::Adapter(at));
     let line = match others {
-        [_, kernel] => Some(*kernel),
+        [_, kernel] if module.config.dialect.is_none() => Some(*kernel),
         _ => None,
     };
     let (rows, columns) = (*rows, others.iter().product());
