@@ -38,6 +38,7 @@ mod task_singular_vectors;
 mod tridiagonal;
 mod truncated_svd;
 mod truncation;
+mod work_space;
 
 use mixdown_ops::Precision;
 use mixdown_ops::matrix::axes::Axis;
@@ -54,11 +55,21 @@ pub(crate) fn needs(
     precision: Precision,
 ) -> Result<Needs, Stop> {
     check::check(op, operands)?;
-    Ok(needs::of(op, operands, precision))
+    let mut needs = needs::of(op, operands, precision);
+    work_space::add(&mut needs, op, operands);
+    Ok(needs)
 }
 
 /// Does the part of an op that all rows need.
 pub(crate) fn prepare(
+    op: &MatrixOp,
+    operands: &mut dyn Operands,
+    precision: Precision,
+) -> Result<Box<dyn Prepared>, Stop> {
+    work_space::with_room(|| prepare_with_room(op, operands, precision))
+}
+
+fn prepare_with_room(
     op: &MatrixOp,
     operands: &mut dyn Operands,
     precision: Precision,

@@ -1,11 +1,10 @@
 //! Reduction of a large symmetric matrix to a band, `A = Q·B·Qᵀ`, by products of blocks: what is left for
 //! single vectors then lies in cache.
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatMut, MatRef, Par};
+use faer::{Accum, Mat, MatMut, MatRef};
 use mixdown_ops::matrix::Matrix;
 
-use super::dense::add_lower_product;
+use super::dense::{add_lower_product, multiply};
 use super::reflectors::{self, Reflectors};
 use crate::features::{Features, Kernel};
 
@@ -121,9 +120,9 @@ fn turn_both_sides(mut lower: MatMut<'_, f64>, basis: &Mat<f64>, factor: &Mat<f6
     let mut turned = multiply_lower(lower.as_ref(), basis.as_ref());
     reflectors::divide(turned.as_mut(), factor.as_ref());
     let mut across = Mat::<f64>::zeros(count, count);
-    matmul(across.as_mut(), Accum::Replace, basis.transpose(), &turned, 0.5, Par::Seq);
+    multiply(across.as_mut(), Accum::Replace, basis.transpose(), turned.as_ref(), 0.5);
     reflectors::divide(across.as_mut().transpose_mut(), factor.as_ref());
-    matmul(turned.as_mut(), Accum::Add, basis, &across, -1.0, Par::Seq);
+    multiply(turned.as_mut(), Accum::Add, basis.as_ref(), across.as_ref(), -1.0);
     left.as_mut().subcols_mut(0, count).copy_from(basis);
     left.as_mut().subcols_mut(count, count).copy_from(&turned);
     right.as_mut().subcols_mut(0, count).copy_from(&turned);
@@ -148,15 +147,15 @@ fn multiply_lower(lower: MatRef<'_, f64>, columns: MatRef<'_, f64>) -> Mat<f64> 
         let (here, rest) = (columns.subrows(first, block), size - first - block);
         let (_, mut into) = result.as_mut().split_at_row_mut(first);
         let square = square.submatrix(0, 0, block, block);
-        matmul(into.as_mut().subrows_mut(0, block), Accum::Add, square, here, 1.0, Par::Seq);
+        multiply(into.as_mut().subrows_mut(0, block), Accum::Add, square, here, 1.0);
         if rest == 0 {
             continue;
         }
         let below = lower.submatrix(first + block, first, rest, block);
         let (top, bottom) = into.split_at_row_mut(block);
-        matmul(bottom, Accum::Add, below, here, 1.0, Par::Seq);
+        multiply(bottom, Accum::Add, below, here, 1.0);
         let others = columns.subrows(first + block, rest);
-        matmul(top, Accum::Add, below.transpose(), others, 1.0, Par::Seq);
+        multiply(top, Accum::Add, below.transpose(), others, 1.0);
     }
     result
 }

@@ -3,8 +3,11 @@
 
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::prelude::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
 use mixdown_ops::matrix::{Matrix, Stop};
+
+use super::work_space;
 
 pub(crate) fn zeros(rows: usize, columns: usize) -> Matrix {
     Matrix { rows, columns, values: vec![0.0; rows * columns] }
@@ -28,8 +31,30 @@ pub(crate) fn add_product(
     a: MatRef<'_, f64>,
     b: MatRef<'_, f64>,
 ) {
-    if into.nrows() * into.ncols() * a.ncols() > 0 {
-        matmul(into, Accum::Add, a, b, factor, Par::Seq);
+    multiply(into, Accum::Add, a, b, factor);
+}
+
+/// `into ← factor · a·b`, or what is there and that. In tiles, so that the work space of a product is bounded;
+/// no tile goes through a sum, so that bits are those of one product.
+pub(crate) fn multiply(
+    mut into: MatMut<'_, f64>,
+    accum: Accum,
+    a: MatRef<'_, f64>,
+    b: MatRef<'_, f64>,
+    factor: f64,
+) {
+    let (rows, columns) = (into.nrows(), into.ncols());
+    if a.ncols() == 0 && matches!(accum, Accum::Add) {
+        return;
+    }
+    for column in (0..columns).step_by(work_space::COLUMNS) {
+        let width = work_space::COLUMNS.min(columns - column);
+        for row in (0..rows).step_by(work_space::ROWS) {
+            let height = work_space::ROWS.min(rows - row);
+            let tile = into.rb_mut().submatrix_mut(row, column, height, width);
+            let (a, b) = (a.subrows(row, height), b.subcols(column, width));
+            matmul(tile, accum, a, b, factor, Par::Seq);
+        }
     }
 }
 
@@ -52,14 +77,24 @@ pub(crate) fn add_lower_gram(into: MatMut<'_, f64>, factor: f64, a: MatRef<'_, f
 
 /// Adds `factor · a·b` to the lower triangle of a square matrix, at half the price of a product.
 pub(crate) fn add_lower_product(
-    into: MatMut<'_, f64>,
+    mut into: MatMut<'_, f64>,
     factor: f64,
     a: MatRef<'_, f64>,
     b: MatRef<'_, f64>,
 ) {
-    if into.nrows() * a.ncols() > 0 {
-        let (lower, whole) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
-        triangular::matmul(into, lower, Accum::Add, a, whole, b, whole, factor, Par::Seq);
+    if a.ncols() == 0 {
+        return;
+    }
+    let (lower, whole) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
+    let side = into.nrows();
+    for first in (0..side).step_by(work_space::ROWS) {
+        let rows = work_space::ROWS.min(side - first);
+        let a = a.subrows(first, rows);
+        let before = into.rb_mut().submatrix_mut(first, 0, rows, first);
+        multiply(before, Accum::Add, a, b.subcols(0, first), factor);
+        let square = into.rb_mut().submatrix_mut(first, first, rows, rows);
+        let b = b.subcols(first, rows);
+        triangular::matmul(square, lower, Accum::Add, a, whole, b, whole, factor, Par::Seq);
     }
 }
 

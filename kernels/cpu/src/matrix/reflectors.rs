@@ -1,10 +1,11 @@
 //! Householder reflections: one vector's, and several together as `I − V·T⁻¹·Vᵀ`.
 
-use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_solve::{
     solve_lower_triangular_in_place, solve_upper_triangular_in_place,
 };
 use faer::{Accum, Mat, MatMut, MatRef, Par};
+
+use super::dense::multiply;
 
 /// Reflections that are applied together to the same numbers.
 pub(crate) struct Reflectors {
@@ -21,7 +22,7 @@ impl Reflectors {
     pub fn apply(&self, rows: MatMut<'_, f64>, transpose: bool) {
         let mut part = rows.subcols_mut(self.first, self.basis.nrows());
         let mut along = Mat::<f64>::zeros(part.nrows(), self.basis.ncols());
-        matmul(along.as_mut(), Accum::Replace, part.as_ref(), &self.basis, 1.0, Par::Seq);
+        multiply(along.as_mut(), Accum::Replace, part.as_ref(), self.basis.as_ref(), 1.0);
         // T goes to the side that is shorter.
         let mut basis = self.basis.clone();
         let divided = match part.nrows() < basis.nrows() {
@@ -38,7 +39,7 @@ impl Reflectors {
         } else {
             divide(divided, self.factor.as_ref());
         }
-        matmul(part.as_mut(), Accum::Add, &along, basis.transpose(), -1.0, Par::Seq);
+        multiply(part.as_mut(), Accum::Add, along.as_ref(), basis.transpose(), -1.0);
     }
 }
 
@@ -53,7 +54,7 @@ pub(crate) fn divide(rows: MatMut<'_, f64>, factor: MatRef<'_, f64>) {
 pub(crate) fn factor(basis: MatRef<'_, f64>, taus: &[f64]) -> Mat<f64> {
     let count = basis.ncols();
     let mut factor = Mat::<f64>::zeros(count, count);
-    matmul(factor.as_mut(), Accum::Replace, basis.transpose(), basis, 1.0, Par::Seq);
+    multiply(factor.as_mut(), Accum::Replace, basis.transpose(), basis, 1.0);
     for (column, tau) in taus.iter().enumerate() {
         factor[(column, column)] = *tau;
         (column + 1..count).for_each(|row| factor[(row, column)] = 0.0);
