@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use mixdown_diagnostics::render;
-use mixdown_recipe::Pattern;
+use mixdown_recipe::{Method, Pattern};
 use mixdown_session::merge::{MergeRequest, Merged, Started, adapter, partition};
 use mixdown_session::models::Model;
 use mixdown_session::parts::assemble::Assembled;
@@ -95,4 +95,20 @@ pub fn assembled(assembled: &Assembled) -> Value {
 /// **Errors.** There is no such method, or a method file beside the recipe has mistakes.
 pub fn methods(name: Option<&str>, beside: Option<&Path>) -> Result<Value, Trouble> {
     methods::document(name, beside)
+}
+
+/// What `mixdown methods NAME` tells of a method.
+pub fn method(method: &Method) -> Value {
+    methods::method_json(method)
+}
+
+/// Which models a method takes, in words, a line for each thing beside them.
+pub fn method_inputs(method: &Method) -> String {
+    methods::inputs(method)
+}
+
+/// A complete recipe with a method.
+pub fn method_example(method: &Method) -> String {
+    let text = methods::example(method);
+    text.lines().map(|line| format!("{}\n", line.strip_prefix("  ").unwrap_or(line))).collect()
 }

@@ -20,7 +20,7 @@ mod terminal;
 
 use std::ffi::OsString;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 /// Runs the program with these arguments, its name first, and gives its exit status. What is wrong with the
 /// arguments themselves ends the process, as `--help` does.
@@ -30,4 +30,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     let arguments = args::Arguments::parse_from(arguments);
     let talk = talk::Talk::new(arguments.color, arguments.command.is_quiet());
     commands::run(arguments.command, talk) as i32
+}
+
+/// What can be typed, for manuals.
+pub fn command() -> clap::Command {
+    args::Arguments::command()
 }

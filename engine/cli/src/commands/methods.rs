@@ -117,7 +117,8 @@ fn formula(method: &Method) -> String {
     table.text("  ")
 }
 
-fn inputs(method: &Method) -> String {
+/// Which models it takes.
+pub fn inputs(method: &Method) -> String {
     let base = match method.base {
         BaseUse::Required => "a base",
         BaseUse::Optional => "a base if there is one",
@@ -206,7 +207,7 @@ fn scalar(value: &Scalar) -> String {
 }
 
 /// A complete recipe with the method: what is required, and what fits its count of models.
-fn example(method: &Method) -> String {
+pub fn example(method: &Method) -> String {
     let mut text = format!("  merge_method: {}\n", method.name.value);
     if method.base == BaseUse::Required {
         text.push_str("  base_model: ./base\n");
@@ -259,7 +260,8 @@ fn sample(parameter: &Parameter) -> String {
     }
 }
 
-fn method_json(method: &Method) -> Value {
+/// One of them, for programs.
+pub fn method_json(method: &Method) -> Value {
     let steps: Vec<Value> = method
         .steps
         .iter()
