@@ -17,6 +17,7 @@ mod nf4;
 mod round;
 mod scaled;
 mod small_floats;
+mod taken_over;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_tensor::{DType, Shape};
 
 pub use config::{Written, config};
-pub use form::{Form, FormFault, Settings};
+pub use form::{Form, FormFault, Settings, Words};
 pub use gguf::GgufType;
 pub use gguf_names::{GgufFileType, GgufNames, GgufPlace};
 
@@ -43,6 +44,10 @@ pub struct Quantizer {
     woven: Option<(u64, u64)>,
     /// Sizes of what is stored, in elements.
     sizes: Vec<u64>,
+    /// How messages speak of settings.
+    words: Words,
+    /// Where parts of an input stand for what would be made of values: which for each part.
+    taken_over: Option<Vec<usize>>,
 }
 
 /// Makes codes of values.
@@ -78,6 +83,8 @@ pub(crate) struct Wanted<'a> {
     pub shape: &'a Shape,
     /// The type that it would have in the output.
     pub dtype: DType,
+    /// How messages speak of settings.
+    pub words: Words,
 }
 
 impl Wanted<'_> {
@@ -96,12 +103,17 @@ impl Wanted<'_> {
     pub fn module(&self) -> Result<&str, Box<Diagnostic>> {
         self.name.strip_suffix("weight").filter(|module| module.ends_with('.')).ok_or_else(|| {
             let error = self.refused("scales are named after a module's `weight`");
-            error.help("choose another form for it, or `to: none`").into()
+            error.help(format!("choose another form for it, or {}", self.words.leave())).into()
         })
     }
 
-    /// Refuses groups that do not divide the columns.
-    pub fn divide(&self, columns: u64, group: u64) -> Result<(), Box<Diagnostic>> {
+    /// Refuses groups that do not divide the columns. Whether one can choose their size is up to the form.
+    pub fn divide(
+        &self,
+        columns: u64,
+        group: u64,
+        can_choose: bool,
+    ) -> Result<(), Box<Diagnostic>> {
         if columns.is_multiple_of(group) {
             return Ok(());
         }
@@ -109,14 +121,13 @@ impl Wanted<'_> {
             .refused("its groups do not divide its columns")
             .fact("columns", columns.to_string())
             .fact("group", group.to_string());
+        let leave = self.words.leave();
         let fitting = [128, 64, 32, 16]
             .into_iter()
             .find(|&size| size < group && columns.is_multiple_of(size));
-        Err(Box::new(match fitting {
-            Some(size) => error.help(format!(
-                "a group of {size} does; or leave the tensor as it is with `to: none`"
-            )),
-            None => error.help("leave the tensor as it is with `to: none`"),
+        Err(Box::new(match fitting.filter(|_| can_choose) {
+            Some(size) => error.help(format!("{} does; or {leave}", self.words.set("group", size))),
+            None => error.help(leave),
         }))
     }
 
@@ -150,8 +161,9 @@ impl Quantizer {
         name: &str,
         shape: &Shape,
         dtype: DType,
+        words: Words,
     ) -> Result<Self, Box<Diagnostic>> {
-        let wanted = Wanted { name, shape, dtype };
+        let wanted = Wanted { name, shape, dtype, words };
         let (parts, coding) = match form {
             Form::Scaled(scaled) => scaled::plan(scaled, &wanted)?,
             Form::BlockFp8 { rows, columns } => scaled::plan_block_fp8([*rows, *columns], &wanted)?,
@@ -161,7 +173,7 @@ impl Quantizer {
             Form::Mlx { bits, group } => mlx::plan(*bits, *group, &wanted)?,
         };
         let (form, name, sizes) = (form.clone(), name.to_owned(), shape.dimensions().to_vec());
-        Ok(Self { form, name, parts, coding, woven: None, sizes })
+        Ok(Self { form, name, parts, coding, woven: None, sizes, words, taken_over: None })
     }
 
     /// A tensor in a GGUF file: its place there, the count of its heads where rows are woven, and its type.
@@ -174,8 +186,8 @@ impl Quantizer {
         shape: &Shape,
         dtype: DType,
     ) -> Result<Self, Box<Diagnostic>> {
-        let name = place.name.as_str();
-        let wanted = Wanted { name, shape, dtype };
+        let (name, words) = (place.name.as_str(), Words::Recipe);
+        let wanted = Wanted { name, shape, dtype, words };
         let (parts, coding) = gguf::plan(kind, place.added, &wanted)?;
         let sizes = shape.dimensions().to_vec();
         let mut woven = None;
@@ -189,7 +201,8 @@ impl Quantizer {
             };
             woven = Some((rows / heads, columns));
         }
-        Ok(Self { form: Form::Gguf(kind), name: name.to_owned(), parts, coding, woven, sizes })
+        let (form, name) = (Form::Gguf(kind), name.to_owned());
+        Ok(Self { form, name, parts, coding, woven, sizes, words, taken_over: None })
     }
 
     /// Where an element is stored, and how many that follow it are stored behind it.
@@ -221,6 +234,11 @@ impl Quantizer {
         &self.form
     }
 
+    /// How messages tell that a tensor can be left as it is.
+    pub fn leave(&self) -> &'static str {
+        self.words.leave()
+    }
+
     /// The tensor's own name.
     pub fn name(&self) -> &str {
         &self.name
@@ -248,7 +266,7 @@ impl Quantizer {
 
     /// Whether the largest magnitude of all elements must be known first.
     pub fn needs_largest(&self) -> bool {
-        self.coding.needs_largest()
+        self.taken_over.is_none() && self.coding.needs_largest()
     }
 
     /// The parts that are made once: position and bytes.

@@ -47,7 +47,17 @@ impl Checker<'_> {
         within: Option<f64>,
     ) -> Option<()> {
         let wanted = (job.dtype, job.shape.elements());
-        (self.tensor(from)? == wanted).then_some(())?;
+        let (dtype, elements) = self.tensor(from)?;
+        if let Some(sources) = job.quantized.as_ref().and_then(|quantizer| quantizer.taken_over()) {
+            let entry = &self.indexes.0[from.model as usize].tensors()[from.tensor as usize];
+            let parts = entry.encoding.as_ref()?.parts();
+            let mut pairs = job.stored().into_iter().zip(sources);
+            let is_whole = pairs.all(|(own, source)| {
+                parts.get(*source).is_some_and(|part| part.bytes() == own.shape.bytes(own.dtype))
+            });
+            return (elements == wanted.1 && is_whole && equal_to.is_empty()).then_some(());
+        }
+        ((dtype, elements) == wanted).then_some(())?;
         for &tensor in equal_to {
             let (dtype, elements) = self.tensor(tensor)?;
             let is_near = within.is_some() && dtype.is_float() && job.dtype.is_float();

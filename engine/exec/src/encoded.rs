@@ -23,7 +23,7 @@ use crate::widen;
 const BATCH: u64 = 4096;
 
 /// Bytes that are hashed and written at once.
-const HASH_PIECE: u64 = 64 << 10;
+pub(crate) const HASH_PIECE: u64 = 64 << 10;
 
 /// Squares of what was lost and of what there was, summed over a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -258,7 +258,7 @@ impl<'a> Encoded<'a> {
         let error = Diagnostic::error(codes::CANNOT_QUANTIZE, headline)
             .fact("element", element.to_string())
             .fact("form", self.quantizer.form().to_string())
-            .help("leave the tensor as it is with a rule `to: none`, or repair the model");
+            .help(format!("repair the model, or {}", self.quantizer.leave()));
         Failure::Input(Box::new(error))
     }
 }

@@ -177,6 +177,9 @@ fn reads(plan: &Plan, indexes: Indexes<'_>, item: &Item) -> Vec<(Option<usize>, 
     };
     match item {
         Item::Copy(job) => match &plan.jobs[*job as usize].work {
+            Work::Copy { from, .. } if plan.jobs[*job as usize].keeps_codes() => {
+                vec![(Some(0), indexes.entry(*from).stored_bytes())]
+            }
             Work::Copy { from, equal_to, .. } => {
                 let equal: u64 = equal_to.iter().map(|&other| tensor(other)).sum();
                 vec![(Some(0), (tensor(*from) + equal) * readings(&plan.jobs[*job as usize]))]

@@ -7,6 +7,7 @@
 mod assembled;
 mod budget;
 mod check;
+mod codes;
 mod context;
 mod copy;
 mod encoded;

@@ -95,6 +95,25 @@ impl<'a> Inputs<'a> {
         }
     }
 
+    /// Reads bytes of a part of a packed tensor, counted from the part's own first one.
+    pub(crate) fn read_part(
+        &self,
+        tensor: TensorRef,
+        part: &TensorEntry,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), Failure> {
+        let shard = &self.sources[tensor.model as usize].shards[part.shard as usize];
+        match shard.read_exact_at(part.offset + offset, buffer) {
+            Ok(()) => {
+                self.read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+                self.progress.bytes(buffer.len() as u64, 0);
+                Ok(())
+            }
+            Err(error) => Err(Failure::Input(Box::new(self.describe(error.diagnostic(), tensor)))),
+        }
+    }
+
     /// Adds which tensor of which model it is about.
     pub(crate) fn describe(&self, diagnostic: Diagnostic, tensor: TensorRef) -> Diagnostic {
         diagnostic

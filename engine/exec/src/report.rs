@@ -122,6 +122,8 @@ pub struct Report {
     pub losses: Vec<StorageLoss>,
     /// What writing in fewer bits did, in the order of the output.
     pub quantized: Vec<QuantizeLoss>,
+    /// Count of output tensors whose codes and scales are those of an input.
+    pub codes_kept: usize,
     /// Tensors with results that are NaN or infinite though the inputs are not, in the order of the output;
     /// among the warnings they are told in words.
     pub overflows: Vec<Overflow>,

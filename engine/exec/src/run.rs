@@ -14,6 +14,7 @@ use mixdown_plan::{Plan, Work};
 use crate::assembled::Bands;
 use crate::budget::Budget;
 use crate::check::check;
+use crate::codes::CodesFlow;
 use crate::context::{Context, internal, lock};
 use crate::copy::CopyFlow;
 use crate::footprint::expected_bytes;
@@ -145,6 +146,7 @@ pub fn run(
         matrices: Vec::new(),
         losses: Vec::new(),
         quantized: Vec::new(),
+        codes_kept: plan.jobs.iter().filter(|job| job.keeps_codes()).count(),
         overflows: Vec::new(),
         warnings: Vec::new(),
     };
@@ -256,6 +258,9 @@ impl Queue<Hands> for ItemQueue<'_> {
             Item::Gathering(gathering) => Arc::new(MergeFlow::of_gathering(context, gathering)?),
             Item::RowMeans(rows) => Arc::new(RowMeansFlow::new(context, *rows)),
             Item::Copy(job) => match &context.job(*job).work {
+                Work::Copy { from, .. } if context.job(*job).keeps_codes() => {
+                    Arc::new(CodesFlow::new(context, *job, *from))
+                }
                 Work::Copy { from, equal_to, within } => {
                     Arc::new(CopyFlow::new(context, *job, *from, equal_to, *within))
                 }

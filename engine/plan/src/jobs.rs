@@ -3,4 +3,5 @@
 mod adapter;
 pub(crate) mod finish;
 mod gguf;
+mod kept_codes;
 pub mod quantize;

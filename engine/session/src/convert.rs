@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mixdown_checkpoint::quantize::{Form, GgufFileType};
+use mixdown_checkpoint::quantize::{Form, GgufFileType, Words};
 use mixdown_diagnostics::suggest::nearest;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_tensor::DType;
@@ -89,7 +89,7 @@ fn text(request: &ConvertRequest) -> Result<String, Trouble> {
         return Err(Trouble::Usage(vec![error]));
     }
     if let (Some(_), Some((key, _))) = (dtype, request.settings.first()) {
-        let headline = format!("`{key}` has no meaning for `{}`", request.to);
+        let headline = format!("{} has no meaning for `{}`", Words::Flags.key(key), request.to);
         let error = Diagnostic::error(codes::QUANTIZE_FORM, headline);
         return Err(Trouble::Usage(vec![error.help("it says how codes are made; leave it out")]));
     }
@@ -121,7 +121,7 @@ fn plain(request: &ConvertRequest) -> Value {
 /// The recipe that writes a GGUF file.
 fn gguf_text(request: &ConvertRequest) -> Result<String, Trouble> {
     if let Some((key, _)) = request.settings.iter().find(|(key, _)| *key != "as") {
-        let headline = format!("`{key}` has no meaning for GGUF files");
+        let headline = format!("{} has no meaning for GGUF files", Words::Flags.key(key));
         let error = Diagnostic::error(codes::QUANTIZE_FORM, headline);
         return Err(Trouble::Usage(vec![error.help("their types are defined to the last bit")]));
     }

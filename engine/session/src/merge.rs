@@ -351,7 +351,8 @@ fn told_of(report: &Report) -> Value {
     match report.quantized.is_empty() {
         true => matrices,
         false => {
-            serde_json::json!({"matrices": matrices, "quantized": quantized::json(&report.quantized)})
+            let quantized = quantized::json(&report.quantized);
+            serde_json::json!({"matrices": matrices, "quantized": quantized, "codes_kept": report.codes_kept})
         }
     }
 }

@@ -90,6 +90,84 @@ fn threads_and_memory_change_nothing() {
     }
 }
 
+/// What a merge leaves alone keeps its codes and scales where the output has that form: no code is made again.
+#[test]
+fn untouched_codes_stay_as_they_are() {
+    for (name, form) in [
+        ("ct_fp8_channel", "{to: fp8}"),
+        ("ct_int8_channel", "{to: int8}"),
+        ("ct_pack4_group", "{to: int4, group: 32}"),
+        ("ct_pack4_asym", "{to: int4, group: 32, symmetric: false}"),
+        ("ct_pack3_group", "{to: int3, group: 32}"),
+        ("ct_mxfp4", "mxfp4"),
+        ("ct_nvfp4", "nvfp4"),
+        ("bnb_nf4", "nf4"),
+    ] {
+        let space = Space::new();
+        fixture(&space, name);
+        let stored = read_safetensors(space.path(format!("{name}/model.safetensors")));
+        let recipe = format!(
+            "mixdown: 1\nmodels: {{model: {name}}}\nrules: [{{keep: model}}]\noutput: {{quantize: {form}}}\n"
+        );
+        let outcome = merge(&space, &recipe, &[]).success();
+        assert!(outcome.stderr.contains("with the codes and scales of an input"), "{name}");
+        let output = read_checkpoint(space.path("merged"));
+        assert_eq!(output.names(), stored.keys().collect::<Vec<_>>(), "{name}");
+        for (tensor, stored) in &stored {
+            assert_eq!(output.tensor(tensor), stored, "{name}: {tensor}");
+        }
+        mixdown(&space, ["verify", "merged"]).success();
+    }
+}
+
+/// One layer is merged and quantized, another is copied from elsewhere with its codes, and a form that the
+/// output has not is decoded and made anew.
+#[test]
+fn codes_stay_beside_those_that_are_made() {
+    let space = Space::new();
+    fixture(&space, "ct_int8_channel");
+    checkpoint("wide").write(&space);
+    let stored = read_safetensors(space.path("ct_int8_channel/model.safetensors"));
+    let recipe = "mixdown: 1
+models: {codes: ct_int8_channel, same: {path: ct_int8_channel}}
+rules:
+  - {tensors: '**.mlp.**', method: linear, parameters: {weight: 0.5}}
+  - {keep: codes}
+output: {quantize: [{tensors: '**.v_proj.weight', to: fp8}, {to: int8}]}
+";
+    merge(&space, recipe, &["--report", "report.json"]).success();
+    let output = read_checkpoint(space.path("merged"));
+    let attention = |name: &str| format!("model.layers.0.self_attn.{name}_proj");
+    for part in ["weight", "weight_scale"] {
+        let name = format!("{}.{part}", attention("q"));
+        assert_eq!(output.tensor(&name), &stored[&name]);
+    }
+    let v = output.tensor(&format!("{}.weight", attention("v")));
+    assert_eq!(v.dtype.safetensors_name(), "F8_E4M3");
+    let report: serde_json::Value = serde_json::from_str(&space.read_text("report.json")).unwrap();
+    // q, k and o; three of the MLP are merged, and v has another form.
+    assert_eq!(report["quantized"]["codes_kept"], serde_json::Value::Null);
+    assert_eq!(report["codes_kept"], 3);
+    assert_eq!(report["quantized"]["tensors"].as_array().unwrap().len(), 4);
+}
+
+/// A copy of codes that say something that is no number fails like any copy.
+#[test]
+fn codes_that_are_no_numbers_are_not_copied() {
+    let space = Space::new();
+    fixture(&space, "ct_int8_channel");
+    let mut tensors = read_safetensors(space.path("ct_int8_channel/model.safetensors"));
+    let scale = tensors.get_mut("model.layers.0.self_attn.q_proj.weight_scale").unwrap();
+    scale.data[..2].copy_from_slice(&0x7fc0_u16.to_le_bytes());
+    let all: Vec<&Tensor> = tensors.values().collect();
+    space.write("ct_int8_channel/model.safetensors", mixdown_kit::raw::safetensors_bytes(&all));
+    let recipe = "mixdown: 1\nmodels: {model: ct_int8_channel}\nrules: [{keep: model}]\noutput: {quantize: int8}\n";
+    let outcome = merge(&space, recipe, &[]);
+    assert_ne!(outcome.status, Some(0), "{}", outcome.talk());
+    assert!(outcome.stderr.contains("q_proj.weight_scale"), "{}", outcome.stderr);
+    assert!(!space.exists("merged"));
+}
+
 /// QLoRA's usual case: the update is added to what the codes stand for.
 #[test]
 fn an_adapter_on_a_quantized_base_is_added() {

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use mixdown_kit::program::Running;
-use mixdown_kit::{DType, Layout, Outcome, Space, checkpoint, read_checkpoint};
+use mixdown_kit::{DType, Layout, Outcome, Space, checkpoint, mixdown, read_checkpoint};
 use mixdown_suite::{configuration, family, merge, modalities, program};
 
 /// One recipe of each kind of work: streams, norms first, thresholds, draws, copies, groups.
@@ -126,7 +126,7 @@ fn a_recipe_as_a_model_equals_its_written_result() {
         assert_eq!(space.list().iter().filter(|path| path.ends_with("inner/")).count(), 0);
         std::fs::remove_dir_all(space.path("merged")).unwrap();
 
-        mixdown_kit::mixdown(&space, ["merge", "inner.yaml", "--out", "inner"]).success();
+        mixdown(&space, ["merge", "inner.yaml", "--out", "inner"]).success();
         merge(&space, &outer("./inner"), &[]).success();
         let written = read_checkpoint(space.path("merged"));
         assert_eq!(streamed.tensors, written.tensors, "through {dtype}");
@@ -164,6 +164,34 @@ fn reach(space: &Space, running: &mut Running, tensors: usize) {
 #[test]
 fn a_killed_merge_continues_and_gives_the_same() {
     check_killed(&slow_family(), &[0, 1, 20, 60, 120]);
+}
+
+/// Codes that depend on a group, on the largest of a whole tensor, and a file whose header comes first.
+#[test]
+fn a_killed_merge_that_quantizes_continues_and_gives_the_same() {
+    for output in [
+        "{quantize: [{tensors: '**.mlp.**', to: fp8, scales: tensor}, {to: int4, group: 32}]}",
+        "{as: gguf, type: q4_k_m}",
+    ] {
+        let space = slow_family();
+        let recipe = format!(
+            "mixdown: 1\nmodels: {{base: base, a: a, b: b}}\nbase: base\nmethod: dare_ties\n\
+             parameters: {{weight: 1, density: 0.4}}\noutput: {output}\n"
+        );
+        space.write("recipe.yaml", recipe);
+        check_killed(&space, &[1, 40]);
+    }
+}
+
+/// A copy of codes is cut and continued like any other.
+#[test]
+fn a_killed_copy_of_codes_continues_and_gives_the_same() {
+    let space = slow_family();
+    mixdown(&space, ["convert", "base", "--to", "int8", "--out", "codes"]).success();
+    let recipe =
+        "mixdown: 1\nmodels: {codes: codes}\nrules: [{keep: codes}]\noutput: {quantize: int8}\n";
+    space.write("recipe.yaml", recipe);
+    check_killed(&space, &[1, 40]);
 }
 
 /// Two modalities on a base of the same size, whose updates are multiplied out or stay factors.

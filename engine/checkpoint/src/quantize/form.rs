@@ -91,9 +91,50 @@ pub enum Fit {
     LeastSquares,
 }
 
+/// What a message tells the user to write: keys of a recipe, or flags of a command that stands for one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Words {
+    /// `group: 64`.
+    #[default]
+    Recipe,
+    /// `--group 64`.
+    Flags,
+}
+
+impl Words {
+    /// A setting by its name.
+    pub fn key(self, key: &str) -> String {
+        match (self, key) {
+            (Self::Recipe, _) => format!("`{key}`"),
+            (Self::Flags, "symmetric") => "`--asymmetric`".to_owned(),
+            (Self::Flags, _) => format!("`--{key}`"),
+        }
+    }
+
+    /// A setting with a value.
+    pub fn set(self, key: &str, value: impl fmt::Display) -> String {
+        match self {
+            Self::Recipe => format!("`{key}: {value}`"),
+            Self::Flags => format!("`--{key} {value}`"),
+        }
+    }
+
+    /// How a tensor is left as it is.
+    pub fn leave(self) -> &'static str {
+        match self {
+            Self::Recipe => "leave the tensor as it is with a rule `to: none`",
+            Self::Flags => {
+                "write a recipe with `output: {quantize: …}`, whose rules can leave the tensor as it is"
+            }
+        }
+    }
+}
+
 /// What is said of a form beside its word. What is left out follows from the word.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
+    /// How messages speak of all that.
+    pub words: Words,
     /// The library whose files it is like.
     pub library: Option<String>,
     /// What shares a scale: `tensor`, `channel`, `group` or `block`.
@@ -202,7 +243,11 @@ impl Form {
                     return Err(FormFault {
                         key: "symmetric",
                         headline: "one zero point for a whole tensor is not written".to_owned(),
-                        help: "choose `scales: channel`, or leave `symmetric` out".to_owned(),
+                        help: format!(
+                            "choose {}, or leave {} out",
+                            settings.words.set("scales", "channel"),
+                            settings.words.key("symmetric")
+                        ),
                     });
                 }
                 Ok(scaled(code, spread, symmetric))
@@ -245,12 +290,12 @@ impl Settings {
             None => Ok(()),
             Some((key, _)) => Err(FormFault {
                 key,
-                headline: format!("`{key}` has no meaning for `{word}`"),
+                headline: format!("{} has no meaning for `{word}`", self.words.key(key)),
                 help: match key {
-                    "scales" | "group" => format!(
-                        "the groups of `{form}` are what its definition says; remove the key"
-                    ),
-                    _ => "remove the key".to_owned(),
+                    "scales" | "group" => {
+                        format!("the groups of `{form}` are what its definition says; leave it out")
+                    }
+                    _ => "leave it out".to_owned(),
                 },
             }),
         }

@@ -70,7 +70,7 @@ pub(super) fn plan(
     let (elements, bytes) = kind.block();
     let sizes = wanted.shape.dimensions();
     let columns = sizes.last().copied().unwrap_or(1);
-    wanted.divide(columns, elements)?;
+    wanted.divide(columns, elements, false)?;
     let plain = match kind {
         GgufType::F32 => Some(DType::F32),
         GgufType::F16 => Some(DType::F16),

@@ -18,7 +18,7 @@ struct Affine {
 pub(super) fn plan(bits: u8, group: u64, wanted: &Wanted<'_>) -> Result<Planned, Box<Diagnostic>> {
     let [rows, columns] = wanted.matrix()?;
     let module = wanted.module()?;
-    wanted.divide(columns, group)?;
+    wanted.divide(columns, group, true)?;
     let arithmetic = Arithmetic::of(wanted.dtype);
     let grid = [rows, columns / group];
     let words = columns * u64::from(bits) / 32;

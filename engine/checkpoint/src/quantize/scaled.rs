@@ -46,7 +46,7 @@ pub(super) fn plan(form: &Scaled, wanted: &Wanted<'_>) -> Result<Planned, Box<Di
         Spread::Tensor => (None, vec![1]),
         Spread::Channel => (Some([1, columns.max(1)]), vec![rows, 1]),
         Spread::Group(group) => {
-            wanted.divide(columns, group)?;
+            wanted.divide(columns, group, true)?;
             (Some([1, group]), vec![rows, columns / group])
         }
         Spread::Block(high, wide) => {

@@ -30,7 +30,7 @@ pub(super) fn plan(form: &Form, wanted: &Wanted<'_>) -> Result<Planned, Box<Diag
     let module = wanted.module()?;
     let scale = if *form == Form::Nvfp4 { ScaleOf::Nv } else { ScaleOf::Mx };
     let group = scale.group();
-    wanted.divide(columns, group)?;
+    wanted.divide(columns, group, false)?;
     let part =
         |name: &str, dtype, shape: &[u64]| wanted.part(format!("{module}{name}"), dtype, shape);
     let mut parts = vec![part("weight_packed", DType::U8, &[rows, columns / 2])?];

@@ -62,6 +62,10 @@ impl Identities<'_> {
             to.word("quantized", &quantizer.form().to_string());
             to.flag("scales of least squares", quantizer.form().fits_least_squares());
             to.word("stored as", quantizer.name());
+            if let Some(sources) = quantizer.taken_over() {
+                to.counts("codes kept", sources.iter().map(|&part| part as u32));
+                quantizer.parts().iter().for_each(|part| to.word("kept as", part.dtype.name()));
+            }
         }
         match work {
             Work::Copy { from, equal_to, within } => to.thing("copy", |to| {

@@ -82,8 +82,9 @@ pub(crate) fn plan(
     if adapter_files.is_some() {
         output.files_from = None;
     }
-    quantize::choose(request, output.files_from, &mut assembly.jobs, reporter);
-    gguf::choose(request, &mut output, &mut assembly.jobs, reporter);
+    let Assembly { jobs, programs, .. } = &mut assembly;
+    quantize::choose(request, output.files_from, (jobs, programs), reporter);
+    gguf::choose(request, &mut output, (jobs, programs), reporter);
     check_stacks(request, &output, &assembly.jobs, reporter);
     warn_of_missing_head(request, &output, &assembly.jobs, reporter);
     output.adapter = adapter_files;

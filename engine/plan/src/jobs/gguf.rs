@@ -3,11 +3,13 @@
 use mixdown_checkpoint::quantize::{GgufFileType, GgufNames, Quantizer};
 use mixdown_diagnostics::suggest::nearest;
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_ops::Program;
 use serde_json::Value;
 use std::sync::Arc;
 
 use crate::families::knowledge::number;
 use crate::families::layer;
+use crate::jobs::kept_codes::write_with;
 use crate::models::request::Request;
 use crate::plan::{GgufOutput, Job, OutputFiles};
 use crate::report::Reporter;
@@ -16,7 +18,7 @@ use crate::report::Reporter;
 pub(crate) fn choose(
     request: &Request<'_>,
     output: &mut OutputFiles,
-    jobs: &mut [Job],
+    (jobs, programs): (&mut [Job], &[Arc<Program>]),
     reporter: &mut Reporter,
 ) {
     let recipe = &request.recipes[0];
@@ -57,7 +59,10 @@ pub(crate) fn choose(
             let headline = format!("`{}` has no place in GGUF files of its family", job.name);
             let error = Diagnostic::error(codes::GGUF_FAMILY, headline)
                 .fact("family", names.architecture())
-                .help("leave the tensor out with a rule `drop: true`, or write safetensors");
+                .help(match recipe.source.name().is_empty() {
+                    true => "write safetensors, or leave the tensor out with a recipe",
+                    false => "leave the tensor out with a rule `drop: true`, or write safetensors",
+                });
             reporter.tensor((0, 0), error.at(&recipe.source, wanted.span));
             continue;
         };
@@ -65,7 +70,7 @@ pub(crate) fn choose(
             place.woven.and_then(|key| if key.ends_with("_kv") { shared.or(own) } else { own });
         let kind = file_type.of_tensor(&place.name, &job.shape, layers, is_tied);
         match Quantizer::gguf(&place, heads, kind, &job.shape, job.dtype) {
-            Ok(quantizer) => job.quantized = Some(Arc::new(quantizer)),
+            Ok(quantizer) => write_with(request, programs, job, quantizer),
             Err(error) => reporter.tensor((0, 1), error.at(&recipe.source, wanted.span)),
         }
     }

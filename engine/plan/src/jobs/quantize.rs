@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use mixdown_checkpoint::quantize::{Form, Quantizer, Settings, Written};
+use mixdown_checkpoint::quantize::{Form, Quantizer, Settings, Words, Written};
 use mixdown_checkpoint::ties;
 use mixdown_diagnostics::{Diagnostic, Span, codes, suggest};
+use mixdown_ops::Program;
 use mixdown_recipe::architecture::{Architecture, Role};
 use mixdown_recipe::pattern::Pattern;
 use mixdown_recipe::recipe::{QuantizeRule, Recipe};
@@ -14,6 +15,7 @@ use mixdown_recipe::setting::Spanned;
 
 use crate::families::knowledge::{self, Architectures, Facts};
 use crate::families::layer;
+use crate::jobs::kept_codes::write_with;
 use crate::models::request::Request;
 use crate::plan::Job;
 use crate::report::Reporter;
@@ -22,7 +24,7 @@ use crate::report::Reporter;
 pub(crate) fn choose(
     request: &Request<'_>,
     files_from: Option<u32>,
-    jobs: &mut [Job],
+    (jobs, programs): (&mut [Job], &[Arc<Program>]),
     reporter: &mut Reporter,
 ) {
     warn_of_inner(request, reporter);
@@ -55,8 +57,8 @@ pub(crate) fn choose(
                 continue;
             }
         }
-        match Quantizer::new(form, &job.name, &job.shape, job.dtype) {
-            Ok(quantizer) => chosen.push((number, Arc::new(quantizer))),
+        match Quantizer::new(form, &job.name, &job.shape, job.dtype, words_of(recipe)) {
+            Ok(quantizer) => chosen.push((number, quantizer)),
             Err(error) => refused.push((position, *error)),
         }
     }
@@ -65,12 +67,20 @@ pub(crate) fn choose(
         let headline = "no tensor of the output is left to be quantized";
         let error = Diagnostic::error(codes::CANNOT_QUANTIZE, headline)
             .note("norms, routers, embeddings and output layers are quantized only by rules that name them");
-        let error = error.help("name others with `tensors` or `role`");
+        let error = error.help(match words_of(recipe) {
+            Words::Recipe => "name others with `tensors` or `role`",
+            Words::Flags => "write a recipe with `output: {quantize: …}`, whose rules name others",
+        });
         reporter.add(error.at(&recipe.source, wanted.span));
     }
     for (number, quantizer) in chosen {
-        jobs[number].quantized = Some(quantizer);
+        write_with(request, programs, &mut jobs[number], quantizer);
     }
+}
+
+/// How messages speak of settings: where nobody wrote a recipe, a command has them as flags.
+fn words_of(recipe: &Recipe) -> Words {
+    if recipe.source.name().is_empty() { Words::Flags } else { Words::Recipe }
 }
 
 /// What config.json must know of each module: how its weight is written.
@@ -160,6 +170,7 @@ impl<'r> Prepared<'r> {
             rule.tensors.iter().filter_map(|text| Pattern::new(&text.value).ok()).collect();
         let text = |said: &Option<Spanned<String>>| said.as_ref().map(|said| said.value.clone());
         let settings = Settings {
+            words: words_of(recipe),
             library: text(&rule.library),
             scales: text(&rule.scales),
             group: rule.group.as_ref().map(|group| group.value),
@@ -298,7 +309,10 @@ impl Chooser<'_> {
         reporter: &mut Reporter,
     ) {
         let source = &self.recipe.source;
-        for (rule, _) in self.rules.iter().zip(matched).filter(|(_, count)| **count == 0) {
+        // What is missing may be what a model that could not be read would have had.
+        let dead = self.rules.iter().zip(matched).filter(|(_, count)| **count == 0);
+        let is_whole = !reporter.has_error();
+        for (rule, _) in dead.filter(|_| is_whole) {
             let headline = "a rule of `quantize` matches no tensor that is left to it";
             let error = Diagnostic::error(codes::DEAD_RULE, headline)
                 .help("move it above others, or remove it; `mixdown inspect MODEL --tensors` lists the names");

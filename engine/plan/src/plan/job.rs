@@ -43,6 +43,11 @@ impl Job {
         }
     }
 
+    /// Whether the codes and scales of an input go over as they are.
+    pub fn keeps_codes(&self) -> bool {
+        self.quantized.as_ref().is_some_and(|quantizer| quantizer.taken_over().is_some())
+    }
+
     /// Count of the tensors that are stored for it.
     pub fn stored_count(&self) -> usize {
         self.quantized.as_ref().map_or(1, |quantizer| quantizer.parts().len())

@@ -148,6 +148,10 @@ fn text(
     if let Some(line) = quantized::line(&report.quantized) {
         text.push_str(&format!("\n{line}"));
     }
+    if report.codes_kept > 0 {
+        let kept = quantity::count(report.codes_kept, "tensor");
+        text.push_str(&format!("\n{kept} with the codes and scales of an input, as they were"));
+    }
     if report.bytes_shared > 0 {
         let shared = quantity::bytes(report.bytes_shared);
         text.push_str(&format!("\n{shared} share disk blocks with the inputs"));
@@ -177,6 +181,7 @@ mod tests {
             matrices: Vec::new(),
             losses: Vec::new(),
             quantized: Vec::new(),
+            codes_kept: 0,
             overflows: Vec::new(),
             warnings: Vec::new(),
         };
