@@ -49,6 +49,23 @@ FAMILIES = {
         "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
         "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "kv_lora_rank": 8, "q_lora_rank": 8,
         "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 2}),
+    "olmoe": ("OlmoeForCausalLM", TEXT | EXPERTS),
+    "glm4_moe": ("Glm4MoeForCausalLM", TEXT | EXPERTS | {
+        "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1}),
+    "ernie4_5_moe": ("Ernie4_5_MoeForCausalLM", TEXT | EXPERTS | {"moe_num_experts": 4, "moe_k": 2}),
+    "jamba": ("JambaForCausalLM", TEXT | EXPERTS | {
+        "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1,
+        "use_mamba_kernels": False, "mamba_d_state": 4, "mamba_dt_rank": 4}),
+    "phimoe": ("PhimoeForCausalLM", {key: size for key, size in (TEXT | EXPERTS).items() if key != "head_dim"}),
+    "minimax_m2": ("MiniMaxM2ForCausalLM", TEXT | EXPERTS | {"rotary_dim": 8}),
+    "lfm2_moe": ("Lfm2MoeForCausalLM", TEXT | EXPERTS | {
+        "layer_types": ["conv", "full_attention"] * 2, "num_dense_layers": 2}),
+    "granitemoe": ("GraniteMoeForCausalLM", TEXT | EXPERTS),
+    "qwen3_vl_moe": ("Qwen3VLMoeForConditionalGeneration", {
+        "text_config": TEXT | EXPERTS | {"rope_scaling": {"rope_type": "default", "mrope_section": [2, 1, 1]}},
+        "vision_config": {"depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "patch_size": 4,
+                          "temporal_patch_size": 1, "out_hidden_size": 16, "num_position_embeddings": 16,
+                          "deepstack_visual_indexes": [0, 1]}}),
     "t5": ("T5ForConditionalGeneration", {
         "vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2}),
     "bert": ("BertForMaskedLM", TEXT),
@@ -70,7 +87,7 @@ FAMILIES = {
 }
 
 # Those whose layers are in one stack that `layer_range` means.
-STACKED = [name for name in FAMILIES if name not in ("t5", "bert", "whisper", "vit", "clip", "qwen2_vl", "llava")]
+STACKED = [name for name in FAMILIES if name not in ("t5", "bert", "whisper", "vit", "clip", "qwen2_vl", "llava", "qwen3_vl_moe")]
 
 
 def model_class(family):

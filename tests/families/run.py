@@ -154,6 +154,32 @@ def check_stack(family, folder, layers):
     return "ok"
 
 
+def check_layouts(family, folder):
+    """One model as the library stores it and one as it holds it in memory are merged in the layout of the first."""
+    two = makers.model_class(family).from_pretrained(folder / "two", dtype=torch.float32)
+    two.save_pretrained(folder / "held", save_original_format=False)
+    shapes = lambda name: {key: value.shape for key, value in stored(folder / name).items()}
+    if shapes("held") == shapes("two"):
+        return "ok"
+    one = makers.model_class(family).from_pretrained(folder / "one", dtype=torch.float32).state_dict()
+    other = two.state_dict()
+    for models in (("one", "held"), ("held", "one")):
+        recipe = {"merge_method": "linear", "dtype": "float32",
+                  "models": [{"model": name, "parameters": {"weight": 0.5}} for name in models]}
+        status, told = merge(folder, recipe)
+        if status == 2 and told.startswith("error[E03"):
+            return "refused"
+        if status:
+            raise Wrong(f"exit {status}: {told.strip().splitlines()[:2]}")
+        if shapes("out") != shapes(models[0]):
+            raise Wrong(f"names or shapes are not those of {models[0]}")
+        for name, found in loads(family, folder / "out").state_dict().items():
+            expected = 0.5 * one[name] + 0.5 * other[name]
+            if found.is_floating_point() and not torch.allclose(found, expected, atol=2e-5):
+                raise Wrong(f"{name} is off by {(found - expected).abs().max().item():.2e} in the layout of {models[0]}")
+    return "ok"
+
+
 def check(family):
     wrong, told = [], []
     with tempfile.TemporaryDirectory() as name:
@@ -167,6 +193,7 @@ def check(family):
         if inspected.returncode == 0 and not json.loads(inspected.stdout).get("architecture"):
             told.append("not known")
         steps = [(method, lambda m=method: check_method(family, folder, *METHODS[m])) for method in METHODS]
+        steps.append(("stored and held", lambda: check_layouts(family, folder)))
         if family in makers.STACKED:
             steps += [(stack, lambda s=stack: check_stack(family, folder, STACKS[s])) for stack in STACKS]
         for step, run in steps:

@@ -241,7 +241,11 @@ fn set_tied(top: &mut Map<String, Value>, is_tied: bool) {
 }
 
 /// Counts of layers at the start that differ from those after them.
-const LEADING: [&str; 3] = ["first_k_dense_replace", "max_window_layers", "num_dense_layers"];
+const LEADING: [&str; 4] =
+    ["first_k_dense_replace", "max_window_layers", "moe_layer_start_index", "num_dense_layers"];
+
+/// Numbers of the last layer that is like those before it.
+const LAST: [&str; 1] = ["moe_layer_end_index"];
 
 /// How many layers of the output, from its start, come from the first `leading` ones.
 fn leading_count(leading: u64, old_count: u64, layers: &[u64]) -> u64 {

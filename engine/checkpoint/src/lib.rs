@@ -8,6 +8,7 @@ pub mod card;
 pub mod config;
 pub mod digest;
 pub mod encoding;
+pub mod experts;
 pub mod format;
 pub mod gguf_file;
 pub mod hub;

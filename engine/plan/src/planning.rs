@@ -15,6 +15,7 @@ use crate::detail::Detail;
 use crate::formulas::check::check_method;
 use crate::formulas::graph::Shapes;
 use crate::jobs::finish;
+use crate::models::experts;
 use crate::models::like;
 use crate::models::map::{self};
 use crate::models::request::{CheckpointInput, MapInput, ModelSource, Request};
@@ -169,7 +170,59 @@ fn own_views<'r>(
             Some(view)
         }
     };
-    recipe.models.iter().zip(&request.models[number]).map(&mut of).collect()
+    let mut views: Vec<Option<View<'r>>> =
+        recipe.models.iter().zip(&request.models[number]).map(&mut of).collect();
+    bring_experts_together(request, number, &mut views, assembled, reporter);
+    views
+}
+
+/// Sees models whose experts lie otherwise than those of the base, or of the first model, in its layout.
+fn bring_experts_together<'r>(
+    request: &Request<'r>,
+    number: usize,
+    views: &mut [Option<View<'r>>],
+    assembled: &mut Vec<Arc<Assembled>>,
+    reporter: &mut Reporter,
+) {
+    let recipe = &request.recipes[number];
+    let stored = |model: ModelId| match request.models[number][model.0 as usize] {
+        ModelSource::Checkpoint(position) => {
+            let CheckpointInput { index, config, .. } = request.checkpoints[position as usize];
+            Some(experts::Stored { index, model: position, config })
+        }
+        ModelSource::Adapted(position) => {
+            let position = request.adapters[position as usize].base;
+            let CheckpointInput { index, config, .. } = request.checkpoints[position as usize];
+            Some(experts::Stored { index, model: position, config })
+        }
+        _ => None,
+    };
+    let merged = recipe.merged();
+    let first = recipe.base.as_ref().map(|base| base.value).or(merged.first().copied());
+    let Some((first, other)) = first.and_then(|first| Some((first, stored(first)?))) else {
+        return;
+    };
+    for &model in merged.iter().filter(|model| **model != first) {
+        let at = model.0 as usize;
+        let ModelSource::Checkpoint(position) = request.models[number][at] else { continue };
+        let Some(own) = stored(model).filter(|own| own.model != other.model) else { continue };
+        let Some(found) = experts::together(own, other) else { continue };
+        let CheckpointInput { config, .. } = request.checkpoints[position as usize];
+        let named = &recipe.models[at];
+        let headline = format!(
+            "the experts of `{}` lie otherwise than those of `{}`, and are read as these do",
+            named.name, recipe.models[first.0 as usize].name
+        );
+        let [wanted, made_of] = found.example;
+        let warning = Diagnostic::warning(codes::NAMES_OF_VERSION, headline)
+            .fact(recipe.models[first.0 as usize].name.clone(), format!("`{wanted}`"))
+            .fact(named.name.clone(), format!("`{made_of}`"))
+            .note("versions of transformers stack the experts of a layer, or store each by itself");
+        reporter.add(warning.at(&recipe.source, named.span));
+        let mut view = View::mapped(&named.name, found.mapped, config, assembled);
+        view.config = config;
+        views[at] = Some(view);
+    }
 }
 
 /// A model seen through a map; none if anything is wrong with that, which is reported.

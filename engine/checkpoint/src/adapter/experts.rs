@@ -4,23 +4,12 @@
 //! `lora_B` [out, rank · experts], direction after direction. Where the base stores each expert by itself,
 //! each gets the update that is its own.
 
-use serde_json::Value;
-
 use super::computed::{ByRows, Effect, Factor, Made, Part, add_product};
 use super::kinds::Fault;
 use super::resolve::Resolver;
 use crate::encoding::{Held, Reader};
+use crate::experts::{Stack as Stored, are_inputs_first, layouts};
 use crate::source::ReadError;
-
-/// Families whose stacks of experts are stored as [experts, in, out], by `model_type`.
-const INPUTS_FIRST: [&str; 3] = ["aria", "gpt_oss", "openai_privacy_filter"];
-
-/// What versions of transformers call the experts of a stack where each is stored by itself: the end of the stack's
-/// name and what stands for it, then gate, up and down.
-const SEPARATE: [(&str, &str, [&str; 3]); 2] = [
-    ("experts", "experts", ["gate_proj", "up_proj", "down_proj"]),
-    ("mlp.experts", "block_sparse_moe.experts", ["w1", "w3", "w2"]),
-];
 
 /// The factors of one parameter, with their shapes.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +92,7 @@ impl Resolver<'_> {
             let &[experts, first, second] = dimensions else { return Ok(None) };
             let is = |pair: [u64; 2]| [first, second] == pair;
             let inputs_first = match (is([inputs, outputs]), is([outputs, inputs])) {
-                (true, true) => self.is_inputs_first(),
+                (true, true) => are_inputs_first(self.base_config),
                 (true, false) => true,
                 (false, true) => false,
                 (false, false) => return Ok(None),
@@ -134,18 +123,14 @@ impl Resolver<'_> {
             return Ok(None);
         }
         let experts = all / rank;
-        for (end, instead, [gate, up, down]) in SEPARATE {
-            let Some(stem) = module.strip_suffix(end) else { continue };
-            let halves: &[&str] = match own {
-                "gate_up_proj" => &[gate, up],
-                "down_proj" => &[down],
-                _ => continue,
-            };
-            let rows = outputs / halves.len() as u64;
+        let name = format!("{module}.{own}");
+        for layout in layouts() {
+            let Some((stack, layer)) = layout.stack_of(&name) else { continue };
+            let rows = outputs / stack.parts.len() as u64;
             let mut effects = Vec::new();
             for expert in 0..experts {
-                for (half, part) in (0..).zip(halves) {
-                    let name = format!("{stem}{instead}.{expert}.{part}.weight");
+                for (half, part) in (0..).zip(&stack.parts) {
+                    let name = Stored::part_name(layer, part, expert);
                     let Some(base_tensor) = self.find_one(&name) else { continue };
                     let shape = self.base.tensors()[base_tensor as usize].shape.dimensions();
                     if shape != [rows, inputs] {
@@ -167,20 +152,11 @@ impl Resolver<'_> {
                     effects.push((base_tensor, effect));
                 }
             }
-            if effects.len() as u64 == experts * halves.len() as u64 {
+            if effects.len() as u64 == experts * stack.parts.len() as u64 {
                 return Ok(Some(effects));
             }
         }
         Ok(None)
-    }
-
-    fn is_inputs_first(&self) -> bool {
-        let of = |config: &Value| {
-            let own = config.get("model_type").and_then(Value::as_str);
-            own.is_some_and(|own| INPUTS_FIRST.contains(&own))
-        };
-        self.base_config
-            .is_some_and(|config| of(config) || config.get("text_config").is_some_and(of))
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::positions::Positional;
-use super::{LEADING, leading_count, set_list};
+use super::{LAST, LEADING, leading_count, set_list};
 
 /// A stack of layers put together anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -329,8 +329,9 @@ fn restack_part(
             }
             // Counts from the first layer on: `max_window_layers` of Qwen2, `first_k_dense_replace` of
             // DeepSeek. A layer keeps its side of the line where the layers stay in order.
-            Value::Number(_) if LEADING.contains(&key.as_str()) => {
-                let Some(leading) = value.as_u64() else { continue };
+            Value::Number(_) if LEADING.contains(&key.as_str()) || LAST.contains(&key.as_str()) => {
+                let is_last = u64::from(LAST.contains(&key.as_str()));
+                let Some(leading) = value.as_u64().map(|number| number + is_last) else { continue };
                 let counted = leading_count(leading, before, sources);
                 let is_ordered =
                     sources.iter().skip(counted as usize).all(|layer| *layer >= leading);
@@ -343,7 +344,12 @@ fn restack_part(
                     let layer = sources[position as usize];
                     return Err(StackFault::Position { key: key.clone(), position, layer });
                 }
-                *value = counted.into();
+                // What ends before the first layer has no number: -1 would mean all of them.
+                let Some(number) = counted.checked_sub(is_last) else {
+                    let (key, layer) = (key.clone(), sources[0]);
+                    return Err(StackFault::Position { key, position: 0, layer });
+                };
+                *value = number.into();
             }
             _ => {}
         }
@@ -573,6 +579,24 @@ mod tests {
         let fault = refused(deepseek, &change("model.layers.", 4, &[1, 0]), &[]);
         let key = "first_k_dense_replace".to_owned();
         assert_eq!(fault, StackFault::Position { key, position: 1, layer: 0 });
+    }
+
+    #[test]
+    fn the_last_layer_of_a_kind_follows_the_layers() {
+        let ernie = |start: i64, end: i64, count: u64| {
+            json!({
+                "moe_layer_start_index": start, "moe_layer_end_index": end, "num_hidden_layers": count,
+            })
+        };
+        let stack = change("model.layers.", 4, &[0, 1, 2, 1, 2, 3]);
+        check(ernie(1, 3, 4), &stack, &[], ernie(1, 5, 6));
+        check(ernie(1, -1, 4), &stack, &[], ernie(1, -1, 6));
+        check(ernie(0, 1, 4), &change("model.layers.", 4, &[0, 0, 1, 3]), &[], ernie(0, 2, 4));
+        let fault = refused(ernie(0, 1, 4), &stack, &[]);
+        let key = "moe_layer_end_index".to_owned();
+        assert_eq!(fault, StackFault::Position { key: key.clone(), position: 3, layer: 1 });
+        let fault = refused(ernie(0, 1, 4), &change("model.layers.", 4, &[2, 3]), &[]);
+        assert_eq!(fault, StackFault::Position { key, position: 0, layer: 2 });
     }
 
     #[test]

@@ -295,13 +295,16 @@ impl<'a> View<'a> {
         config: Option<&Value>,
         assembled: &mut Vec<Arc<Assembled>>,
     ) -> Self {
+        let mut known: HashMap<Arc<Assembled>, u32> =
+            assembled.iter().zip(0..).map(|(one, number)| (one.clone(), number)).collect();
         let mut leaf = |one: &Assembled| {
-            let known = assembled.iter().position(|known| **known == *one);
-            let number = known.unwrap_or_else(|| {
-                assembled.push(Arc::new(one.clone()));
-                assembled.len() - 1
+            let number = known.get(one).copied().unwrap_or_else(|| {
+                let (own, number) = (Arc::new(one.clone()), assembled.len() as u32);
+                assembled.push(own.clone());
+                known.insert(own, number);
+                number
             });
-            Leaf::Assembled(number as u32, one.dtype)
+            Leaf::Assembled(number, one.dtype)
         };
         let (mut sums, mut masks) = (HashMap::new(), HashMap::new());
         for (position, tensor) in mapped.tensors.iter().enumerate() {
