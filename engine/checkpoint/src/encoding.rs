@@ -26,6 +26,7 @@ mod torchao;
 mod unpack;
 mod values;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -136,7 +137,7 @@ impl Encoding {
     /// Fills `buffer` with the values from an element on, as f32 in little endian.
     pub(crate) fn read(
         &self,
-        name: &str,
+        (name, elements): (&str, u64),
         first: u64,
         buffer: &mut [u8],
         from: &ReadAt<'_>,
@@ -144,7 +145,9 @@ impl Encoding {
     ) -> Result<(), ReadError> {
         /// Values that are decoded at a time, on the stack.
         const STRETCH: usize = 2048;
-        let reader = Reader { encoding: self, name, from, blocks };
+        let share = (buffer.len() / 4) as f64 / elements.max(1) as f64;
+        let ahead = self.parts.iter().map(|part| Ahead::of(part, share)).collect();
+        let reader = Reader { encoding: self, name, from, blocks, ahead: RefCell::new(ahead) };
         let mut values = [0.0_f32; STRETCH];
         for (number, bytes) in (0..).zip(buffer.chunks_mut(STRETCH * 4)) {
             let values = &mut values[..bytes.len() / 4];
@@ -177,6 +180,35 @@ pub(crate) struct Reader<'a> {
     name: &'a str,
     from: &'a ReadAt<'a>,
     blocks: &'a Blocks,
+    /// For each part what was read behind what was asked for: rows and their scales mostly follow each other,
+    /// and a call of the system costs more than decoding what it reads.
+    ahead: RefCell<Vec<Ahead>>,
+}
+
+/// Bytes of a part.
+#[derive(Debug, Default)]
+struct Ahead {
+    start: u64,
+    bytes: Vec<u8>,
+    /// How many are read at once.
+    window: usize,
+}
+
+impl Ahead {
+    /// Most bytes of a part that are kept.
+    const MOST: usize = 32 << 10;
+
+    /// Of a part, of which this share is read: no more than it will take.
+    fn of(part: &TensorEntry, share: f64) -> Self {
+        let wanted = (part.bytes() as f64 * share) as usize;
+        Self { window: wanted.saturating_add(64).min(Self::MOST), ..Self::default() }
+    }
+
+    /// The bytes from an offset on, if all are there.
+    fn get(&self, offset: u64, count: usize) -> Option<&[u8]> {
+        let at = usize::try_from(offset.checked_sub(self.start)?).ok()?;
+        self.bytes.get(at..at.checked_add(count)?)
+    }
 }
 
 impl Reader<'_> {
@@ -216,8 +248,25 @@ impl Reader<'_> {
         offset: u64,
         buffer: &mut [u8],
     ) -> Result<(), ReadError> {
+        let mut all = self.ahead.borrow_mut();
+        let ahead = &mut all[part];
         let part = self.part(part);
-        (self.from)(part.shard, part.offset + offset, buffer)
+        if let Some(bytes) = ahead.get(offset, buffer.len()) {
+            buffer.copy_from_slice(bytes);
+            return Ok(());
+        }
+        let left = part.bytes().saturating_sub(offset);
+        let window = (ahead.window as u64).min(left) as usize;
+        if window <= buffer.len() {
+            return (self.from)(part.shard, part.offset + offset, buffer);
+        }
+        ahead.bytes.resize(window, 0);
+        // Nothing is believed of a reading that failed.
+        ahead.start = u64::MAX;
+        (self.from)(part.shard, part.offset + offset, &mut ahead.bytes)?;
+        ahead.start = offset;
+        buffer.copy_from_slice(&ahead.bytes[..buffer.len()]);
+        Ok(())
     }
 
     /// A stored value that no writer of the codec makes.

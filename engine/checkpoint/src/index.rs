@@ -82,7 +82,10 @@ impl TensorEntry {
         blocks: &Blocks,
     ) -> Result<(), ReadError> {
         match &self.encoding {
-            Some(encoding) => encoding.read(&self.name, first, buffer, from, blocks),
+            Some(encoding) => {
+                let of = (self.name.as_str(), self.shape.elements());
+                encoding.read(of, first, buffer, from, blocks)
+            }
             None => from(self.shard, self.offset + first * self.dtype.bytes() as u64, buffer),
         }
     }

@@ -54,6 +54,37 @@ impl Codes for Stream {
 
 /// Takes codes of so many bits, at most eight, out of a stream whose first one begins at a bit.
 pub(super) fn unpack(bytes: &[u8], first_bit: usize, bits: u32, codes: &mut [u8]) {
+    if first_bit.is_multiple_of(8) {
+        let (bytes, width) = (&bytes[first_bit / 8..], bits as usize);
+        let whole = codes.len() / 8 * 8;
+        let (aligned, rest) = codes.split_at_mut(whole);
+        match bits {
+            2 => eights::<2>(bytes, aligned),
+            3 => eights::<3>(bytes, aligned),
+            4 => eights::<4>(bytes, aligned),
+            5 => eights::<5>(bytes, aligned),
+            6 => eights::<6>(bytes, aligned),
+            7 => eights::<7>(bytes, aligned),
+            _ => return one_by_one(bytes, 0, bits, codes),
+        }
+        return one_by_one(&bytes[whole / 8 * width..], 0, bits, rest);
+    }
+    one_by_one(bytes, first_bit, bits, codes);
+}
+
+/// Eight codes fill as many bytes as they have bits.
+fn eights<const BITS: usize>(bytes: &[u8], codes: &mut [u8]) {
+    for (bytes, codes) in bytes.as_chunks::<BITS>().0.iter().zip(codes.as_chunks_mut::<8>().0) {
+        let mut word = [0; 8];
+        word[..BITS].copy_from_slice(bytes);
+        let word = u64::from_le_bytes(word);
+        for (number, code) in codes.iter_mut().enumerate() {
+            *code = (word >> (number * BITS)) as u8 & ((1 << BITS) - 1) as u8;
+        }
+    }
+}
+
+fn one_by_one(bytes: &[u8], first_bit: usize, bits: u32, codes: &mut [u8]) {
     let mask = ((1_u16 << bits) - 1) as u8;
     for (code, at) in codes.iter_mut().zip((first_bit..).step_by(bits as usize)) {
         let (byte, shift) = (at / 8, at % 8);
@@ -190,6 +221,22 @@ mod tests {
         let mut codes = [0; 2];
         unpack(&bytes[1..], 1, 3, &mut codes);
         assert_eq!(codes, [4, 5]);
+    }
+
+    /// Codes that are taken eight at a time are those that are taken one by one, at every width and length.
+    #[test]
+    fn eight_codes_at_a_time_are_the_same() {
+        let bytes: Vec<u8> = (0..200_u32).map(|at| (at * 73 + at / 7) as u8).collect();
+        for bits in 1..=8 {
+            for count in [0, 1, 7, 8, 9, 64, 75, 150] {
+                for first in [0, 8, 16, 3 * bits as usize] {
+                    let (mut found, mut wanted) = (vec![0; count], vec![0; count]);
+                    unpack(&bytes, first, bits, &mut found);
+                    one_by_one(&bytes, first, bits, &mut wanted);
+                    assert_eq!(found, wanted, "{bits} bits from {first}, {count}");
+                }
+            }
+        }
     }
 
     #[test]

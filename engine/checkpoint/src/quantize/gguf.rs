@@ -7,6 +7,7 @@ use mixdown_tensor::DType;
 use mixdown_tensor::convert::{f16_to_f32, f32_to_bf16, f32_to_f16};
 
 use super::gguf_k;
+use super::round::nearest_away;
 use super::small_floats::power_of;
 use super::{Coding, Planned, Wanted};
 
@@ -128,7 +129,7 @@ fn encode(kind: GgufType, block: &mut [f32], out: &mut Vec<u8>) {
             let scale = push_half(scale, out);
             for value in block {
                 // Halves are rounded away from zero.
-                let whole = (*value * factor).round();
+                let whole = nearest_away(*value * factor);
                 out.push((whole as i32) as u8);
                 *value = whole * scale;
             }

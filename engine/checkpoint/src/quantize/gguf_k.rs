@@ -4,6 +4,7 @@
 //! squared error; ggml's own quantizers do so for errors weighed by magnitude.
 
 use super::gguf::push_half;
+use super::round::nearest;
 
 /// Elements of a block.
 const BLOCK: usize = 256;
@@ -13,7 +14,7 @@ pub(super) fn with_minimum(block: &mut [f32], has_fifth: bool, out: &mut Vec<u8>
     const PARTS: usize = 8;
     let most = if has_fifth { 31.0 } else { 15.0 };
     let mut fits = [(0.0_f32, 0.0_f32); PARTS];
-    for (part, fit) in block.chunks(BLOCK / PARTS).zip(&mut fits) {
+    for (part, fit) in block.as_chunks::<{ BLOCK / PARTS }>().0.iter().zip(&mut fits) {
         *fit = fit_with_minimum(part, most);
     }
     let largest = |of: fn(&(f32, f32)) -> f32| fits.iter().map(of).fold(0.0_f32, f32::max);
@@ -39,11 +40,8 @@ pub(super) fn with_minimum(block: &mut [f32], has_fifth: bool, out: &mut Vec<u8>
         let (step, offset) =
             (scale * f32::from(scales[number]), minimum * f32::from(minima[number]));
         for (value, code) in part.iter_mut().zip(codes) {
-            let whole = if step > 0.0 {
-                ((*value + offset) / step).round_ties_even().clamp(0.0, most)
-            } else {
-                0.0
-            };
+            let whole =
+                if step > 0.0 { nearest(((*value + offset) / step).clamp(0.0, most)) } else { 0.0 };
             *code = whole as u8;
             *value = whole * step - offset;
         }
@@ -62,7 +60,7 @@ pub(super) fn with_minimum(block: &mut [f32], has_fifth: bool, out: &mut Vec<u8>
 }
 
 /// Scale and minimum of a part: values are about `scale * code - minimum`, neither below zero.
-fn fit_with_minimum(part: &[f32], most: f32) -> (f32, f32) {
+fn fit_with_minimum(part: &[f32; 32], most: f32) -> (f32, f32) {
     const TRIES: i32 = 16;
     let least = part.iter().fold(0.0_f32, |all, value| all.min(*value));
     let largest = part.iter().fold(f32::NEG_INFINITY, |all, value| all.max(*value));
@@ -72,7 +70,7 @@ fn fit_with_minimum(part: &[f32], most: f32) -> (f32, f32) {
     let error = |scale: f32, minimum: f32| -> f32 {
         let factor = 1.0 / scale;
         let apart = |value: &f32| {
-            let whole = ((value + minimum) * factor).round_ties_even().clamp(0.0, most);
+            let whole = nearest(((value + minimum) * factor).clamp(0.0, most));
             let apart = scale * whole - minimum - value;
             apart * apart
         };
@@ -85,10 +83,10 @@ fn fit_with_minimum(part: &[f32], most: f32) -> (f32, f32) {
     for number in 0..=TRIES {
         // Ranges that are a little narrower or wider than the values'.
         let factor = (most + 0.1 * number as f32 - 0.9) / (largest - least);
-        let code = |value: &f32| ((value - least) * factor).round_ties_even().clamp(0.0, most);
-        let sum = lanes(part, code);
-        let squares = lanes(part, |value| code(value) * code(value));
-        let products = lanes(part, |value| code(value) * value);
+        let codes = codes_of(part, |value| nearest(((value - least) * factor).clamp(0.0, most)));
+        let sum = lanes(&codes, |code| *code);
+        let squares = lanes(&codes, |code| code * code);
+        let products = pairs(&codes, part);
         // The line through codes and values with the least squared error.
         let spread = count * squares - sum * sum;
         if spread <= 0.0 {
@@ -115,7 +113,7 @@ fn fit_with_minimum(part: &[f32], most: f32) -> (f32, f32) {
 pub(super) fn q6(block: &mut [f32], out: &mut Vec<u8>) {
     const PART: usize = 16;
     let mut fits = [0.0_f32; BLOCK / PART];
-    for (part, fit) in block.chunks(PART).zip(&mut fits) {
+    for (part, fit) in block.as_chunks::<PART>().0.iter().zip(&mut fits) {
         *fit = fit_centered(part);
     }
     let largest =
@@ -132,7 +130,7 @@ pub(super) fn q6(block: &mut [f32], out: &mut Vec<u8>) {
         for (value, code) in part.iter_mut().zip(codes) {
             let whole = match step == 0.0 {
                 true => 0.0,
-                false => (*value / step).round_ties_even().clamp(-32.0, 31.0),
+                false => nearest((*value / step).clamp(-32.0, 31.0)),
             };
             *code = (whole as i32 + 32) as u8;
             *value = whole * step;
@@ -153,7 +151,7 @@ pub(super) fn q6(block: &mut [f32], out: &mut Vec<u8>) {
 }
 
 /// The scale of a part whose codes go from -32 to 31.
-fn fit_centered(part: &[f32]) -> f32 {
+fn fit_centered(part: &[f32; 16]) -> f32 {
     let largest = super::gguf::largest(part);
     if largest == 0.0 {
         return 0.0;
@@ -161,7 +159,7 @@ fn fit_centered(part: &[f32]) -> f32 {
     let error = |scale: f32| {
         let factor = 1.0 / scale;
         lanes(part, |value| {
-            let apart = (value * factor).round_ties_even().clamp(-32.0, 31.0) * scale - value;
+            let apart = nearest((value * factor).clamp(-32.0, 31.0)) * scale - value;
             apart * apart
         })
     };
@@ -169,9 +167,9 @@ fn fit_centered(part: &[f32]) -> f32 {
     let mut best_error = error(best);
     for number in -9..=9 {
         let factor = -(32.0 + 0.1 * number as f32) / largest;
-        let code = |value: &f32| (value * factor).round_ties_even().clamp(-32.0, 31.0);
-        let squares = lanes(part, |value| code(value) * code(value));
-        let scale = lanes(part, |value| code(value) * value) / squares;
+        let codes = codes_of(part, |value| nearest((value * factor).clamp(-32.0, 31.0)));
+        let squares = lanes(&codes, |code| code * code);
+        let scale = pairs(&codes, part) / squares;
         if scale != 0.0 && scale.is_finite() {
             let found = error(scale);
             if found < best_error {
@@ -183,11 +181,26 @@ fn fit_centered(part: &[f32]) -> f32 {
     best
 }
 
+/// The codes of a part, as numbers.
+#[inline(always)]
+fn codes_of<const N: usize>(part: &[f32; N], code: impl Fn(f32) -> f32) -> [f32; N] {
+    part.map(code)
+}
+
+/// Σ code · value, in the lanes of [`lanes`].
+#[inline(always)]
+fn pairs<const N: usize>(codes: &[f32; N], part: &[f32; N]) -> f32 {
+    let products: [f32; N] = std::array::from_fn(|at| codes[at] * part[at]);
+    lanes(&products, |product| *product)
+}
+
 /// A sum over a part in eight lanes, which vectors have too, so that its bits depend on no instruction set.
 #[inline(always)]
-fn lanes(part: &[f32], term: impl Fn(&f32) -> f32) -> f32 {
+fn lanes<const N: usize>(part: &[f32; N], term: impl Fn(&f32) -> f32) -> f32 {
     let mut sums = [0.0_f32; 8];
-    for eight in part.chunks(8) {
+    let (eights, rest) = part.as_chunks::<8>();
+    debug_assert!(rest.is_empty());
+    for eight in eights {
         for (sum, value) in sums.iter_mut().zip(eight) {
             *sum += term(value);
         }

@@ -57,6 +57,22 @@ impl Arithmetic {
     }
 }
 
+/// The nearest whole number, ties to even, of one below 2²²; without the sign of a zero. Adding and taking away
+/// a number whose steps are one is what all instruction sets have, where rounding itself is a call on some.
+#[inline(always)]
+pub(super) fn nearest(value: f32) -> f32 {
+    const STEPS_OF_ONE: f32 = 12_582_912.0;
+    (value + STEPS_OF_ONE) - STEPS_OF_ONE
+}
+
+/// The nearest whole number, ties away from zero, of one below 2²²; without the sign of a zero.
+#[inline(always)]
+pub(super) fn nearest_away(value: f32) -> f32 {
+    /// The largest number below a half: with a half itself, what is just below one would be rounded up.
+    const BELOW_HALF: f32 = 0.499_999_97;
+    (value + BELOW_HALF.copysign(value)) as i32 as f32
+}
+
 /// The largest number of E4M3.
 pub(super) const E4M3_LARGEST: f32 = 448.0;
 
@@ -134,6 +150,19 @@ pub(super) fn pack(codes: impl Iterator<Item = u8>, bits: u32, word: usize, out:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_numbers_are_those_of_the_standard_library() {
+        let near_ties = (-600..=600).flat_map(|half: i32| {
+            let bits = (half as f32 / 2.0).to_bits();
+            [bits.wrapping_sub(1), bits, bits + 1].map(f32::from_bits)
+        });
+        let others = (0..200_000).map(|at| (at as f32 - 100_000.0) * 0.003_7);
+        for value in near_ties.chain(others).filter(|value| value.abs() < 4e6) {
+            assert_eq!(nearest(value), value.round_ties_even(), "{value}");
+            assert_eq!(nearest_away(value), value.round(), "{value}");
+        }
+    }
 
     /// Every code stands for a number that has this code, and between two the nearest is taken.
     #[test]

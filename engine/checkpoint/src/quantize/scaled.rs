@@ -10,7 +10,7 @@ use mixdown_diagnostics::Diagnostic;
 use mixdown_tensor::DType;
 
 use super::form::{Code, Fit, Scaled, Spread};
-use super::round::{Arithmetic, E4M3_LARGEST, of_e4m3, pack, to_e4m3};
+use super::round::{Arithmetic, E4M3_LARGEST, nearest, of_e4m3, pack, to_e4m3};
 use super::{Coding, Planned, Wanted};
 
 /// Codes beside scales.
@@ -187,14 +187,14 @@ impl Tiles {
                 *value = of_e4m3(*code) * scale.scale;
             }),
             Code::I8 => pairs.for_each(|(value, code)| {
-                let whole = self.quotient(*value, scale, arithmetic).round_ties_even();
+                let whole = nearest(self.quotient(*value, scale, arithmetic));
                 *code = (whole as i32) as u8;
                 *value = (whole - scale.zero) * scale.scale;
             }),
             Code::Packed(bits) => {
                 let half = 1_i32 << (bits - 1);
                 pairs.for_each(|(value, code)| {
-                    let whole = self.quotient(*value, scale, arithmetic).round_ties_even();
+                    let whole = nearest(self.quotient(*value, scale, arithmetic));
                     *code = (whole as i32 + half) as u8;
                     *value = (whole - scale.zero) * scale.scale;
                 });
@@ -211,8 +211,7 @@ impl Tiles {
         let mut attempt = |scale: Scale| {
             let (mut error, mut of_codes, mut of_values) = (0.0_f64, 0.0_f64, 0.0_f64);
             for &value in values {
-                let whole =
-                    self.quotient(value, scale, self.arithmetic).round_ties_even() - scale.zero;
+                let whole = nearest(self.quotient(value, scale, self.arithmetic)) - scale.zero;
                 let apart = f64::from(whole * scale.scale - value);
                 error += apart * apart;
                 of_codes += f64::from(whole) * f64::from(whole);

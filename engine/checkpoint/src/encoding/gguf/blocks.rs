@@ -100,19 +100,19 @@ impl Blocks {
         match self {
             Self::Q4_0 => {
                 let d = half(b, 0);
-                nibbles(&b[2..], |at, q| out[at] = d * (f32::from(q) - 8.0));
+                nibbles(&b[2..], out, |q| d * (f32::from(q) - 8.0));
             }
             Self::Q4_1 => {
                 let (d, m) = (half(b, 0), half(b, 2));
-                nibbles(&b[4..], |at, q| out[at] = d * f32::from(q) + m);
+                nibbles(&b[4..], out, |q| d * f32::from(q) + m);
             }
             Self::Q5_0 => {
                 let d = half(b, 0);
-                nibbles(&b[6..], |at, q| out[at] = d * (f32::from(fifth(&b[2..6], at, q)) - 16.0));
+                fives(&b[2..6], &b[6..], out, |q| d * (f32::from(q) - 16.0));
             }
             Self::Q5_1 => {
                 let (d, m) = (half(b, 0), half(b, 2));
-                nibbles(&b[8..], |at, q| out[at] = d * f32::from(fifth(&b[4..8], at, q)) + m);
+                fives(&b[4..8], &b[8..], out, |q| d * f32::from(q) + m);
             }
             Self::Q8_0 => {
                 let d = half(b, 0);
@@ -120,11 +120,11 @@ impl Blocks {
             }
             Self::Iq4Nl => {
                 let d = half(b, 0);
-                nibbles(&b[2..], |at, q| out[at] = d * f32::from(IQ4[usize::from(q)]));
+                nibbles(&b[2..], out, |q| d * f32::from(IQ4[usize::from(q)]));
             }
             Self::Mxfp4 => {
                 let d = half_exponent(b[0]);
-                nibbles(&b[1..], |at, q| out[at] = d * (2.0 * e2m1(q)));
+                nibbles(&b[1..], out, |q| d * (2.0 * e2m1(q)));
             }
             Self::Nvfp4 => nvfp4(b, out),
             Self::Q2K => q2_k(b, out),
@@ -154,17 +154,28 @@ pub(super) fn half(b: &[u8], at: usize) -> f32 {
     f16_to_f32(u16::from_le_bytes([b[at], b[at + 1]]))
 }
 
-/// Codes of 4 bits: the lower halves of all bytes first, then the upper ones.
-fn nibbles(bytes: &[u8], mut take: impl FnMut(usize, u8)) {
-    for (at, byte) in bytes.iter().enumerate() {
-        take(at, byte & 15);
-        take(at + bytes.len(), byte >> 4);
+/// What a formula makes of codes of 4 bits: the lower halves of all bytes come first, then the upper ones.
+fn nibbles(bytes: &[u8], out: &mut [f32], of: impl Fn(u8) -> f32) {
+    let (low, high) = out.split_at_mut(bytes.len());
+    bytes.iter().zip(low).for_each(|(byte, out)| *out = of(byte & 15));
+    bytes.iter().zip(high).for_each(|(byte, out)| *out = of(byte >> 4));
+}
+
+/// The same with a fifth bit of each code, which stands in a mask of 32.
+fn fives(mask: &[u8], bytes: &[u8], out: &mut [f32], of: impl Fn(u8) -> f32) {
+    let mask = u32::from_le_bytes([mask[0], mask[1], mask[2], mask[3]]);
+    let (low, high) = out.split_at_mut(16);
+    for (at, (byte, (low, high))) in bytes.iter().zip(low.iter_mut().zip(high)).enumerate() {
+        *low = of(byte & 15 | (mask >> at << 4) as u8 & 16);
+        *high = of(byte >> 4 | (mask >> (at + 16) << 4) as u8 & 16);
     }
 }
 
-/// A code with its fifth bit, which stands in a mask of 32.
-fn fifth(mask: &[u8], at: usize, q: u8) -> u8 {
-    q | (mask[at / 8] >> (at % 8) & 1) << 4
+/// Those of a run of 16.
+fn two_bits_of(bytes: &[u8], run: usize) -> impl Iterator<Item = u8> {
+    let at = run * 16;
+    let shift = at % 128 / 32 * 2;
+    bytes[at / 128 * 32 + at % 32..][..16].iter().map(move |byte| byte >> shift & 3)
 }
 
 /// Codes of 2 bits in runs of 32 bytes, each run four times, from the lowest bits on.
@@ -199,17 +210,19 @@ fn nvfp4(b: &[u8], out: &mut [f32]) {
                 scale[0]
             }
         };
-        nibbles(&b[4 + run * 8..12 + run * 8], |at, q| out[at] = scale * e2m1(q));
+        nibbles(&b[4 + run * 8..12 + run * 8], out, |q| scale * e2m1(q));
     }
 }
 
 /// 16 pairs of scales and minima of 4 bits, 64 bytes of codes, and a scale of each.
 fn q2_k(b: &[u8], out: &mut [f32]) {
     let (d, dm) = (half(b, 80), half(b, 82));
-    for (at, out) in out.iter_mut().enumerate() {
-        let pair = b[at / 16];
+    for (part, out) in out.chunks_exact_mut(16).enumerate() {
+        let pair = b[part];
         let (scale, least) = (d * f32::from(pair & 15), dm * f32::from(pair >> 4));
-        *out = scale * f32::from(two_bits(&b[16..80], at)) - least;
+        for (out, code) in out.iter_mut().zip(two_bits_of(&b[16..80], part)) {
+            *out = scale * f32::from(code) - least;
+        }
     }
 }
 
@@ -217,12 +230,13 @@ fn q2_k(b: &[u8], out: &mut [f32]) {
 fn q3_k(b: &[u8], out: &mut [f32]) {
     let d = half(b, 108);
     let s = &b[96..108];
-    for (at, out) in out.iter_mut().enumerate() {
-        let j = at / 16;
+    for (j, out) in out.chunks_exact_mut(16).enumerate() {
         let scale = (s[j % 8] >> (4 * (j / 8)) & 15) | (s[8 + j % 4] >> (2 * (j / 4)) & 3) << 4;
-        let high = b[at % 32] >> (at / 32) & 1;
-        let code = i16::from(two_bits(&b[32..96], at)) - 4 * (1 - i16::from(high));
-        *out = d * (f32::from(scale) - 32.0) * f32::from(code);
+        let scale = d * (f32::from(scale) - 32.0);
+        let highs = b[j % 2 * 16..][..16].iter().map(|byte| byte >> (j / 2) & 1);
+        for ((out, low), high) in out.iter_mut().zip(two_bits_of(&b[32..96], j)).zip(highs) {
+            *out = scale * f32::from(i16::from(low) - 4 * (1 - i16::from(high)));
+        }
     }
 }
 
@@ -241,10 +255,13 @@ fn q4_or_5_k(b: &[u8], out: &mut [f32], has_fifth: bool) {
     for (j, out) in out.chunks_exact_mut(32).enumerate() {
         let (scale, least) = scale_and_least(&b[4..16], j);
         let (scale, least) = (d * f32::from(scale), dm * f32::from(least));
-        for (at, out) in out.iter_mut().enumerate() {
-            let low = codes[j / 2 * 32 + at] >> (j % 2 * 4) & 15;
-            let high = if has_fifth { b[16 + at] >> j & 1 } else { 0 };
-            *out = scale * f32::from(low | high << 4) - least;
+        let codes = codes[j / 2 * 32..][..32].iter().map(|byte| byte >> (j % 2 * 4) & 15);
+        if has_fifth {
+            for ((out, low), fifths) in out.iter_mut().zip(codes).zip(&b[16..48]) {
+                *out = scale * f32::from(low | (fifths >> j & 1) << 4) - least;
+            }
+        } else {
+            out.iter_mut().zip(codes).for_each(|(out, low)| *out = scale * f32::from(low) - least);
         }
     }
 }
@@ -252,11 +269,16 @@ fn q4_or_5_k(b: &[u8], out: &mut [f32], has_fifth: bool) {
 /// Codes of 6 bits: 4 in one place, 2 in another; 16 signed scales, and a scale of them.
 fn q6_k(b: &[u8], out: &mut [f32]) {
     let d = half(b, 208);
-    for (at, out) in out.iter_mut().enumerate() {
-        let low = b[at / 128 * 64 + at % 64] >> (at % 128 / 64 * 4) & 15;
-        let code = low | two_bits(&b[128..192], at) << 4;
-        let scale = d * f32::from(b[192 + at / 16].cast_signed());
-        *out = scale * (f32::from(code) - 32.0);
+    for (part, out) in out.chunks_exact_mut(16).enumerate() {
+        let at = part * 16;
+        let low = b[at / 128 * 64 + at % 64..][..16].iter();
+        let low = low.map(|byte| byte >> (at % 128 / 64 * 4) & 15);
+        let high = b[128 + at / 128 * 32 + at % 32..][..16].iter();
+        let high = high.map(|byte| byte >> (at % 128 / 32 * 2) & 3);
+        let scale = d * f32::from(b[192 + part].cast_signed());
+        for ((out, low), high) in out.iter_mut().zip(low).zip(high) {
+            *out = scale * (f32::from(low | high << 4) - 32.0);
+        }
     }
 }
 
@@ -267,9 +289,7 @@ fn iq4_xs(b: &[u8], out: &mut [f32]) {
     for (j, out) in out.chunks_exact_mut(32).enumerate() {
         let scale = u16::from(b[4 + j / 2] >> (4 * (j % 2)) & 15) | (high >> (2 * j) & 3) << 4;
         let scale = d * (f32::from(scale) - 32.0);
-        nibbles(&b[8 + j * 16..24 + j * 16], |at, q| {
-            out[at] = scale * f32::from(IQ4[usize::from(q)]);
-        });
+        nibbles(&b[8 + j * 16..24 + j * 16], out, |q| scale * f32::from(IQ4[usize::from(q)]));
     }
 }
 
