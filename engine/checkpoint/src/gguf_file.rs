@@ -1,6 +1,8 @@
 //! A GGUF file, laid out before anything is computed: values and descriptions of tensors, then the tensors
 //! at multiples of 32 bytes, so that they can be written in any order.
 
+use std::collections::HashMap;
+
 use crate::quantize::GgufType;
 
 /// Tensors begin at multiples of this; files that say nothing else have it.
@@ -34,6 +36,8 @@ pub struct GgufTensor {
     pub sizes: Vec<u64>,
     /// Its type.
     pub kind: GgufType,
+    /// The tensor of the file that it is an expert of, and which: the file has all of them as one tensor.
+    pub stack: Option<(String, u64)>,
 }
 
 impl GgufTensor {
@@ -52,16 +56,22 @@ pub struct GgufFile {
 }
 
 impl GgufFile {
-    /// Lays out these tensors in this order. `known` are tensors of f32 whose values are known already; they
+    /// Lays out these tensors in this order. Experts of a stack lie one behind another where the first of them
+    /// stands; there are all of them, of one size and type. `known` are tensors of f32 whose values are known already; they
     /// come first, as a part of the header.
     pub fn new(
         metadata: &[(String, GgufValue)],
         known: &[(String, Vec<f32>)],
         tensors: &[GgufTensor],
     ) -> Self {
+        let mut stacks: HashMap<&str, u64> = HashMap::new();
+        for (name, _) in tensors.iter().filter_map(|tensor| tensor.stack.as_ref()) {
+            *stacks.entry(name).or_default() += 1;
+        }
+        let alone = tensors.iter().filter(|tensor| tensor.stack.is_none()).count();
         let mut header = b"GGUF".to_vec();
         header.extend(3_u32.to_le_bytes());
-        header.extend(((known.len() + tensors.len()) as u64).to_le_bytes());
+        header.extend(((known.len() + alone + stacks.len()) as u64).to_le_bytes());
         header.extend((metadata.len() as u64).to_le_bytes());
         for (key, value) in metadata {
             text(key, &mut header);
@@ -83,10 +93,22 @@ impl GgufFile {
             let count = values.len() as u64;
             describe(name, &[count], GgufType::F32, count * 4);
         }
-        let starts: Vec<u64> = tensors
-            .iter()
-            .map(|tensor| describe(&tensor.name, &tensor.sizes, tensor.kind, tensor.bytes()))
-            .collect();
+        let mut begun: HashMap<&str, u64> = HashMap::new();
+        let mut starts: Vec<u64> = Vec::with_capacity(tensors.len());
+        for tensor in tensors {
+            let (sizes, bytes) = (&tensor.sizes, tensor.bytes());
+            starts.push(match &tensor.stack {
+                None => describe(&tensor.name, sizes, tensor.kind, bytes),
+                Some((name, expert)) => {
+                    let count = stacks[name.as_str()];
+                    let start = *begun.entry(name).or_insert_with(|| {
+                        let sizes = [&[count], sizes.as_slice()].concat();
+                        describe(name, &sizes, tensor.kind, count * bytes)
+                    });
+                    start + expert * bytes
+                }
+            });
+        }
         let align = |header: &mut Vec<u8>| {
             header.resize((header.len() as u64).next_multiple_of(ALIGNMENT) as usize, 0);
         };

@@ -112,6 +112,9 @@ pub fn open_as(
         source.read_exact_at(tensor.offset, &mut bytes).map(|()| bytes)
     };
     if metadata.contains_key(VERSION) {
+        if let Some(fault) = lacks_files(&metadata, &shards, name) {
+            return Err(vec![fault]);
+        }
         let (restored, warnings) = encoding::gguf::restored(tensors, &metadata, name)?;
         tensors = restored;
         found.warnings.extend(warnings);
@@ -142,6 +145,24 @@ pub fn open_as(
         config,
         warnings: found.warnings,
     })
+}
+
+/// A model in several GGUF files of which not all are read: what is said of it holds for all of them.
+fn lacks_files(
+    metadata: &BTreeMap<String, String>,
+    shards: &[Shard],
+    name: &str,
+) -> Option<Diagnostic> {
+    let count = metadata.get("split.count")?.parse::<usize>().ok()?;
+    if count <= 1 || count == shards.len() {
+        return None;
+    }
+    let headline =
+        format!("a model is split into {count} GGUF files, and not all of them are here");
+    let error = Diagnostic::error(codes::SHARD_MISSING, headline)
+        .in_file(name)
+        .fact("read", shards.len().to_string());
+    Some(error.help("name a folder that holds all files of the model and no other GGUF file"))
 }
 
 /// Reports names that two shards hold, one message for each pair of shards; gives all such names.

@@ -46,6 +46,8 @@ pub struct Quantizer {
     sizes: Vec<u64>,
     /// How messages speak of settings.
     words: Words,
+    /// The tensor of a GGUF file that it is an expert of, and which.
+    stack: Option<(String, u64)>,
     /// Where parts of an input stand for what would be made of values: which for each part.
     taken_over: Option<Vec<usize>>,
 }
@@ -173,7 +175,17 @@ impl Quantizer {
             Form::Mlx { bits, group } => mlx::plan(*bits, *group, &wanted)?,
         };
         let (form, name, sizes) = (form.clone(), name.to_owned(), shape.dimensions().to_vec());
-        Ok(Self { form, name, parts, coding, woven: None, sizes, words, taken_over: None })
+        Ok(Self {
+            form,
+            name,
+            parts,
+            coding,
+            woven: None,
+            sizes,
+            words,
+            stack: None,
+            taken_over: None,
+        })
     }
 
     /// A tensor in a GGUF file: its place there, the count of its heads where rows are woven, and its type.
@@ -186,7 +198,14 @@ impl Quantizer {
         shape: &Shape,
         dtype: DType,
     ) -> Result<Self, Box<Diagnostic>> {
-        let (name, words) = (place.name.as_str(), Words::Recipe);
+        let row = shape.elements();
+        let row = Shape::new(vec![row]).ok().filter(|_| place.is_row);
+        let shape = row.as_ref().unwrap_or(shape);
+        let name = match place.expert {
+            Some(expert) => &format!("{}.{expert}", place.name),
+            None => &place.name,
+        };
+        let words = Words::Recipe;
         let wanted = Wanted { name, shape, dtype, words };
         let (parts, coding) = gguf::plan(kind, place.added, &wanted)?;
         let sizes = shape.dimensions().to_vec();
@@ -202,7 +221,8 @@ impl Quantizer {
             woven = Some((rows / heads, columns));
         }
         let (form, name) = (Form::Gguf(kind), name.to_owned());
-        Ok(Self { form, name, parts, coding, woven, sizes, words, taken_over: None })
+        let stack = place.expert.map(|expert| (place.name.clone(), expert));
+        Ok(Self { form, name, parts, coding, woven, sizes, words, stack, taken_over: None })
     }
 
     /// Where an element is stored, and how many that follow it are stored behind it.
@@ -226,6 +246,7 @@ impl Quantizer {
             name: self.name.clone(),
             sizes: self.sizes.clone(),
             kind,
+            stack: self.stack.clone(),
         })
     }
 

@@ -300,6 +300,98 @@ fn what_cannot_be_is_refused() {
     }
 }
 
+/// Experts are one tensor of a GGUF file, one behind another, and come back as tensors of their own; the gate
+/// of a shared expert has no axis of one.
+#[test]
+fn experts_are_stacked_in_gguf_files() {
+    let space = Space::new();
+    write_experts(&space, 3);
+    let source = read_checkpoint(space.path("experts"));
+    for (kind, most) in [("f32", 0.0), ("q8_0", 0.006), ("q4_0", 0.09)] {
+        let arguments =
+            ["convert", "experts", "--to", kind, "--as", "gguf", "--out", "out", "--force"];
+        mixdown(&space, arguments).success();
+        mixdown(&space, ["verify", "out"]).success();
+        let file = read_gguf(space.path("out/model.gguf"));
+        assert_eq!(file.values["general.architecture"], "qwen2moe");
+        assert_eq!(file.values["qwen2moe.expert_count"], "3");
+        assert_eq!(file.values["qwen2moe.expert_used_count"], "2");
+        assert_eq!(file.values["qwen2moe.expert_feed_forward_length"], "32");
+        assert_eq!(file.values["qwen2moe.expert_shared_feed_forward_length"], "64");
+        assert_eq!(file.tensors["blk.0.ffn_down_exps.weight"].sizes, [3, 64, 32]);
+        assert_eq!(file.tensors["blk.0.ffn_gate_exps.weight"].sizes, [3, 32, 64]);
+        assert_eq!(file.tensors["blk.0.ffn_gate_inp_shexp.weight"].sizes, [64]);
+        mixdown(&space, ["convert", "out", "--to", "f32", "--out", "back", "--force"]).success();
+        let back = read_checkpoint(space.path("back"));
+        assert_eq!(back.names(), source.names());
+        for name in source.names() {
+            assert_eq!(back.tensor(name).shape, source.tensor(name).shape, "{name}");
+            let (found, wanted) = (back.values(name), source.values(name));
+            let apart: f64 = found.iter().zip(&wanted).map(|(a, b)| (a - b) * (a - b)).sum();
+            let all: f64 = wanted.iter().map(|value| value * value).sum();
+            assert!((apart / all).sqrt() <= most, "{kind}: {name} is {} off", (apart / all).sqrt());
+        }
+    }
+}
+
+/// A stack has no holes: an expert that a rule drops would move those behind it.
+#[test]
+fn a_stack_lacks_no_expert() {
+    let space = Space::new();
+    write_experts(&space, 3);
+    let recipe = "mixdown: 1
+models: {one: experts}
+rules:
+  - {tensors: '**.experts.1.up_proj.weight', drop: true}
+  - {keep: one}
+output: {as: gguf, type: q8_0}
+";
+    space.write("recipe.yaml", recipe);
+    let outcome = mixdown(&space, ["merge", "recipe.yaml", "--out", "refused"]);
+    assert_ne!(outcome.status, Some(0));
+    with_snapshots(|| insta::assert_snapshot!("gguf_stack_with_a_hole", outcome.talk()));
+    assert!(!space.exists("refused"));
+}
+
+/// A model of Qwen's mixtures of one layer.
+fn write_experts(space: &Space, experts: u64) {
+    let config = serde_json::json!({
+        "architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe", "torch_dtype": "bfloat16",
+        "hidden_size": 64, "intermediate_size": 128, "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 64, "num_experts": experts, "num_experts_per_tok": 2,
+        "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 64, "vocab_size": 24, "rms_norm_eps": 1e-6, "rope_theta": 10000.0
+    });
+    let layer = "model.layers.0";
+    let mut all: Vec<(String, Vec<u64>)> = Vec::new();
+    let mut add = |name: String, shape: &[u64]| all.push((name, shape.to_vec()));
+    add("model.embed_tokens.weight".into(), &[24, 64]);
+    add("lm_head.weight".into(), &[24, 64]);
+    add("model.norm.weight".into(), &[64]);
+    add(format!("{layer}.input_layernorm.weight"), &[64]);
+    add(format!("{layer}.post_attention_layernorm.weight"), &[64]);
+    for (name, rows) in [("q", 64), ("k", 32), ("v", 32)] {
+        add(format!("{layer}.self_attn.{name}_proj.weight"), &[rows, 64]);
+        add(format!("{layer}.self_attn.{name}_proj.bias"), &[rows]);
+    }
+    add(format!("{layer}.self_attn.o_proj.weight"), &[64, 64]);
+    add(format!("{layer}.mlp.gate.weight"), &[experts, 64]);
+    add(format!("{layer}.mlp.shared_expert_gate.weight"), &[1, 64]);
+    let own = (0..experts).map(|expert| (format!("{layer}.mlp.experts.{expert}"), 32));
+    for (module, width) in own.chain([(format!("{layer}.mlp.shared_expert"), 64)]) {
+        add(format!("{module}.gate_proj.weight"), &[width, 64]);
+        add(format!("{module}.up_proj.weight"), &[width, 64]);
+        add(format!("{module}.down_proj.weight"), &[64, width]);
+    }
+    let tensors: Vec<Tensor> = (1..)
+        .zip(&all)
+        .map(|(seed, (name, shape))| mixdown_suite::modalities::drawn(seed, name, shape))
+        .collect();
+    space
+        .write("experts/model.safetensors", safetensors_bytes(&tensors.iter().collect::<Vec<_>>()));
+    space.write("experts/config.json", config.to_string());
+}
+
 #[test]
 fn a_family_without_names_is_refused() {
     let space = models();

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use mixdown_kit::adapter::adapter;
+use mixdown_kit::gguf::read_gguf;
 use mixdown_kit::read::read_safetensors;
 use mixdown_kit::{DType, Space, Tensor, checkpoint, mixdown, read_checkpoint};
 use mixdown_suite::{configuration, merge, merged, refusal, repository, with_snapshots};
@@ -166,6 +167,70 @@ fn codes_that_are_no_numbers_are_not_copied() {
     assert_ne!(outcome.status, Some(0), "{}", outcome.talk());
     assert!(outcome.stderr.contains("q_proj.weight_scale"), "{}", outcome.stderr);
     assert!(!space.exists("merged"));
+}
+
+/// A GGUF file in two, as llama.cpp's `gguf-split` cuts it: the second has no more than what tells the pieces
+/// apart.
+#[test]
+fn gguf_files_in_pieces_are_one_model() {
+    let space = Space::new();
+    checkpoint("base").write(&space);
+    let arguments = ["convert", "base", "--to", "f32", "--as", "gguf", "--out", "whole"];
+    mixdown(&space, arguments).success();
+    let whole = read_gguf(space.path("whole/model.gguf"));
+    let text = |value: &str| [&(value.len() as u64).to_le_bytes(), value.as_bytes()].concat();
+    let number =
+        |key: &str, kind: u32, bytes: &[u8]| [&text(key), &kind.to_le_bytes()[..], bytes].concat();
+    let names: Vec<&String> = whole.tensors.keys().collect();
+    for (piece, names) in names.chunks(names.len().div_ceil(2)).enumerate() {
+        let mut values = vec![
+            number("split.no", 2, &(piece as u16).to_le_bytes()),
+            number("split.count", 2, &2_u16.to_le_bytes()),
+        ];
+        if piece == 0 {
+            let architecture = [8_u32.to_le_bytes().as_slice(), &text("llama")].concat();
+            values.push([text("general.architecture"), architecture].concat());
+            for key in ["llama.attention.head_count", "llama.attention.head_count_kv"] {
+                let heads: u32 = whole.values[key].parse().unwrap();
+                values.push(number(key, 4, &heads.to_le_bytes()));
+            }
+        }
+        let mut file = b"GGUF".to_vec();
+        file.extend(3_u32.to_le_bytes());
+        file.extend((names.len() as u64).to_le_bytes());
+        file.extend((values.len() as u64).to_le_bytes());
+        file.extend(values.concat());
+        let mut data: Vec<u8> = Vec::new();
+        for name in names {
+            let tensor = &whole.tensors[*name];
+            file.extend(text(name));
+            file.extend((tensor.sizes.len() as u32).to_le_bytes());
+            tensor.sizes.iter().rev().for_each(|size| file.extend(size.to_le_bytes()));
+            file.extend(tensor.kind.to_le_bytes());
+            file.extend((data.len() as u64).to_le_bytes());
+            data.extend(&tensor.data);
+            data.resize(data.len().next_multiple_of(32), 0);
+        }
+        file.resize(file.len().next_multiple_of(32), 0);
+        file.extend(data);
+        space.write(format!("pieces/model-0000{}-of-00002.gguf", piece + 1), file);
+    }
+    for model in ["whole", "pieces"] {
+        let out = format!("from-{model}");
+        mixdown(&space, ["convert", model, "--to", "f32", "--out", &out]).success();
+    }
+    let (whole, pieces) =
+        (read_checkpoint(space.path("from-whole")), read_checkpoint(space.path("from-pieces")));
+    assert_eq!(whole.tensors, pieces.tensors);
+
+    let one = "pieces/model-00001-of-00002.gguf";
+    let outcome = mixdown(&space, ["inspect", one]);
+    with_snapshots(|| insta::assert_snapshot!("gguf_piece", outcome.talk()));
+    assert_ne!(outcome.status, Some(0));
+    std::fs::remove_file(space.path("pieces/model-00002-of-00002.gguf")).unwrap();
+    let outcome = mixdown(&space, ["inspect", "pieces"]);
+    assert_ne!(outcome.status, Some(0));
+    assert!(outcome.stderr.contains("model-00002-of-00002.gguf"), "{}", outcome.stderr);
 }
 
 /// QLoRA's usual case: the update is added to what the codes stand for.

@@ -67,19 +67,42 @@ pub(crate) fn stored(source: &dyn ByteSource, shown: &str) -> Result<Header, Vec
             continue;
         }
         let blocks = kinds.get(&tensor.name).and_then(|kind| gguf::Blocks::of(*kind).ok());
-        header.tensors.push(match (blocks, &tensor.encoding) {
+        let tensor = match (blocks, &tensor.encoding) {
             (Some(blocks), Some(_)) => {
                 let (elements, bytes) = blocks.size();
-                let columns = tensor.shape.dimensions().last().copied().unwrap_or(1);
-                let rows = tensor.shape.elements().checked_div(columns).unwrap_or(0);
-                let shape = Shape::new(vec![rows, columns / elements * bytes]);
-                let shape = shape.expect("it is smaller than the tensor's own");
+                let (columns, others) = match tensor.shape.dimensions() {
+                    [others @ .., columns] => (*columns, others),
+                    [] => (1, &[][..]),
+                };
+                let row = columns / elements * bytes;
+                let shape = match others {
+                    [experts, rows] => vec![*experts, *rows, row],
+                    _ => vec![others.iter().product(), row],
+                };
+                let shape = Shape::new(shape).expect("it is smaller than the tensor's own");
                 TensorEntry { dtype: DType::U8, shape, encoding: None, ..tensor }
             }
             _ => tensor,
-        });
+        };
+        header.tensors.extend(experts(tensor));
     }
     Ok(header)
+}
+
+/// The experts of a stack, which are written one by one; another tensor as it is.
+fn experts(tensor: TensorEntry) -> Vec<TensorEntry> {
+    /// More than a model has, so that a file cannot ask for any count of entries.
+    const MOST: u64 = 1 << 16;
+    let &[count @ 1..=MOST, rows, columns] = tensor.shape.dimensions() else { return vec![tensor] };
+    let Ok(shape) = Shape::new(vec![rows, columns]) else { return vec![tensor] };
+    let bytes = shape.bytes(tensor.dtype);
+    let expert = |expert: u64| TensorEntry {
+        name: format!("{}.{expert}", tensor.name),
+        shape: shape.clone(),
+        offset: tensor.offset + expert * bytes,
+        ..tensor.clone()
+    };
+    (0..count).map(expert).collect()
 }
 
 /// A tensor as the file describes it.

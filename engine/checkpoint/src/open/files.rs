@@ -140,9 +140,11 @@ fn folder(name: &str, path: &Path) -> Result<Found, Vec<Diagnostic>> {
     }
     if weights.is_empty() {
         // Of several, which are often one model in several types, none is meant more than another.
-        let mut files = names.iter().map(String::as_str).filter(|name| name.ends_with(".gguf"));
-        if let (Some(only), None) = (files.next(), files.next()) {
-            weights = vec![only];
+        let files = names.iter().map(String::as_str);
+        let files = files.filter(|name| name.ends_with(".gguf") && !name.starts_with('.'));
+        let files: Vec<&str> = files.collect();
+        if files.len() == 1 || shard_names::are_one_set(&files) {
+            weights = files;
         }
     }
     for missing in shard_names::missing(&weights) {

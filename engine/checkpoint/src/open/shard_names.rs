@@ -36,6 +36,15 @@ impl<'a> ShardName<'a> {
     }
 }
 
+/// Whether all names are of shards of one set.
+pub(crate) fn are_one_set(names: &[&str]) -> bool {
+    let mut sets = names.iter().map(|name| {
+        ShardName::parse(name).map(|ShardName { stem, of, ending, .. }| (stem, of, ending))
+    });
+    let first = sets.next().flatten();
+    first.is_some() && sets.all(|set| set == first)
+}
+
 /// Names of shards that are missing beside these.
 pub(crate) fn missing(weights: &[&str]) -> Vec<String> {
     let mut sets: BTreeMap<(&str, &str, u32, usize), Vec<u32>> = BTreeMap::new();
@@ -81,6 +90,15 @@ mod tests {
         let names = ["a-00001-of-00002.safetensors", "b-00002-of-00002.safetensors"];
         let lacking = ["a-00002-of-00002.safetensors", "b-00001-of-00002.safetensors"];
         assert_eq!(missing(&names), lacking);
+    }
+
+    #[test]
+    fn one_set_has_one_stem_and_count() {
+        assert!(are_one_set(&["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]));
+        assert!(are_one_set(&["a-00002-of-00002.gguf"]));
+        assert!(!are_one_set(&["a-00001-of-00002.gguf", "b-00002-of-00002.gguf"]));
+        assert!(!are_one_set(&["a-00001-of-00002.gguf", "a-00001-of-00003.gguf"]));
+        assert!(!are_one_set(&["a.gguf", "b.gguf"]) && !are_one_set(&[]));
     }
 
     #[test]

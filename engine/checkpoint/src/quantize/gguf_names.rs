@@ -21,8 +21,10 @@ pub struct GgufPlace {
     pub woven: Option<&'static str>,
     /// What is added to all values.
     pub added: f32,
-    /// Whether it is one of several experts in one tensor.
-    pub is_stacked: bool,
+    /// Which of several experts in one tensor it is.
+    pub expert: Option<u64>,
+    /// Whether files have it without its axis of one.
+    pub is_row: bool,
 }
 
 impl GgufNames {
@@ -47,6 +49,16 @@ impl GgufNames {
         self.architecture
     }
 
+    /// Whole numbers that files of the family say, and keys of config.json that can have them.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, &'static [String])> {
+        self.description.counts.iter().map(|(key, from)| (key.as_str(), from.as_slice()))
+    }
+
+    /// Other numbers that they say.
+    pub fn numbers(&self) -> impl Iterator<Item = (&'static str, &'static [String])> {
+        self.description.numbers.iter().map(|(key, from)| (key.as_str(), from.as_slice()))
+    }
+
     /// Where a tensor goes; none where files have no such tensor.
     pub fn place(&self, name: &str) -> Option<GgufPlace> {
         let is_number =
@@ -67,7 +79,8 @@ impl GgufNames {
             name: stored.replace("{i}", numbers.first().copied().unwrap_or_default()),
             woven: one.woven.as_deref(),
             added: one.added,
-            is_stacked: one.experts,
+            expert: numbers.get(1).filter(|_| one.experts).and_then(|number| number.parse().ok()),
+            is_row: one.row,
         })
     }
 }
@@ -132,7 +145,7 @@ impl GgufFileType {
         let is_output = name == "output.weight" || (is_tied && name == "token_embd.weight");
         let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse().ok());
         let is_mixed = matches!(self, Self::Q4Km | Self::Q5Km);
-        let is_careful = name.ends_with("attn_v.weight") || name.ends_with("ffn_down.weight");
+        let is_careful = name.ends_with("attn_v.weight") || name.contains(".ffn_down");
         let wanted = match usual {
             GgufType::F32 | GgufType::F16 | GgufType::Bf16 | GgufType::Q8_0 => usual,
             GgufType::Mxfp4 if is_output || name == "token_embd.weight" => GgufType::Q8_0,

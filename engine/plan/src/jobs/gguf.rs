@@ -5,6 +5,7 @@ use mixdown_diagnostics::suggest::nearest;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::Program;
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::families::knowledge::number;
@@ -53,9 +54,9 @@ pub(crate) fn choose(
         .any(|job| names.place(&job.name).is_some_and(|place| place.name == "output.weight"));
     let heads = |key: &str| number(config, key);
     let (own, shared) = (heads("num_attention_heads"), heads("num_key_value_heads"));
+    let mut stacks: BTreeMap<String, Stack> = BTreeMap::new();
     for job in jobs.iter_mut() {
-        let place = names.place(&job.name).filter(|place| !place.is_stacked);
-        let Some(place) = place else {
+        let Some(place) = names.place(&job.name) else {
             let headline = format!("`{}` has no place in GGUF files of its family", job.name);
             let error = Diagnostic::error(codes::GGUF_FAMILY, headline)
                 .fact("family", names.architecture())
@@ -70,14 +71,66 @@ pub(crate) fn choose(
             place.woven.and_then(|key| if key.ends_with("_kv") { shared.or(own) } else { own });
         let kind = file_type.of_tensor(&place.name, &job.shape, layers, is_tied);
         match Quantizer::gguf(&place, heads, kind, &job.shape, job.dtype) {
-            Ok(quantizer) => write_with(request, programs, job, quantizer),
+            Ok(quantizer) => {
+                if let Some(expert) = place.expert {
+                    let stack = stacks.entry(place.name.clone()).or_default();
+                    stack.experts.insert(expert);
+                    stack.forms.insert((kind.name(), job.shape.dimensions().to_vec()));
+                }
+                write_with(request, programs, job, quantizer);
+            }
             Err(error) => reporter.tensor((0, 1), error.at(&recipe.source, wanted.span)),
+        }
+    }
+    for (name, stack) in &stacks {
+        if let Some(error) = stack.fault(name) {
+            reporter.tensor((0, 2), error.at(&recipe.source, wanted.span));
         }
     }
     output.gguf = Some(GgufOutput {
         architecture: names.architecture().to_owned(),
         file_type: file_type.number(),
     });
+}
+
+/// Experts that a file has as one tensor.
+#[derive(Default)]
+struct Stack {
+    experts: BTreeSet<u64>,
+    forms: BTreeSet<(&'static str, Vec<u64>)>,
+}
+
+impl Stack {
+    /// Why they are no stack.
+    fn fault(&self, name: &str) -> Option<Diagnostic> {
+        let count = self.experts.len() as u64;
+        let is_whole = self.experts.last().is_none_or(|last| last + 1 == count);
+        let missing = (0..).find(|expert| !self.experts.contains(expert)).unwrap_or(0);
+        let error = match (is_whole, self.forms.len()) {
+            (true, 0 | 1) => return None,
+            (false, _) => Diagnostic::error(
+                codes::GGUF_FAMILY,
+                format!("`{name}` of a GGUF file holds all experts, and one is missing"),
+            )
+            .fact("experts", count.to_string())
+            .fact("missing", missing.to_string()),
+            (true, _) => Diagnostic::error(
+                codes::GGUF_FAMILY,
+                format!(
+                    "`{name}` of a GGUF file holds all experts, and theirs are of several shapes"
+                ),
+            )
+            .fact(
+                "shapes",
+                self.forms
+                    .iter()
+                    .map(|form| format!("{:?}", form.1))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            ),
+        };
+        Some(error.help("write safetensors, or experts of one shape with the numbers from 0 on"))
+    }
 }
 
 /// Count of layers, by the names of tensors.

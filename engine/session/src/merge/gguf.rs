@@ -4,6 +4,7 @@ use std::path::Path;
 
 use mixdown_checkpoint::gguf_file::{GgufFile, GgufValue};
 use mixdown_checkpoint::layout::Layout;
+use mixdown_checkpoint::quantize::GgufNames;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_plan::GgufOutput;
 use serde_json::Value;
@@ -49,10 +50,22 @@ pub fn refuse_parts(planned: &Planned) -> Result<(), Box<Diagnostic>> {
     Err(Box::new(error.help("make safetensors in parts, and convert what they are joined to")))
 }
 
+/// The part of a config about positions: of layers that see everything, where others see a window.
+fn positions(config: &Value) -> Option<&Value> {
+    let said = config.get("rope_parameters").or_else(|| config.get("rope_scaling"))?;
+    Some(said.get("full_attention").unwrap_or(said))
+}
+
 /// A number of a config, or of its part about positions.
 fn float(config: &Value, key: &str) -> Option<f64> {
-    let positions = config.get("rope_parameters").or_else(|| config.get("rope_scaling"));
-    config.get(key).and_then(Value::as_f64).or_else(|| positions?.get(key)?.as_f64())
+    config.get(key).and_then(Value::as_f64).or_else(|| positions(config)?.get(key)?.as_f64())
+}
+
+/// The base of frequencies in layers that see a window, where it is another.
+fn base_of_windows(config: &Value) -> Option<f64> {
+    let own =
+        || config.get("rope_parameters")?.get("sliding_attention")?.get("rope_theta")?.as_f64();
+    config.get("rope_local_base_freq").and_then(Value::as_f64).or_else(own)
 }
 
 /// The header of a model with this config.json. `texts` gives the text of a file beside the weights, `folder`
@@ -96,9 +109,26 @@ pub fn head(
     own("attention.layer_norm_rms_epsilon", GgufValue::F32(epsilon as f32));
     let base = float(config, "rope_theta").unwrap_or(10_000.0);
     own("rope.freq_base", GgufValue::F32(base as f32));
-    own("rope.dimension_count", GgufValue::U32(head_size));
+    // A head may be turned in its first part alone.
+    let turned = float(config, "partial_rotary_factor").unwrap_or(1.0);
+    let turned_size = (f64::from(head_size) * turned) as u32;
+    own("rope.dimension_count", GgufValue::U32(turned_size));
+    if let Some(base) = base_of_windows(config) {
+        own("rope.freq_base_swa", GgufValue::F32(base as f32));
+    }
+    let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    if let Some(names) = GgufNames::of(model_type) {
+        for (key, from) in names.counts() {
+            let found = from.iter().find_map(|name| u32::try_from(of(name)?).ok());
+            found.into_iter().for_each(|count| own(key, GgufValue::U32(count)));
+        }
+        for (key, from) in names.numbers() {
+            let found = from.iter().find_map(|name| config.get(name)?.as_f64());
+            found.into_iter().for_each(|number| own(key, GgufValue::F32(number as f32)));
+        }
+    }
     own("vocab_size", GgufValue::U32(need("vocab_size")?));
-    let positions = config.get("rope_parameters").or_else(|| config.get("rope_scaling"));
+    let positions = positions(config);
     let kind = positions
         .and_then(|positions| positions.get("rope_type").or_else(|| positions.get("type")))
         .and_then(Value::as_str)

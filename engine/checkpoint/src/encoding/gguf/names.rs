@@ -35,6 +35,13 @@ pub(crate) struct Description {
     /// `general.architecture` by the `model_type` of config.json, for families that are written, too.
     #[serde(default)]
     pub(crate) written: BTreeMap<String, String>,
+    /// Whole numbers that files say beside what all families do, by GGUF's key without the family: the keys of
+    /// config.json that can have them.
+    #[serde(default)]
+    pub(crate) counts: BTreeMap<String, Vec<String>>,
+    /// The same of other numbers.
+    #[serde(default)]
+    pub(crate) numbers: BTreeMap<String, Vec<String>>,
 }
 
 /// What becomes of a tensor.
@@ -52,6 +59,9 @@ pub(crate) struct Restoration {
     /// Whether the outermost axis is of experts, of which each is a tensor of its own.
     #[serde(default)]
     pub(crate) experts: bool,
+    /// Whether files have the only row of a matrix without its axis of one.
+    #[serde(default)]
+    pub(crate) row: bool,
 }
 
 static DESCRIPTIONS: LazyLock<Vec<Description>> = LazyLock::new(|| {
@@ -176,6 +186,11 @@ impl Restoration {
                 decoded(tensor, name, shape.clone(), part)
             };
             return (0..*experts).map(each).collect();
+        }
+        if self.row {
+            let &[columns] = sizes else { return Err("is no single row".to_owned()) };
+            let shape = Shape::new(vec![1, columns]).map_err(|_| "is too large".to_owned())?;
+            return Ok(vec![TensorEntry { name, shape, ..tensor.clone() }]);
         }
         let mut part = Part { added: self.added, ..Part::default() };
         if let Some(key) = &self.woven {
