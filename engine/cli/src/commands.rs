@@ -66,6 +66,8 @@ commands! {
     MergekitYaml in mergekit_yaml, quiet |arguments| arguments.is_quiet();
     /// Show what a checkpoint holds
     Inspect in inspect;
+    /// Measure whether experts can be merged, and why not
+    Survey in survey, quiet |arguments| arguments.quiet;
     /// Compare two checkpoints tensor by tensor
     Diff in diff, quiet |arguments| arguments.quiet;
     /// Prove a merged checkpoint against its manifest

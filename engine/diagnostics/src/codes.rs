@@ -200,6 +200,7 @@ codes! {
     LOST_IN_STORAGE = "W0652", "much of a merged update is lost when it is rounded for storage";
     RESPELLED = "W0653", "a model gets the names that its base has for the same tensors";
     NOISE_LEFT_OUT = "W0654", "experts are updates of low rank stored as whole weights, whose rounding is left out";
+    LARGE_DRIFT = "W0655", "an expert is as far from its base as those whose merges fail";
     KEY_NOT_KEPT = "W0660", "the key that unfinished outputs carry cannot be kept";
     ODD_NAME = "W0661", "a file beside the weights is not copied for its name";
     PARTS_COMPUTED = "W0680", "parts of an output were computed with different instructions";

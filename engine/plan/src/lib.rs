@@ -23,6 +23,7 @@ pub use formulas::check::check_method;
 pub use formulas::functions;
 pub use formulas::library::Library;
 pub use jobs::quantize;
+pub use models::described::{Described, DescribedTensor, described};
 pub use models::map;
 pub use models::request::{AdapterInput, CheckpointInput, MapInput, ModelSource, Request};
 pub use models::tokenizer_file::{TokenizerFile, json_within};

@@ -1,5 +1,6 @@
 //! Models as recipes see them, whatever they are made of.
 
+pub(crate) mod described;
 pub(crate) mod experts;
 pub(crate) mod like;
 pub mod map;

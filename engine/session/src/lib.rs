@@ -20,6 +20,7 @@ mod modality;
 pub mod models;
 mod moe;
 mod owner_key;
+mod page;
 pub mod parts;
 mod places;
 pub mod planning;
@@ -27,6 +28,7 @@ pub mod progress;
 pub mod quantity;
 pub mod recipes;
 pub mod search;
+pub mod survey;
 pub mod tensors;
 mod trouble;
 
@@ -152,6 +154,11 @@ impl<'a> Session<'a> {
 
     fn tell(&self, event: Event<'_>) {
         self.listener.tell(&event);
+    }
+
+    /// Tells the listener what was done, in words.
+    pub fn notice(&self, text: &str) {
+        self.tell(Event::Notice(text));
     }
 
     /// Tells the listener what the user should know.

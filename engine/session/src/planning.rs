@@ -74,10 +74,10 @@ pub struct Planned {
 
 /// What mixdown holds beside the budget's own buffers: its code, stacks and allocator. Measured as
 /// the peak of `mixdown merge` of a model of a few kilobytes, rounded up.
-const PROGRAM_BYTES: u64 = 8 << 20;
+pub(crate) const PROGRAM_BYTES: u64 = 8 << 20;
 
 /// What an index holds for each tensor: name, shape, place, and the plan's job for it.
-const TENSOR_BYTES: u64 = 1024;
+pub(crate) const TENSOR_BYTES: u64 = 1024;
 
 /// Says that packed weights of a model become numbers.
 fn unpacked(input: &recipes::Input) -> Option<Diagnostic> {
@@ -179,18 +179,6 @@ impl Planned {
 
     /// The data of the models, in the plan's order. Files are opened when they are read.
     pub fn sources(&self) -> Vec<Source<'_>> {
-        let pool = mixdown_checkpoint::FilePool::new(mixdown_checkpoint::FilePool::DEFAULT_LIMIT);
-        let source = |input: &'_ recipes::Input| -> Vec<Box<dyn mixdown_checkpoint::ByteSource>> {
-            if let Some(held) = &input.model.held {
-                return held.sources();
-            }
-            let shards = input.model.checkpoint.index.shards().iter();
-            shards.map(|shard| Box::new(pool.source(shard)) as _).collect()
-        };
-        self.loaded
-            .models
-            .iter()
-            .map(|input| Source { index: &input.model.checkpoint.index, shards: source(input) })
-            .collect()
+        self.loaded.open()
     }
 }

@@ -200,6 +200,24 @@ impl Loaded {
         self.models.iter().enumerate().filter(move |(at, _)| is_own(*at)).map(|(_, input)| input)
     }
 
+    /// The data of the models, in their order. Files are opened when they are read.
+    pub fn open(&self) -> Vec<mixdown_exec::Source<'_>> {
+        let pool = mixdown_checkpoint::FilePool::new(mixdown_checkpoint::FilePool::DEFAULT_LIMIT);
+        let source = |model: &'_ Model| -> Vec<Box<dyn mixdown_checkpoint::ByteSource>> {
+            if let Some(held) = &model.held {
+                return held.sources();
+            }
+            let shards = model.checkpoint.index.shards().iter();
+            shards.map(|shard| Box::new(pool.source(shard)) as _).collect()
+        };
+        let mut sources = Vec::with_capacity(self.models.len());
+        for Input { model, .. } in &self.models {
+            let index = &model.checkpoint.index;
+            sources.push(mixdown_exec::Source { index, shards: source(model) });
+        }
+        sources
+    }
+
     /// Plans the merge.
     pub fn compile(&self, explain: Option<&str>) -> Outcome {
         let checkpoints: Vec<CheckpointInput<'_>> = self

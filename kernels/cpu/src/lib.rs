@@ -25,6 +25,7 @@ mod reduce;
 mod select;
 mod storage;
 mod store;
+pub mod survey;
 mod worker;
 
 pub use features::Features;

@@ -216,6 +216,7 @@ pub fn all() -> Vec<Case> {
         case("inspect", "inspect a", None, &nothing),
         case("inspect gguf", "inspect model.gguf", None, &nothing),
         case("inspect adapter", "inspect lora", None, &nothing),
+        case("survey", "survey a b", None, &nothing),
         case("diff", "diff a b", None, &nothing),
         case("verify", "verify there", None, &merged),
         case("methods", "methods ties --beside linear.yaml", None, &nothing),

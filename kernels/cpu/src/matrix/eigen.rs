@@ -18,6 +18,7 @@ use super::dense::{
 use super::tridiagonal::{Tridiagonal, TridiagonalEigen};
 
 /// Eigenvalues of a symmetric matrix in descending order, and its eigenvectors as rows.
+#[derive(Debug)]
 pub(crate) struct Eigen {
     pub values: Vec<f64>,
     pub vectors: Matrix,
