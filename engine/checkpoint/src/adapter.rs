@@ -13,6 +13,7 @@ mod factors;
 mod files;
 mod kinds;
 mod names;
+mod naming;
 mod pattern;
 mod resolve;
 mod vocabulary;

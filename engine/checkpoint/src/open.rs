@@ -1,11 +1,13 @@
 //! Opens a checkpoint: a folder with or without an index, or a single file. Reads headers only,
 //! and reports all that is wrong with all files at once.
 
+mod distributed;
 mod files;
 mod left_out;
 mod shard_names;
 mod side;
 pub(crate) mod torch_names;
+mod trainer_state;
 mod weight_map;
 mod wrapped;
 
@@ -94,6 +96,15 @@ pub fn open_as(
                 metadata.extend(header.metadata);
                 read.push(file.name.as_str());
                 shards.push(shard);
+            }
+            Err(more) => faults.extend(more),
+        }
+    }
+    if found.is_distributed {
+        match distributed::read(&found.root, &found.shown_root, &pool) {
+            Ok(opened) => {
+                (shards, tensors) = (opened.shards, opened.tensors);
+                found.warnings.extend(opened.warnings);
             }
             Err(more) => faults.extend(more),
         }

@@ -10,8 +10,19 @@ use crate::shown::{io_text, shown, shown_path, some_of};
 use crate::source::open_regular;
 
 /// Endings of files that hold weights.
-const WEIGHT_ENDINGS: [&str; 10] =
-    ["bin", "ckpt", "gguf", "h5", "msgpack", "onnx", "pt", "pth", "safetensors", "tflite"];
+const WEIGHT_ENDINGS: [&str; 11] = [
+    "bin",
+    "ckpt",
+    "distcp",
+    "gguf",
+    "h5",
+    "msgpack",
+    "onnx",
+    "pt",
+    "pth",
+    "safetensors",
+    "tflite",
+];
 
 /// Files that say how the weights of the input were packed, which those of the output are not: of
 /// ModelOpt, GPTQ and AWQ.

@@ -38,6 +38,7 @@ codes! {
     EMPTY_TENSORS = "E0120", "tensors are empty: a checkpoint was saved without gathering its parts";
     NOT_MERGED = "E0121", "a checkpoint holds an adapter that was not merged into it";
     MODULES_BROKEN = "E0122", "a modules.json cannot be followed";
+    TRAINER_STATE = "E0123", "a folder holds a trainer's state or a pipeline, and no model's weights of its own";
     PACKED = "E0140", "weights are packed by a codec that is not decoded";
     PACKED_BROKEN = "E0141", "tensors of a packed weight are missing or do not go with each other";
     PACKED_CONFIG = "E0142", "a configuration promises another packing than the tensors have";

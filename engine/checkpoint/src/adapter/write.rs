@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use serde_json::{Map, Value, json};
 
 use super::names::PREFIX;
+use super::naming::Naming;
 use crate::index::Index;
 
 /// A product that an output adapter adds to a tensor of the base. The scale is in its factors.
@@ -24,7 +25,8 @@ pub struct OutputUpdate {
 #[derive(Clone, Copy, Debug)]
 pub struct OutputAdapter<'a> {
     base: &'a Index,
-    naming: Naming,
+    /// How the names of its files become those in memory, where they differ.
+    naming: Option<&'static Naming>,
     /// What the configuration calls the base.
     pub base_model: Option<&'a str>,
     /// For which of its classes peft wraps the model; the plain one where there is none.
@@ -33,21 +35,6 @@ pub struct OutputAdapter<'a> {
     pub fan_in_fan_out: bool,
     updates: &'a [OutputUpdate],
     replacements: &'a [u32],
-}
-
-/// How the names of a base's files become those that transformers from 4.52 on has in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Naming {
-    /// They are the same.
-    Stored,
-    /// Qwen2-VL and Qwen2.5-VL as published.
-    Qwen2Vl,
-    /// LLaVA and its kin as published.
-    Llava,
-    /// GPT-2 as published.
-    Gpt2,
-    /// Mixtral as published.
-    Mixtral,
 }
 
 impl<'a> OutputAdapter<'a> {
@@ -219,49 +206,7 @@ impl<'a> OutputAdapter<'a> {
     }
 
     fn in_memory(&self, name: &str) -> String {
-        self.naming.in_memory(name)
-    }
-}
-
-impl Naming {
-    fn of(base: &Index) -> Self {
-        let has = |start: &str| base.tensors().iter().any(|t| t.name.starts_with(start));
-        if has("visual.") && has("model.layers.") {
-            Self::Qwen2Vl
-        } else if has("language_model.model.")
-            && has("multi_modal_projector.")
-            && !has("audio_tower.")
-        {
-            Self::Llava
-        } else if has("h.0.") && has("wte.") {
-            Self::Gpt2
-        } else if has("model.layers.0.block_sparse_moe.") {
-            Self::Mixtral
-        } else {
-            Self::Stored
-        }
-    }
-
-    /// peft knows modules by their names in memory only, and leaves out what it does not know.
-    fn in_memory(self, name: &str) -> String {
-        match self {
-            Self::Stored => name.to_owned(),
-            Self::Gpt2 => format!("transformer.{name}"),
-            // Experts go by their old names, which peft brings together itself.
-            Self::Mixtral => name.replace(".block_sparse_moe.gate.", ".mlp.gate."),
-            Self::Qwen2Vl => match name.strip_prefix("model.") {
-                Some(rest) => format!("model.language_model.{rest}"),
-                None if name.starts_with("visual.") => format!("model.{name}"),
-                None => name.to_owned(),
-            },
-            Self::Llava => match name.strip_prefix("language_model.") {
-                Some(rest) => match rest.strip_prefix("model.") {
-                    Some(rest) => format!("model.language_model.{rest}"),
-                    None => rest.to_owned(),
-                },
-                None => format!("model.{name}"),
-            },
-        }
+        self.naming.map_or_else(|| name.to_owned(), |naming| naming.in_memory(name))
     }
 }
 

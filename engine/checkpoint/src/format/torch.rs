@@ -5,6 +5,7 @@
 //! make, so that nothing is ever imported, called or constructed: names that tensors need are known,
 //! and a file that names anything else is refused.
 
+pub(crate) mod distributed;
 mod globals;
 mod legacy;
 mod machine;
@@ -46,18 +47,27 @@ impl Format for Torch {
     fn read_header(&self, source: &dyn ByteSource, shown: &str) -> Result<Header, Vec<Diagnostic>> {
         let mut start = vec![0; super::START.min(source.len() as usize)];
         source.read_exact_at(0, &mut start).map_err(|error| vec![error.diagnostic()])?;
-        if legacy::recognizes(&start) { old(source, shown) } else { zipped(source, shown) }
+        if legacy::recognizes(&start) {
+            old(source, shown)
+        } else {
+            zipped(source, shown, &state::choose)
+        }
     }
 }
 
 /// The form since torch 1.6: an archive with `NAME/data.pkl`, `NAME/data/KEY` and `NAME/byteorder`.
-fn zipped(source: &dyn ByteSource, shown: &str) -> Result<Header, Vec<Diagnostic>> {
+/// `choose` says which of the pickle's tensors are wanted, from the pickle, the file's name and its place.
+fn zipped(
+    source: &dyn ByteSource,
+    shown: &str,
+    choose: &dyn Fn(&machine::Pickle, &str, u64) -> Result<state::Chosen, Fault>,
+) -> Result<Header, Vec<Diagnostic>> {
     let archive = zip::Archive::read(source, shown).map_err(|fault| vec![*fault])?;
     let (prefix, at, len) = archive.pickle(source, shown).map_err(|fault| vec![*fault])?;
     check_byte_order(&archive, &prefix, source, shown).map_err(|fault| vec![*fault])?;
     let mut stream = Stream::new(source, shown, at, at + len);
     let pickle = machine::run(&mut stream).map_err(|fault| vec![*fault])?;
-    let chosen = state::choose(&pickle, shown, at).map_err(|fault| vec![*fault])?;
+    let chosen = choose(&pickle, shown, at).map_err(|fault| vec![*fault])?;
     let mut ranges = vec![(at, len, format!("{prefix}data.pkl"))];
     let header = tensors::place(&pickle, chosen, shown, |key, bytes| {
         let name = format!("{prefix}data/{key}");

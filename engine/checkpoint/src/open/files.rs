@@ -8,9 +8,11 @@ use std::sync::Arc;
 use mixdown_diagnostics::{Diagnostic, codes};
 
 use super::Form;
+use super::distributed;
 use super::left_out;
 use super::shard_names;
 use super::torch_names;
+use super::trainer_state;
 use super::weight_map::WeightMap;
 use crate::format::{self, Format, Header, START};
 use crate::index::Shard;
@@ -46,6 +48,8 @@ pub(super) struct Found {
     /// Sorted by name.
     pub files: Vec<File>,
     pub weight_map: Option<WeightMap>,
+    /// Whether it is a distributed checkpoint of torch, which has other files than weights.
+    pub is_distributed: bool,
     /// What was wrong so far, with work that can go on.
     pub faults: Vec<Diagnostic>,
     pub warnings: Vec<Diagnostic>,
@@ -81,7 +85,8 @@ fn not_there(name: &str, error: &io::Error) -> Diagnostic {
 
 fn plain(form: Form, root: PathBuf, shown_root: String, files: Vec<File>) -> Found {
     let (faults, warnings) = (Vec::new(), Vec::new());
-    Found { form, root, shown_root, files, weight_map: None, faults, warnings }
+    let (weight_map, is_distributed) = (None, false);
+    Found { form, root, shown_root, files, weight_map, is_distributed, faults, warnings }
 }
 
 fn folder(name: &str, path: &Path) -> Result<Found, Vec<Diagnostic>> {
@@ -146,6 +151,11 @@ fn folder(name: &str, path: &Path) -> Result<Found, Vec<Diagnostic>> {
         if files.len() == 1 || shard_names::are_one_set(&files) {
             weights = files;
         }
+    }
+    let has_parts = || names.iter().any(|name| name.ends_with(distributed::PARTS));
+    if weights.is_empty() && names.iter().any(|name| name == distributed::METADATA) && has_parts() {
+        found.is_distributed = true;
+        return Ok(found);
     }
     for missing in shard_names::missing(&weights) {
         let headline = format!("the model folder lacks `{}`", shown(&missing));
@@ -271,6 +281,9 @@ fn no_weights(name: &str, path: &Path, names: &[String]) -> Diagnostic {
             .fact("found", some_of(&files))
             .help(format!("{kind} files are not read; save the model as safetensors first"));
     }
+    if let Some(told) = trainer_state::told(name, path, names) {
+        return told;
+    }
     let torch: Vec<&str> =
         names.iter().map(String::as_str).filter(|name| may_be_weights(name)).collect();
     if let Some(first) = torch.first() {
@@ -279,7 +292,9 @@ fn no_weights(name: &str, path: &Path, names: &[String]) -> Diagnostic {
             .fact("found", some_of(&torch))
             .help(format!("name the file itself, as `{}`, if it holds weights", shown(&first)));
     }
-    let holds_some = |name: &str| is_weights(name) || torch_names::is_weights(name);
+    let holds_some = |name: &str| {
+        is_weights(name) || torch_names::is_weights(name) || name == distributed::METADATA
+    };
     let below = names.iter().find(|name| {
         let inside = fs::read_dir(path.join(name)).into_iter().flatten().flatten();
         inside.take(1000).any(|entry| entry.file_name().to_str().is_some_and(holds_some))
@@ -295,17 +310,7 @@ fn no_weights(name: &str, path: &Path, names: &[String]) -> Diagnostic {
 
 /// Reads the header of a file.
 pub(crate) fn read(file: &File, pool: &Arc<FilePool>) -> Result<(Shard, Header), Vec<Diagnostic>> {
-    let regular = |metadata: Metadata| refuse_special(&metadata).map(|()| metadata);
-    let metadata = fs::metadata(&file.path).and_then(regular).map_err(|error| {
-        let headline = format!("a file cannot be read: {}", io_text(&error));
-        vec![Diagnostic::error(codes::UNREADABLE, headline).in_file(&file.shown)]
-    })?;
-    let shard = Shard {
-        path: file.path.clone(),
-        shown: file.shown.clone(),
-        size: metadata.len(),
-        identity: identity(&metadata),
-    };
+    let shard = shard(file)?;
     let source = pool.source(&shard);
     let format = format_of(file, &source).map_err(|fault| vec![*fault])?;
     let header = format.read_header(&source, &file.shown)?;
@@ -313,6 +318,21 @@ pub(crate) fn read(file: &File, pool: &Arc<FilePool>) -> Result<(Shard, Header),
     let faults: Vec<Diagnostic> =
         long.take(MOST_LONG_NAMES).map(|tensor| name_too_long(&tensor.name, &file.shown)).collect();
     if faults.is_empty() { Ok((shard, header)) } else { Err(faults) }
+}
+
+/// A file as it is now.
+pub(super) fn shard(file: &File) -> Result<Shard, Vec<Diagnostic>> {
+    let regular = |metadata: Metadata| refuse_special(&metadata).map(|()| metadata);
+    let metadata = fs::metadata(&file.path).and_then(regular).map_err(|error| {
+        let headline = format!("a file cannot be read: {}", io_text(&error));
+        vec![Diagnostic::error(codes::UNREADABLE, headline).in_file(&file.shown)]
+    })?;
+    Ok(Shard {
+        path: file.path.clone(),
+        shown: file.shown.clone(),
+        size: metadata.len(),
+        identity: identity(&metadata),
+    })
 }
 
 fn name_too_long(name: &str, shown_file: &str) -> Diagnostic {

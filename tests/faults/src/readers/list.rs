@@ -64,6 +64,18 @@ pub fn all() -> Vec<Reader> {
             read: |folder, bytes| read_as(folder, "pytorch_model.bin", bytes),
         },
         Reader {
+            name: "distributed",
+            seeds: vec![file("tests/formats/distributed/two/.metadata")],
+            read: |folder, bytes| {
+                let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+                for name in ["__0_0.distcp", "__1_0.distcp"] {
+                    let path = repository.join("tests/formats/distributed/two").join(name);
+                    once(folder, name, |_| fs::read(path).unwrap_or_default());
+                }
+                read_as(folder, ".metadata", bytes);
+            },
+        },
+        Reader {
             name: "adapter_config",
             seeds: vec![space.read("adapter/adapter_config.json")],
             read: |folder, bytes| {

@@ -2,7 +2,7 @@
 
 use mixdown_tensor::DType;
 
-use super::values::{Elements, Global, Rebuild};
+use super::values::{Elements, Global, Rebuild, Record};
 
 /// Names of storages in `torch`, one for each element type of its time.
 const STORAGES: [(&str, Elements); 18] = [
@@ -61,6 +61,31 @@ pub(super) fn find(module: &str, name: &str) -> Global {
         ("torch.storage", "UntypedStorage") => Global::Storage(Elements::Untyped),
         ("torch", name) => in_torch(name),
         _ => Global::Refused,
+    }
+}
+
+/// What a name stands for in the metadata of a distributed checkpoint.
+pub(super) fn in_distributed(module: &str, name: &str) -> Global {
+    const PACKAGE: &str = "torch.distributed.checkpoint.";
+    let record = match name {
+        "Metadata" => Record::Metadata,
+        "TensorStorageMetadata" => Record::Tensor,
+        "TensorProperties" => Record::Properties,
+        "ChunkStorageMetadata" => Record::Chunk,
+        "MetadataIndex" => Record::Index,
+        "_StorageInfo" => Record::Place,
+        // Versions write notes of their own, of which no tensor is made.
+        _ if module.starts_with(PACKAGE) => return Global::Plain,
+        "PosixPath" | "PurePosixPath" | "WindowsPath" if module.starts_with("pathlib") => {
+            return Global::Plain;
+        }
+        _ => return find(module, name),
+    };
+    match module.starts_with(PACKAGE)
+        || module == "torch.distributed._shard.sharded_tensor.metadata"
+    {
+        true => Global::Record(record),
+        false => find(module, name),
     }
 }
 

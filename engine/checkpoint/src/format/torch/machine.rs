@@ -25,7 +25,23 @@ pub(super) struct Pickle {
 
 /// Reads one pickle, up to its last instruction.
 pub(super) fn run(stream: &mut Stream<'_>) -> Result<Pickle, Fault> {
-    let mut machine = Machine::default();
+    run_with(stream, globals::find)
+}
+
+/// The same, where names stand for what `find` says.
+pub(super) fn run_with(
+    stream: &mut Stream<'_>,
+    find: fn(&str, &str) -> Global,
+) -> Result<Pickle, Fault> {
+    let mut machine = Machine {
+        find,
+        heap: Heap::default(),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+        made: 0,
+        storages: HashMap::new(),
+    };
     let outcome = machine.run(stream);
     // What a refused name leads to may look damaged; the name tells more.
     if let Some(fault) = machine.refusal(stream.shown) {
@@ -34,8 +50,9 @@ pub(super) fn run(stream: &mut Stream<'_>) -> Result<Pickle, Fault> {
     Ok(Pickle { top: outcome?, heap: machine.heap })
 }
 
-#[derive(Default)]
 struct Machine {
+    /// What a name stands for.
+    find: fn(&str, &str) -> Global,
     heap: Heap,
     stack: Vec<Value>,
     /// Heights of the stack.
@@ -201,7 +218,10 @@ impl Machine {
             }
             // Attributes of a dictionary, such as a state's `_metadata`, or of a tensor.
             b'b' => {
-                let (_attributes, object) = (self.pop(at)?, self.pop(at)?);
+                let (attributes, object) = (self.pop(at)?, self.pop(at)?);
+                if let Value::Record(number) = object {
+                    self.heap.records[number as usize].1 = attributes;
+                }
                 object
             }
             b'Q' => {
@@ -296,7 +316,7 @@ impl Machine {
     }
 
     fn global(&mut self, module: &str, name: &str, at: At<'_>) -> Value {
-        let found = globals::find(module, name);
+        let found = (self.find)(module, name);
         if found == Global::Refused && self.heap.refused.len() < MOST_REFUSED {
             let name = format!("{module}.{name}");
             if !self.heap.refused.iter().any(|known| known.name == name) {
@@ -316,6 +336,7 @@ impl Machine {
         };
         match (callee, values) {
             (Global::Plain | Global::Refused, _) => Ok(Value::Plain),
+            (Global::Record(kind), _) => Ok(self.heap.new_record(kind)),
             (Global::OrderedDict, []) => Ok(self.heap.new_dict(Vec::new())),
             (Global::OrderedDict, [Value::List(list)]) => {
                 // Python 2 wrote a dictionary's pairs as one list.

@@ -17,6 +17,8 @@ pub(super) enum Value {
     Global(Global),
     Storage(u32),
     Tensor(u32),
+    /// An object that says where the parts of tensors lie.
+    Record(u32),
     /// Something that no tensor is made of: bytes, a set, a device, a number of more than 64 bits.
     Plain,
 }
@@ -32,6 +34,7 @@ pub(super) enum Global {
     Parameter,
     Storage(Elements),
     DType(Elements),
+    Record(Record),
     /// A function or class without effects, whose result no tensor is made of.
     Plain,
     /// Anything else; the file is refused.
@@ -44,6 +47,21 @@ pub(super) enum Rebuild {
     V1,
     V2,
     V3,
+}
+
+/// A class of the metadata of distributed checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    Metadata,
+    /// A tensor: its type, size and parts.
+    Tensor,
+    Properties,
+    /// A part: where in the tensor it is, and its size.
+    Chunk,
+    /// What a part is looked up by.
+    Index,
+    /// Where a part lies.
+    Place,
 }
 
 /// What a storage or tensor holds.
@@ -111,6 +129,8 @@ pub(super) struct Heap {
     pub storages: Vec<Storage>,
     pub tensors: Vec<Tensor>,
     pub refused: Vec<Refused>,
+    /// Objects with their attributes.
+    pub records: Vec<(Record, Value)>,
 }
 
 impl Heap {
@@ -138,6 +158,11 @@ impl Heap {
     /// A tuple of counts.
     pub fn counts(&self, value: Value) -> Option<Vec<u64>> {
         self.tuple(value)?.iter().map(|value| count(*value)).collect()
+    }
+
+    pub fn new_record(&mut self, kind: Record) -> Value {
+        self.records.push((kind, Value::None));
+        Value::Record(self.records.len() as u32 - 1)
     }
 
     pub fn new_text(&mut self, text: String) -> Value {
