@@ -57,8 +57,10 @@ impl fmt::Debug for OwnerKey {
 }
 
 /// One event, one line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
+    /// What making this tensor told, in one line of the caller's words; stands before that it is written.
+    Told(usize, String),
     /// All bytes of this tensor are written.
     Tensor(usize, TensorDigest),
     /// The system could not store this shard: what was recorded of its tensors so far is void, even
@@ -73,6 +75,7 @@ impl Entry {
     /// The line in the journal of `identity`, with its checksum in front.
     pub fn line(&self, key: &OwnerKey, identity: &str) -> String {
         let body = match self {
+            Self::Told(index, told) => format!("told {index} {told}"),
             Self::Tensor(index, digest) => format!("tensor {index} {digest}"),
             Self::ShardLost(shard) => format!("shard-lost {shard}"),
             Self::Finished(digest) => format!("finished {digest}"),
@@ -84,6 +87,11 @@ impl Entry {
         let (sum, body) = line.split_once(' ')?;
         if sum != key.checksum(identity, body) {
             return None;
+        }
+        if let Some((index, told)) =
+            body.strip_prefix("told ").and_then(|rest| rest.split_once(' '))
+        {
+            return Some(Self::Told(index.parse().ok()?, told.to_owned()));
         }
         let mut words = body.split(' ');
         let entry = match words.next()? {
@@ -134,6 +142,8 @@ pub struct Journal {
     pub identity: String,
     /// The last digest recorded for each tensor.
     pub tensors: BTreeMap<usize, TensorDigest>,
+    /// What making them told, where it told anything.
+    pub told: BTreeMap<usize, String>,
     /// The digest of the manifest, when all was written.
     pub finished: Option<TensorDigest>,
 }
@@ -171,9 +181,13 @@ impl Journal {
                 Entry::Tensor(index, digest) if shard_of(index).is_some() => {
                     journal.tensors.insert(index, digest);
                 }
-                Entry::Tensor(..) => {}
+                Entry::Told(index, told) if shard_of(index).is_some() => {
+                    journal.told.insert(index, told);
+                }
+                Entry::Tensor(..) | Entry::Told(..) => {}
                 Entry::ShardLost(shard) => {
                     journal.tensors.retain(|&index, _| shard_of(index) != Some(shard));
+                    journal.told.retain(|&index, _| shard_of(index) != Some(shard));
                 }
                 Entry::Finished(digest) => journal.finished = Some(digest),
             }
@@ -187,6 +201,9 @@ impl Journal {
         let body = format!("{TITLE} {}", self.identity);
         let mut text = format!("{} {body}\n", key.checksum(&self.identity, &body));
         for (&index, &digest) in &self.tensors {
+            if let Some(told) = self.told.get(&index) {
+                text.push_str(&Entry::Told(index, told.clone()).line(key, &self.identity));
+            }
             text.push_str(&Entry::Tensor(index, digest).line(key, &self.identity));
         }
         text
@@ -221,6 +238,7 @@ mod tests {
     fn what_was_written_is_read_back() {
         let mut journal = Journal::new("abc");
         journal.tensors = BTreeMap::from([(3, digest(3)), (0, digest(0))]);
+        journal.told = BTreeMap::from([(3, r#"{"words": "of several kinds"}"#.to_owned())]);
         assert_eq!(parse(&journal.text(&KEY)), Some(journal.clone()));
         let text = journal.text(&KEY) + &line(Entry::Finished(digest(9)));
         assert_eq!(parse(&text).unwrap().finished, Some(digest(9)));
@@ -256,11 +274,15 @@ mod tests {
     #[test]
     fn a_lost_shard_voids_what_was_recorded_before() {
         let text = Journal::new("abc").text(&KEY)
+            + &line(Entry::Told(1, "old".to_owned()))
             + &line(Entry::Tensor(1, digest(1)))
+            + &line(Entry::Told(6, "news".to_owned()))
             + &line(Entry::Tensor(6, digest(6)))
             + &line(Entry::ShardLost(0))
             + &line(Entry::Tensor(2, digest(2)));
-        assert_eq!(recorded(&parse(&text).unwrap()), [2, 6]);
+        let journal = parse(&text).unwrap();
+        assert_eq!(recorded(&journal), [2, 6]);
+        assert_eq!(journal.told, BTreeMap::from([(6, "news".to_owned())]));
     }
 
     #[test]

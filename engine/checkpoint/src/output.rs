@@ -178,6 +178,8 @@ pub struct OutputFolder {
     journal: Mutex<File>,
     /// What the journal of an interrupted run records, not yet read again.
     recorded: BTreeMap<usize, TensorDigest>,
+    /// What making tensors told that an interrupted run had finished.
+    told: BTreeMap<usize, String>,
     finished: Mutex<Vec<Option<TensorDigest>>>,
     files: Mutex<BTreeMap<String, FileRecord>>,
     aside: Aside,
@@ -306,9 +308,27 @@ impl OutputFolder {
         Ok(if shared { bytes } else { 0 })
     }
 
+    /// What an interrupted run told of a tensor that it had finished.
+    pub fn told(&self, tensor: usize) -> Option<&str> {
+        self.finished(tensor)?;
+        self.told.get(&tensor).map(String::as_str)
+    }
+
     /// Records that all bytes of a tensor are written, and their digest.
     pub fn complete(&self, tensor: usize, digest: TensorDigest) -> Result<(), Box<Diagnostic>> {
-        self.append(Entry::Tensor(tensor, digest))?;
+        self.complete_telling(tensor, digest, None)
+    }
+
+    /// The same, with what making it told, for a run that goes on after this one. It is one line.
+    pub fn complete_telling(
+        &self,
+        tensor: usize,
+        digest: TensorDigest,
+        told: Option<String>,
+    ) -> Result<(), Box<Diagnostic>> {
+        debug_assert!(told.iter().all(|told| !told.contains('\n')), "one line");
+        let told = told.map(|told| Entry::Told(tensor, told));
+        self.append(told.into_iter().chain([Entry::Tensor(tensor, digest)]))?;
         self.note_finished(tensor, digest);
         Ok(())
     }
@@ -435,11 +455,13 @@ impl OutputFolder {
         }
     }
 
-    fn append(&self, entry: Entry) -> Result<(), Box<Diagnostic>> {
+    fn append(&self, entries: impl IntoIterator<Item = Entry>) -> Result<(), Box<Diagnostic>> {
+        let lines: String =
+            entries.into_iter().map(|entry| entry.line(&self.key, &self.identity)).collect();
         let path = begin::journal_path(&self.partial);
         let file = self.journal.lock().expect("no thread panics while it holds the journal");
         self.disk
-            .append(&file, &path, entry.line(&self.key, &self.identity).as_bytes())
+            .append(&file, &path, lines.as_bytes())
             .map_err(|error| refused("write the journal", &path, &error))
     }
 }

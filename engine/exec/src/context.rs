@@ -1,6 +1,6 @@
 //! What all flows of a run share: the inputs, the output, and facts kept from one stage to the next.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -22,7 +22,7 @@ use crate::matrix_needs::MatrixNeeds;
 use crate::messages;
 use crate::progress::Progress;
 use crate::read::Inputs;
-use crate::report::{MatrixReport, QuantizeLoss, StorageLoss};
+use crate::report::{QuantizeLoss, Told};
 use crate::resources::Resources;
 use crate::results::Results;
 use crate::rows::{Embedding, gathered};
@@ -47,8 +47,6 @@ pub(crate) struct Context<'a> {
     pub(crate) put: Mutex<HashMap<(u32, usize), Put>>,
     /// What matrix ops hold.
     pub(crate) matrix_needs: MatrixNeeds,
-    /// What matrix ops have told.
-    pub(crate) matrix_reports: Mutex<Vec<MatrixReport>>,
     /// Most elements that are read and computed at a time: a multiple of a block, up to a piece.
     pub(crate) stripe: usize,
     /// Bytes of keys that the selections of one flow may collect together.
@@ -63,12 +61,8 @@ pub(crate) struct Context<'a> {
     pub(crate) padding: Vec<OnceLock<Vec<f64>>>,
     /// Rows of transposed tensors that were read last.
     pub(crate) bands: Bands,
-    /// Jobs with results that are NaN or infinite, and how many.
-    pub(crate) overflows: Mutex<Vec<(u32, u64)>>,
-    /// Jobs that store an update, and what rounding did to it.
-    pub(crate) losses: Mutex<Vec<(u32, StorageLoss)>>,
-    /// Jobs that are quantized, and what that did to them.
-    pub(crate) quantized: Mutex<Vec<(u32, QuantizeLoss)>>,
+    /// What jobs have told.
+    pub(crate) told: Mutex<BTreeMap<u32, Told>>,
     /// Output tensors finished.
     pub(crate) finished: AtomicUsize,
     /// Bytes written.
@@ -259,12 +253,28 @@ impl<'a> Context<'a> {
         Ok(0..shared)
     }
 
+    /// Notes what a job tells. What is finished was told by the run that finished it, though a matrix op that
+    /// others need, too, may run again.
+    pub(crate) fn note(&self, job: u32, add: impl FnOnce(&mut Told)) {
+        if !self.is_complete(job) {
+            add(lock(&self.told).entry(job).or_default());
+        }
+    }
+
+    /// Whether the sink has all tensors of a job.
+    pub(crate) fn is_complete(&self, job: u32) -> bool {
+        let first = self.first_stored[job as usize];
+        let count = self.job(job).stored_count();
+        (first..first + count).all(|tensor| self.sink.is_complete(tensor))
+    }
+
     /// Notes what writing in fewer bits did to a job's tensor.
     pub(crate) fn note_quantized(&self, number: u32, job: &Job, sums: Sums, update: Option<f64>) {
         let Some(quantizer) = &job.quantized else { return };
         let (tensor, form) = (job.name.clone(), quantizer.form().to_string());
         let Sums { lost, exact } = sums;
-        lock(&self.quantized).push((number, QuantizeLoss { tensor, form, lost, exact, update }));
+        let loss = QuantizeLoss { tensor, form, lost, exact, update };
+        self.note(number, |told| told.quantized.push(loss));
     }
 
     /// Records a job's tensor as finished.
@@ -278,8 +288,12 @@ impl<'a> Context<'a> {
         job: u32,
         digests: Vec<TensorDigest>,
     ) -> Result<(), Failure> {
+        // With the first of its tensors: where another one is made again, so is the job.
+        let mut told = lock(&self.told).get(&job).cloned().unwrap_or_default();
         for (tensor, digest) in (self.first_stored[job as usize]..).zip(digests) {
-            self.sink.complete(tensor, digest).map_err(Failure::Fatal)?;
+            self.sink
+                .complete(tensor, digest, &std::mem::take(&mut told))
+                .map_err(Failure::Fatal)?;
         }
         self.finished.fetch_add(1, Ordering::Relaxed);
         self.progress.tensor_done(&self.job(job).name);

@@ -120,7 +120,9 @@ impl Flow<Hands> for CopyFlow<'_> {
             if !std::mem::replace(&mut state.has_begun, true) || encoded.must_repeat() {
                 return Ok(Step::Round(pieces));
             }
-            self.context.note_quantized(self.number, self.job, encoded.finish()?, None);
+            let (sums, digests) = encoded.finish()?;
+            self.context.note_quantized(self.number, self.job, sums, None);
+            self.context.complete_parts(self.number, digests)?;
             return Ok(Step::Done);
         }
         if let Some(hasher) = state.hasher.take() {

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use mixdown_checkpoint::quantize::Quantizer;
-use mixdown_checkpoint::tensor_digest::{Pieces, TensorHasher};
+use mixdown_checkpoint::tensor_digest::{Pieces, TensorDigest, TensorHasher};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_plan::Job;
 
@@ -229,8 +229,8 @@ impl<'a> Encoded<'a> {
         Ok(())
     }
 
-    /// Stores what is made once, and records all stored tensors as finished. Tells what was lost.
-    pub(crate) fn finish(&self) -> Result<Sums, Failure> {
+    /// Stores what is made once. Tells what was lost, and the digests of all tensors that are stored.
+    pub(crate) fn finish(&self) -> Result<(Sums, Vec<TensorDigest>), Failure> {
         let largest = f32::from_bits(self.largest.load(Ordering::Acquire));
         let mut ready = Vec::new();
         for (part, bytes) in self.quantizer.whole(largest) {
@@ -243,14 +243,13 @@ impl<'a> Encoded<'a> {
             return Err(Failure::Fatal(internal(what)));
         }
         let digests = state.parts.iter().map(|part| part.hasher.finish()).collect();
-        self.context.complete_parts(self.number, digests)?;
         // Sums do not depend on the order in which threads came.
         state.sums.sort_unstable_by_key(|(number, _)| *number);
         let add = |all: Sums, (_, one): &(u64, Sums)| Sums {
             lost: all.lost + one.lost,
             exact: all.exact + one.exact,
         };
-        Ok(state.sums.iter().fold(Sums::default(), add))
+        Ok((state.sums.iter().fold(Sums::default(), add), digests))
     }
 
     fn not_finite(&self, element: u64, value: f32) -> Failure {

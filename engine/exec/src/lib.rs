@@ -45,7 +45,7 @@ pub use held::{Held, Values};
 pub use messages::overflow as overflow_warning;
 pub use progress::{Progress, Silent};
 pub use read::Source;
-pub use report::{MatrixReport, Outcome, Overflow, QuantizeLoss, Report, StorageLoss};
+pub use report::{MatrixReport, Outcome, Overflow, QuantizeLoss, Report, StorageLoss, Told};
 pub use results::{NoResults, Results};
 pub use run::{Options, run};
 pub use sink::Sink;

@@ -210,9 +210,10 @@ impl<'a> MatrixStage<'a> {
             lock(&self.context.put).insert((self.job, number), Put { offset, form });
         }
         let tensor = self.context.job(self.job).name.clone();
-        let op = self.merge.matrices[number].op.name();
+        let op = self.merge.matrices[number].op.name().into();
         self.resources.put(number, Arc::new(held));
-        lock(&self.context.matrix_reports).push(MatrixReport { tensor, op, report, from_store });
+        let report = MatrixReport { tensor, op, report, from_store };
+        self.context.note(self.job, |told| told.matrices.push(report));
         Ok(())
     }
 

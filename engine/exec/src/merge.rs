@@ -12,7 +12,7 @@ use crate::encoded::{Encoded, Sums};
 use crate::hands::Hands;
 use crate::matrix::MatrixStage;
 use crate::needs::StretchNeeds;
-use crate::report::StorageLoss;
+use crate::report::{Overflow, StorageLoss};
 use crate::resources::Resources;
 use crate::rounds::{Part, Reading, Rounds, Unit};
 use crate::scheduler::{Failure, Flow, Step};
@@ -217,15 +217,18 @@ impl<'a> MergeFlow<'a> {
         if let Some(hasher) = state.hasher.take() {
             let job = self.members[0].number;
             if state.overflow > 0 {
-                lock(&self.context.overflows).push((job, state.overflow));
+                let Job { name, dtype, .. } = self.members[0].job;
+                let (tensor, dtype) = (name.clone(), *dtype);
+                let overflow = Overflow { tensor, dtype, elements: state.overflow };
+                self.context.note(job, |told| told.overflows.push(overflow));
             }
             self.note_lost(&state.facts[0]);
             return self.context.complete(job, &hasher);
         }
         if let Some(encoded) = state.encoded.take() {
-            let sums = encoded.finish()?;
+            let (sums, digests) = encoded.finish()?;
             self.note_quantized(&state.facts[0], sums);
-            return Ok(());
+            return self.context.complete_parts(self.members[0].number, digests);
         }
         let mut kept = lock(&self.context.kept);
         for (member, facts) in self.members.iter().zip(state.facts.iter()) {
@@ -339,7 +342,7 @@ impl MergeFlow<'_> {
         let (lost, update, largest) = (scalar(lost), scalar(update), scalar(largest));
         let (tensor, dtype) = (job.name.clone(), job.dtype);
         let found = StorageLoss { tensor, dtype, lost, update, largest };
-        lock(&self.context.losses).push((*number, found));
+        self.context.note(*number, |told| told.losses.push(found));
     }
 
     /// Notes what writing in fewer bits did to the tensor, and to its update.

@@ -1,5 +1,7 @@
 //! What a run tells when it has ended.
 
+use std::borrow::Cow;
+
 use mixdown_diagnostics::Diagnostic;
 use mixdown_ops::matrix::Report as OpReport;
 use mixdown_tensor::DType;
@@ -19,7 +21,7 @@ pub struct MatrixReport {
     /// The output tensor.
     pub tensor: String,
     /// The op.
-    pub op: &'static str,
+    pub op: Cow<'static, str>,
     /// Losses, ranks, gaps.
     pub report: OpReport,
     /// Whether the result was there from an earlier run.
@@ -93,6 +95,35 @@ pub struct Overflow {
     pub elements: u64,
 }
 
+/// What making tensors told: one of them, which is what a run that goes on needs to know of it, or all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Told {
+    /// What matrix ops tell, by tensor.
+    pub matrices: Vec<MatrixReport>,
+    /// What rounding to the type of the output did to updates, in the order of the output.
+    pub losses: Vec<StorageLoss>,
+    /// What writing in fewer bits did, in the order of the output.
+    pub quantized: Vec<QuantizeLoss>,
+    /// Tensors with results that are NaN or infinite though the inputs are not, in the order of the output.
+    pub overflows: Vec<Overflow>,
+}
+
+impl Told {
+    /// Whether nothing was told.
+    pub fn is_empty(&self) -> bool {
+        let Self { matrices, losses, quantized, overflows } = self;
+        matrices.is_empty() && losses.is_empty() && quantized.is_empty() && overflows.is_empty()
+    }
+
+    /// Adds what was told of tensors that come after these.
+    pub fn extend(&mut self, mut other: Self) {
+        self.matrices.append(&mut other.matrices);
+        self.losses.append(&mut other.losses);
+        self.quantized.append(&mut other.quantized);
+        self.overflows.append(&mut other.overflows);
+    }
+}
+
 /// What a run did.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -116,17 +147,11 @@ pub struct Report {
     pub threads: usize,
     /// Elements that a thread read and computed at a time.
     pub stripe_elements: usize,
-    /// What matrix ops tell, by tensor.
-    pub matrices: Vec<MatrixReport>,
-    /// What rounding to the type of the output did to updates, in the order of the output.
-    pub losses: Vec<StorageLoss>,
-    /// What writing in fewer bits did, in the order of the output.
-    pub quantized: Vec<QuantizeLoss>,
     /// Count of output tensors whose codes and scales are those of an input.
     pub codes_kept: usize,
-    /// Tensors with results that are NaN or infinite though the inputs are not, in the order of the output;
-    /// among the warnings they are told in words.
-    pub overflows: Vec<Overflow>,
+    /// What making the tensors told, those that an earlier run had finished among them. Results that are NaN
+    /// or infinite are told among the warnings in words.
+    pub told: Told,
     /// What the user may want to act on.
     pub warnings: Vec<Diagnostic>,
 }

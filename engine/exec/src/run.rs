@@ -1,5 +1,6 @@
 //! Runs a plan: chooses the sizes, lines up the flows of each stage, and reports.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Mutex, OnceLock};
@@ -26,7 +27,7 @@ use crate::messages;
 use crate::needs::{Indexes, Item, Needs, flow_bytes};
 use crate::progress::Progress;
 use crate::read::{Inputs, Source};
-use crate::report::{Outcome, Overflow, Report};
+use crate::report::{Outcome, Report, Told};
 use crate::results::Results;
 use crate::row_means::RowMeansFlow;
 use crate::scheduler::{self, End, Failure, Flow, Queue};
@@ -97,6 +98,7 @@ pub fn run(
         !(first..first + count).all(|tensor| sink.is_complete(tensor))
     };
     let mut lineup = Lineup::new(plan, indexes, &matrix_needs, is_left).map_err(alone)?;
+    let told = told_before(plan, sink, is_left);
     let todo = lineup.jobs;
     progress.started(todo, expected_bytes(plan, indexes, &lineup));
     let context = Context {
@@ -110,7 +112,6 @@ pub fn run(
         aside: std::mem::take(&mut lineup.aside),
         put: Mutex::default(),
         matrix_needs,
-        matrix_reports: Mutex::default(),
         cancel,
         stripe: sizing.stripe,
         key_bytes: sizing.key_bytes,
@@ -118,9 +119,7 @@ pub fn run(
         kept: Mutex::default(),
         padding: plan.rows.iter().map(|_| OnceLock::new()).collect(),
         bands: Bands::new(sizing.threads),
-        overflows: Mutex::default(),
-        losses: Mutex::default(),
-        quantized: Mutex::default(),
+        told: Mutex::new(told),
         finished: AtomicUsize::new(0),
         written: AtomicU64::new(0),
         shared: AtomicU64::new(0),
@@ -143,11 +142,8 @@ pub fn run(
         peak_bytes: 0,
         threads: sizing.threads,
         stripe_elements: sizing.stripe,
-        matrices: Vec::new(),
-        losses: Vec::new(),
-        quantized: Vec::new(),
         codes_kept: plan.jobs.iter().filter(|job| job.keeps_codes()).count(),
-        overflows: Vec::new(),
+        told: Told::default(),
         warnings: Vec::new(),
     };
     for stage in &lineup.stages {
@@ -166,6 +162,14 @@ pub fn run(
         }
     }
     Ok(finish(report, context, &budget))
+}
+
+/// What was told of the jobs that an earlier run had finished.
+fn told_before(plan: &Plan, sink: &dyn Sink, is_left: impl Fn(u32) -> bool) -> BTreeMap<u32, Told> {
+    let first_stored = (0_u32..).zip(plan.first_stored());
+    let finished = first_stored.take(plan.jobs.len()).filter(|(job, _)| !is_left(*job));
+    let told = finished.map(|(job, tensor)| (job, sink.told(tensor)));
+    told.filter(|(_, told)| !told.is_empty()).collect()
 }
 
 /// What the parts of a plan need, and the sizes with which they fit.
@@ -195,22 +199,11 @@ fn finish(mut report: Report, context: Context<'_>, budget: &Budget) -> Report {
     report.bytes_shared = context.shared.into_inner();
     report.tensors_computed = context.finished.into_inner();
     report.peak_bytes = budget.peak();
-    report.matrices = std::mem::take(&mut *lock(&context.matrix_reports));
-    report.matrices.sort_by(|a, b| a.tensor.cmp(&b.tensor));
-    let mut losses = std::mem::take(&mut *lock(&context.losses));
-    losses.sort_by_key(|(job, _)| *job);
-    report.losses = losses.into_iter().map(|(_, loss)| loss).collect();
-    let mut quantized = std::mem::take(&mut *lock(&context.quantized));
-    quantized.sort_by_key(|(job, _)| *job);
-    report.quantized = quantized.into_iter().map(|(_, loss)| loss).collect();
-    let mut overflows = std::mem::take(&mut *lock(&context.overflows));
-    overflows.sort_unstable();
-    let overflow = |(job, elements): (u32, u64)| {
-        let job = &context.plan.jobs[job as usize];
-        Overflow { tensor: job.name.clone(), dtype: job.dtype, elements }
-    };
-    report.overflows = overflows.into_iter().map(overflow).collect();
-    report.warnings.extend(messages::overflow(&report.overflows));
+    for (_, told) in std::mem::take(&mut *lock(&context.told)) {
+        report.told.extend(told);
+    }
+    report.told.matrices.sort_by(|a, b| a.tensor.cmp(&b.tensor));
+    report.warnings.extend(messages::overflow(&report.told.overflows));
     report
 }
 

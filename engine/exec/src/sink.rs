@@ -7,6 +7,7 @@ use mixdown_checkpoint::tensor_digest::TensorDigest;
 use mixdown_diagnostics::Diagnostic;
 
 use crate::context::internal;
+use crate::report::Told;
 
 /// Takes the bytes of output tensors, which are known by their position in the plan's jobs.
 ///
@@ -38,8 +39,19 @@ pub trait Sink: Sync {
         Err(internal("nothing was put aside"))
     }
 
-    /// Records a tensor as finished.
-    fn complete(&self, tensor: usize, digest: TensorDigest) -> Result<(), Box<Diagnostic>>;
+    /// Records a tensor as finished, with what making it told.
+    fn complete(
+        &self,
+        tensor: usize,
+        digest: TensorDigest,
+        told: &Told,
+    ) -> Result<(), Box<Diagnostic>>;
+
+    /// What making a tensor told that an earlier run had finished.
+    fn told(&self, tensor: usize) -> Told {
+        let _ = tensor;
+        Told::default()
+    }
 }
 
 impl Sink for OutputFolder {
@@ -63,7 +75,13 @@ impl Sink for OutputFolder {
         self.read_aside(offset, out)
     }
 
-    fn complete(&self, tensor: usize, digest: TensorDigest) -> Result<(), Box<Diagnostic>> {
+    /// What was told is not kept: how it is written is for others to say.
+    fn complete(
+        &self,
+        tensor: usize,
+        digest: TensorDigest,
+        _told: &Told,
+    ) -> Result<(), Box<Diagnostic>> {
         self.complete(tensor, digest)
     }
 }

@@ -16,7 +16,9 @@ use mixdown_checkpoint::source::FilePool;
 use mixdown_checkpoint::tensor_digest::TensorDigest;
 use mixdown_cpu::CpuBackend;
 use mixdown_diagnostics::Diagnostic;
-use mixdown_exec::{NoResults, Options, Outcome, Progress, Report, Silent, Sink, Source, run};
+use mixdown_exec::{
+    NoResults, Options, Outcome, Progress, Report, Silent, Sink, Source, Told, run,
+};
 use mixdown_ops::program::PIECE;
 use mixdown_tensor::DType;
 use world::{MemorySink, Model, World, bf16_bytes, linear, values};
@@ -175,8 +177,13 @@ impl Sink for Sharing {
         Ok(bytes)
     }
 
-    fn complete(&self, tensor: usize, digest: TensorDigest) -> Result<(), Box<Diagnostic>> {
-        self.inner.complete(tensor, digest)
+    fn complete(
+        &self,
+        tensor: usize,
+        digest: TensorDigest,
+        told: &Told,
+    ) -> Result<(), Box<Diagnostic>> {
+        self.inner.complete(tensor, digest, told)
     }
 }
 

@@ -30,6 +30,7 @@ pub mod recipes;
 pub mod search;
 pub mod survey;
 pub mod tensors;
+mod told;
 mod trouble;
 
 use std::sync::atomic::{AtomicBool, Ordering};

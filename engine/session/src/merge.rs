@@ -298,9 +298,9 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     }
     let base_warnings = warnings.clone();
     let mut told = report.warnings.clone();
-    told.extend(matrices::warnings(&report.matrices));
-    told.extend(losses::warning(&report.losses, &planned.loaded.recipes[0]));
-    told.extend(quantized::warning(&report.quantized));
+    told.extend(matrices::warnings(&report.told.matrices));
+    told.extend(losses::warning(&report.told.losses, &planned.loaded.recipes[0]));
+    told.extend(quantized::warning(&report.told.quantized));
     // A store that fails is talked about, and no part of the output.
     let unkept = stored.as_ref().map(StoredResults::warnings).unwrap_or_default();
     session.warn(&[told.as_slice(), &unkept].concat());
@@ -347,11 +347,11 @@ pub(crate) fn owner_key(session: &Session<'_>) -> Result<OwnerKey, Box<Diagnosti
 
 /// What is told of each tensor, for programs: a list of what matrix ops tell, or a map where there is more.
 fn told_of(report: &Report) -> Value {
-    let matrices = matrices::json(&report.matrices);
-    match report.quantized.is_empty() {
+    let matrices = matrices::json(&report.told.matrices);
+    match report.told.quantized.is_empty() {
         true => matrices,
         false => {
-            let quantized = quantized::json(&report.quantized);
+            let quantized = quantized::json(&report.told.quantized);
             serde_json::json!({"matrices": matrices, "quantized": quantized, "codes_kept": report.codes_kept})
         }
     }

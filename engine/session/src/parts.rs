@@ -25,7 +25,7 @@ use mixdown_diagnostics::{Diagnostic, codes};
 
 pub(crate) use found::record;
 pub use partition::{Partition, Share};
-pub(crate) use record::{Files, PartRecord, RECORD_NAME, Told};
+pub(crate) use record::{Files, PartRecord, RECORD_NAME};
 pub(crate) use sink::PartSink;
 
 /// Most parts of a merge: their folders have numbers of five digits.

@@ -10,7 +10,7 @@ use mixdown_checkpoint::layout::OutputTensor;
 use mixdown_checkpoint::tensor_digest::TensorDigest;
 use mixdown_checkpoint::{ByteSource, Checkpoint, Form, Index, ReadError, Shard, TensorEntry};
 use mixdown_diagnostics::{Diagnostic, codes};
-use mixdown_exec::{NoResults, Outcome, Report, Sink};
+use mixdown_exec::{NoResults, Outcome, Report, Sink, Told};
 use mixdown_tensor::{DType, Shape};
 use serde_json::Value;
 
@@ -157,7 +157,9 @@ pub fn merge_tensors(
     if report.outcome == Outcome::Interrupted {
         return Err(Trouble::Interrupted("interrupted: the merge was not finished".to_owned()));
     }
-    session.warn(&[report.warnings.clone(), merge::matrices::warnings(&report.matrices)].concat());
+    session.warn(
+        &[report.warnings.clone(), merge::matrices::warnings(&report.told.matrices)].concat(),
+    );
     Ok(report)
 }
 
@@ -228,7 +230,7 @@ impl Sink for Handing<'_> {
         Ok(())
     }
 
-    fn complete(&self, tensor: usize, _: TensorDigest) -> Result<(), Box<Diagnostic>> {
+    fn complete(&self, tensor: usize, _: TensorDigest, _: &Told) -> Result<(), Box<Diagnostic>> {
         let stored = &self.stored[tensor];
         let data = std::mem::take(&mut *lock(&self.made[tensor]));
         let (name, shape) = (stored.name.clone(), stored.shape.clone());

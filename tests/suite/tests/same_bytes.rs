@@ -135,11 +135,16 @@ fn a_recipe_as_a_model_equals_its_written_result() {
 
 /// Enough tensors, and large enough, that a merge can be caught in the middle.
 fn slow_family() -> Space {
+    slow_family_of(0.004)
+}
+
+/// The same, with experts that are so far from their base.
+fn slow_family_of(update: f64) -> Space {
     let space = Space::new();
     let model = |name: &str| checkpoint(name).layers(16).hidden(192).vocabulary(4096);
     model("base").write(&space);
     for (seed, name) in [(11, "a"), (12, "b")] {
-        model(name).dtype(DType::F32).expert(seed, 0.004).write(&space);
+        model(name).dtype(DType::F32).expert(seed, update).write(&space);
     }
     let models = [("a", "weight: 1, density: 0.3"), ("b", "weight: 1, density: 0.4")];
     space.write("recipe.yaml", configuration("dare_ties", Some("base"), &models, ""));
@@ -192,6 +197,20 @@ fn a_killed_copy_of_codes_continues_and_gives_the_same() {
         "mixdown: 1\nmodels: {codes: codes}\nrules: [{keep: codes}]\noutput: {quantize: int8}\n";
     space.write("recipe.yaml", recipe);
     check_killed(&space, &[1, 40]);
+}
+
+/// The manifest has the warnings, some of which come from what making tensors told: those that were finished
+/// before the kill among them.
+#[test]
+fn a_killed_merge_warns_as_one_that_was_not() {
+    let space = slow_family_of(1e-5);
+    let recipe = std::fs::read_to_string(space.path("recipe.yaml")).expect("it was written");
+    space.write("recipe.yaml", recipe + "dtype: float32\nout_dtype: bfloat16\n");
+    program(&space, &[]).run().success();
+    let manifest = std::fs::read_to_string(space.path("merged/mixdown-manifest.json"));
+    assert!(manifest.unwrap().contains("of the merged update is lost"), "there is what to warn of");
+    take(&space);
+    check_killed(&space, &[20, 100]);
 }
 
 /// Two modalities on a base of the same size, whose updates are multiplied out or stay factors.

@@ -111,7 +111,7 @@ pub(super) fn begin(
     disk.create_folder(&output).map_err(|error| refused("create a folder", &output, &error))?;
     let shards = Shards::create(&disk, &output, &layout)?;
     let journal_file = write_journal(&disk, &partial, &journal, &options.key)?;
-    let recorded = journal.tensors;
+    let (recorded, told) = (journal.tensors, journal.told);
     if !recorded.is_empty() {
         let bytes = recorded.keys().map(|&index| layout.place(index).bytes).sum();
         notices.push(Notice::Resumes { tensors: recorded.len(), bytes });
@@ -129,6 +129,7 @@ pub(super) fn begin(
         shards,
         journal: Mutex::new(journal_file),
         recorded,
+        told,
         files: Mutex::default(),
         aside: Aside::default(),
         key: options.key,

@@ -13,7 +13,7 @@ use mixdown_checkpoint::source::{ByteSource, MemorySource, ReadError};
 use mixdown_checkpoint::tensor_digest::TensorDigest;
 use mixdown_cpu::CpuBackend;
 use mixdown_diagnostics::{Diagnostic, codes};
-use mixdown_exec::{NoResults, Options, Report, Silent, Sink, Source, footprint, run};
+use mixdown_exec::{NoResults, Options, Report, Silent, Sink, Source, Told, footprint, run};
 use mixdown_ops::program::{Instruction, Operand, PIECE, ReductionSlot, Scope, SelectionSlot};
 use mixdown_ops::selection::Ties;
 use mixdown_ops::{MapOp, Pass, Precision, Program, Reduction, ScalarStep};
@@ -144,7 +144,12 @@ impl Sink for MemorySink {
         Ok(())
     }
 
-    fn complete(&self, tensor: usize, digest: TensorDigest) -> Result<(), Box<Diagnostic>> {
+    fn complete(
+        &self,
+        tensor: usize,
+        digest: TensorDigest,
+        _: &Told,
+    ) -> Result<(), Box<Diagnostic>> {
         assert_eq!(self.digests.lock().unwrap().insert(tensor, digest), None, "completed twice");
         Ok(())
     }

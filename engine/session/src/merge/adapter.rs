@@ -76,7 +76,7 @@ pub fn updates(planned: &Planned, report: &Report) -> Option<Vec<Update>> {
 
 /// The error that the last truncation of a tensor told.
 fn error(report: &Report, tensor: &str) -> Option<f64> {
-    let mut told = report.matrices.iter().rev();
+    let mut told = report.told.matrices.iter().rev();
     let (whole, cut_off) = told.find(|found| found.tensor == tensor)?.report.loss?;
     Some(if whole > 0.0 { (cut_off / whole).sqrt() } else { 0.0 })
 }

@@ -113,7 +113,12 @@ mod tests {
     fn found(tensor: &str, gap: f64, notes: &[&str]) -> MatrixReport {
         let notes = notes.iter().map(|&note| note.to_owned()).collect();
         let report = Report { loss: Some((2.0, 0.5)), gap: Some(gap), notes, ..Report::default() };
-        MatrixReport { tensor: tensor.to_owned(), op: "interference", report, from_store: false }
+        MatrixReport {
+            tensor: tensor.to_owned(),
+            op: "interference".into(),
+            report,
+            from_store: false,
+        }
     }
 
     #[test]

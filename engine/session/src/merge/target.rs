@@ -14,7 +14,7 @@ use mixdown_plan::Work;
 
 use super::{MergeRequest, SHARD_BYTES, adapter, record};
 use crate::parts::partition::{self, Partition};
-use crate::parts::{self, Files, PartNumber, PartRecord, Share, Told};
+use crate::parts::{self, Files, PartNumber, PartRecord, Share};
 use crate::planning::Planned;
 
 /// The file of a model's trained parts, as ModelCompose names it.
@@ -110,7 +110,7 @@ impl Target {
             computed_with: backend.describe(),
             has_matrices,
             warnings: warnings.iter().map(|warning| warning.headline.clone()).collect(),
-            told: Told::of(report),
+            told: report.told.clone(),
         }
     }
 }

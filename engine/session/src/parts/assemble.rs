@@ -16,11 +16,11 @@ use mixdown_checkpoint::output::{Begun, OutputFolder, OutputOptions, PlanIdentit
 use mixdown_checkpoint::shown::{shown, shown_path};
 use mixdown_checkpoint::tensor_digest::TensorDigest;
 use mixdown_diagnostics::{Diagnostic, codes};
-use mixdown_exec::overflow_warning;
+use mixdown_exec::{Told, overflow_warning};
 use mixdown_tensor::{DType, Shape};
 
 use super::found::{self, Found};
-use super::record::{RECORD_NAME, Told};
+use super::record::RECORD_NAME;
 use super::{partition, strangers};
 use crate::merge::{losses, matrices, owner_key, quantized};
 use crate::progress::Task;
@@ -358,10 +358,7 @@ fn copy(
 fn warnings(parts: &[Found]) -> Vec<Diagnostic> {
     let mut told = Told::default();
     for part in parts {
-        told.overflows.extend(part.record.told.overflows.iter().cloned());
-        told.matrices.extend(part.record.told.matrices.iter().cloned());
-        told.losses.extend(part.record.told.losses.iter().cloned());
-        told.quantized.extend(part.record.told.quantized.iter().cloned());
+        told.extend(part.record.told.clone());
     }
     told.matrices.sort_by(|a, b| a.tensor.cmp(&b.tensor));
     let mut warnings: Vec<Diagnostic> = overflow_warning(&told.overflows).into_iter().collect();

@@ -6,7 +6,9 @@ use std::ops::Range;
 use mixdown_checkpoint::output::OutputFolder;
 use mixdown_checkpoint::tensor_digest::TensorDigest;
 use mixdown_diagnostics::Diagnostic;
-use mixdown_exec::Sink;
+use mixdown_exec::{Sink, Told};
+
+use crate::told;
 
 /// An output folder for a stretch of the tensors that a plan stores. The others count as complete, so that
 /// nothing is made of them but what these need to know.
@@ -44,7 +46,22 @@ impl Sink for PartSink<'_> {
         self.output.read_aside(offset, out)
     }
 
-    fn complete(&self, tensor: usize, digest: TensorDigest) -> Result<(), Box<Diagnostic>> {
-        self.output.complete(self.own(tensor), digest)
+    fn complete(
+        &self,
+        tensor: usize,
+        digest: TensorDigest,
+        told: &Told,
+    ) -> Result<(), Box<Diagnostic>> {
+        let text = (!told.is_empty()).then(|| told::json(told).to_string());
+        self.output.complete_telling(self.own(tensor), digest, text)
+    }
+
+    fn told(&self, tensor: usize) -> Told {
+        if !self.tensors.contains(&tensor) {
+            return Told::default();
+        }
+        let text = self.output.told(self.own(tensor));
+        let value = text.and_then(|text| serde_json::from_str(text).ok());
+        value.and_then(|value| told::read(&value)).unwrap_or_default()
     }
 }

@@ -33,7 +33,7 @@ mod tests {
     fn losses_are_added() {
         let found = || MatrixReport {
             tensor: "a".to_owned(),
-            op: "interference",
+            op: "interference".into(),
             report: Report { loss: Some((2.0, 0.5)), ..Report::default() },
             from_store: false,
         };

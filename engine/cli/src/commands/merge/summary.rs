@@ -77,9 +77,9 @@ pub fn event(done: &Done, told: Option<&[Update]>) -> Value {
         "backend": done.backend,
         "treatment": mixdown_plan::treatment_counts(&planned.plan)
             .map(|counts| counts.0.into_iter().collect::<BTreeMap<_, _>>()),
-        "matrices": mixdown_session::merge::matrices::json(&report.matrices),
-        "lost_in_storage": losses::json(&report.losses),
-        "quantized": quantized::json(&report.quantized),
+        "matrices": mixdown_session::merge::matrices::json(&report.told.matrices),
+        "lost_in_storage": losses::json(&report.told.losses),
+        "quantized": quantized::json(&report.told.quantized),
         "seconds": done.elapsed.as_secs_f64(),
         "stages": stages.collect::<Vec<_>>(),
     });
@@ -139,13 +139,13 @@ fn text(
         let reused = quantity::count(report.tensors_reused, "tensor");
         text.push_str(&format!("\n{reused} of an interrupted run needed no computing"));
     }
-    if let Some(line) = matrices::line(&report.matrices) {
+    if let Some(line) = matrices::line(&report.told.matrices) {
         text.push_str(&format!("\n{line}"));
     }
-    if let Some(line) = losses::line(&report.losses) {
+    if let Some(line) = losses::line(&report.told.losses) {
         text.push_str(&format!("\n{line}"));
     }
-    if let Some(line) = quantized::line(&report.quantized) {
+    if let Some(line) = quantized::line(&report.told.quantized) {
         text.push_str(&format!("\n{line}"));
     }
     if report.codes_kept > 0 {
@@ -161,7 +161,7 @@ fn text(
 
 #[cfg(test)]
 mod tests {
-    use mixdown_exec::Outcome;
+    use mixdown_exec::{Outcome, Told};
 
     use super::*;
 
@@ -178,11 +178,8 @@ mod tests {
             peak_bytes: 0,
             threads: 2,
             stripe_elements: 1,
-            matrices: Vec::new(),
-            losses: Vec::new(),
-            quantized: Vec::new(),
             codes_kept: 0,
-            overflows: Vec::new(),
+            told: Told::default(),
             warnings: Vec::new(),
         };
         let told = text(35, 1_000_000, &report, "plain", Duration::from_secs(2));
