@@ -43,8 +43,14 @@ const ONE_OF_ALL: &[&str] = &[
 const EACH_OF_ALL: &[&str] =
     &["adapter_scale", "center", "coordinates", "karcher_weights", "ordinal"];
 
-/// How tightly what stands there binds: sums 1, products 2, single things 3.
+/// How tightly what stands there binds.
 type Binding = u8;
+const EITHER: Binding = 0;
+const BOTH: Binding = 1;
+const COMPARED: Binding = 2;
+const SUM: Binding = 3;
+const PRODUCT: Binding = 4;
+const SINGLE: Binding = 5;
 
 /// The formulas of a method, one line for each step, and the output.
 pub fn formulas(method: &Method) -> String {
@@ -139,23 +145,24 @@ impl Typeset<'_> {
 
     fn bound(&self, expression: &Expression) -> (String, Binding) {
         match &expression.kind {
-            ExpressionKind::Number(number) => (number_text(*number), 3),
-            ExpressionKind::Boolean(value) => (format!("<mtext>{value}</mtext>"), 3),
-            ExpressionKind::Text(text) => (format!("<mtext>{}</mtext>", escaped(text)), 3),
-            ExpressionKind::Name(name) => (self.name(name), 3),
+            ExpressionKind::Number(number) => (number_text(*number), SINGLE),
+            ExpressionKind::Boolean(value) => (format!("<mtext>{value}</mtext>"), SINGLE),
+            ExpressionKind::Text(text) => (format!("<mtext>{}</mtext>", escaped(text)), SINGLE),
+            ExpressionKind::Name(name) => (self.name(name), SINGLE),
             ExpressionKind::Index(inner, position) => {
                 let one = match &inner.kind {
                     ExpressionKind::Name(name) if name == "experts" => "<mi>θ</mi>".to_owned(),
-                    _ => Typeset { lists: &BTreeSet::new() }.within(inner, 3),
+                    _ => Typeset { lists: &BTreeSet::new() }.within(inner, SINGLE),
                 };
-                (format!("<msub>{one}<mn>{}</mn></msub>", position + 1), 3)
+                (format!("<msub>{one}<mn>{}</mn></msub>", position + 1), SINGLE)
             }
             ExpressionKind::Unary(UnaryOperator::Negate, inner) => {
-                (format!("<mrow><mo>−</mo>{}</mrow>", self.within(inner, 2)), 1)
+                (format!("<mrow><mo>−</mo>{}</mrow>", self.within(inner, PRODUCT)), SUM)
             }
-            ExpressionKind::Unary(UnaryOperator::Not, inner) => {
-                (format!("<mrow><mtext>not&#160;</mtext>{}</mrow>", self.within(inner, 3)), 1)
-            }
+            ExpressionKind::Unary(UnaryOperator::Not, inner) => (
+                format!("<mrow><mtext>not&#160;</mtext>{}</mrow>", self.within(inner, SINGLE)),
+                BOTH,
+            ),
             ExpressionKind::Binary(operator, left, right) => self.binary(*operator, left, right),
             ExpressionKind::Call { function, arguments, named, .. } => {
                 self.call(function, arguments, named)
@@ -176,19 +183,21 @@ impl Typeset<'_> {
         match operator {
             BinaryOperator::Divide => {
                 let (left, right) = (self.expression(left), self.expression(right));
-                (format!("<mfrac>{left}{right}</mfrac>"), 3)
+                (format!("<mfrac>{left}{right}</mfrac>"), SINGLE)
             }
-            BinaryOperator::Multiply => between("<mo>·</mo>", (2, 2), 2),
-            BinaryOperator::Add => between("<mo>+</mo>", (1, 1), 1),
-            BinaryOperator::Subtract => between("<mo>−</mo>", (1, 2), 1),
-            BinaryOperator::Equal => between("<mo>=</mo>", (1, 1), 0),
-            BinaryOperator::NotEqual => between("<mo>≠</mo>", (1, 1), 0),
-            BinaryOperator::Less => between("<mo>&lt;</mo>", (1, 1), 0),
-            BinaryOperator::LessEqual => between("<mo>≤</mo>", (1, 1), 0),
-            BinaryOperator::Greater => between("<mo>&gt;</mo>", (1, 1), 0),
-            BinaryOperator::GreaterEqual => between("<mo>≥</mo>", (1, 1), 0),
-            BinaryOperator::And => between("<mtext>&#160;and&#160;</mtext>", (0, 0), 0),
-            BinaryOperator::Or => between("<mtext>&#160;or&#160;</mtext>", (0, 0), 0),
+            BinaryOperator::Multiply => between("<mo>·</mo>", (PRODUCT, PRODUCT), PRODUCT),
+            BinaryOperator::Add => between("<mo>+</mo>", (SUM, SUM), SUM),
+            BinaryOperator::Subtract => between("<mo>−</mo>", (SUM, PRODUCT), SUM),
+            BinaryOperator::Equal => between("<mo>=</mo>", (SUM, SUM), COMPARED),
+            BinaryOperator::NotEqual => between("<mo>≠</mo>", (SUM, SUM), COMPARED),
+            BinaryOperator::Less => between("<mo>&lt;</mo>", (SUM, SUM), COMPARED),
+            BinaryOperator::LessEqual => between("<mo>≤</mo>", (SUM, SUM), COMPARED),
+            BinaryOperator::Greater => between("<mo>&gt;</mo>", (SUM, SUM), COMPARED),
+            BinaryOperator::GreaterEqual => between("<mo>≥</mo>", (SUM, SUM), COMPARED),
+            BinaryOperator::And => between("<mtext>&#160;and&#160;</mtext>", (BOTH, BOTH), BOTH),
+            BinaryOperator::Or => {
+                between("<mtext>&#160;or&#160;</mtext>", (EITHER, EITHER), EITHER)
+            }
         }
     }
 
@@ -205,15 +214,17 @@ impl Typeset<'_> {
                 "" => fence,
                 below => format!("<msub>{fence}{below}</msub>"),
             };
-            (text, 3)
+            (text, SINGLE)
         };
         let over_all = |before: &str| {
-            let inner = self.within(&arguments[0], 2);
+            let inner = self.within(&arguments[0], PRODUCT);
             let sign = "<munder><mo>∑</mo><mi>i</mi></munder>";
-            (format!("<mrow>{before}{sign}{inner}</mrow>"), 2)
+            (format!("<mrow>{before}{sign}{inner}</mrow>"), PRODUCT)
         };
         match (function, arguments.len()) {
-            ("where", 3) => return (self.cases(&arguments[0], &arguments[1], &arguments[2]), 3),
+            ("where", 3) => {
+                return (self.cases(&arguments[0], &arguments[1], &arguments[2]), SINGLE);
+            }
             ("sum", 1) if is_list(&arguments[0], self.lists) => return over_all(""),
             ("mean", 1) if is_list(&arguments[0], self.lists) => {
                 return over_all("<mfrac><mn>1</mn><mi>n</mi></mfrac>");
@@ -228,19 +239,23 @@ impl Typeset<'_> {
                 return (format!("<msup>{inner}<mn>2</mn></msup>"), binding);
             }
             ("sqrt", 1) => {
-                return (format!("<msqrt>{}</msqrt>", self.expression(&arguments[0])), 3);
+                return (format!("<msqrt>{}</msqrt>", self.expression(&arguments[0])), SINGLE);
             }
             ("power", 2) => {
-                let (one, two) = (self.within(&arguments[0], 3), self.expression(&arguments[1]));
-                return (format!("<msup>{one}{two}</msup>"), 3);
+                let (one, two) =
+                    (self.within(&arguments[0], SINGLE), self.expression(&arguments[1]));
+                return (format!("<msup>{one}{two}</msup>"), SINGLE);
             }
             ("exp", 1) => {
-                return (format!("<msup><mi>e</mi>{}</msup>", self.expression(&arguments[0])), 3);
+                return (
+                    format!("<msup><mi>e</mi>{}</msup>", self.expression(&arguments[0])),
+                    SINGLE,
+                );
             }
             ("dot", 2) if named.is_empty() => {
                 let (one, two) = (self.expression(&arguments[0]), self.expression(&arguments[1]));
                 let text = format!("<mrow><mo>⟨</mo>{one}<mo>,</mo>{two}<mo>⟩</mo></mrow>");
-                return (text, 3);
+                return (text, SINGLE);
             }
             _ => {}
         }
@@ -260,7 +275,7 @@ impl Typeset<'_> {
             }
         }));
         let inside = inside.join("<mo>,</mo>");
-        (format!("<mrow><mi>{function}</mi><mo>(</mo>{inside}<mo>)</mo></mrow>"), 3)
+        (format!("<mrow><mi>{function}</mi><mo>(</mo>{inside}<mo>)</mo></mrow>"), SINGLE)
     }
 
     /// `where` as a brace with a line for each case.
@@ -336,6 +351,10 @@ mod tests {
         check(
             "a / (b + c)",
             "<mfrac><mi>a</mi><mrow><mi>b</mi><mo>+</mo><mi>c</mi></mrow></mfrac>",
+        );
+        check(
+            "a and (b or c)",
+            "<mrow><mi>a</mi><mtext>&#160;and&#160;</mtext><mrow><mo>(</mo><mrow><mi>b</mi><mtext>&#160;or&#160;</mtext><mi>c</mi></mrow><mo>)</mo></mrow></mrow>",
         );
         check("1e-7", "<msup><mn>10</mn><mn>−7</mn></msup>");
     }

@@ -14,6 +14,8 @@ mod ranges;
 #[cfg(feature = "hub")]
 mod stand_in;
 #[cfg(feature = "hub")]
+mod store;
+#[cfg(feature = "hub")]
 mod trouble;
 #[cfg(feature = "hub")]
 mod wanted;
@@ -25,6 +27,8 @@ use std::path::{Path, PathBuf};
 use mixdown_diagnostics::{Diagnostic, codes};
 
 pub use options::HubOptions;
+#[cfg(feature = "hub")]
+pub use store::StoreOptions;
 
 use crate::shown::{shown, shown_path};
 use cache::{Repository, State};
@@ -132,9 +136,12 @@ fn fetch(
     ))
 }
 
-/// Whether a reference names a model that is read where it lies: an address, or `hf://ORGANIZATION/NAME`.
+/// Whether a reference names a model that is read where it lies: an address, that of a store (`s3://`, `gs://`,
+/// `az://`), or `hf://ORGANIZATION/NAME`.
 pub fn is_remote(reference: &str) -> bool {
-    ["https://", "http://", "hf://"].iter().any(|scheme| reference.starts_with(scheme))
+    ["https://", "http://", "hf://", "s3://", "gs://", "az://"]
+        .iter()
+        .any(|scheme| reference.starts_with(scheme))
 }
 
 /// Prepares a model that is read where it lies: its small files are fetched, and each file of weights gets a

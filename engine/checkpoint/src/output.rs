@@ -90,6 +90,12 @@ pub enum Begun {
     Complete(PathBuf),
 }
 
+/// Removes what a process left that was killed after it had given an output its name. What is not of this
+/// user and of the output that is there now stays.
+pub fn tidy(target: &Path, key: &OwnerKey) {
+    begin::tidy(Disk::default(), target, key);
+}
+
 impl Begun {
     /// The folder, when there is work to do.
     pub fn open(self) -> Option<OutputFolder> {

@@ -81,6 +81,9 @@ commands! {
     Devices in devices;
     /// Print a completion script for a shell
     Completions in completions;
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man in man;
     /// Write the JSON Schemas of recipes, methods and manifests
     #[command(hide = true)]
     Schemas in schemas;

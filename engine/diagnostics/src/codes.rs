@@ -157,6 +157,8 @@ codes! {
     PART_LOST = "E0555", "the worker or machine of a part died again and again";
     REMOTE_FAILED = "E0556", "a remote file cannot be read";
     REMOTE_RANGES = "E0557", "a server does not give parts of its files";
+    STORE_REFUSED = "E0558", "an object store refuses what it is asked for";
+    OUTPUT_REMOTE = "E0559", "an output is to be written to a remote place";
     IGNORED_KEY = "W0601", "a key of a mergekit configuration has no effect";
     IGNORED_PARAMETER = "W0602", "a parameter of a mergekit configuration has no effect";
     TIED_EMBEDDING = "W0603", "a tied embedding stands in for a missing output layer";

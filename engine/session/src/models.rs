@@ -41,7 +41,8 @@ impl Reference {
     /// `PATH`, `ID` or `ID@REVISION`. What exists as a path is a path, whatever is in its name.
     pub fn parse(text: &str) -> Self {
         let whole = || Self { path: text.to_owned(), revision: None, prefix: None };
-        let is_address = text.starts_with("https://") || text.starts_with("http://");
+        // At the hub a revision follows; elsewhere `@` is a letter like others.
+        let is_address = hub::is_remote(text) && !text.starts_with("hf://");
         if is_address || Path::new(text).symlink_metadata().is_ok() {
             return whole();
         }

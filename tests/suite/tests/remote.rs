@@ -187,3 +187,39 @@ fn without_a_network_a_remote_model_is_told() {
     let outcome = mixdown_kit::mixdown(&space, MERGE).exits(2);
     assert!(outcome.stderr.contains("HF_HUB_OFFLINE"), "{}", outcome.stderr);
 }
+
+/// Nothing is written to a place that only looks like a folder.
+#[test]
+fn a_remote_output_is_refused_by_name() {
+    for out in ["s3://bucket/merged", "gs://bucket/merged", "https://example.org/merged"] {
+        let space = Space::new();
+        checkpoint("a").write(&space);
+        space.write(
+            "recipe.yaml",
+            "merge_method: passthrough\nmodels: [{model: ./a}]\ndtype: float32\n",
+        );
+        let before = space.list();
+        let outcome = mixdown_kit::mixdown(&space, ["merge", "recipe.yaml", "--out", out]);
+        assert_ne!(outcome.status, Some(0));
+        assert!(
+            outcome.stderr.contains("E0559") && outcome.stderr.contains(out),
+            "{}",
+            outcome.stderr
+        );
+        assert_eq!(space.list(), before);
+    }
+}
+
+/// A store without an account, and names that are no buckets, are told before anything is asked.
+#[test]
+fn addresses_of_stores_that_cannot_be_are_told() {
+    for (address, expected) in
+        [("az://models/a", "AZURE_STORAGE_ACCOUNT_NAME"), ("s3://me@models/a", "names no bucket")]
+    {
+        let space = Space::new();
+        let outcome =
+            Program::new(&space).args(["inspect", address]).without_env("HF_HUB_OFFLINE").run();
+        assert_ne!(outcome.status, Some(0));
+        assert!(outcome.stderr.contains(expected), "{}", outcome.stderr);
+    }
+}

@@ -22,12 +22,18 @@ pub struct HubOptions {
     pub patience: Duration,
     /// How long to wait before a failed transfer is taken up again; doubled each time.
     pub retry_after: Duration,
+    /// Where object stores are, and who asks them.
+    #[cfg(feature = "hub")]
+    pub stores: super::store::StoreOptions,
 }
 
 impl HubOptions {
     /// Reads `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`,
-    /// `HF_HUB_OFFLINE`, and what they default to, from an environment; and the token's file.
+    /// `HF_HUB_OFFLINE`, and what they default to, from an environment; the token's file; and who asks
+    /// object stores.
     pub fn from_env(read: &dyn Fn(&str) -> Option<OsString>) -> Self {
+        #[cfg(feature = "hub")]
+        let stores = super::store::StoreOptions::from_env(read);
         let read = |name| read(name).filter(|value| !value.is_empty());
         let user = read("HOME").or_else(|| read("USERPROFILE")).map(PathBuf::from);
         let path = |name| {
@@ -65,6 +71,8 @@ impl HubOptions {
             offline: is_true("HF_HUB_OFFLINE") || is_true("TRANSFORMERS_OFFLINE"),
             patience: Duration::from_secs(60),
             retry_after: Duration::from_secs(1),
+            #[cfg(feature = "hub")]
+            stores,
         }
     }
 }

@@ -15,6 +15,7 @@ use super::download::describe;
 use super::far::{self, FOLDER};
 use super::fetch::patiently;
 use super::ranges::{Remote, RemoteSource, State};
+use super::store;
 use super::trouble::{Asked, Trouble};
 use super::wanted::{is_safe, wanted};
 use super::web::{Web, origin_of};
@@ -62,8 +63,14 @@ pub(super) fn prepare(
     cache: &Path,
     progress: &dyn FetchProgress,
 ) -> Result<PathBuf, Box<Diagnostic>> {
+    let in_store = store::is_store(reference).then(|| store::located(reference, &options.stores));
     // Messages name the server that was asked.
-    let server = HubOptions { endpoint: origin_of(reference), token: None, ..options.clone() };
+    let endpoint = match &in_store {
+        Some(Ok(located)) => origin_of(&located.address),
+        Some(Err(_)) => String::new(),
+        None => origin_of(reference),
+    };
+    let server = HubOptions { endpoint, token: None, ..options.clone() };
     let options = if reference.starts_with("hf://") { options } else { &server };
     let asked = |file| Asked { id: reference, revision: revision.unwrap_or("main"), file, options };
     if options.offline {
@@ -77,7 +84,13 @@ pub(super) fn prepare(
     let fault = |trouble: Trouble| asked(None).diagnostic(&trouble);
     let place = match reference.strip_prefix("hf://") {
         Some(id) => Place::of_hub(id, revision, options, cache, progress),
-        None => Place::of_address(reference, cache),
+        None => match in_store {
+            Some(located) => located.and_then(|located| {
+                Place::of_address(Web::of_store(&located)?, &located.address, true, cache)
+            }),
+            None => Web::of_address(reference)
+                .and_then(|web| Place::of_address(web, reference, false, cache)),
+        },
     };
     let place = place.map_err(fault)?;
     fs::create_dir_all(&place.folder).map_err(|error| fault(Trouble::Disk(error)))?;
@@ -132,6 +145,8 @@ struct Place {
     weights: Vec<String>,
     /// Whether one file was named, and no folder.
     is_file: bool,
+    /// Whether names are escaped as stores do.
+    is_store: bool,
 }
 
 impl Place {
@@ -158,11 +173,19 @@ impl Place {
         };
         let folder = folder(cache, &base).join("snapshots").join(&info.sha);
         let small = found.small.iter().map(|name| (*name).to_owned()).collect();
-        Ok(Self { web, base, folder, small, is_listed: true, weights, is_file: false })
+        Ok(Self {
+            web,
+            base,
+            folder,
+            small,
+            is_listed: true,
+            weights,
+            is_file: false,
+            is_store: false,
+        })
     }
 
-    fn of_address(address: &str, cache: &Path) -> Result<Self, Trouble> {
-        let web = Web::of_address(address)?;
+    fn of_address(web: Web, address: &str, is_store: bool, cache: &Path) -> Result<Self, Trouble> {
         let (base, weights) = match address.rsplit_once('/') {
             Some((base, name)) if name.ends_with(".safetensors") => {
                 (format!("{base}/"), vec![name.to_owned()])
@@ -178,7 +201,16 @@ impl Place {
             false => SMALL.iter().map(|name| (*name).to_owned()).collect(),
         };
         let folder = folder(cache, address).join("files");
-        Ok(Self { web, base, folder, small, is_listed: false, weights, is_file })
+        Ok(Self { web, base, folder, small, is_listed: false, weights, is_file, is_store })
+    }
+
+    /// Where a file of the model is asked for.
+    fn address_of(&self, name: &str) -> String {
+        match self.is_store {
+            // The name of a single file comes from an address, in which it is escaped already.
+            true if !self.is_file => format!("{}{}", self.base, store::escaped(name)),
+            _ => format!("{}{name}", self.base),
+        }
     }
 
     /// Fetches a file as it is. One that is only tried may be missing.
@@ -194,7 +226,7 @@ impl Place {
             return Ok(());
         }
         let fetched = patiently(options, progress, || {
-            let (body, _) = self.web.bytes(&format!("{}{name}", self.base), 0)?;
+            let (body, _) = self.web.bytes(&self.address_of(name), 0)?;
             let mut bytes = Vec::new();
             body.take(LONGEST_SMALL + 1).read_to_end(&mut bytes)?;
             match bytes.len() as u64 > LONGEST_SMALL {
@@ -222,7 +254,7 @@ impl Place {
         options: &HubOptions,
         progress: &dyn FetchProgress,
     ) -> Result<(), Trouble> {
-        let address = format!("{}{name}", self.base);
+        let address = self.address_of(name);
         let path = self.folder.join(name);
         let note = self.folder.join(format!(".{name}.state"));
         let ask = |first: u64, last: u64| {

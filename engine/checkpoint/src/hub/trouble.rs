@@ -119,7 +119,41 @@ impl Asked<'_> {
         })
     }
 
+    /// What a store answers, and as whom it was asked.
+    fn refused_by_store(&self, status: u16, reason: &str) -> Diagnostic {
+        let (id, endpoint) = (shown(self.id), self.options.shown_endpoint());
+        let answer = match reason {
+            "" => format!("status {status} from {endpoint}"),
+            reason => format!("{}, status {status} from {endpoint}", shown(reason)),
+        };
+        let with = |code, headline: String| {
+            let diagnostic = Diagnostic::error(code, headline).fact("store", &answer);
+            let diagnostic = match self.file {
+                Some(file) => diagnostic.fact("file", format!("`{}`", shown(file))),
+                None => diagnostic,
+            };
+            diagnostic.fact("asked as", self.options.stores.who(self.id))
+        };
+        match status {
+            404 => with(codes::MODEL_NOT_FOUND, format!("there is no model `{id}`"))
+                .help("check the bucket, and the folder within it"),
+            200 => with(codes::REMOTE_RANGES, "a server does not give parts of its files".to_owned())
+                .help("download the model and name its folder"),
+            301 | 307 | 400 => with(codes::STORE_REFUSED, format!("the store refuses `{id}`"))
+                .help("check the bucket's region, for S3 in AWS_REGION"),
+            401 | 403 => with(codes::STORE_REFUSED, format!("the store does not give `{id}`")).help(
+                "give credentials that may read it in the variables of the store's own tools, such as \
+                 AWS_ACCESS_KEY_ID, GOOGLE_OAUTH_ACCESS_TOKEN or AZURE_STORAGE_ACCOUNT_KEY",
+            ),
+            _ => with(codes::STORE_REFUSED, format!("the store refuses `{id}`"))
+                .help("run the same command again later"),
+        }
+    }
+
     fn refused(&self, status: u16, reason: &str) -> Diagnostic {
+        if super::store::is_store(self.id) {
+            return self.refused_by_store(status, reason);
+        }
         let (id, endpoint) = (shown(self.id), self.options.shown_endpoint());
         let with = |code, headline: String| {
             let answer = match reason {

@@ -11,6 +11,7 @@ use ureq::http::{HeaderMap, Response, Uri};
 use ureq::{Agent, Body, BodyReader};
 
 use super::HubOptions;
+use super::store::{Located, Signer};
 use super::trouble::Trouble;
 
 /// Redirects in a row that are followed; browsers follow about twenty, and the hub sends two at most.
@@ -23,6 +24,8 @@ pub(super) struct Web {
     endpoint: String,
     origin: Origin,
     token: Option<Token>,
+    /// Says who asks a store.
+    signer: Option<Signer>,
 }
 
 #[derive(Clone)]
@@ -59,7 +62,7 @@ impl Web {
             .http_status_as_error(false)
             .build();
         let token = options.token.clone().map(Token);
-        Ok(Self { agent: agent.into(), endpoint, origin, token })
+        Ok(Self { agent: agent.into(), endpoint, origin, token, signer: None })
     }
 
     /// The address of what the hub tells of a revision of a model.
@@ -112,6 +115,11 @@ impl Web {
         Ok(web)
     }
 
+    /// Asks for files in a store, as who may read them.
+    pub fn of_store(store: &Located) -> Result<Self, Trouble> {
+        Ok(Self { signer: store.signer.clone(), ..Self::of_address(&store.address)? })
+    }
+
     /// The bytes of a file from `first` to `last`, or to its end.
     pub fn range(
         &self,
@@ -161,12 +169,22 @@ impl Web {
         for _ in 0..=MOST_REDIRECTS {
             let agent = concat!("mixdown/", env!("CARGO_PKG_VERSION"));
             // Positions in a file count its own bytes, not those of a packed form.
-            let mut request = self.agent.get(&at).header(USER_AGENT, agent);
+            let is_home = Origin::of(&at).is_some_and(|origin| origin == self.origin);
+            let signer = self.signer.as_ref().filter(|_| is_home);
+            let signed = signer.map(|signer| signer.sign(&host_of(&at), at.path(), range));
+            let signed = signed.unwrap_or_default();
+            let asked = match &signed.query {
+                Some(query) => with_query(&at, query).ok_or_else(|| confused("no web address"))?,
+                None => at.clone(),
+            };
+            let mut request = self.agent.get(&asked).header(USER_AGENT, agent);
+            for (name, value) in signed.headers {
+                request = request.header(name, value);
+            }
             request = request.header(ACCEPT_ENCODING, "identity");
             if let Some(range) = range {
                 request = request.header(RANGE, range);
             }
-            let is_home = Origin::of(&at).is_some_and(|origin| origin == self.origin);
             if let Some(Token(token)) = self.token.as_ref().filter(|_| is_home) {
                 request = request.header(AUTHORIZATION, format!("Bearer {token}"));
             }
@@ -184,7 +202,8 @@ impl Web {
                     at = followed(&at, &next).ok_or_else(|| confused("a redirect to nowhere"))?;
                 }
                 (status, _) => {
-                    let reason = text_of(response.headers(), "x-error-code").unwrap_or_default();
+                    let reason = text_of(response.headers(), "x-error-code");
+                    let reason = reason.or_else(|| reason_in(response)).unwrap_or_default();
                     return Err(Trouble::Refused { status, reason });
                 }
             }
@@ -241,6 +260,30 @@ fn followed(from: &Uri, to: &Uri) -> Option<Uri> {
     let next = Uri::from_parts(parts).ok()?;
     let is_weaker = from.scheme_str() == Some("https") && next.scheme_str() != Some("https");
     (Origin::of(&next).is_some() && !is_weaker).then_some(next)
+}
+
+/// Host and port as a request names them.
+fn host_of(uri: &Uri) -> String {
+    let host = uri.host().unwrap_or_default();
+    let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+    match uri.port_u16().filter(|port| *port != usual) {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+fn with_query(uri: &Uri, query: &str) -> Option<Uri> {
+    let separator = if uri.query().is_some() { '&' } else { '?' };
+    format!("{uri}{separator}{query}").parse().ok()
+}
+
+/// The word by which a store says in a document why it refuses: `<Code>AccessDenied</Code>`.
+fn reason_in(response: Response<Body>) -> Option<String> {
+    const LONGEST: u64 = 64 << 10;
+    let text = response.into_body().with_config().limit(LONGEST).read_to_string().ok()?;
+    let code = text.split_once("<Code>")?.1.split_once("</Code>")?.0;
+    let is_word = code.len() < 80 && code.chars().all(|c| c.is_ascii_alphanumeric());
+    is_word.then(|| code.to_owned())
 }
 
 fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {

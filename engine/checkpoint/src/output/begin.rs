@@ -15,6 +15,7 @@ use super::lock::Lock;
 use super::shards::Shards;
 use super::trouble::{refused, refused_early};
 use super::{Begun, Notice, OutputFolder, OutputOptions, PlanIdentity, finish, owned, space};
+use crate::hub;
 use crate::journal::{Found, Journal, OwnerKey};
 use crate::layout::Layout;
 use crate::manifest::MANIFEST_NAME;
@@ -137,11 +138,40 @@ pub(super) fn begin(
     })))
 }
 
+/// Removes what a process left that was killed between giving an output its name and cleaning up: a hidden
+/// folder of ours whose last words are of the output that is there. Anything else stays as it is.
+pub(super) fn tidy(disk: Disk, target: &Path, key: &OwnerKey) {
+    let Ok((target, partial)) = find_place(&disk, target) else { return };
+    let is_over = |words: &[u8]| {
+        let journal = Journal::parse(words, key, |_| None).ours();
+        journal.is_some_and(|journal| is_complete(&journal, &target))
+    };
+    // Taking the lock writes over the words, so they are read before.
+    if !fs::read(lock_path(&partial)).is_ok_and(|words| is_over(&words)) {
+        return;
+    }
+    let taken = Lock::take(&disk, &partial, &shown_path(&target), false);
+    if taken.is_ok_and(|(_lock, words)| is_over(&words)) {
+        finish::clean_up(&disk, &partial);
+    }
+}
+
 /// The target without links, and the hidden folder beside it. Creates missing parents.
 fn find_place(disk: &Disk, target: &Path) -> Result<(PathBuf, PathBuf), Box<Diagnostic>> {
     let problem = |headline: &str| {
         Diagnostic::error(codes::WRITE_FAILED, headline).in_file(shown_path(target))
     };
+    let text = target.to_string_lossy();
+    if hub::is_remote(&text) {
+        return Err(Box::new(
+            Diagnostic::error(
+                codes::OUTPUT_REMOTE,
+                "an output is written to a folder of this machine",
+            )
+            .in_file(text)
+            .help("name a folder with `--out`, and copy it when it is complete"),
+        ));
+    }
     let target = match fs::symlink_metadata(target) {
         // The hidden folder lies beside what a link leads to, on the same disk.
         Ok(_) => fs::canonicalize(target)

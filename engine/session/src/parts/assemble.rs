@@ -12,7 +12,7 @@ use mixdown_checkpoint::layout::{INDEX_NAME, Layout, OutputTensor};
 use mixdown_checkpoint::manifest::{
     InputRecord, MANIFEST_NAME, MergeRecord, OriginRecord, TensorRecord, sha256_hex,
 };
-use mixdown_checkpoint::output::{Begun, OutputFolder, OutputOptions, PlanIdentity};
+use mixdown_checkpoint::output::{Begun, OutputFolder, OutputOptions, PlanIdentity, tidy};
 use mixdown_checkpoint::shown::{shown, shown_path};
 use mixdown_checkpoint::tensor_digest::TensorDigest;
 use mixdown_diagnostics::{Diagnostic, codes};
@@ -77,6 +77,8 @@ pub fn assemble(request: &AssembleRequest, session: &Session<'_>) -> Result<Asse
         return Err(Trouble::Usage(vec![Diagnostic::error(codes::PARTS_MISSING, headline)]));
     }
     if found::numbers(out).is_empty() && out.join(MANIFEST_NAME).is_file() {
+        // A process that was killed right after it had joined them left its hidden folder.
+        tidy(out, &owner_key(session)?);
         return Ok(Assembled::Earlier(out.clone()));
     }
     check_strangers(request)?;

@@ -126,6 +126,30 @@ fn last_words_of_others_are_not_believed() {
     assert!(matches!(begun, Begun::Complete(_)));
 }
 
+/// What is left of an output that is there, of this user, and nothing else.
+#[test]
+fn what_is_left_of_an_output_that_is_there_is_removed() {
+    let left = |key: &OwnerKey, manifest: &str| {
+        let space = Space::new();
+        let output = space.begin(Disk::default(), &PLAIN).unwrap().open().unwrap();
+        let identity = output.identity.clone();
+        drop(output);
+        fs::create_dir(space.target()).unwrap();
+        fs::write(space.target().join("mixdown-manifest.json"), "{}").unwrap();
+        let last = Entry::Finished(TensorDigest::of(manifest.as_bytes())).line(key, &identity);
+        let words = Journal::new(identity.as_str()).text(key) + &last + "7\n";
+        fs::write(space.partial().join("lock"), &words).unwrap();
+        crate::output::tidy(&space.target(), &KEY);
+        assert!(space.target().join("mixdown-manifest.json").exists());
+        let is_left = space.partial().exists();
+        assert!(!is_left || fs::read_to_string(space.partial().join("lock")).unwrap() == words);
+        is_left
+    };
+    assert!(!left(&KEY, "{}"));
+    assert!(left(&OwnerKey::new([8; 32]), "{}"), "that of others stays");
+    assert!(left(&KEY, "another"), "that of another output stays");
+}
+
 /// When the power goes, bytes of the lock may be lost, and zeros stand in their place.
 #[test]
 fn a_lock_that_lost_its_bytes_is_taken_over() {
