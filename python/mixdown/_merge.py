@@ -118,11 +118,15 @@ def merge(
     `set` overrides values of the recipe by their paths; `follow_links` reads files that are links out of a
     model's folder, which is an error otherwise; `memory` and `shard_size` are bytes or texts such
     as `"2GB"`; without `threads` all processors work. With `part`, `"3/16"` or `(3, 16)`, one part of the
-    output is made in a folder of its own within `out`; `assemble` joins all when they are there. A merge that was interrupted, by Ctrl-C too, goes on
-    where it was when the same call comes again.
+    output is made in a folder of its own within `out`; `assemble` joins all when they are there. A merge that
+    was interrupted, by Ctrl-C too, goes on where it was when the same call comes again.
 
     **Errors.** `RecipeError` with all mistakes together, before anything is written; `MergeError` when
     data or disk are in the way.
+
+    >>> merged = mixdown.merge(recipe, "merged", memory="1GB", set={"parameters.lambda": 0.5})
+    >>> merged.out.name, merged.tensors
+    ('merged', 3)
     """
     asked = {
         "recipe": request(recipe, set, follow_links),
@@ -172,6 +176,11 @@ def assemble(
     otherwise.
 
     **Errors.** `MergeError` with all parts that are missing, repeated, damaged or of other merges.
+
+    >>> for number in (1, 2):
+    ...     part = mixdown.merge(recipe, "joined", part=(number, 2))
+    >>> mixdown.assemble("joined").parts
+    2
     """
     with Listener(progress) as listener, told():
         done = json.loads(_mixdown.assemble(os.fspath(folder), force, listener))
@@ -203,6 +212,14 @@ def check(
     """Finds all mistakes of a recipe, without reading weights.
 
     **Errors.** `RecipeError` with every mistake; `MergeError` where a model cannot be used.
+
+    >>> mixdown.check(recipe).tensors
+    3
+    >>> try:
+    ...     mixdown.check({**recipe, "method": "tiez"})
+    ... except mixdown.RecipeError as error:
+    ...     print(error.diagnostics[0].code, error.diagnostics[0].headline)
+    E0207 there is no method `tiez`
     """
     with Listener(progress) as listener, told():
         found = json.loads(_mixdown.check(json.dumps(request(recipe, set)), listener))
@@ -221,6 +238,9 @@ def plan(
     """What a merge would do: `mixdown plan --json` as a dict.
 
     `["footprint"]` has bytes to read and write, and the memory at most.
+
+    >>> mixdown.plan(recipe)["footprint"]["bytes_written"]
+    216
     """
     asked = json.dumps(request(recipe, set))
     with Listener(progress) as listener, told():
@@ -230,7 +250,11 @@ def plan(
 def explain(
     recipe: Recipe, tensor: str, *, set: Mapping[str, Any] | None = None, progress: Progress = None
 ) -> dict[str, Any]:
-    """How one tensor of the output is made, and why: `mixdown explain --json` as a dict."""
+    """How one tensor of the output is made, and why: `mixdown explain --json` as a dict.
+
+    >>> mixdown.explain(recipe, "norm.weight")["tensor"]["shape"]
+    [6]
+    """
     with Listener(progress) as listener, told():
         return _document(_mixdown.explain(json.dumps(request(recipe, set)), tensor, listener))
 
@@ -242,7 +266,11 @@ def inspect(
     follow_links: bool = False,
     progress: Progress = None,
 ) -> dict[str, Any]:
-    """What a checkpoint holds: `mixdown inspect --json` as a dict; `tensors` is a pattern of names."""
+    """What a checkpoint holds: `mixdown inspect --json` as a dict; `tensors` is a pattern of names.
+
+    >>> [tensor["name"] for tensor in mixdown.inspect("./base", tensors="layers.**")["tensors"]]
+    ['layers.0.weight', 'layers.1.weight']
+    """
     with Listener(progress) as listener, told():
         return _document(_mixdown.inspect(os.fspath(model), tensors, follow_links, listener))
 
@@ -256,7 +284,11 @@ def diff(
     follow_links: bool = False,
     progress: Progress = None,
 ) -> dict[str, Any]:
-    """How alike two checkpoints are, tensor by tensor: `mixdown diff --json` as a dict."""
+    """How alike two checkpoints are, tensor by tensor: `mixdown diff --json` as a dict.
+
+    >>> len(mixdown.diff("./base", "./a")["tensors"])
+    3
+    """
     pair = (os.fspath(first), os.fspath(second))
     with Listener(progress) as listener, told():
         return _document(_mixdown.diff(pair, tensors, threads, follow_links, listener))
@@ -268,6 +300,10 @@ def verify(
     """Proves a merged checkpoint against its manifest.
 
     **Errors.** `MergeError` with all that is missing, different, or too much.
+
+    >>> merged = mixdown.merge(recipe, "proven")
+    >>> mixdown.verify(merged.out).tensors
+    3
     """
     with Listener(progress) as listener, told():
         found = json.loads(_mixdown.verify(os.fspath(folder), threads, listener))
@@ -366,7 +402,11 @@ def fuse(
 
 
 def methods(beside: str | os.PathLike[str] | None = None) -> tuple[Method, ...]:
-    """The merge methods, with those in `methods/` beside a recipe if one is named."""
+    """The merge methods, with those in `methods/` beside a recipe if one is named.
+
+    >>> {method.name: method.title for method in mixdown.methods()}["ties"]
+    'TIES-Merging'
+    """
     with told():
         found = json.loads(_mixdown.methods(None, None if beside is None else os.fspath(beside)))
     return tuple(

@@ -107,6 +107,11 @@ def iter_tensors(
 
     **Errors.** `RecipeError` and `MergeError` as `merge`; `TypeError` and `ValueError` for tensors that
     cannot be read, with their names.
+
+    >>> tensors = {name: mixdown.open(name) for name in ("./base", "./a", "./b")}
+    >>> models = {name: dict(model) for name, model in tensors.items()}
+    >>> sorted(name for name, tensor in mixdown.iter_tensors(recipe, models))
+    ['layers.0.weight', 'layers.1.weight', 'norm.weight']
     """
     kept: list[Any] = []
     given = []
@@ -144,7 +149,15 @@ def merge_tensors(
     memory: int | str | None = None,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Merges tensors without files: the dict of `iter_tensors`, sorted by name."""
+    """Merges tensors without files: the dict of `iter_tensors`, sorted by name.
+
+    >>> import numpy
+    >>> one, two = ({"w": numpy.full((2, 2), value, "float32")} for value in (1, 4))
+    >>> halves = {"merge_method": "linear", "parameters": {"weight": 1},
+    ...           "models": [{"model": "one"}, {"model": "two"}]}
+    >>> mixdown.merge_tensors(halves, {"one": one, "two": two})["w"].tolist()
+    [[2.5, 2.5], [2.5, 2.5]]
+    """
     found = iter_tensors(
         recipe, models, set=set, configs=configs, memory=memory, threads=threads
     )
@@ -175,7 +188,7 @@ class Checkpoint(Mapping[str, Any]):
         self._opened = opened
         self._library = library
         self._info = {
-            name: TensorInfo(name, _TYPES.get(dtype, dtype), tuple(shape))
+            name: TensorInfo(name, _TYPES[dtype] if dtype in _TYPES else dtype, tuple(shape))
             for name, dtype, shape in opened.tensors()
         }
         self._names = {name: dtype for name, dtype, _ in opened.tensors()}
@@ -215,6 +228,12 @@ def open(
     """Opens a model of any format; `library` is `"numpy"` or `"torch"`.
 
     **Errors.** `RecipeError` when it is nowhere, `MergeError` when it cannot be read.
+
+    >>> model = mixdown.open("./base")
+    >>> model.tensors["norm.weight"]
+    TensorInfo(name='norm.weight', dtype='float32', shape=(6,))
+    >>> model["norm.weight"].shape
+    (6,)
     """
     if library not in ("numpy", "torch"):
         raise ValueError(f"`library` is `numpy` or `torch`, found {library!r}")

@@ -92,7 +92,7 @@ def merge(
             cut = json.loads(_mixdown.plan_parts(json.dumps(asked), count, listener))
         shown = _Shown(cut, listener)
         _run(asked, count, _options(wanted, retries), shown)
-    return mixdown.assemble(asked["out"], force=force, progress=progress)
+    return mixdown.assemble(os.fspath(out), force=force, progress=progress)
 
 
 def _machines() -> list[Any]:
