@@ -21,6 +21,7 @@ mod load;
 mod low_rank;
 mod map;
 mod matrix;
+mod points;
 mod reduce;
 mod select;
 mod storage;
@@ -29,6 +30,7 @@ pub mod survey;
 mod worker;
 
 pub use features::Features;
+pub use points::{Measure, Points, Weighted};
 
 #[doc(hidden)]
 pub use matrix::adam;
