@@ -60,6 +60,8 @@ commands! {
     Extract in extract, quiet |arguments| arguments.running.quiet;
     /// Add adapters to their base, and write the model
     Fuse in fuse, quiet |arguments| arguments.running.quiet;
+    /// Give a model the vocabulary of another one
+    Transplant in transplant, quiet |arguments| arguments.running.quiet;
     /// Write a model in another form: quantized, dequantized, or in another type
     Convert in convert, quiet |arguments| arguments.running.quiet;
     /// Merge with the arguments of mergekit-yaml

@@ -82,6 +82,7 @@ codes! {
     ARCHITECTURES_DIFFER = "E0257", "models of different architectures are merged";
     MOE_EXPERTS = "E0258", "the experts of a mixture, or their prompts, make no gates";
     MOE_LAYOUT = "E0259", "models do not make a mixture of experts";
+    TRANSPLANT = "E0260", "a model cannot get the vocabulary of another one";
     MISSING_BASE = "E0301", "a method needs a base model and there is none";
     MISSING_PARAMETER = "E0302", "a required parameter is not set";
     WRONG_INPUTS = "E0303", "a method got too many or too few models";
@@ -193,6 +194,7 @@ codes! {
     NO_CHAT_TEMPLATE = "W0632", "no chat template could be written";
     STAGE_UNUSED = "W0633", "a document of a file is used by no other";
     MERGEKIT_UNUSED = "W0634", "a switch of mergekit's programs has no effect";
+    FEW_COMMON_TOKENS = "W0635", "two vocabularies have little in common";
     PACKED_BESIDE = "W0640", "tensors that belong to the quantized form only are left out";
     UNPACKED = "W0641", "a model is quantized, and the output is not";
     GGUF_NAMES = "W0642", "tensors of a GGUF file are not those that its family is known to have";

@@ -14,6 +14,8 @@ use crate::text::Text;
 pub enum Represent {
     /// The numbers of its tokens; the model itself is not read
     Tokens,
+    /// The same without the token that begins texts
+    Parts,
     /// Before each layer the state at the last token
     Last,
     /// Before each layer the mean of the states at all tokens
@@ -31,9 +33,12 @@ pub fn represent(
     what: Represent,
 ) -> Result<Vec<Value>, Vec<Diagnostic>> {
     let text = Text::read(folder)?;
-    let begin = beginning(folder)?;
+    let begin = match what {
+        Represent::Parts => String::new(),
+        _ => beginning(folder)?,
+    };
     let model = match what {
-        Represent::Tokens => None,
+        Represent::Tokens | Represent::Parts => None,
         Represent::Last | Represent::Mean => Some(Model::read(folder)?),
     };
     let fail = |why: String| {

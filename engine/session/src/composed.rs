@@ -15,6 +15,16 @@ use serde_json::Value;
 use crate::models::Model;
 use crate::tensors::Held;
 
+/// A recipe that stands for a text of another kind, and the model that it writes.
+pub(crate) struct Composition {
+    /// What the recipe calls the model.
+    pub name: String,
+    pub model: Model,
+    /// The recipe, as a text.
+    pub recipe: String,
+    pub warnings: Vec<Diagnostic>,
+}
+
 /// A checkpoint that is being put together.
 pub(crate) struct Composed {
     pool: Arc<FilePool>,
@@ -100,6 +110,12 @@ impl Composed {
             config,
             warnings: Vec::new(),
         };
-        Ok(Model { checkpoint, revision: None, held: Some(Held(self.held)), parts })
+        Ok(Model {
+            checkpoint,
+            revision: None,
+            held: Some(Held(self.held)),
+            parts,
+            vocabulary: None,
+        })
     }
 }

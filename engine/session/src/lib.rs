@@ -31,6 +31,7 @@ pub mod search;
 pub mod survey;
 pub mod tensors;
 mod told;
+pub mod transplant;
 mod trouble;
 
 use std::sync::atomic::{AtomicBool, Ordering};

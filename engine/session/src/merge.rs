@@ -2,7 +2,7 @@
 
 pub mod adapter;
 mod chat_template;
-mod files;
+pub(crate) mod files;
 mod gguf;
 mod gguf_tokenizer;
 pub mod losses;

@@ -24,6 +24,19 @@ pub struct Model {
     pub(crate) held: Option<Held>,
     /// The models that it was put together from.
     pub(crate) parts: Vec<Model>,
+    /// The files of another vocabulary, where it has one.
+    pub(crate) vocabulary: Option<Vocabulary>,
+}
+
+/// What stands beside a model's weights in place of its own files of a vocabulary.
+#[derive(Clone, Debug)]
+pub(crate) struct Vocabulary {
+    /// The folder that the tokenizer is in.
+    pub folder: PathBuf,
+    /// The names of its files.
+    pub names: Vec<String>,
+    /// Files that are written: name and content.
+    pub made: Vec<(String, String)>,
 }
 
 /// What names a model.
@@ -83,7 +96,7 @@ impl Model {
 
     /// A model whose data lies in its files.
     pub fn of_files(checkpoint: Checkpoint, revision: Option<String>) -> Self {
-        Self { checkpoint, revision, held: None, parts: Vec::new() }
+        Self { checkpoint, revision, held: None, parts: Vec::new(), vocabulary: None }
     }
 
     /// Opens an adapter, and tells the commit that it is from. Fetches it from the hub when it is not
@@ -120,7 +133,13 @@ impl Model {
     ) -> Result<Self, Vec<Diagnostic>> {
         if let Some(given) = session.given.iter().find(|given| given.name == reference.path) {
             let (checkpoint, held) = given.open()?;
-            return Ok(Self { checkpoint, revision: None, held: Some(held), parts: Vec::new() });
+            return Ok(Self {
+                checkpoint,
+                revision: None,
+                held: Some(held),
+                parts: Vec::new(),
+                vocabulary: None,
+            });
         }
         let path = located(reference, session)?;
         let from_hub = Path::new(&reference.path).symlink_metadata().is_err();

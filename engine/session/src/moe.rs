@@ -16,21 +16,11 @@ use mixdown_tensor::{DType, Shape};
 use serde_json::{Map, Value, json};
 
 use crate::Session;
-use crate::composed::{Composed, Files};
+use crate::composed::{Composed, Composition, Files};
 use crate::models::{Model, Reference};
 
 use gates::{GateSource, Gates, Zeros};
 use layout::Layout;
-
-/// A recipe that stands for a file of another kind, and the model that it writes.
-pub(crate) struct Composition {
-    /// What the recipe calls the model.
-    pub name: String,
-    pub model: Model,
-    /// The recipe, as a text.
-    pub recipe: String,
-    pub warnings: Vec<Diagnostic>,
-}
 
 /// The projections of a feed-forward layer, as dense models name them.
 const PROJECTIONS: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];

@@ -5,7 +5,7 @@ mod adapters;
 pub mod maps;
 mod reading;
 mod spelling;
-mod tokens;
+pub(crate) mod tokens;
 mod versions;
 
 use std::cell::RefCell;
@@ -109,7 +109,13 @@ pub fn load(
     // Asked for once, and given on: a recipe that comes from a pipe would be empty the second time.
     let asked_for = read(path);
     let composition = match &asked_for {
-        Ok(text) => crate::moe::composition(path, text, session).transpose()?,
+        Ok(given) => match text {
+            // Only a command writes the text of a transplant.
+            Some(text) => {
+                crate::transplant::composition(text, memory_bytes, session).transpose()?
+            }
+            None => crate::moe::composition(path, given, session).transpose()?,
+        },
         Err(_) => None,
     };
     let stands_for = composition.as_ref().map(|composition| Ok(composition.recipe.clone()));

@@ -136,6 +136,21 @@ impl TokenizerFile {
             + values * Self::VALUE_BYTES
     }
 
+    /// Whether its tokens are bytes that are written as letters, as those of GPT-2.
+    pub fn is_of_bytes(&self) -> bool {
+        fn names(value: &Value) -> bool {
+            match value {
+                Value::Object(entries) => {
+                    entries.get("type").is_some_and(|word| word == "ByteLevel")
+                        || entries.values().any(names)
+                }
+                Value::Array(values) => values.iter().any(names),
+                _ => false,
+            }
+        }
+        ["pre_tokenizer", "decoder"].iter().any(|key| self.frame.get(*key).is_some_and(names))
+    }
+
     /// Token and id of each entry, and then of each added token; what cannot be understood is left out.
     pub fn ids(&self) -> HashMap<&str, u64> {
         let mut ids = HashMap::new();

@@ -14,6 +14,8 @@ use super::embedded::{EmbeddedGenerator, PROGRAM};
 pub enum Representation {
     /// The numbers of the tokens.
     Tokens,
+    /// The numbers of the tokens, without the one that begins texts.
+    Parts,
     /// Before each layer the state at the last token.
     LastState,
     /// Before each layer the mean of the states.
@@ -37,6 +39,7 @@ pub fn represent(
     };
     let word = match what {
         Representation::Tokens => "tokens",
+        Representation::Parts => "parts",
         Representation::LastState => "last",
         Representation::MeanState => "mean",
     };

@@ -46,6 +46,18 @@ const TOKENIZER_NOTES: [&str; 5] = [
     "tokenizer_config.json",
 ];
 
+fn is_of_tokenizer(name: &str) -> bool {
+    TOKENIZERS.contains(&name)
+        || VOCABULARY_FILES.contains(&name)
+        || TOKENIZER_NOTES.contains(&name)
+}
+
+/// The files of a folder that make its tokenizer.
+pub fn tokenizer_files(folder: &Path) -> Result<Vec<String>, Box<Diagnostic>> {
+    let names = side_files::side_files(folder)?.names;
+    Ok(names.into_iter().filter(|name| is_of_tokenizer(name)).collect())
+}
+
 /// What will stand beside the weights.
 #[derive(Debug, Default)]
 pub struct Files {
@@ -108,9 +120,16 @@ pub fn choose(
                 .note("the output has none either, so other programs cannot load it by its folder"),
             ),
         }
+        if let Some(vocabulary) = &donor.model.vocabulary {
+            files.made.extend(vocabulary.made.iter().cloned());
+        }
         if checkpoint.form == Form::Folder {
             files.copy_from(&checkpoint.root)?;
             files.copy_modules(donor, planned)?;
+        }
+        if let Some(vocabulary) = &donor.model.vocabulary {
+            files.copied.retain(|(name, _)| !is_of_tokenizer(name));
+            files.copy(&vocabulary.folder, vocabulary.names.clone());
         }
         files.take_tokenizer(planned)?;
     }
@@ -160,12 +179,16 @@ impl Files {
             .filter(|name| name != CONFIG_NAME && !is_made(name))
             .filter(|name| !(has_new_vocabulary && VOCABULARY_FILES.contains(&name.as_str())))
             .collect();
+        self.copy(folder, names);
+        Ok(())
+    }
+
+    fn copy(&mut self, folder: &Path, names: Vec<String>) {
         for name in names {
             let path = folder.join(&name);
             self.bytes += std::fs::metadata(&path).map_or(0, |found| found.len());
             self.copied.push((name, path));
         }
-        Ok(())
     }
 
     /// Takes over the folders that the model's `modules.json` names. Their weights are the model's own, which is
@@ -223,13 +246,7 @@ impl Files {
         {
             return Ok(());
         }
-        let is_its = |name: &str| {
-            TOKENIZERS.contains(&name)
-                || VOCABULARY_FILES.contains(&name)
-                || TOKENIZER_NOTES.contains(&name)
-        };
-        let names = side_files::side_files(root)?.names;
-        let own: Vec<String> = names.into_iter().filter(|name| is_its(name)).collect();
+        let own = tokenizer_files(root)?;
         let is_equal = own.iter().all(|name| {
             let known = self.copied.iter().find(|(copied, _)| copied == name);
             known.is_some_and(|(_, path)| same_bytes(path, &root.join(name)))
@@ -237,12 +254,8 @@ impl Files {
         if is_equal {
             return Ok(());
         }
-        self.copied.retain(|(name, _)| !is_its(name));
-        for name in own {
-            let path = root.join(&name);
-            self.bytes += std::fs::metadata(&path).map_or(0, |found| found.len());
-            self.copied.push((name, path));
-        }
+        self.copied.retain(|(name, _)| !is_of_tokenizer(name));
+        self.copy(root, own);
         let headline =
             format!("the tokenizer of the output is that of the adapter `{}`", input.reference);
         let note = "it lies beside the adapter's weights and differs from the base's";

@@ -23,13 +23,13 @@ const FILE: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
 
 /// What reading tokenizers may still take of the memory of a merge.
-struct Budget {
+pub(crate) struct Budget {
     whole: u64,
     left: u64,
 }
 
 impl Budget {
-    fn new(whole: u64) -> Self {
+    pub fn new(whole: u64) -> Self {
         Self { whole, left: whole }
     }
 
@@ -78,7 +78,8 @@ impl Budget {
         }
     }
 
-    fn tokenizer(&mut self, model: &Model) -> Result<Option<TokenizerFile>, Box<Diagnostic>> {
+    /// The tokenizer of a model; none if its folder has none.
+    pub fn tokenizer(&mut self, model: &Model) -> Result<Option<TokenizerFile>, Box<Diagnostic>> {
         let Some(bytes) = self.read(model, FILE)? else { return Ok(None) };
         let file = TokenizerFile::parse(&bytes, self.values())
             .map_err(|error| broken(model, FILE, &error))?;
@@ -90,9 +91,19 @@ impl Budget {
         Ok(Some(file))
     }
 
-    fn config(&self, model: &Model) -> Result<Option<Value>, Box<Diagnostic>> {
-        let Some(bytes) = self.read(model, CONFIG)? else { return Ok(None) };
-        json_within(&bytes, self.values()).map(Some).map_err(|error| broken(model, CONFIG, &error))
+    /// What stands beside the tokenizer.
+    pub fn config(&self, model: &Model) -> Result<Option<Value>, Box<Diagnostic>> {
+        self.json(model, CONFIG)
+    }
+
+    /// What older tokenizers have beside it.
+    pub fn notes(&self, model: &Model) -> Result<Option<Value>, Box<Diagnostic>> {
+        self.json(model, "special_tokens_map.json")
+    }
+
+    fn json(&self, model: &Model, name: &str) -> Result<Option<Value>, Box<Diagnostic>> {
+        let Some(bytes) = self.read(model, name)? else { return Ok(None) };
+        json_within(&bytes, self.values()).map(Some).map_err(|error| broken(model, name, &error))
     }
 }
 
