@@ -141,7 +141,7 @@ mod _mixdown {
         let machine = machine(memory, threads, None)?;
         attended(py, listener, move |session| {
             let planned = mixdown_session::plan(&recipe, session, None)?;
-            data::planned(&planned, &machine, session.places)
+            data::planned(&planned, &machine, session)
         })
     }
 

@@ -7,7 +7,7 @@ use mixdown_session::extract::ExtractRequest;
 use mixdown_session::fuse::FuseRequest;
 use mixdown_session::merge::{Keep, MergeRequest};
 use mixdown_session::search::SearchRequest;
-use mixdown_session::{Device, Machine, RecipeInput};
+use mixdown_session::{Machine, RecipeInput};
 use pyo3::PyResult;
 use pyo3::exceptions::PyValueError;
 use serde::Deserialize;
@@ -102,14 +102,9 @@ pub fn machine(
         machine.threads = Some(NonZeroUsize::new(threads).ok_or_else(none)?);
     }
     if let Some(device) = device {
-        machine.device = match device {
-            "auto" => Device::Auto,
-            "cpu" => Device::Cpu,
-            other => {
-                let text = format!("`device` is `auto` or `cpu`, found `{other}`");
-                return Err(PyValueError::new_err(text));
-            }
-        };
+        machine.device = device.parse().map_err(|text: String| {
+            PyValueError::new_err(format!("`device` is `{device}`: {text}"))
+        })?;
     }
     Ok(machine)
 }

@@ -181,13 +181,14 @@ fn cost(method: &Method) -> String {
     let machine = Machine {
         memory_bytes: Some(64 << 30),
         threads: std::num::NonZeroUsize::new(1),
+        device: mixdown_session::Device::Cpu,
         ..Machine::default()
     };
     let planned = mixdown_session::plan(&RecipeInput::made_up(recipe), &session, None)
         .unwrap_or_else(|trouble| panic!("{}: {trouble}", method.name.value));
-    let backend = machine.backend().expect("the processor is there");
     let (footprint, _) = planned
-        .costs(&backend, &machine)
+        .backend(&machine, &session)
+        .and_then(|chosen| planned.costs(chosen.backend(), &machine))
         .unwrap_or_else(|trouble| panic!("{}: {}", method.name.value, trouble.headline));
     let models = given.len() - usize::from(!method.reference) - unused(method);
     let once = SIDE * SIDE * 2;

@@ -51,17 +51,44 @@ use trouble::refused;
 /// What an output is of: a digest of the plan and of the identities of its inputs. Work that was
 /// interrupted is continued only for the same identity.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PlanIdentity(String);
+pub struct PlanIdentity {
+    digest: String,
+    device: Option<String>,
+}
 
 impl PlanIdentity {
     /// The identity with this digest.
     pub fn new(digest: &[u8; 32]) -> Self {
-        Self(hex(digest))
+        Self { digest: hex(digest), device: None }
     }
 
-    /// Its 64 hexadecimal digits.
+    /// The same work by a device, whose bits may be others. An unfinished output of one is not continued by
+    /// another, and neither thrown away unasked.
+    pub fn on(self, device: &str) -> Self {
+        Self { device: Some(device.replace('\n', " ")), ..self }
+    }
+
+    /// Its 64 hexadecimal digits, whatever the device.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.digest
+    }
+
+    /// The device, if it is not the processor.
+    pub fn device(&self) -> Option<&str> {
+        self.device.as_deref()
+    }
+
+    /// The digits, and the device.
+    pub fn whole(&self) -> String {
+        with_device(&self.digest, self.device())
+    }
+}
+
+/// An identity with its device, as journals have it.
+fn with_device(digest: &str, device: Option<&str>) -> String {
+    match device {
+        Some(device) => format!("{digest} on {device}"),
+        None => digest.to_owned(),
     }
 }
 

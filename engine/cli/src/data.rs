@@ -7,7 +7,7 @@ use mixdown_recipe::{Method, Pattern};
 use mixdown_session::merge::{MergeRequest, Merged, Started, adapter, partition};
 use mixdown_session::models::Model;
 use mixdown_session::parts::assemble::Assembled;
-use mixdown_session::{Machine, Places, Planned, Session, Trouble};
+use mixdown_session::{Machine, Planned, Session, Trouble};
 use serde_json::Value;
 
 use crate::commands::merge::summary;
@@ -37,8 +37,12 @@ pub fn merged(merged: &Merged) -> Value {
 /// What `mixdown plan` tells.
 ///
 /// **Errors.** The budget is too small.
-pub fn planned(planned: &Planned, machine: &Machine, places: &Places) -> Result<Value, Trouble> {
-    plan::document(planned, machine, places)
+pub fn planned(
+    planned: &Planned,
+    machine: &Machine,
+    session: &Session<'_>,
+) -> Result<Value, Trouble> {
+    plan::document(planned, machine, session)
 }
 
 /// What `mixdown plan --parts` tells of a merge.
@@ -46,7 +50,7 @@ pub fn planned(planned: &Planned, machine: &Machine, places: &Places) -> Result<
 /// **Errors.** All mistakes that headers show.
 pub fn cut(request: &MergeRequest, parts: u32, session: &Session<'_>) -> Result<Value, Trouble> {
     let planned = mixdown_session::plan(&request.recipe, session, None)?;
-    Ok(plan::parts::json_of(&partition(request, &planned, parts)?))
+    Ok(plan::parts::json_of(&partition(request, &planned, parts, session)?))
 }
 
 /// What `mixdown explain` tells of a tensor that was planned with the wish to explain it.

@@ -1,6 +1,6 @@
 //! Exit statuses, and which of them a set of diagnostics leads to.
 
-use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_diagnostics::{Code, Diagnostic, codes};
 use mixdown_session::Trouble;
 
 /// How the program ends.
@@ -25,6 +25,9 @@ pub fn of_trouble(trouble: &Trouble) -> Exit {
     }
 }
 
+/// What is nobody's mistake: a device that is there and fails, or is too small.
+const DEVICE_FAULTS: [Code; 3] = [codes::CUDA_FAILED, codes::DEVICE_MEMORY, codes::BACKEND_DIFFERS];
+
 /// The status for work that these diagnostics stopped.
 ///
 /// A mistake in the recipe outweighs a failure: correcting it comes first. A model that is nowhere to
@@ -32,11 +35,10 @@ pub fn of_trouble(trouble: &Trouble) -> Exit {
 pub fn of(diagnostics: &[Diagnostic]) -> Exit {
     let is_mistake = |diagnostic: &&Diagnostic| {
         let id = diagnostic.code.id;
-        // A device that is there and fails is nobody's mistake.
         (id.starts_with("E02")
             || id.starts_with("E03")
             || diagnostic.code == codes::MODEL_NOT_FOUND)
-            && diagnostic.code != codes::CUDA_FAILED
+            && !DEVICE_FAULTS.contains(&diagnostic.code)
     };
     let errors = || diagnostics.iter().filter(|diagnostic| diagnostic.is_error());
     match () {
@@ -48,8 +50,6 @@ pub fn of(diagnostics: &[Diagnostic]) -> Exit {
 
 #[cfg(test)]
 mod tests {
-    use mixdown_diagnostics::Code;
-
     use super::*;
 
     #[track_caller]
@@ -71,6 +71,7 @@ mod tests {
         check(&[codes::OUTPUT_EXISTS], Exit::Failed);
         check(&[codes::CUDA_DEVICE_NUMBER], Exit::Usage);
         check(&[codes::CUDA_FAILED], Exit::Failed);
+        check(&[codes::DEVICE_MEMORY], Exit::Failed);
     }
 
     #[test]

@@ -17,15 +17,24 @@ pub struct Machine {
     /// Threads; all processors by default
     #[arg(long, value_name = "N", env = "MIXDOWN_THREADS", hide_env_values = true)]
     pub threads: Option<NonZeroUsize>,
-    /// Device that computes: auto, cpu, cuda, or cuda:N; `mixdown devices` lists them
+    /// Device that computes: auto, cpu, cuda, cuda:N, or cuda:N,N; `mixdown devices` lists them
     #[arg(long, default_value_t, env = "MIXDOWN_DEVICE", hide_env_values = true)]
     pub device: Device,
+    /// Memory of each device to stay within, for instance 16GB; by default all but a reserve
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(env = "MIXDOWN_DEVICE_MEMORY", hide_env_values = true)]
+    pub device_memory: Option<u64>,
 }
 
 impl Machine {
     /// As a session takes it.
     pub fn of_session(self) -> mixdown_session::Machine {
-        let Self { memory, threads, device } = self;
-        mixdown_session::Machine { memory_bytes: memory, threads, device }
+        let Self { memory, threads, device, device_memory } = self;
+        mixdown_session::Machine {
+            memory_bytes: memory,
+            threads,
+            device,
+            device_memory_bytes: device_memory,
+        }
     }
 }

@@ -124,6 +124,9 @@ codes! {
     CUDA_DEVICE_NUMBER = "E0383", "there is no CUDA device of a number";
     OLD_CUDA_DEVICE = "E0384", "a CUDA device is too old";
     CUDA_FAILED = "E0385", "a CUDA device failed";
+    DEVICE_MEMORY = "E0386", "a tensor does not fit into a device's memory";
+    BACKEND_DIFFERS = "E0387", "an unfinished output was begun on another device";
+    DEVICES_DIFFER = "E0388", "devices of several kinds are named together";
     BUDGET_TOO_SMALL = "E0401", "the memory budget is below what one block needs";
     NONFINITE = "E0402", "a weight is NaN or infinite";
     COPIES_DIFFER = "E0403", "tensors that should be equal differ";
@@ -208,5 +211,6 @@ codes! {
     LARGE_DRIFT = "W0655", "an expert is as far from its base as those whose merges fail";
     KEY_NOT_KEPT = "W0660", "the key that unfinished outputs carry cannot be kept";
     ODD_NAME = "W0661", "a file beside the weights is not copied for its name";
+    DEVICE_UNUSED = "W0670", "a device was asked for, and nothing is done on it";
     PARTS_COMPUTED = "W0680", "parts of an output were computed with different instructions";
 }

@@ -1,5 +1,6 @@
 //! What a run will read, write and hold, told before it starts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mixdown_checkpoint::index::Index;
@@ -7,7 +8,7 @@ use mixdown_checkpoint::quantize::Quantizer;
 use mixdown_diagnostics::Diagnostic;
 use mixdown_ops::program::{BLOCK, PIECE};
 use mixdown_ops::selection::SAMPLE_BLOCKS;
-use mixdown_ops::{Backend, Pass};
+use mixdown_ops::{Backend, Pass, Placement};
 use mixdown_plan::{Job, Leaf, Merge, Patch, PatchSource, Plan, RowSource, TensorRef, Work};
 
 use crate::check::check;
@@ -37,6 +38,27 @@ pub struct Footprint {
     pub threads: usize,
     /// Elements that a thread reads and computes at a time.
     pub stripe_elements: usize,
+    /// What devices do, by their names; empty where the backend has none, or none of its ops is for one.
+    pub devices: Vec<DeviceUse>,
+    /// Ops that a device would not do, by the reason, and how many.
+    pub declined: Vec<(String, usize)>,
+}
+
+/// What one device, or several that take turns, do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceUse {
+    /// Which.
+    pub device: String,
+    /// The matrix op.
+    pub op: &'static str,
+    /// How many of them.
+    pub ops: usize,
+    /// The most bytes of the device's memory that one of them needs.
+    pub device_bytes: u64,
+    /// The fewest rows that are there at a time of a tensor that does not fit as a whole; none where all fit.
+    pub block_rows: Option<u64>,
+    /// Milliseconds of all of them there and on the processor, by the cost model. No measurement.
+    pub milliseconds: [u64; 2],
 }
 
 /// Tells what [`run`](crate::run()) will do with the same options, from headers alone.
@@ -83,7 +105,51 @@ pub fn footprint(
         peak_bytes: (base + flows).min(options.memory_bytes),
         threads: sizing.threads,
         stripe_elements: sizing.stripe,
+        devices: devices(plan, &matrices),
+        declined: declined(&matrices),
     })
+}
+
+fn devices(plan: &Plan, matrices: &MatrixNeeds) -> Vec<DeviceUse> {
+    let mut found: BTreeMap<(String, &'static str), (DeviceUse, [f64; 2])> = BTreeMap::new();
+    for (&(job, step), placement) in matrices.places() {
+        let Placement::Device(place) = placement else { continue };
+        let Work::Merge(merge) = &plan.jobs[job as usize].work else { continue };
+        let step = &merge.matrices[step];
+        let new = || {
+            let device = place.device.clone();
+            let (op, milliseconds) = (step.op.name(), [0; 2]);
+            let used =
+                DeviceUse { device, op, ops: 0, device_bytes: 0, block_rows: None, milliseconds };
+            (used, [0.0; 2])
+        };
+        let (used, seconds) =
+            found.entry((place.device.clone(), step.op.name())).or_insert_with(new);
+        used.ops += 1;
+        used.device_bytes = used.device_bytes.max(place.device_bytes);
+        let rows = place.block_rows as u64;
+        if rows < step.rows {
+            used.block_rows = Some(used.block_rows.map_or(rows, |least| least.min(rows)));
+        }
+        for (sum, one) in seconds.iter_mut().zip(place.seconds) {
+            *sum += one * step.layout.matrices.max(1) as f64;
+        }
+    }
+    let told = |(mut used, seconds): (DeviceUse, [f64; 2])| {
+        used.milliseconds = seconds.map(|seconds| (seconds * 1e3).round() as u64);
+        used
+    };
+    found.into_values().map(told).collect()
+}
+
+fn declined(matrices: &MatrixNeeds) -> Vec<(String, usize)> {
+    let mut found: BTreeMap<&str, usize> = BTreeMap::new();
+    for placement in matrices.places().values() {
+        if let Placement::Declined(why) = placement {
+            *found.entry(why).or_default() += 1;
+        }
+    }
+    found.into_iter().map(|(why, count)| (why.to_owned(), count)).collect()
 }
 
 /// What it takes to make one output tensor once all facts about others are known.

@@ -40,8 +40,9 @@ mod sums;
 mod turned;
 mod widen;
 
-pub use footprint::{Footprint, JobCost, footprint, job_costs};
+pub use footprint::{DeviceUse, Footprint, JobCost, footprint, job_costs};
 pub use held::{Held, Values};
+pub use matrix_needs::{Placements, placements};
 pub use messages::overflow as overflow_warning;
 pub use progress::{Progress, Silent};
 pub use read::Source;

@@ -296,6 +296,9 @@ pub(crate) fn stop_diagnostic(stop: Stop, step: &MatrixStep, tensor: &str) -> Di
         Stop::Device(headline, help) => {
             Diagnostic::error(codes::CUDA_FAILED, headline).help(help)
         }
+        Stop::DeviceMemory(headline, help) => {
+            Diagnostic::error(codes::DEVICE_MEMORY, headline).help(help)
+        }
         Stop::Reading => *internal("an operand could not be read, and nobody said why"),
     };
     diagnostic

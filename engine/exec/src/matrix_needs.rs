@@ -3,32 +3,54 @@
 use std::collections::HashMap;
 
 use mixdown_diagnostics::Diagnostic;
-use mixdown_ops::Backend;
 use mixdown_ops::matrix::{Needs, OperandShapes};
+use mixdown_ops::{Backend, Placement};
 use mixdown_plan::{Leaf, MatrixOperand, MatrixStep, Merge, Plan, Work};
 
 use crate::matrix::{result_bytes, stop_diagnostic};
 use crate::resources::{factor_bytes, product_bytes};
 use crate::turned;
 
-/// For each job with matrix ops, what each of them holds.
+/// For each job with matrix ops, what each of them holds, and where it is done.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct MatrixNeeds(HashMap<u32, Vec<Needs>>);
+pub(crate) struct MatrixNeeds {
+    needs: HashMap<u32, Vec<Needs>>,
+    places: Placements,
+}
+
+/// Where each matrix op of a plan is done, by the position of its job and its own in the job. Ops that are not
+/// here are the backend's own.
+pub type Placements = HashMap<(u32, usize), Placement>;
+
+/// Asks a backend where it would do the matrix ops of a plan.
+///
+/// **Errors.** The first op that it refuses for these shapes.
+pub fn placements(plan: &Plan, backend: &dyn Backend) -> Result<Placements, Box<Diagnostic>> {
+    Ok(MatrixNeeds::new(plan, backend)?.places)
+}
 
 impl MatrixNeeds {
     /// Asks the backend.
     ///
     /// **Errors.** The first op that it refuses for these shapes.
     pub(crate) fn new(plan: &Plan, backend: &dyn Backend) -> Result<Self, Box<Diagnostic>> {
-        let mut found = HashMap::new();
+        let (mut found, mut places) = (HashMap::new(), Placements::new());
         for (number, job) in (0..).zip(&plan.jobs) {
             let Work::Merge(merge) = &job.work else { continue };
             if merge.matrices.is_empty() {
                 continue;
             }
             let mut needs: Vec<Needs> = Vec::with_capacity(merge.matrices.len());
-            for step in &merge.matrices {
+            for (position, step) in merge.matrices.iter().enumerate() {
                 let shapes = shapes(step, &needs);
+                let seen = match step.layout.is_plain() {
+                    true => shapes.clone(),
+                    false => turned::shapes(&step.layout, &shapes),
+                };
+                let place = backend.place(&step.op, &seen, merge.precision);
+                if place != Placement::Own {
+                    places.insert((number, position), place);
+                }
                 let of_one =
                     |shapes: &OperandShapes| backend.needs(&step.op, shapes, merge.precision);
                 let of_step = match step.layout.is_plain() {
@@ -43,12 +65,12 @@ impl MatrixNeeds {
             }
             found.insert(number, needs);
         }
-        Ok(Self(found))
+        Ok(Self { needs: found, places })
     }
 
     /// Of the ops of one job.
     pub(crate) fn of(&self, job: u32) -> &[Needs] {
-        self.0.get(&job).map_or(&[], Vec::as_slice)
+        self.needs.get(&job).map_or(&[], Vec::as_slice)
     }
 
     /// The most bytes that a flow holds for adapters and the matrix ops that it runs.
@@ -85,9 +107,14 @@ impl MatrixNeeds {
         factors.map(|step| self.result_bytes(job, merge, step)).sum()
     }
 
+    /// Where ops are done that are not the backend's own.
+    pub(crate) fn places(&self) -> &Placements {
+        &self.places
+    }
+
     /// Operations of all matrix ops.
     pub(crate) fn flops(&self) -> u64 {
-        self.0.values().flatten().map(|needs| needs.flops).fold(0, u64::saturating_add)
+        self.needs.values().flatten().map(|needs| needs.flops).fold(0, u64::saturating_add)
     }
 }
 

@@ -62,6 +62,18 @@ pub(crate) fn solve(
     Ok(Solved { values, held: None, report })
 }
 
+/// What an op sees of one matrix of such a tensor.
+pub(crate) fn shapes(layout: &MatrixLayout, shapes: &OperandShapes) -> OperandShapes {
+    OperandShapes {
+        rows: layout.shape().0 as usize,
+        columns: layout.shape().1 as usize,
+        ranks: match layout.matrices {
+            1 => shapes.ranks.clone(),
+            _ => vec![None; shapes.ranks.len()],
+        },
+    }
+}
+
 /// What an op on such a tensor holds, from what it holds for one matrix: `of_one` tells that from the
 /// operands' shapes.
 pub(crate) fn needs(
@@ -71,14 +83,7 @@ pub(crate) fn needs(
     precision: Precision,
     of_one: impl Fn(&OperandShapes) -> Result<Needs, Stop>,
 ) -> Result<Needs, Stop> {
-    let shapes = OperandShapes {
-        rows: layout.shape().0 as usize,
-        columns: layout.shape().1 as usize,
-        ranks: match layout.matrices {
-            1 => shapes.ranks.clone(),
-            _ => vec![None; shapes.ranks.len()],
-        },
-    };
+    let shapes = self::shapes(layout, shapes);
     let one = of_one(&shapes)?;
     let elements = layout.rows.saturating_mul(layout.columns);
     let width = match precision {

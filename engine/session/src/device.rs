@@ -14,17 +14,48 @@ pub enum Device {
     Auto,
     /// The processor.
     Cpu,
-    /// A CUDA device: the one of this number, or the first that can be used.
-    Cuda(Option<u32>),
+    /// CUDA devices: those of these numbers, or the first that can be used.
+    Cuda(Numbers),
 }
+
+/// Numbers of devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numbers(u64);
+
+impl Numbers {
+    /// The first that can be used.
+    pub const FIRST: Self = Self(0);
+
+    /// One of them.
+    ///
+    /// **Errors.** Beyond [`MOST_DEVICES`].
+    fn with(self, number: u32) -> Option<Self> {
+        let bit = 1_u64.checked_shl(number)?;
+        (self.0 & bit == 0).then_some(Self(self.0 | bit))
+    }
+
+    /// The numbers, ascending; none for the first that can be used.
+    pub fn list(self) -> Option<Vec<u32>> {
+        let list = (0..MOST_DEVICES).filter(|number| self.0 >> number & 1 == 1);
+        (self.0 != 0).then(|| list.collect())
+    }
+}
+
+/// Numbers of devices are below this.
+const MOST_DEVICES: u32 = 64;
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => write!(f, "auto"),
             Self::Cpu => write!(f, "cpu"),
-            Self::Cuda(None) => write!(f, "cuda"),
-            Self::Cuda(Some(number)) => write!(f, "cuda:{number}"),
+            Self::Cuda(numbers) => match numbers.list() {
+                None => write!(f, "cuda"),
+                Some(list) => {
+                    let list: Vec<String> = list.iter().map(u32::to_string).collect();
+                    write!(f, "cuda:{}", list.join(","))
+                }
+            },
         }
     }
 }
@@ -36,14 +67,15 @@ impl FromStr for Device {
         match text {
             "auto" => return Ok(Self::Auto),
             "cpu" => return Ok(Self::Cpu),
-            "cuda" => return Ok(Self::Cuda(None)),
+            "cuda" => return Ok(Self::Cuda(Numbers::FIRST)),
             _ => {}
         }
-        let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
-        match number {
-            Some(number) => Ok(Self::Cuda(Some(number))),
-            None => Err("write auto, cpu, cuda, or cuda:N with the number of a device".to_owned()),
-        }
+        let list = text.strip_prefix("cuda:").unwrap_or("x").split(',');
+        let mut numbers = list.map(|number| number.parse().ok());
+        let all = numbers.try_fold(Numbers::FIRST, |all, number| all.with(number?));
+        all.map(Self::Cuda).ok_or_else(|| {
+            "write auto, cpu, cuda, cuda:N with the number of a device, or cuda:N,N with several".to_owned()
+        })
     }
 }
 
@@ -72,7 +104,6 @@ pub fn no_cuda(device: Device, why: &NoCuda) -> Diagnostic {
 
 /// The device that is meant, of those that there are.
 pub fn chosen(asked: Option<u32>, devices: &Devices) -> Result<&Found, Box<Diagnostic>> {
-    let device = Device::Cuda(asked);
     let found = match asked {
         Some(number) => devices.found.iter().find(|found| found.number == number),
         None => {
@@ -83,7 +114,7 @@ pub fn chosen(asked: Option<u32>, devices: &Devices) -> Result<&Found, Box<Diagn
     let Some(found) = found else {
         let there: Vec<String> =
             devices.found.iter().map(|found| format!("cuda:{}", found.number)).collect();
-        let headline = format!("there is no device `{device}`");
+        let headline = format!("there is no device `cuda:{}`", asked.unwrap_or(0));
         return Err(Diagnostic::error(codes::CUDA_DEVICE_NUMBER, headline)
             .fact("there are", there.join(", "))
             .help("`mixdown devices` lists them; numbers begin at 0")
@@ -110,10 +141,22 @@ mod tests {
 
     #[test]
     fn devices_are_read_as_they_are_written() {
-        for text in ["auto", "cpu", "cuda", "cuda:0", "cuda:17"] {
+        for text in ["auto", "cpu", "cuda", "cuda:0", "cuda:17", "cuda:0,1", "cuda:2,63"] {
             assert_eq!(text.parse::<Device>().unwrap().to_string(), text);
         }
-        for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:4294967296", "CUDA", "cuda0"] {
+        for text in [
+            "",
+            "gpu",
+            "cuda:",
+            "cuda:-1",
+            "cuda:x",
+            "cuda:4294967296",
+            "CUDA",
+            "cuda0",
+            "cuda:64",
+            "cuda:1,",
+            "cuda:1,1",
+        ] {
             assert!(text.parse::<Device>().is_err(), "{text}");
         }
     }

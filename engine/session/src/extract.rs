@@ -48,12 +48,7 @@ pub fn extract(request: &ExtractRequest, session: &Session<'_>) -> Result<Merged
         interrupted @ Trouble::Interrupted(_) => interrupted,
     };
     let told = Told { listener: session.listener };
-    let session = &Session {
-        places: session.places,
-        listener: &told,
-        cancel: session.cancel,
-        given: session.given,
-    };
+    let session = &Session { listener: &told, ..*session };
     let mut merge = MergeRequest::new(recipe(request, session).map_err(of_command)?, &request.out);
     (merge.machine, merge.force) = (request.machine, request.force);
     merge::merge(&merge, session).map_err(of_command)

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use mixdown_checkpoint::digest::FileDigest;
 use mixdown_checkpoint::{Index, TensorEntry};
-use mixdown_ops::Backend;
+use mixdown_exec::{Placements, placements};
 use mixdown_ops::account::Account;
+use mixdown_ops::{Backend, Placement};
 use mixdown_plan::identity::{Digest, Identities, Tree};
 use mixdown_plan::{TensorRef, Work};
 use mixdown_store::{Key, Store};
@@ -56,7 +57,7 @@ fn held(
 /// Tells what determines a result of a matrix op on a backend.
 pub(crate) fn result(
     identities: &Identities<'_>,
-    backend: &dyn Backend,
+    (backend, places): (&dyn Backend, &Placements),
     job: u32,
     step: usize,
     to: &mut dyn Account,
@@ -64,6 +65,9 @@ pub(crate) fn result(
     // Matrix products may differ in their last bits from one instruction set to another.
     to.word("backend", backend.name());
     to.word("instructions", &backend.describe());
+    if let Some(Placement::Device(place)) = places.get(&(job, step)) {
+        to.word("device", &place.identity);
+    }
     identities.matrix(job, step, to)
 }
 
@@ -101,15 +105,16 @@ pub fn identified(
         for_people.tensor(job, &mut told);
         return Ok(vec![Identified { op: None, key: None, is_stored: false, told }]);
     }
+    let places = placements(&planned.plan, backend)?;
     let store = Store::new(session.places.store());
     let of_step = |step: usize| {
         let mut digest = Digest::default();
-        let is_known = result(&identities, backend, job, step, &mut digest).is_some();
+        let is_known = result(&identities, (backend, &places), job, step, &mut digest).is_some();
         let key = is_known.then(|| Key::from_bytes(digest.bytes()));
         let is_stored = key.is_some_and(|key| matches!(store.contains(&key), Ok(Some(_))));
         let mut told = Tree::default();
         // Whatever lacks a digest is shown with words in its place.
-        let _ = result(&for_people, backend, job, step, &mut told);
+        let _ = result(&for_people, (backend, &places), job, step, &mut told);
         Identified { op: Some(steps[step].op.name()), key, is_stored, told }
     };
     Ok((0..steps.len()).map(of_step).collect())

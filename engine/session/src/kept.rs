@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use mixdown_checkpoint::Shard;
 use mixdown_checkpoint::digest::{Digests, FileDigest};
 use mixdown_diagnostics::Diagnostic;
-use mixdown_exec::{Held, Results, Values};
+use mixdown_exec::{Held, Results, Values, placements};
 use mixdown_ops::matrix::{MatrixOp, Noise, Report};
 use mixdown_ops::{Backend, Precision};
 use mixdown_plan::identity::{Digest, Identities};
@@ -38,12 +38,15 @@ pub struct StoredResults {
 impl StoredResults {
     /// The results of a plan. Digests of all input files that matrix ops read must be known; results of
     /// others are not kept.
+    ///
+    /// **Errors.** A matrix op that the backend refuses.
     pub fn new(
         store: Store,
         planned: &Planned,
         backend: &dyn Backend,
         digests: &HashMap<PathBuf, FileDigest>,
-    ) -> Self {
+    ) -> Result<Self, Box<Diagnostic>> {
+        let places = placements(&planned.plan, backend)?;
         let content = |tensor: TensorRef| identified::content(planned, tensor, digests);
         let identities = Identities::new(&planned.plan, &content);
         let mut keys = HashMap::new();
@@ -54,14 +57,16 @@ impl StoredResults {
                 if is_one_pass(merge) {
                     continue;
                 }
-                if identified::result(&identities, backend, number, step, &mut digest).is_none() {
+                if identified::result(&identities, (backend, &places), number, step, &mut digest)
+                    .is_none()
+                {
                     continue;
                 }
                 let title = format!("{} of {}", found.op.name(), job.name);
                 keys.insert((number, step), (Key::from_bytes(digest.bytes()), title));
             }
         }
-        Self { store, keys, warnings: Mutex::default() }
+        Ok(Self { store, keys, warnings: Mutex::default() })
     }
 
     /// What went wrong with the store, which changed nothing of the merge.
@@ -95,19 +100,26 @@ pub struct Outlook {
 }
 
 /// What the store has for a merge, as far as digests of its inputs are known.
-pub fn outlook(planned: &Planned, backend: &dyn Backend, places: &Places) -> Option<Outlook> {
+///
+/// **Errors.** A matrix op that the backend refuses.
+pub fn outlook(
+    planned: &Planned,
+    backend: &dyn Backend,
+    places: &Places,
+) -> Result<Option<Outlook>, Box<Diagnostic>> {
     let results: usize = planned.plan.jobs.iter().map(matrix_ops).sum();
     if results == 0 {
-        return None;
+        return Ok(None);
     }
     let digests = Digests::new(places.cache.clone());
     let known = files(planned, &(0..planned.plan.jobs.len()))
         .into_iter()
         .filter_map(|shard| Some((shard.path.clone(), digests.known_sha256(shard)?)));
-    let stored = StoredResults::new(Store::new(places.store()), planned, backend, &known.collect());
+    let stored =
+        StoredResults::new(Store::new(places.store()), planned, backend, &known.collect())?;
     let keys = stored.keys.values();
     let there = keys.filter(|(key, _)| matches!(stored.store.contains(key), Ok(Some(_)))).count();
-    Some(Outlook { results, there, unknown: results - stored.keys.len() })
+    Ok(Some(Outlook { results, there, unknown: results - stored.keys.len() }))
 }
 
 fn matrix_ops(job: &Job) -> usize {

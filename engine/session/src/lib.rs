@@ -4,6 +4,7 @@
 //! flag that asks to stop. Requests go in, events go to the listener, results come back. Nothing here
 //! prints, exits, reads the environment or keeps anything outside of its values.
 
+mod backend;
 mod beside;
 pub mod compare;
 mod composed;
@@ -34,12 +35,16 @@ mod told;
 pub mod transplant;
 mod trouble;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use mixdown_cuda::driver::Driver;
 use mixdown_diagnostics::Diagnostic;
 
-pub use device::Device;
+pub use backend::Chosen;
+pub use device::{Device, Numbers};
 pub use machine::{Budget, Machine, threads};
+pub use mixdown_exec::Footprint;
 pub use places::Places;
 pub use planning::{Planned, RecipeInput, plan};
 pub use progress::{Meter, Task};
@@ -57,6 +62,8 @@ pub struct Session<'a> {
     pub cancel: &'a AtomicBool,
     /// Models whose tensors the caller holds; recipes name them as they would a path.
     pub given: &'a [GivenModel],
+    /// The driver of CUDA devices; this machine's, looked for when it is needed, if none is lent.
+    pub driver: Option<&'a Arc<dyn Driver>>,
 }
 
 /// Somebody who listens to the work. Every method has a default that does nothing.
@@ -113,12 +120,17 @@ impl Drop for Working<'_> {
 impl<'a> Session<'a> {
     /// A session of models that lie in files.
     pub fn new(places: &'a Places, listener: &'a dyn Listener, cancel: &'a AtomicBool) -> Self {
-        Self { places, listener, cancel, given: &[] }
+        Self { places, listener, cancel, given: &[], driver: None }
     }
 
     /// The same with models whose tensors the caller holds.
     pub fn with_models(self, given: &'a [GivenModel]) -> Self {
         Self { given, ..self }
+    }
+
+    /// The same with a driver of devices in place of the machine's.
+    pub fn with_driver(self, driver: &'a Arc<dyn Driver>) -> Self {
+        Self { driver: Some(driver), ..self }
     }
 
     /// Whether the caller asked to stop.

@@ -4,10 +4,9 @@ mod available;
 
 use std::num::NonZeroUsize;
 
-use mixdown_cpu::CpuBackend;
-use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_diagnostics::Diagnostic;
 
-use crate::device::{self, Device};
+use crate::device::Device;
 use crate::quantity;
 
 /// What a merge may use of the machine.
@@ -19,12 +18,14 @@ pub struct Machine {
     pub threads: Option<NonZeroUsize>,
     /// Device that computes.
     pub device: Device,
+    /// Bytes of a device's memory to stay within; all but a reserve if none are named.
+    pub device_memory_bytes: Option<u64>,
 }
 
 impl Default for Machine {
     /// What memory is available, all processors, and the best device.
     fn default() -> Self {
-        Self { memory_bytes: None, threads: None, device: Device::Auto }
+        Self { memory_bytes: None, threads: None, device: Device::Auto, device_memory_bytes: None }
     }
 }
 
@@ -74,16 +75,6 @@ impl Machine {
             None => available::available()
                 .map_or(Budget { bytes: UNKNOWN, available: None }, Budget::of_available),
         }
-    }
-
-    /// The backend that was asked for.
-    pub fn backend(&self) -> Result<CpuBackend, Box<Diagnostic>> {
-        let Device::Cuda(number) = self.device else { return Ok(CpuBackend::new()) };
-        let (_, devices) =
-            mixdown_cuda::probe().map_err(|why| device::no_cuda(self.device, &why))?;
-        let found = device::chosen(number, &devices)?;
-        let headline = format!("`cuda:{}` does not merge yet", found.number);
-        Err(Diagnostic::error(codes::DEVICE, headline).help("use `--device cpu`").into())
     }
 }
 

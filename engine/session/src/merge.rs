@@ -21,7 +21,6 @@ use mixdown_checkpoint::output::{Begun, OutputFolder, OutputOptions};
 use mixdown_checkpoint::shown_path;
 use mixdown_diagnostics::{Code, Diagnostic, codes};
 use mixdown_exec::{NoResults, Outcome, Report, Results};
-use mixdown_ops::Backend;
 use mixdown_store::Store;
 use serde_json::Value;
 
@@ -171,16 +170,16 @@ pub fn identity(
     session: &Session<'_>,
 ) -> Result<(String, Vec<Diagnostic>), Trouble> {
     let planned = planning::plan(&request.recipe, session, None)?;
-    let backend = request.machine.backend()?;
-    planned.costs(&backend, &request.machine)?;
+    let chosen = planned.backend(&request.machine, session)?;
+    planned.costs(chosen.backend(), &request.machine)?;
     check_target(&request.out, &planned)?;
     let files = files::choose(&planned, request, session)?;
     let layout = match &files.gguf {
         Some(head) => gguf::layout(request, &planned, head)?,
         None => layout(request, &planned)?,
     };
-    let identity = record::identity(&planned, request, layout.shards().len());
-    Ok((identity.as_str().to_owned(), planned.warnings))
+    let identity = record::identity(&planned, request, &chosen, layout.shards().len());
+    Ok((identity.whole(), planned.warnings))
 }
 
 /// How the output of this request is cut in so many parts.
@@ -190,11 +189,12 @@ pub fn partition(
     request: &MergeRequest,
     planned: &Planned,
     parts: u32,
+    session: &Session<'_>,
 ) -> Result<Partition, Trouble> {
-    let backend = request.machine.backend()?;
+    let chosen = planned.backend(&request.machine, session)?;
     gguf::refuse_parts(planned)?;
     let layout = layout(request, planned)?;
-    Ok(target::partition(planned, &layout, &backend, parts)?)
+    Ok(target::partition(planned, &layout, chosen.backend(), parts)?)
 }
 
 /// Merges. The folder appears under its name when all of it is stored; a merge that was interrupted goes
@@ -207,9 +207,11 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     let recipe =
         RecipeInput { memory_bytes: request.machine.memory_bytes, ..request.recipe.clone() };
     let planned = planning::plan(&recipe, session, None)?;
-    let backend = request.machine.backend()?;
+    let mut chosen = planned.backend(&request.machine, session)?;
     let threads = request.machine.threads();
-    let (footprint, mut options) = planned.costs(&backend, &request.machine)?;
+    chosen.open()?;
+    let backend = chosen.backend();
+    let (footprint, mut options) = planned.costs(backend, &request.machine)?;
     options.allow_nonfinite = request.allow_nonfinite;
     check_target(&request.out, &planned)?;
     let files = files::choose(&planned, request, session)?;
@@ -217,13 +219,14 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
         Some(head) => gguf::layout(request, &planned, head)?,
         None => layout(request, &planned)?,
     };
-    let target = Target::new(request, &planned, whole, &backend)?;
+    let target = Target::new(request, &planned, whole, &chosen)?;
     if target.is_done(request)? {
         return Ok(Merged::Earlier(target.folder));
     }
     let mut warnings = planned.warnings.clone();
     warnings.extend(files.warnings.iter().cloned());
     session.warn(&warnings);
+    chosen.tell(session);
 
     let layout = Arc::clone(&target.layout);
     // The first part has what stands beside the weights.
@@ -259,8 +262,9 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
         let store = Store::new(folder);
         // What an interrupted run was writing; where it cannot be removed, it is in nobody's way.
         let _ = store.remove_leftovers(false);
-        StoredResults::new(store, &planned, &backend, &digests)
+        StoredResults::new(store, &planned, backend, &digests)
     });
+    let stored = stored.transpose()?;
     let results: &dyn Results = match &stored {
         Some(stored) => stored,
         None => &NoResults,
@@ -274,7 +278,7 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
         mixdown_exec::run(
             &planned.plan,
             &sources,
-            &backend,
+            backend,
             &sink,
             results,
             &options,
@@ -312,14 +316,14 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
         files.write(&output)?;
     }
     if let Some(part) = request.part {
-        let record = target.record(part, &planned, &backend, &base_warnings, &report);
+        let record = target.record(part, &planned, &chosen, &base_warnings, &report);
         output.add_file(parts::RECORD_NAME, record.text().as_bytes())?;
     }
-    let record = record::of(&planned, request, &backend, (inputs, &target.jobs), &warnings);
+    let record = record::of(&planned, request, &chosen, (inputs, &target.jobs), &warnings);
     output.finish(record)?;
     drop(sources);
     let (out, elapsed) = (target.folder, begun.elapsed());
-    let (backend, computed_with) = (backend.name().to_owned(), backend.describe());
+    let (backend, computed_with) = (chosen.word(), chosen.describe());
     let part = request.part;
     let done =
         Done { out, part, planned, layout, report, backend, computed_with, elapsed, warnings };

@@ -144,15 +144,18 @@ pub fn merge_tensors(
     take: &(dyn Fn(MergedTensor) -> bool + Sync),
 ) -> Result<Report, Trouble> {
     let planned = planning::plan(recipe, session, None)?;
-    let backend = machine.backend()?;
-    let (_, options) = planned.costs(&backend, machine)?;
+    let mut chosen = planned.backend(machine, session)?;
+    chosen.open()?;
+    let backend = chosen.backend();
+    let (_, options) = planned.costs(backend, machine)?;
     session.warn(&planned.warnings);
+    chosen.tell(session);
     let sink = Handing::new(&planned, session, take);
     let (meter, sources) = (session.meter(Task::Merging), planned.sources());
     let report = session.watch(&meter, || {
         let results = &NoResults;
         let (plan, cancel) = (&planned.plan, session.cancel);
-        mixdown_exec::run(plan, &sources, &backend, &sink, results, &options, &meter, cancel)
+        mixdown_exec::run(plan, &sources, backend, &sink, results, &options, &meter, cancel)
     })?;
     if report.outcome == Outcome::Interrupted {
         return Err(Trouble::Interrupted("interrupted: the merge was not finished".to_owned()));

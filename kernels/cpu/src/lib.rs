@@ -12,6 +12,7 @@
 //! Otherwise bits do not depend on the instruction set, because every operation is rounded by itself (nothing
 //! is fused), sums have a fixed number of lanes, and every NaN is stored as the same one.
 
+mod assisted;
 mod block;
 #[cfg(target_arch = "x86_64")]
 mod bracket;
@@ -29,6 +30,7 @@ mod store;
 pub mod survey;
 mod worker;
 
+pub use assisted::{Assisted, PROCESSOR, When};
 pub use features::Features;
 pub use points::{Measure, Points, Weighted};
 
@@ -95,7 +97,7 @@ impl Backend for CpuBackend {
         operands: &OperandShapes,
         precision: Precision,
     ) -> Result<Needs, Stop> {
-        matrix::needs(op, operands, precision)
+        matrix::needs(op, operands, precision, None)
     }
 
     fn prepare(
@@ -104,7 +106,7 @@ impl Backend for CpuBackend {
         operands: &mut dyn Operands,
         precision: Precision,
     ) -> Result<Box<dyn Prepared>, Stop> {
-        matrix::prepare(op, operands, precision)
+        matrix::prepare(op, operands, precision, None)
     }
 }
 

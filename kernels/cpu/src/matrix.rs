@@ -14,6 +14,7 @@ mod check;
 mod common_basis;
 mod contour;
 pub(crate) mod dense;
+pub(crate) mod descended;
 mod directions;
 pub(crate) mod eigen;
 mod factors;
@@ -41,6 +42,7 @@ mod truncation;
 mod work_space;
 
 use mixdown_ops::Precision;
+use mixdown_ops::descent::Descents;
 use mixdown_ops::matrix::axes::Axis;
 use mixdown_ops::matrix::{
     MatrixOp, Needs, OperandShapes, Operands, Prepared, Rank, RankAware, Report, Stop,
@@ -53,34 +55,44 @@ pub(crate) fn needs(
     op: &MatrixOp,
     operands: &OperandShapes,
     precision: Precision,
+    device: Option<&dyn Descents>,
 ) -> Result<Needs, Stop> {
     check::check(op, operands)?;
-    let mut needs = needs::of(op, operands, precision);
+    let mut needs = needs::of(op, operands, precision, device);
     work_space::add(&mut needs, op, operands);
     Ok(needs)
 }
 
-/// Does the part of an op that all rows need.
+/// What is known of operands before anything is read.
+pub(crate) fn shapes(operands: &dyn Operands) -> OperandShapes {
+    let count = operands.count();
+    let (rows, columns) = if count > 0 { operands.shape(0) } else { (0, 0) };
+    let ranks = (0..count).map(|operand| operands.rank(operand)).collect();
+    OperandShapes { rows, columns, ranks }
+}
+
+/// Does the part of an op that all rows need. A device runs its descent, if there is one.
 pub(crate) fn prepare(
     op: &MatrixOp,
     operands: &mut dyn Operands,
     precision: Precision,
+    device: Option<&dyn Descents>,
 ) -> Result<Box<dyn Prepared>, Stop> {
-    work_space::with_room(|| prepare_with_room(op, operands, precision))
+    work_space::with_room(|| prepare_with_room(op, operands, precision, device))
 }
 
 fn prepare_with_room(
     op: &MatrixOp,
     operands: &mut dyn Operands,
     precision: Precision,
+    device: Option<&dyn Descents>,
 ) -> Result<Box<dyn Prepared>, Stop> {
     if let MatrixOp::Recovered(op) = op {
-        return recovered::prepare(op, operands, precision);
+        return recovered::prepare(op, operands, precision, device);
     }
     let count = operands.count();
-    let shape = if count > 0 { operands.shape(0) } else { (0, 0) };
-    let ranks = (0..count).map(|operand| operands.rank(operand)).collect();
-    let shapes = OperandShapes { rows: shape.0, columns: shape.1, ranks };
+    let shapes = shapes(operands);
+    let shape = (shapes.rows, shapes.columns);
     check::check(op, &shapes)?;
     check::same_shapes(op, operands)?;
     if shape.0 == 0 || shape.1 == 0 {
@@ -94,10 +106,10 @@ fn prepare_with_room(
             return Ok(Box::new(factors::empty(shape.0, shape.1, Report::default())));
         }
         let mut cores = Cores::of(operands)?;
-        let prepared = on_dense(op, &mut cores, shape, true, precision)?;
+        let prepared = on_dense(op, &mut cores, shape, true, (precision, None))?;
         return Ok(Box::new(cores.expand(&*prepared)?));
     }
-    on_dense(op, operands, shape, false, precision)
+    on_dense(op, operands, shape, false, (precision, device))
 }
 
 fn on_dense(
@@ -105,7 +117,7 @@ fn on_dense(
     operands: &mut dyn Operands,
     shape: (usize, usize),
     are_cores: bool,
-    precision: Precision,
+    (precision, device): (Precision, Option<&dyn Descents>),
 ) -> Result<Box<dyn Prepared>, Stop> {
     let smaller = shape.0.min(shape.1);
     Ok(match op {
@@ -142,7 +154,9 @@ fn on_dense(
             }
             Box::new(task_singular_vectors::prepare(*rank, operands, smaller)?)
         }
-        MatrixOp::Interference(op) => interference::prepare(op, operands, shape, precision)?,
+        MatrixOp::Interference(op) => {
+            interference::prepare(op, operands, shape, (precision, device))?
+        }
         MatrixOp::CommonBasis => common_basis::prepare(operands)?,
         MatrixOp::OutOfBasis { .. } => Box::new(common_basis::way_back(operands)?),
         MatrixOp::SharedShift(op) => match precision {
@@ -172,6 +186,6 @@ fn on_dense(
         MatrixOp::KarcherWeights(op) => Box::new(karcher::prepare(op, operands)?),
         MatrixOp::BlockOwner(op) => Box::new(blocks::BlockOwner(*op)),
         MatrixOp::Joint(op) => joint::prepare(op, operands)?,
-        MatrixOp::Recovered(op) => recovered::prepare(op, operands, precision)?,
+        MatrixOp::Recovered(op) => recovered::prepare(op, operands, precision, device)?,
     })
 }

@@ -35,7 +35,9 @@ pub fn check(descents: &dyn Descents) -> Result<(), String> {
     for system in systems {
         let mut moved = vec![f32::NAN; offset.len()];
         let told = |stop| match stop {
-            Stop::Device(headline, _) | Stop::Failed(headline) => headline,
+            Stop::Device(headline, _)
+            | Stop::DeviceMemory(headline, _)
+            | Stop::Failed(headline) => headline,
             other => format!("{other:?}"),
         };
         let descent = descents.begin(system).map_err(told)?;

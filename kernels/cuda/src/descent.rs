@@ -11,26 +11,23 @@ use mixdown_ops::descent::{Curvature, Descent, DescentNeeds, DescentShape, Desce
 use mixdown_ops::matrix::Stop;
 
 use crate::driver::{Address, Argument, Device, Fault, Function, Geometry, Stream};
-use crate::images::{self, Form, KERNELS_VERSION};
-use crate::lanes::{Lane, Lanes, Size, Slot};
+use crate::images::{self, Form};
+use crate::lanes::{Lane, Lanes, Slot};
 use crate::memory::{Buffer, Memory, Short};
-use crate::probe::{Capability, Version};
-
-/// Elements of a block: with these, blocks of 128 x 128 are about as many as an H200 runs at once, twice.
-const BLOCK_ELEMENTS: usize = 4 << 20;
+use crate::probe::Version;
+use crate::sizing::{Padded, Parts, Sizing};
 
 /// A device's kernels for descents.
 #[derive(Debug)]
 pub struct CudaDescents {
     shared: Arc<Shared>,
-    name: String,
 }
 
 #[derive(Debug)]
 struct Shared {
     device: Arc<dyn Device>,
     lanes: Lanes,
-    capability: Capability,
+    sizing: Sizing,
     form: Form,
     kernels: Kernels,
 }
@@ -50,23 +47,6 @@ const CHUNK_BYTES: u32 = 16384;
 
 /// How the kernels of a form are launched, as their sources say.
 impl Form {
-    /// Columns, and rows of S, are multiples of this.
-    fn tile(self) -> usize {
-        match self {
-            Self::Plain => 64,
-            Self::Split => 128,
-            Self::Groups => 256,
-        }
-    }
-
-    /// Rows of a block are multiples of this.
-    fn rows_tile(self) -> usize {
-        match self {
-            Self::Plain => 64,
-            Self::Split | Self::Groups => 128,
-        }
-    }
-
     fn threads(self) -> u32 {
         match self {
             Self::Plain | Self::Split => 256,
@@ -104,102 +84,21 @@ impl Form {
     }
 }
 
-/// Sides in whole tiles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Padded {
-    rows: usize,
-    columns: usize,
-    /// Rows of S; 0 where G is used.
-    stacked: usize,
-}
-
-impl Padded {
-    fn of(form: Form, shape: DescentShape) -> Self {
-        let whole = |side: usize| side.next_multiple_of(form.tile());
-        Self {
-            rows: shape.rows.max(1).next_multiple_of(form.rows_tile()),
-            columns: whole(shape.columns.max(1)),
-            stacked: whole(shape.stacked.unwrap_or(0)),
-        }
-    }
-
-    fn elements(self) -> u64 {
-        self.rows as u64 * self.columns as u64
-    }
-
-    fn size(self) -> Size {
-        Size { device_bytes: Parts::of(self).end, pinned_bytes: 4 * self.elements() }
-    }
-
-    /// Bytes of the matrices: G, or S and its transpose. Four bytes a number in both forms.
-    fn matrices(self) -> Vec<u64> {
-        let (n, r) = (self.columns as u64, self.stacked as u64);
-        if r == 0 { vec![4 * n * n] } else { vec![4 * r * n; 2] }
-    }
-}
-
-/// Where the parts of a block are in a lane's memory. All are 4 bytes an element, in both forms: a packed
-/// number is two terms of two bytes.
-#[derive(Clone, Copy, Debug)]
-struct Parts {
-    offset: u64,
-    first: u64,
-    second: u64,
-    /// D in f32, which the split form updates in place.
-    displacement: u64,
-    /// What is multiplied and what is written for the next step, in turn. In the plain form, the first of
-    /// them is `displacement`.
-    turns: [u64; 2],
-    /// D·Sᵀ.
-    inner: u64,
-    end: u64,
-}
-
-impl Parts {
-    fn of(padded: Padded) -> Self {
-        let block = 4 * padded.elements();
-        let inner = 4 * padded.rows as u64 * padded.stacked as u64;
-        Self {
-            offset: 0,
-            first: block,
-            second: 2 * block,
-            displacement: 3 * block,
-            turns: [4 * block, 5 * block],
-            inner: 6 * block,
-            end: 6 * block + inner,
-        }
-    }
-}
-
 impl CudaDescents {
-    /// Loads the kernels of one form, and proves them on a small descent.
+    /// Loads the kernels, and proves them on a small descent.
     ///
     /// **Errors.** Words for a headline: no image fits, the driver fails, or results are wrong.
-    pub fn new(
-        device: Arc<dyn Device>,
-        number: u32,
-        capability: Capability,
-        driver: Version,
-        form: Form,
-        budget: u64,
-    ) -> Result<Self, String> {
-        let descents = Self::load(device, number, capability, driver, form, budget)?;
+    pub fn new(device: Arc<dyn Device>, driver: Version, sizing: Sizing) -> Result<Self, String> {
+        let descents = Self::load(device, driver, sizing)?;
         crate::check::check(&descents)?;
         Ok(descents)
     }
 
-    /// Loads the kernels of one form.
+    /// Loads the kernels.
     ///
     /// **Errors.** Words for a headline: no image fits, or the driver fails.
-    pub fn load(
-        device: Arc<dyn Device>,
-        number: u32,
-        capability: Capability,
-        driver: Version,
-        form: Form,
-        budget: u64,
-    ) -> Result<Self, String> {
-        let name = format!("cuda:{number}");
+    pub fn load(device: Arc<dyn Device>, driver: Version, sizing: Sizing) -> Result<Self, String> {
+        let Sizing { ref name, capability, form, budget } = sizing;
         let image = images::image(form, capability, driver).ok_or_else(|| {
             format!(
                 "`{name}` needs a driver of CUDA {} or newer, and has one of {driver}: there is no \
@@ -211,24 +110,12 @@ impl CudaDescents {
         let kernels = form.kernels(&*device, image.bytes).map_err(failed)?;
         let memory = Memory::new(Arc::clone(&device), budget);
         let lanes = Lanes::new(Arc::clone(&device), memory);
-        let shared = Arc::new(Shared { device, lanes, capability, form, kernels });
-        Ok(Self { shared, name })
+        Ok(Self { shared: Arc::new(Shared { device, lanes, sizing, form, kernels }) })
     }
 
     /// Bytes of the device that are in use.
     pub fn used(&self) -> u64 {
         self.shared.lanes.memory().used()
-    }
-
-    fn too_large(&self, bytes: u64) -> Stop {
-        let budget = self.shared.lanes.memory().budget();
-        Stop::Device(
-            format!(
-                "`{}` lacks memory: a step needs {bytes} bytes, and mixdown may use {budget}",
-                self.name
-            ),
-            "raise --device-memory, free memory of the device, or use `--device cpu`".to_owned(),
-        )
     }
 }
 
@@ -238,30 +125,19 @@ impl Descents for CudaDescents {
     }
 
     fn describe(&self) -> String {
-        let Shared { capability, form, .. } = &*self.shared;
-        format!("CUDA {capability}, {}, kernels {KERNELS_VERSION}", form.name())
+        self.shared.sizing.describe()
+    }
+
+    fn device(&self) -> String {
+        self.shared.sizing.name.clone()
+    }
+
+    fn seconds(&self, shape: DescentShape, steps: u32) -> f64 {
+        self.shared.sizing.seconds(shape, steps)
     }
 
     fn needs(&self, shape: DescentShape) -> Result<DescentNeeds, Stop> {
-        let form = self.shared.form;
-        let tile = form.rows_tile();
-        let most = BLOCK_ELEMENTS / shape.columns.max(1) / tile * tile;
-        let most = most.max(tile);
-        let blocks = shape.rows.div_ceil(most).max(1);
-        let mut block_rows = shape.rows.div_ceil(blocks).max(1).next_multiple_of(tile);
-        let budget = self.shared.lanes.memory().budget();
-        loop {
-            let padded = Padded::of(form, DescentShape { rows: block_rows, ..shape });
-            let Size { device_bytes, pinned_bytes } = padded.size();
-            let device_bytes = device_bytes + padded.matrices().iter().sum::<u64>();
-            if device_bytes <= budget {
-                return Ok(DescentNeeds { block_rows, device_bytes, host_bytes: pinned_bytes });
-            }
-            if block_rows == tile {
-                return Err(self.too_large(device_bytes));
-            }
-            block_rows = (block_rows / 2).next_multiple_of(tile);
-        }
+        self.shared.sizing.needs(shape)
     }
 
     fn begin(&self, curvature: Curvature<'_>) -> Result<Box<dyn Descent>, Stop> {
@@ -277,8 +153,6 @@ impl Descents for CudaDescents {
         assert!(stacked.unwrap_or(0) <= n);
         Ok(Box::new(CudaDescent {
             shared: Arc::clone(&self.shared),
-            name: self.name.clone(),
-            budget: self.shared.lanes.memory().budget(),
             matrix: matrix.to_vec(),
             columns: n,
             stacked,
@@ -292,8 +166,6 @@ impl Descents for CudaDescents {
 #[derive(Debug)]
 struct CudaDescent {
     shared: Arc<Shared>,
-    name: String,
-    budget: u64,
     matrix: Vec<f32>,
     columns: usize,
     stacked: Option<usize>,
@@ -368,13 +240,14 @@ impl Descent for CudaDescent {
 
 impl CudaDescent {
     fn full(&self, bytes: u64) -> Stop {
+        let sizing = &self.shared.sizing;
         let free = self.shared.device.free_bytes();
         let free = free.map_or_else(|_| "unknown".to_owned(), |free| free.to_string());
         Stop::Device(
             format!(
                 "`{}` ran out of memory: {bytes} bytes were asked for, {free} are free, and mixdown may \
                  use {} in all",
-                self.name, self.budget
+                sizing.name, sizing.budget
             ),
             "free memory of the device, or use fewer --threads; run the same command again to go on"
                 .to_owned(),
@@ -383,8 +256,9 @@ impl CudaDescent {
 
     fn failed(&self, fault: &Fault) -> Stop {
         Stop::Device(
-            format!("`{}` failed: {fault}", self.name),
-            "look at `nvidia-smi` and the system's log; run the same command again to go on"
+            format!("`{}` failed: {fault}", self.shared.sizing.name),
+            "look at `nvidia-smi` and the system's log, then run the same command again to go on; with \
+             `--force --device cpu` it starts over without the device"
                 .to_owned(),
         )
     }

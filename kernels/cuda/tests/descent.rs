@@ -1,22 +1,33 @@
 //! Descents through the whole way, on emulated kernels: against f64 and the processor's, at the edges of
 //! tiles, in whatever order threads run, with memory that is short and calls that fail.
 
-mod emulated;
-
 use std::sync::Arc;
 
-use emulated::{Emulated, Kernels, kernels};
 use mixdown_cuda::images::Form;
-use mixdown_cuda::{Capability, CudaDescents, Version};
+use mixdown_cuda::{Capability, CudaDescents, Sizing, Version};
+use mixdown_devices::{Emulated, Emulation, changed};
 use mixdown_ops::descent::{Curvature, Descents};
 use mixdown_ops::random::uniform_bits;
 
 const RATE: f64 = 1e-5;
 const FORMS: [Form; 3] = [Form::Plain, Form::Split, Form::Groups];
 
-fn open(device: Arc<Emulated>, form: Form, budget: u64) -> Result<CudaDescents, String> {
+const DRIVER: Version = Version { major: 12, minor: 8 };
+
+/// Where the emulation is built.
+const FOLDER: &str = env!("CARGO_TARGET_TMPDIR");
+
+fn kernels() -> &'static Emulation {
+    mixdown_devices::kernels(FOLDER)
+}
+
+fn sizing(form: Form, budget: u64) -> Sizing {
     let capability = Capability { major: 9, minor: 0 };
-    CudaDescents::load(device, 0, capability, Version { major: 12, minor: 8 }, form, budget)
+    Sizing { name: "cuda:0".to_owned(), capability, form, budget }
+}
+
+fn open(device: Arc<Emulated>, form: Form, budget: u64) -> Result<CudaDescents, String> {
+    CudaDescents::load(device, DRIVER, sizing(form, budget))
 }
 
 /// A problem as merging poses it: S of decaying rows, and an offset of its span.
@@ -413,14 +424,11 @@ fn broken_kernels_are_refused() {
             Form::Split => "descent_f16",
             Form::Groups => "descent_sm90",
         };
-        let kernels: &'static Kernels =
-            Box::leak(Box::new(emulated::changed(name, source, &[(file, old, new)])));
+        let kernels = changed(FOLDER, name, source, &[(file, old, new)]);
         let seen = std::panic::catch_unwind(|| {
             let device = Emulated::new(kernels, 1);
-            let capability = Capability { major: 9, minor: 0 };
-            let driver = Version { major: 12, minor: 8 };
             let on = Arc::clone(&device);
-            let opened = CudaDescents::new(on, 0, capability, driver, form, 1 << 30).map(drop);
+            let opened = CudaDescents::new(on, DRIVER, sizing(form, 1 << 30)).map(drop);
             device.assert_empty();
             opened
         });

@@ -125,6 +125,34 @@ pub trait Worker: Send {
     fn multiply(&mut self, matrix: LowRank<'_>, first: u64, out: &mut [u8]);
 }
 
+/// Where a matrix op is done. It depends on shapes and parameters alone, never on threads or on what else
+/// runs, because bits of results depend on it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Placement {
+    /// By the backend itself.
+    #[default]
+    Own,
+    /// The part that a device has kernels for is done there, the rest by the backend itself.
+    Device(Place),
+    /// By the backend itself although it has a device: why, as the end of a sentence.
+    Declined(String),
+}
+
+/// A device for one op.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Place {
+    /// Which: `cuda:0`.
+    pub device: String,
+    /// All of it that bits of results depend on, as in identities.
+    pub identity: String,
+    /// Bytes of its memory that the op needs.
+    pub device_bytes: u64,
+    /// Rows that are there at a time.
+    pub block_rows: usize,
+    /// Seconds there by the device's model, and on the processor of the cost model.
+    pub seconds: [f64; 2],
+}
+
 /// A device that runs block programs.
 pub trait Backend: Send + Sync {
     /// Its name in manifests: `cpu`, `cuda:0`.
@@ -150,6 +178,12 @@ pub trait Backend: Send + Sync {
     ) -> Result<Needs, Stop> {
         let _ = (operands, precision);
         Err(Stop::Failed(format!("`{}` does not have `{}`", self.name(), op.name())))
+    }
+
+    /// Where a matrix op on matrices of these shapes is done.
+    fn place(&self, op: &MatrixOp, operands: &OperandShapes, precision: Precision) -> Placement {
+        let _ = (op, operands, precision);
+        Placement::Own
     }
 
     /// Does the part of a matrix op that all rows need, on one thread.

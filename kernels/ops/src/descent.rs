@@ -55,6 +55,12 @@ pub trait Descents: Send + Sync + fmt::Debug {
     /// All that bits of results depend on: architecture, form of the kernels, their version.
     fn describe(&self) -> String;
 
+    /// Which device it is, for people: `cuda:0`.
+    fn device(&self) -> String;
+
+    /// Seconds that a descent takes there by a model, which is no measurement.
+    fn seconds(&self, shape: DescentShape, steps: u32) -> f64;
+
     /// What a descent needs.
     ///
     /// **Errors.** It does not fit, however few rows are done at a time.

@@ -21,7 +21,8 @@ pub mod selection;
 mod table;
 
 pub use backend::{
-    Backend, Call, Input, LowRank, NonFinite, Output, Partial, Precision, Sides, Worker,
+    Backend, Call, Input, LowRank, NonFinite, Output, Partial, Place, Placement, Precision, Sides,
+    Worker,
 };
 pub use program::{Instruction, Operand, Pass, Program, Reduction, ScalarStep};
 pub use real::Real;

@@ -273,6 +273,9 @@ pub enum Stop {
     Failed(String),
     /// A device failed: words for the headline, and what to do.
     Device(String, String),
+    /// What a device may use of its memory is too little, however few rows are there at a time: words for
+    /// the headline, and what to do.
+    DeviceMemory(String, String),
 }
 
 /// What an op reads. One for each thread.

@@ -1,6 +1,7 @@
 //! What the suites share: a family of small models, merges of them, and refusals held in snapshots.
 //!
-//! The suites themselves are in `tests/`, one program each; all of them run the real `mixdown`.
+//! The suites themselves are in `tests/`, one program each; they run the real `mixdown`, but for what needs a device
+//! that is none, which only a caller of the library can lend.
 
 pub mod literal;
 pub mod modalities;

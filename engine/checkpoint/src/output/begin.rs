@@ -14,7 +14,8 @@ use super::disk::Disk;
 use super::lock::Lock;
 use super::shards::Shards;
 use super::trouble::{refused, refused_early};
-use super::{Begun, Notice, OutputFolder, OutputOptions, PlanIdentity, finish, owned, space};
+use super::{Begun, Notice, OutputFolder, OutputOptions, PlanIdentity};
+use super::{finish, owned, space, with_device};
 use crate::hub;
 use crate::journal::{Found, Journal, OwnerKey};
 use crate::layout::Layout;
@@ -55,7 +56,7 @@ pub(super) fn begin(
     if !lock.is_held() {
         notices.push(Notice::NotLocked);
     }
-    let identity = whole_identity(identity, &layout);
+    let (device, identity) = (identity.device(), whole_identity(identity, &layout));
     let shard_of = |index| (index < layout.tensors().len()).then(|| layout.place(index).shard);
     let read = |bytes: &[u8]| Journal::parse(bytes, &options.key, shard_of);
     let found = owned::journal(&disk, &partial, options.force)?.map(|bytes| read(&bytes));
@@ -69,6 +70,11 @@ pub(super) fn begin(
     match found.is_some() || last_words.is_some() {
         true => notices.extend(heal(&disk, &partial, &target)?),
         false => owned::check_replaced(&partial)?,
+    }
+    if let Some(other) = found.as_ref().and_then(|journal| other_device(journal, &identity))
+        && !options.force
+    {
+        return Err(begun_elsewhere(&shown_target, other, device));
     }
     let is_this = |journal: &Journal| journal.identity == identity;
     if last_words.filter(is_this).is_some_and(|journal| is_complete(&journal, &target)) {
@@ -252,7 +258,31 @@ fn is_complete(journal: &Journal, target: &Path) -> bool {
 /// The plan's identity together with the layout: other shards are other files.
 fn whole_identity(identity: &PlanIdentity, layout: &Layout) -> String {
     let text = format!("{}\n{}", identity.as_str(), layout.digest());
-    blake3::hash(text.as_bytes()).to_hex().to_string()
+    with_device(&blake3::hash(text.as_bytes()).to_hex(), identity.device())
+}
+
+/// The device of an unfinished output of the same work on another one, of which something is there.
+fn other_device<'j>(journal: &'j Journal, identity: &str) -> Option<&'j str> {
+    let parts = |identity: &'j str| identity.split_once(" on ").unwrap_or((identity, PROCESSOR));
+    let digest = identity.split_once(" on ").map_or(identity, |(digest, _)| digest);
+    let (of_journal, device) = parts(&journal.identity);
+    let is_other = of_journal == digest && journal.identity != identity;
+    (is_other && !journal.tensors.is_empty()).then_some(device)
+}
+
+/// What is said of an output that no device made.
+const PROCESSOR: &str = "the processor";
+
+fn begun_elsewhere(target: &str, begun: &str, now: Option<&str>) -> Box<Diagnostic> {
+    let headline = "an unfinished output was begun on another device";
+    Box::new(
+        Diagnostic::error(codes::BACKEND_DIFFERS, headline)
+            .in_file(target)
+            .fact("begun on", begun)
+            .fact("now", now.unwrap_or(PROCESSOR))
+            .note("one output of both would be neither's: their last bits differ")
+            .help("use the same `--device` as before to go on, or start over with `--force`"),
+    )
 }
 
 /// Writes the journal anew, so that no torn line is left in it, and opens it for more.

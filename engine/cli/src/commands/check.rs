@@ -46,7 +46,15 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     recipe.memory_bytes = machine.memory_bytes;
     let (found, exit) = match plan(&recipe, &terminal.session(), None) {
         Ok(planned) => {
-            let costs = machine.backend().and_then(|backend| planned.costs(&backend, &machine));
+            let chosen = planned.backend(&machine, &terminal.session());
+            let costs = chosen.and_then(|chosen| {
+                planned.costs(chosen.backend(), &machine)?;
+                Ok(chosen.warnings)
+            });
+            let mut warnings = planned.warnings.clone();
+            if let Ok(found) = &costs {
+                warnings.extend(found.iter().cloned());
+            }
             if let Err(problem) = costs {
                 if !arguments.json {
                     talk.show(&planned.warnings);
@@ -57,7 +65,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
                 return shown(found, exit);
             }
             if !arguments.json {
-                talk.show(&planned.warnings);
+                talk.show(&warnings);
                 talk.say(&format!(
                     "{} is sound: {} from {}",
                     arguments.recipe.recipe.display(),
@@ -65,7 +73,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
                     quantity::count(planned.plan.models.len(), "model"),
                 ));
             }
-            (planned.warnings, Exit::Done)
+            (warnings, Exit::Done)
         }
         Err(trouble) => match trouble.found() {
             Some(found) if arguments.json => (found.to_vec(), exit::of_trouble(&trouble)),

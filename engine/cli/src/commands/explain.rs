@@ -57,8 +57,9 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
         let job = plan.jobs.iter().position(|job| job.name == *name);
         let job = job.ok_or_else(|| Trouble::Usage(vec![absent(plan, name)]))?;
         let machine = Machine { device: arguments.device, ..Machine::default() };
-        let (backend, hash) = (machine.backend()?, arguments.hash_inputs);
-        let results = identified(&planned, job as u32, &backend, hash, &terminal.session())?;
+        let (session, hash) = (terminal.session(), arguments.hash_inputs);
+        let chosen = planned.backend(&machine, &session)?;
+        let results = identified(&planned, job as u32, chosen.backend(), hash, &session)?;
         talk::data(&match arguments.json {
             true => format!("{:#}\n", identities_json(name, &results)),
             false => identities_text(name, &results),

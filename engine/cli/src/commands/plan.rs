@@ -3,6 +3,7 @@
 pub mod parts;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use mixdown_exec::Footprint;
@@ -10,7 +11,7 @@ use mixdown_plan::explain;
 use mixdown_session::kept::{self, Outlook};
 use mixdown_session::merge::{MergeRequest, partition};
 use mixdown_session::parts::MOST_PARTS;
-use mixdown_session::{Machine as SessionMachine, Places, Planned, Trouble, quantity};
+use mixdown_session::{Chosen, Machine as SessionMachine, Planned, Session, Trouble, quantity};
 use serde_json::{Value, json};
 
 use crate::commands::Outcome;
@@ -68,7 +69,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     if let Some(count) = arguments.parts {
         let mut request = MergeRequest::new(recipe, PathBuf::new());
         (request.machine, request.shard_bytes) = (machine, arguments.shard_size);
-        let partition = partition(&request, &planned, count)?;
+        let partition = partition(&request, &planned, count, &terminal.session())?;
         talk::data(&match arguments.json {
             true => format!("{:#}\n", parts::json_of(&partition)),
             false => parts::text_of(&partition),
@@ -76,35 +77,44 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
         return Ok(Exit::Done);
     }
     if arguments.json {
-        let value = document(&planned, &machine, terminal.places())?;
+        let value = document(&planned, &machine, &terminal.session())?;
         talk::data(&format!("{value:#}\n"));
     } else {
-        let (footprint, outlook) = costs(&planned, &machine, terminal.places())?;
+        let Costs { footprint, outlook, chosen } = costs(&planned, &machine, &terminal.session())?;
+        talk.show(&chosen.warnings);
         let tensors: Vec<usize> =
             planned.loaded.models.iter().map(|input| input.model.checkpoint.index.len()).collect();
         let summary = explain::summary(&planned.plan, &tensors);
-        talk::data(&format!("{summary}\n{}", cost(&footprint, outlook.as_ref())));
+        talk::data(&format!("{summary}\n{}", cost(&footprint, outlook.as_ref(), chosen.note.as_deref())));
     }
     Ok(Exit::Done)
+}
+
+/// What a merge would cost, and what would compute it.
+struct Costs {
+    footprint: Footprint,
+    outlook: Option<Outlook>,
+    chosen: Chosen,
 }
 
 fn costs(
     planned: &Planned,
     machine: &SessionMachine,
-    places: &Places,
-) -> Result<(Footprint, Option<Outlook>), Trouble> {
-    let backend = machine.backend()?;
-    let (footprint, _) = planned.costs(&backend, machine)?;
-    Ok((footprint, kept::outlook(planned, &backend, places)))
+    session: &Session<'_>,
+) -> Result<Costs, Trouble> {
+    let chosen = planned.backend(machine, session)?;
+    let (footprint, _) = planned.costs(chosen.backend(), machine)?;
+    let outlook = kept::outlook(planned, chosen.backend(), session.places)?;
+    Ok(Costs { footprint, outlook, chosen })
 }
 
 /// All of it, for programs.
 pub fn document(
     planned: &Planned,
     machine: &SessionMachine,
-    places: &Places,
+    session: &Session<'_>,
 ) -> Result<Value, Trouble> {
-    let (footprint, outlook) = costs(planned, machine, places)?;
+    let Costs { footprint, outlook, chosen } = costs(planned, machine, session)?;
     let mut value = explain::json(&planned.plan);
     value["footprint"] = json!({
         "bytes_read": footprint.bytes_read,
@@ -115,6 +125,9 @@ pub fn document(
         "threads": footprint.threads,
         "flops": footprint.flops,
     });
+    if !footprint.devices.is_empty() || chosen.note.is_some() {
+        value["devices"] = devices_json(&footprint, chosen.note.as_deref());
+    }
     if let Some(outlook) = &outlook {
         value["store"] = json!({
             "results": outlook.results,
@@ -125,7 +138,29 @@ pub fn document(
     Ok(value)
 }
 
-fn cost(footprint: &Footprint, outlook: Option<&Outlook>) -> String {
+/// What devices do, and what they do not and why.
+fn devices_json(footprint: &Footprint, note: Option<&str>) -> Value {
+    let used = footprint.devices.iter().map(|used| {
+        json!({
+            "device": used.device,
+            "op": used.op,
+            "ops": used.ops,
+            "device_bytes": used.device_bytes,
+            "block_rows": used.block_rows,
+            "model_milliseconds": used.milliseconds[0],
+            "model_milliseconds_cpu": used.milliseconds[1],
+        })
+    });
+    let declined = footprint.declined.iter();
+    let declined = declined.map(|(why, ops)| json!({"reason": why, "ops": ops}));
+    json!({
+        "used": used.collect::<Vec<_>>(),
+        "declined": declined.collect::<Vec<_>>(),
+        "note": note,
+    })
+}
+
+fn cost(footprint: &Footprint, outlook: Option<&Outlook>, unused: Option<&str>) -> String {
     let mut table = Table::bare(&[Align::Left, Align::Right, Align::Left]);
     let bytes = |count: u64| quantity::bytes(count);
     let passes = footprint.bytes_read_by_pass.iter().filter(|&&count| count > 0).count();
@@ -150,6 +185,30 @@ fn cost(footprint: &Footprint, outlook: Option<&Outlook>) -> String {
             &operations,
             "floating-point operations of matrix ops, if none is in the store",
         ]);
+    }
+    for used in &footprint.devices {
+        let [there, here] =
+            used.milliseconds.map(|count| quantity::time(Duration::from_millis(count)));
+        let blocks = match used.block_rows {
+            Some(rows) => format!(" in blocks of {rows} rows and more"),
+            None => String::new(),
+        };
+        let ops = quantity::count(used.ops, "descent");
+        let note = format!(
+            "of device memory: {ops} of {} on {}{blocks}; {there} there by the cost model, {here} on 16 threads",
+            used.op, used.device
+        );
+        table.row(["device", &bytes(used.device_bytes), &note]);
+    }
+    if !footprint.devices.is_empty() {
+        for (why, ops) in &footprint.declined {
+            let ops = quantity::count(*ops, "descent");
+            let note = format!("{ops} on the processor: {why}");
+            table.row(["", "", note.as_str()]);
+        }
+    }
+    if let Some(why) = unused {
+        table.row(["device", "none", why]);
     }
     if let Some(Outlook { results, there, unknown }) = outlook {
         let note = match unknown {
@@ -179,11 +238,13 @@ mod tests {
             threads: 2,
             stripe_elements: 65536,
             flops: 0,
+            devices: Vec::new(),
+            declined: Vec::new(),
         };
         let expected =
             "read    4.00 MB\nwrite   1.00 MB\nmemory  20.0 MB  at most, with 2 threads\n";
-        assert_eq!(cost(&footprint, None), expected);
+        assert_eq!(cost(&footprint, None, None), expected);
         footprint.bytes_read_by_pass = vec![3_000_000, 1_000_000];
-        assert!(cost(&footprint, None).contains("by pass: 3.00 MB, 1.00 MB\n"));
+        assert!(cost(&footprint, None, None).contains("by pass: 3.00 MB, 1.00 MB\n"));
     }
 }

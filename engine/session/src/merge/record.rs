@@ -13,7 +13,6 @@ use mixdown_checkpoint::manifest::{
 use mixdown_checkpoint::output::PlanIdentity;
 use mixdown_checkpoint::{Checkpoint, Identity, Shard, TensorEntry};
 use mixdown_diagnostics::Diagnostic;
-use mixdown_ops::Backend;
 use mixdown_ops::account::Account;
 use mixdown_plan::identity::{self, Digest};
 
@@ -22,11 +21,16 @@ use crate::models::Model;
 use crate::planning::Planned;
 use crate::progress::Task;
 use crate::recipes::Input;
-use crate::{Session, Trouble};
+use crate::{Chosen, Session, Trouble};
 
 /// What an output is of. Everything is in it that can change a byte of the output, and what tells
 /// whether an input is still the same file.
-pub fn identity(planned: &Planned, request: &MergeRequest, shards: usize) -> PlanIdentity {
+pub fn identity(
+    planned: &Planned,
+    request: &MergeRequest,
+    chosen: &Chosen,
+    shards: usize,
+) -> PlanIdentity {
     let mut digest = Digest::default();
     let to: &mut dyn Account = &mut digest;
     to.word("mixdown", env!("CARGO_PKG_VERSION"));
@@ -47,7 +51,11 @@ pub fn identity(planned: &Planned, request: &MergeRequest, shards: usize) -> Pla
             to.word("changed", &changed_ns.to_string());
         });
     }
-    PlanIdentity::new(&digest.bytes())
+    let identity = PlanIdentity::new(&digest.bytes());
+    match chosen.device_word() {
+        Some(device) => identity.on(&device),
+        None => identity,
+    }
 }
 
 /// Input files of at most this many bytes together are hashed unasked: SHA-256 takes 0.15 s for them
@@ -197,7 +205,7 @@ fn headers_digest(checkpoint: &Checkpoint) -> String {
 pub fn of(
     planned: &Planned,
     request: &MergeRequest,
-    backend: &dyn Backend,
+    chosen: &Chosen,
     (inputs, jobs): (Vec<InputRecord>, &Range<usize>),
     warnings: &[Diagnostic],
 ) -> MergeRecord {
@@ -225,7 +233,7 @@ pub fn of(
         recipe: RecipeRecord::new(&planned.loaded.text, request.recipe.overrides()),
         plan: identity::digest(plan),
         seed: recipe.seed,
-        backend: backend.name().to_owned(),
+        backend: chosen.word(),
         inputs,
         origins: origins.collect(),
         dropped: dropped.collect(),

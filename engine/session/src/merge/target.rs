@@ -13,6 +13,7 @@ use mixdown_ops::Backend;
 use mixdown_plan::Work;
 
 use super::{MergeRequest, SHARD_BYTES, adapter, record};
+use crate::Chosen;
 use crate::parts::partition::{self, Partition};
 use crate::parts::{self, Files, PartNumber, PartRecord, Share};
 use crate::planning::Planned;
@@ -44,9 +45,9 @@ impl Target {
         request: &MergeRequest,
         planned: &Planned,
         whole: Layout,
-        backend: &dyn Backend,
+        chosen: &Chosen,
     ) -> Result<Self, Box<Diagnostic>> {
-        let identity = record::identity(planned, request, whole.shards().len());
+        let identity = record::identity(planned, request, chosen, whole.shards().len());
         let (files, digest) = (files(request, planned), whole.digest());
         let folder = request.folder();
         let Some(part) = request.part else {
@@ -54,11 +55,15 @@ impl Target {
             let layout = Arc::new(whole);
             return Ok(Self { folder, jobs, tensors, layout, identity, files, whole: digest });
         };
-        let partition = partition(planned, &whole, backend, part.of())?;
+        let partition = partition(planned, &whole, chosen.backend(), part.of())?;
         let Share { jobs, tensors, .. } = partition.share(part).clone();
         let layout = Arc::new(partition::layout_of(&whole, tensors.clone())?);
         let text = format!("part {part} of {digest} of {}", identity.as_str());
-        let identity = PlanIdentity::new(blake3::hash(text.as_bytes()).as_bytes());
+        let own = PlanIdentity::new(blake3::hash(text.as_bytes()).as_bytes());
+        let identity = match identity.device() {
+            Some(device) => own.on(device),
+            None => own,
+        };
         Ok(Self { folder, jobs, tensors, layout, identity, files, whole: digest })
     }
 
@@ -75,7 +80,7 @@ impl Target {
             return Ok(false);
         }
         match parts::record(&self.folder) {
-            Some(found) if found.identity == self.identity.as_str() => Ok(true),
+            Some(found) if found.identity == self.identity.whole() => Ok(true),
             found => {
                 let headline = format!("another merge has made part {part} there");
                 let diagnostic = Diagnostic::error(codes::PARTS_DIFFER, headline)
@@ -94,7 +99,7 @@ impl Target {
         &self,
         part: PartNumber,
         planned: &Planned,
-        backend: &dyn Backend,
+        chosen: &Chosen,
         warnings: &[Diagnostic],
         report: &Report,
     ) -> PartRecord {
@@ -106,8 +111,8 @@ impl Target {
             first: self.tensors.start,
             files: self.files.clone(),
             layout: self.whole.clone(),
-            identity: self.identity.as_str().to_owned(),
-            computed_with: backend.describe(),
+            identity: self.identity.whole(),
+            computed_with: chosen.describe(),
             has_matrices,
             warnings: warnings.iter().map(|warning| warning.headline.clone()).collect(),
             told: report.told.clone(),

@@ -143,6 +143,28 @@ impl System {
     }
 }
 
+/// G in f32, row-major, from blocks as [`System::gram_by_blocks`] takes them.
+///
+/// **Errors.** Those of `block`.
+pub fn gram_by_blocks<E>(
+    n: usize,
+    columns: usize,
+    mut block: impl FnMut(usize, usize) -> Result<Vec<f64>, E>,
+) -> Result<Vec<f32>, E> {
+    let mut gram = vec![0.0; n * n];
+    for first in (0..n).step_by(columns.max(1)) {
+        let count = columns.min(n - first);
+        let numbers = block(first, count)?;
+        for (row, values) in (first..).zip(numbers.chunks_exact(count)) {
+            for (column, &value) in (first..=row).zip(values) {
+                gram[row * n + column] = value as f32;
+                gram[column * n + row] = value as f32;
+            }
+        }
+    }
+    Ok(gram)
+}
+
 /// Rows that a block should have, of `rows` that `threads` share: as many as stay in cache, in blocks
 /// of which each thread gets as many as another.
 pub fn block_rows(features: Features, rows: usize, threads: usize) -> usize {

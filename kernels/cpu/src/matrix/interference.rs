@@ -15,6 +15,7 @@ pub(super) mod system;
 use std::sync::Arc;
 
 use mixdown_ops::Precision;
+use mixdown_ops::descent::{Curvature, Descent, Descents};
 use mixdown_ops::matrix::interference::{
     Cut, Filter, Init, Interference, Optimizer, Rows, Solver, Targets,
 };
@@ -50,7 +51,7 @@ pub(crate) fn prepare(
     op: &Interference,
     operands: &mut dyn Operands,
     shape: (usize, usize),
-    precision: Precision,
+    (precision, device): (Precision, Option<&dyn Descents>),
 ) -> Result<Box<dyn Prepared>, Stop> {
     let count = operands.count();
     let norms = squared_norms(operands, count)?;
@@ -115,16 +116,28 @@ pub(crate) fn prepare(
             let gram = |first, count| {
                 Ok::<_, Stop>(system::gram_block(&experts, operands, first, count)?.values)
             };
-            let features = Features::best();
-            let system =
-                adam::System::gram_by_blocks(features, experts.columns, GRAM_COLUMNS, gram)?;
-            let (system, kernel) = (System::Read, Kernel::Single(system));
+            let (n, features) = (experts.columns, Features::best());
+            let kernel = match device {
+                None => {
+                    Kernel::Single(adam::System::gram_by_blocks(features, n, GRAM_COLUMNS, gram)?)
+                }
+                Some(device) => {
+                    let gram = adam::gram_by_blocks(n, GRAM_COLUMNS, gram)?;
+                    Kernel::Device(device.begin(Curvature::Gram { gram: &gram, n })?)
+                }
+            };
+            let system = System::Read;
             Ok(Box::new(AdamRows { experts, system, kernel, adam: *adam, report }))
         }
         Solver::Adam(adam) => {
             let system = system(&experts, inputs, operands, &mut report)?;
             let iterations = solvers::iterations(adam, operands.shape(0), precision);
-            let kernel = kernel(&system, experts.columns, iterations);
+            let kernel = match (iterations, device) {
+                (Precision::Single, Some(device)) => {
+                    Kernel::Device(begin(&system, experts.columns, device)?)
+                }
+                _ => kernel(&system, experts.columns, iterations),
+            };
             Ok(Box::new(AdamRows { experts, system, kernel, adam: *adam, report }))
         }
         Solver::Literal(optimizer) => {
@@ -328,6 +341,25 @@ fn system(
     let system = System::whole(experts, operands)?;
     report.loss = Some((system.constant(), system.constant()));
     Ok(system)
+}
+
+/// Hands a device what [`kernel`] would pack.
+fn begin(system: &System, n: usize, device: &dyn Descents) -> Result<Box<dyn Descent>, Stop> {
+    let single = |matrix: &Matrix| matrix.values.iter().map(|&value| value as f32).collect();
+    match system {
+        System::Stacked { stack, .. } if n > 2 * stack.rows => {
+            let numbers: Vec<f32> = single(stack);
+            device.begin(Curvature::Factored { stack: &numbers, r: stack.rows, n })
+        }
+        System::Grams { gram, .. } => {
+            let gram: Vec<f32> = single(gram);
+            device.begin(Curvature::Gram { gram: &gram, n })
+        }
+        System::Stacked { .. } | System::Read => {
+            let gram: Vec<f32> = single(&system.gram());
+            device.begin(Curvature::Gram { gram: &gram, n })
+        }
+    }
 }
 
 /// G where one product with it costs no more than two with S: `n ≤ 2R`.

@@ -3,6 +3,7 @@
 //! Counts are in f64, where they cannot overflow and need not be exact.
 
 use mixdown_ops::Precision;
+use mixdown_ops::descent::{DescentNeeds, Descents};
 use mixdown_ops::matrix::axes::Axis;
 use mixdown_ops::matrix::interference::{
     Cut, Filter, Interference, Optimizer, Rows, Solver, Targets,
@@ -13,6 +14,7 @@ use mixdown_ops::matrix::{MatrixOp, Needs, OperandShapes, Rank, RankAware};
 use super::adam::{Form, Scratch, System};
 use super::axes::rows_together;
 use super::common_basis::BASIS_ROWS;
+use super::descended;
 use super::directions::COLUMNS;
 use super::gram::PAIR_PANEL;
 use super::interference::GRAM_COLUMNS;
@@ -30,6 +32,8 @@ use crate::features::Features;
 
 /// Bytes of a number.
 const NUMBER: f64 = 8.0;
+/// Of which f32 takes this share.
+const SINGLE: f64 = 0.5;
 /// Square matrices that an eigenproblem holds: its input, eigenvectors twice, the solver's own.
 const EIGEN: f64 = 5.0;
 /// Bytes beside: vectors, headers, and what an allocator rounds up.
@@ -101,9 +105,14 @@ impl Sizes {
 }
 
 /// What an op needs that [`check`](super::check::check) has let through.
-pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) -> Needs {
+pub(crate) fn of(
+    op: &MatrixOp,
+    operands: &OperandShapes,
+    precision: Precision,
+    device: Option<&dyn Descents>,
+) -> Needs {
     if let MatrixOp::Recovered(op) = op {
-        return recovered(op, operands, precision);
+        return recovered(op, operands, precision, device);
     }
     if op.runs_on_cores(operands) {
         return on_cores(op, operands, precision);
@@ -173,7 +182,14 @@ pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) 
             if matches!(op.solver, Solver::Adam(_)) {
                 block_rows = ADAM_ROWS;
             }
-            interference(op, operands, &sizes, precision)
+            let counts = interference(op, operands, &sizes, precision, device);
+            match device.and_then(|device| on_device(op, operands, precision, device)) {
+                None => counts,
+                Some(needs) => {
+                    block_rows = descended::block_rows(needs.block_rows, operands.rows);
+                    beside_device(counts, op, operands, needs)
+                }
+            }
         }
         MatrixOp::CommonBasis => {
             block_rows = BASIS_ROWS;
@@ -213,7 +229,7 @@ pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) 
             block_rows = rows_together(operands.columns);
             Counts { row: 2.0 * n, flops: 2.0 * m * n * n.max(2.0).log2(), ..Counts::default() }
         }
-        MatrixOp::Recovered(op) => return of(op, operands, precision),
+        MatrixOp::Recovered(op) => return of(op, operands, precision, device),
         MatrixOp::KarcherWeights(op) => {
             let experts = sizes.experts;
             block_rows = operands.ranks.len().max(1);
@@ -244,8 +260,13 @@ pub(crate) fn of(op: &MatrixOp, operands: &OperandShapes, precision: Precision) 
 /// Beside what the op needs of operands as they are stored: what was recovered of some of them; while one is looked
 /// at, a sketch of it, its sides twice and their decomposition. With all operands recovered the op has cores, which
 /// turn the factors several times, in place of what is stored.
-fn recovered(op: &MatrixOp, operands: &OperandShapes, precision: Precision) -> Needs {
-    let mut needs = of(op, operands, precision);
+fn recovered(
+    op: &MatrixOp,
+    operands: &OperandShapes,
+    precision: Precision,
+    device: Option<&dyn Descents>,
+) -> Needs {
+    let mut needs = of(op, operands, precision, device);
     let dense = operands.ranks.iter().filter(|rank| rank.is_none()).count();
     if dense == 0 {
         return needs;
@@ -260,7 +281,7 @@ fn recovered(op: &MatrixOp, operands: &OperandShapes, precision: Precision) -> N
     let looking = sizes.panels() + 4.0 * one * (m + n) + EIGEN * one * one + of_small;
     let mut ranks = operands.ranks.clone();
     ranks.iter_mut().for_each(|rank| *rank = Some(rank.unwrap_or(directions)));
-    let of_factors = of(op, &OperandShapes { ranks, ..operands.clone() }, precision);
+    let of_factors = of(op, &OperandShapes { ranks, ..operands.clone() }, precision, device);
     let working = needs.prepare_bytes.max((looking * NUMBER + SMALL) as u64);
     let factors = (factors * NUMBER) as u64;
     needs.prepare_bytes = working.max(of_factors.prepare_bytes) + factors;
@@ -294,7 +315,7 @@ fn on_cores(op: &MatrixOp, operands: &OperandShapes, precision: Precision) -> Ne
     let dense =
         OperandShapes { rows: total, columns: total, ranks: vec![None; operands.ranks.len()] };
     let smaller = operands.rows.min(operands.columns);
-    let inner = of(&at_most(op, total, smaller, operands.ranks.len()), &dense, precision);
+    let inner = of(&at_most(op, total, smaller, operands.ranks.len()), &dense, precision, None);
     let held = r * (m + n);
     let outer = Counts {
         // The operands' factors, their stack, its transpose, the bases, and the solver's own.
@@ -332,6 +353,7 @@ fn interference(
     operands: &OperandShapes,
     sizes: &Sizes,
     precision: Precision,
+    device: Option<&dyn Descents>,
 ) -> Counts {
     let Sizes { m, n, p, experts } = *sizes;
     let k = kept(op.rank, sizes);
@@ -355,10 +377,7 @@ fn interference(
             counts.held += experts * if is_shared { k * m } else { one.held };
         }
     }
-    let total: f64 =
-        operands.ranks.iter().map(|rank| rank.map_or(m, |rank| rank as f64).min(p)).sum();
-    let rank = if op.rows == Rows::Whole { total } else { experts * k };
-    let is_stacked = op.rows != Rows::Whole || (sizes.is_left() && total < n);
+    let (rank, is_stacked) = descended::stack(op, operands);
     // Rows: X_0, the residual, the displacement, two targets, the mean, a block that is read.
     counts.row = 8.0 * n + k + 4.0 * if is_stacked { rank } else { n };
     counts.flops += 8.0 * m * n * k * experts;
@@ -381,7 +400,7 @@ fn interference(
         &operands.ranks,
         precision,
     ) {
-        return read_again(op, sizes, rank);
+        return read_again(op, sizes, rank, device.is_some());
     }
     if is_stacked {
         counts.held += rank * n;
@@ -428,24 +447,28 @@ fn interference(
         }
         Solver::Adam(adam) => {
             let precision = iterations(&adam, (operands.rows, operands.columns), precision);
-            let is_gram = !is_stacked || n <= 2.0 * rank;
+            let form = descended::form(op, operands);
+            let is_gram = matches!(form, Form::Gram { .. });
             let kernel = if is_gram { n * n } else { rank * n };
-            let form = match is_gram {
-                true => Form::Gram { n: n as usize },
-                false => Form::Factored { r: rank as usize, n: n as usize },
-            };
+            let is_here = device.is_none();
             // The kernel is made when all that makes the stack is gone.
             let before = counts.preparing + counts.held;
             counts.held += match precision {
-                Precision::Single => System::bytes(Features::best(), form) as f64 / NUMBER,
+                Precision::Single if is_here => {
+                    System::bytes(Features::best(), form) as f64 / NUMBER
+                }
+                Precision::Single => SINGLE * kernel,
                 // Only G of a stack is formed; otherwise the system has what is needed.
                 Precision::Double if is_stacked && is_gram => kernel,
                 Precision::Double => 0.0,
             };
             // G in f64 beside S, before the kernel has it in f32.
             let gram = if is_stacked && is_gram { n * n } else { 0.0 };
-            counts.preparing = (before - counts.held).max(gram);
+            // A device gets a copy.
+            let copied = if is_here { 0.0 } else { SINGLE * kernel };
+            counts.preparing = (before - counts.held).max(gram + copied);
             counts.row += match precision {
+                Precision::Single if !is_here => 2.0 * n,
                 // The offset and the displacement in f32, and what a block descends in.
                 Precision::Single => {
                     let block = Scratch::bytes(Features::best(), form, ADAM_ROWS);
@@ -461,17 +484,49 @@ fn interference(
     counts
 }
 
+/// What a device needs for an op's descent; none where it does not run there.
+fn on_device(
+    op: &Interference,
+    operands: &OperandShapes,
+    precision: Precision,
+    device: &dyn Descents,
+) -> Option<DescentNeeds> {
+    let op = MatrixOp::Interference(op.clone());
+    let descent = descended::of(&op, operands, precision)?.ok()?;
+    device.needs(descent.shape).ok()
+}
+
+/// With blocks as large as a device wants them: for all of their rows the residual, the offset and the
+/// displacement in f32, and what a copy goes through; the rest for as many as the processor takes at a time.
+fn beside_device(
+    counts: Counts,
+    op: &Interference,
+    operands: &OperandShapes,
+    needs: DescentNeeds,
+) -> Counts {
+    let n = operands.columns as f64;
+    let (rank, is_stacked) = descended::stack(op, operands);
+    let residual = if is_stacked { rank } else { n };
+    let rows = descended::block_rows(needs.block_rows, operands.rows) as f64;
+    let shared = counts.row * ADAM_ROWS as f64 + needs.host_bytes as f64 / NUMBER;
+    Counts { row: residual + 2.0 * SINGLE * n + shared / rows, ..counts }
+}
+
 /// Adam over a stack that is read again: G in f32 alone, whose blocks are summed in f64; and for a row X_0, what
 /// it is away from a target, the offset, the displacement, and the residual, beside a panel of the stack.
-fn read_again(op: &Interference, sizes: &Sizes, rank: f64) -> Counts {
+fn read_again(op: &Interference, sizes: &Sizes, rank: f64, is_on_device: bool) -> Counts {
     let Sizes { m, n, experts, .. } = *sizes;
     let form = Form::Gram { n: n as usize };
     let panel = (PANEL as f64).min(m) * n;
     let block = Scratch::bytes(Features::best(), form, ADAM_ROWS) as f64 / NUMBER;
     let Solver::Adam(adam) = &op.solver else { return Counts::default() };
+    let (held, copied) = match is_on_device {
+        true => (SINGLE * n * n, SINGLE * n * n),
+        false => (System::bytes(Features::best(), form) as f64 / NUMBER, 0.0),
+    };
     Counts {
-        preparing: (GRAM_COLUMNS as f64).min(n) * n + 2.0 * panel + 4.0 * n,
-        held: System::bytes(Features::best(), form) as f64 / NUMBER,
+        preparing: (GRAM_COLUMNS as f64).min(n) * n + 2.0 * panel + 4.0 * n + copied,
+        held,
         row: 6.0 * n + rank + PANEL as f64 + (panel + block) / ADAM_ROWS as f64 + n,
         flops: experts * m * n * n
             + 8.0 * m * n * rank

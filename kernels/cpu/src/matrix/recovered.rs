@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use mixdown_ops::Precision;
+use mixdown_ops::descent::Descents;
 use mixdown_ops::matrix::{Factors, Matrix, MatrixOp, Noise, Operands, Prepared, Report, Stop};
 use mixdown_ops::random::uniform_bits;
 
@@ -43,6 +44,7 @@ pub(crate) fn prepare(
     op: &MatrixOp,
     operands: &mut dyn Operands,
     precision: Precision,
+    device: Option<&dyn Descents>,
 ) -> Result<Box<dyn Prepared>, Stop> {
     let count = operands.count();
     let (mut found, mut noise) = (vec![None; count], Vec::new());
@@ -61,14 +63,14 @@ pub(crate) fn prepare(
         *found = recovered.map(|one| Arc::new(one.factors));
     }
     if found.iter().all(Option::is_none) {
-        let prepared = super::prepare(op, operands, precision)?;
+        let prepared = super::prepare(op, operands, precision, device)?;
         return Ok(match noise.is_empty() {
             true => prepared,
             false => Box::new(Recovered { prepared, found, noise, has_factors: true }),
         });
     }
     let mut seen = Seen { operands, found: &found };
-    let prepared = super::prepare(op, &mut seen, precision)?;
+    let prepared = super::prepare(op, &mut seen, precision, device)?;
     // That the result comes as factors could not be promised before the operands were looked at.
     Ok(Box::new(Recovered { prepared, found, noise, has_factors: false }))
 }

@@ -2,6 +2,7 @@
 
 use faer::MatMut;
 use mixdown_ops::Precision;
+use mixdown_ops::descent::Descent;
 use mixdown_ops::matrix::interference::{self, Optimizer};
 use mixdown_ops::matrix::{Matrix, Operands, Prepared, Report, Stop};
 
@@ -96,6 +97,8 @@ pub(crate) enum Kernel {
     Single(adam::System),
     /// With G formed, where it is not the system's own.
     Double(Option<Matrix>),
+    /// In f32, on a device.
+    Device(Box<dyn Descent>),
 }
 
 /// Adam in displacement form.
@@ -109,6 +112,46 @@ pub(crate) struct AdamRows {
 }
 
 impl AdamRows {
+    /// Rows on a device: more than the processor takes at a time, so that it has enough to do. What the
+    /// processor computes of them is the same as in blocks of its own.
+    fn rows_there(
+        &self,
+        device: &dyn Descent,
+        operands: &mut dyn Operands,
+        first_row: usize,
+        values: &mut [f64],
+    ) -> Result<(f64, f64), Stop> {
+        let columns = self.experts.columns;
+        let (mut offsets, mut residuals) = (Vec::with_capacity(values.len()), Vec::new());
+        in_blocks(columns, ADAM_ROWS, first_row, values, |first, rows, values| {
+            let init = self.experts.init_block(operands, first, rows)?;
+            let mut residual = self.system.residual(&self.experts, operands, &init, first)?;
+            let mut offset = self.system.offset(&mut residual);
+            self.keep_still(&init, &mut offset);
+            offsets.extend(offset.values.iter().map(|&value| value as f32));
+            values.copy_from_slice(&init.values);
+            residuals.push(residual);
+            Ok((0.0, 0.0))
+        })?;
+        let mut moved = vec![0.0; offsets.len()];
+        let (rate, steps) = (self.adam.learning_rate.get(), self.adam.steps);
+        let all = values.len() / columns.max(1);
+        device.run(&offsets, all, rate, steps, &mut moved)?;
+        drop(offsets);
+        let mut blocks = residuals.iter().zip(moved.chunks(ADAM_ROWS * columns.max(1)));
+        in_blocks(columns, ADAM_ROWS, first_row, values, |_, rows, values| {
+            let Some((residual, moved)) = blocks.next() else {
+                return Err(Stop::Failed("a block of rows has no residual".to_owned()));
+            };
+            let displacement = moved.iter().copied().map(f64::from).collect();
+            let displacement = Matrix { rows, columns, values: displacement };
+            values.iter_mut().zip(&displacement.values).for_each(|(value, moved)| *value += moved);
+            check_finite(values, "the result")?;
+            let after = self.system.loss_after(&self.experts, operands, residual, &displacement)?;
+            Ok((residual.loss, after))
+        })
+    }
+
     fn descend(&self, offset: &Matrix) -> Matrix {
         let (rate, steps) = (self.adam.learning_rate.get(), self.adam.steps);
         match &self.kernel {
@@ -129,6 +172,7 @@ impl AdamRows {
                 };
                 adam_double::descend(&curvature, offset, rate, steps)
             }
+            Kernel::Device(_) => unreachable!("rows on a device go another way"),
         }
     }
 
@@ -155,6 +199,9 @@ impl Prepared for AdamRows {
         first_row: usize,
         values: &mut [f64],
     ) -> Result<(f64, f64), Stop> {
+        if let Kernel::Device(device) = &self.kernel {
+            return self.rows_there(&**device, operands, first_row, values);
+        }
         let columns = self.experts.columns;
         in_blocks(columns, ADAM_ROWS, first_row, values, |first, rows, values| {
             let init = self.experts.init_block(operands, first, rows)?;

@@ -1,20 +1,28 @@
-//! A device that runs the kernels' sources on the processor, records calls, and fails when it is told to.
+//! Devices for tests on machines without one, behind the trait of the driver.
+//!
+//! [`Emulated`] runs the kernels' sources on the processor through the emulation, or [`StandIn`] kernels in plain
+//! Rust that are fast and check nothing. It records calls, has as much memory as it is told, and fails at the call
+//! that it is told. [`Installed`] is a driver that shows such devices; a session takes it in place of the
+//! machine's.
 
-#![allow(dead_code)]
-
-pub mod build;
+pub mod compile;
+mod driver;
+mod stand_in;
 
 use std::alloc::Layout;
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use libloading::Library;
 use mixdown_cuda::driver::{
     Address, Argument, Device, Fault, Function, Geometry, Module, OUT_OF_MEMORY, Pinned, Stream,
 };
+
+pub use driver::Installed;
+pub use stand_in::StandIn;
 
 type Launch = unsafe extern "C" fn(
     *const c_char,
@@ -28,37 +36,60 @@ type Launch = unsafe extern "C" fn(
     usize,
 ) -> usize;
 
-/// The kernels, built for the emulation.
+/// What a device runs in place of its images.
+pub trait Kernels: Send + Sync + std::fmt::Debug {
+    /// Whether there is a kernel of this name.
+    fn has(&self, kernel: &str) -> bool;
+
+    /// Runs a kernel, its threads in an order that the seed decides. What went wrong, if anything.
+    fn launch(
+        &self,
+        kernel: &str,
+        geometry: Geometry,
+        seed: u64,
+        arguments: &[Argument],
+    ) -> Result<(), String>;
+}
+
+/// The kernels' sources, built for the emulation.
 #[derive(Debug)]
-pub struct Kernels {
+pub struct Emulation {
     library: Library,
 }
 
-/// The kernels as they are; built once for all tests.
-pub fn kernels() -> &'static Kernels {
-    static KERNELS: OnceLock<Kernels> = OnceLock::new();
+/// The kernels as they are; built once for all tests, in a folder for such things.
+pub fn kernels(folder: &str) -> &'static Emulation {
+    static KERNELS: OnceLock<Emulation> = OnceLock::new();
     KERNELS.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated");
+        let folder = Path::new(folder).join("emulated");
         fs::create_dir_all(&folder).unwrap();
         // Programs of tests run side by side.
         let lock = File::create(folder.join("lock")).unwrap();
         lock.lock().unwrap();
-        Kernels::load(&build::build(&folder, &build::SOURCES, &[]))
+        Emulation::load(&compile::build(&folder, &compile::SOURCES, &[]))
     })
 }
 
 /// The kernels of one source with changes, in a folder of their own.
-pub fn changed(name: &str, source: &str, changes: &[build::Change<'_>]) -> Kernels {
-    let folder: PathBuf = Path::new(env!("CARGO_TARGET_TMPDIR")).join("changed").join(name);
-    Kernels::load(&build::build(&folder, &[source], changes))
+pub fn changed(
+    folder: &str,
+    name: &str,
+    source: &str,
+    changes: &[compile::Change<'_>],
+) -> &'static Emulation {
+    let folder = Path::new(folder).join("changed").join(name);
+    let built = compile::build(&folder, &[source], changes);
+    Box::leak(Box::new(Emulation::load(&built)))
 }
 
-impl Kernels {
+impl Emulation {
     fn load(path: &Path) -> Self {
         // SAFETY: the library was built just now from sources without initializers that do anything.
         Self { library: unsafe { Library::new(path) }.unwrap() }
     }
+}
 
+impl Kernels for Emulation {
     fn has(&self, kernel: &str) -> bool {
         let name = CString::new(kernel).unwrap();
         // SAFETY: the function is declared so in the library.
@@ -69,8 +100,7 @@ impl Kernels {
         }
     }
 
-    /// Runs a kernel. What went wrong, if anything.
-    pub fn launch(
+    fn launch(
         &self,
         kernel: &str,
         geometry: Geometry,
@@ -135,8 +165,9 @@ pub struct State {
     streams: usize,
     made: usize,
     names: Vec<String>,
-    /// Bytes in use, and the most that were.
+    /// Bytes in use.
     pub used: u64,
+    /// The most that were at once.
     pub peak: u64,
     /// Bytes that there are.
     pub memory: u64,
@@ -145,17 +176,19 @@ pub struct State {
 /// The device.
 #[derive(Debug)]
 pub struct Emulated {
-    kernels: &'static Kernels,
+    kernels: &'static dyn Kernels,
     seed: u64,
-    pub state: Mutex<State>,
+    state: Mutex<State>,
 }
 
 impl Emulated {
-    pub fn new(kernels: &'static Kernels, seed: u64) -> Arc<Self> {
+    /// A device with more memory than anything needs. `seed` decides in which order threads run.
+    pub fn new(kernels: &'static dyn Kernels, seed: u64) -> Arc<Self> {
         let state = State { memory: 1 << 40, ..State::default() };
         Arc::new(Self { kernels, seed, state: Mutex::new(state) })
     }
 
+    /// What it is told, and what it did.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -215,7 +248,7 @@ fn release(place: usize, bytes: usize) {
 impl Device for Emulated {
     fn free_bytes(&self) -> Result<u64, Fault> {
         let state = self.call("free_bytes")?;
-        Ok(state.memory - state.used)
+        Ok(state.memory.saturating_sub(state.used))
     }
 
     fn load(&self, _: &[u8]) -> Result<Module, Fault> {
@@ -231,7 +264,7 @@ impl Device for Emulated {
 
     fn allocate(&self, bytes: u64) -> Result<Address, Fault> {
         let mut state = self.call("allocate")?;
-        if bytes > state.memory - state.used {
+        if bytes > state.memory.saturating_sub(state.used) {
             let name = "CUDA_ERROR_OUT_OF_MEMORY".to_owned();
             return Err(Fault { call: "allocate", code: OUT_OF_MEMORY, name });
         }

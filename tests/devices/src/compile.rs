@@ -10,9 +10,9 @@ pub const SOURCES: [&str; 3] = ["descent_f32", "descent_f16", "descent_sm90"];
 /// A change of a source: file, what is there, what comes in its place.
 pub type Change<'a> = (&'a str, &'a str, &'a str);
 
-/// The folder of the crate.
+/// The folder of the kernels' crate.
 pub fn crate_folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernels/cuda")
 }
 
 /// The kernels that a source declares.
@@ -26,6 +26,8 @@ pub fn kernels(text: &str) -> Vec<String> {
 }
 
 /// Builds a library of these sources into a folder, and gives its path.
+///
+/// **Panics.** There is no C++ compiler, or it has something to say.
 pub fn build(folder: &Path, sources: &[&str], changes: &[Change<'_>]) -> PathBuf {
     let from = crate_folder();
     fs::create_dir_all(folder).unwrap();
