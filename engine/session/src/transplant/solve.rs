@@ -74,7 +74,8 @@ mod tests {
     #[test]
     fn a_system_is_solved_and_what_others_say_is_zero() {
         // 2x + y = 5, x + 3y = 10.
-        assert_eq!(solved(vec![2.0, 1.0, 1.0, 3.0], vec![5.0, 10.0]), [1.0, 3.0]);
+        let found = solved(vec![2.0, 1.0, 1.0, 3.0], vec![5.0, 10.0]);
+        assert!((found[0] - 1.0).abs() < 1e-14 && (found[1] - 3.0).abs() < 1e-14, "{found:?}");
         // The second line says what the first does.
         assert_eq!(solved(vec![1.0, 1.0, 1.0, 1.0], vec![3.0, 3.0]), [3.0, 0.0]);
         assert_eq!(solved(vec![0.0], vec![1.0]), [0.0]);

@@ -72,7 +72,9 @@ impl Word {
             return Some(Self::Plain(format!("<0x{byte:02X}>")));
         }
         let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
-        let byte = u8::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 2)?;
+        // A sign is a digit to nobody but the parser.
+        let is_byte = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let byte = u8::from_str_radix(digits, 16).ok().filter(|_| is_byte)?;
         Some(Self::Plain(char::from(byte).to_string()))
     }
 
