@@ -75,6 +75,8 @@ impl FromStr for FileDigest {
 #[derive(Debug)]
 pub struct Digests {
     folder: PathBuf,
+    /// The user's own cache of the hub, whose names of blobs are believed.
+    hub: Option<PathBuf>,
     known: Mutex<Option<HashMap<Key, FileDigest>>>,
 }
 
@@ -99,12 +101,18 @@ const SAMPLE_BYTES: u64 = 4096;
 impl Digests {
     /// Digests remembered in `folder`, which is made when there is something to remember.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), known: Mutex::default() }
+        Self { folder: folder.into(), hub: None, known: Mutex::default() }
+    }
+
+    /// The same, which takes blobs in this cache of the hub at their names. Whoever made another folder of
+    /// that look could name a file by the digest of any other.
+    pub fn with_hub(self, cache: &Path) -> Self {
+        Self { hub: cache.canonicalize().ok(), ..self }
     }
 
     /// The digest, if it is known without reading the file.
     pub fn known_sha256(&self, shard: &Shard) -> Option<FileDigest> {
-        if let Some(digest) = from_blob_name(&shard.path) {
+        if let Some(digest) = self.from_blob_name(&shard.path) {
             return Some(digest);
         }
         let key = Key::of(shard)?;
@@ -138,6 +146,20 @@ impl Digests {
         let digest = of_source(&source, progress).map_err(|error| error.diagnostic())?;
         self.remember(shard, digest);
         Ok(digest)
+    }
+
+    /// The digest in the name of a blob of the hub's cache that `path` is a link to. The hub names
+    /// large files by their sha256, and the client checks it when it fetches them.
+    fn from_blob_name(&self, path: &Path) -> Option<FileDigest> {
+        let cache = self.hub.as_deref()?;
+        if !fs::symlink_metadata(path).ok()?.is_symlink() {
+            return None;
+        }
+        let blob = fs::canonicalize(path).ok()?;
+        let mut below = blob.strip_prefix(cache).ok()?.iter();
+        let (model, blobs, name) = (below.next()?.to_str()?, below.next()?, below.next()?);
+        let is_blob = model.starts_with("models--") && blobs == "blobs" && below.next().is_none();
+        name.to_str().filter(|_| is_blob)?.parse().ok()
     }
 
     fn remember(&self, shard: &Shard, digest: FileDigest) {
@@ -243,20 +265,6 @@ struct Line {
     #[serde(flatten)]
     key: Key,
     sha256: String,
-}
-
-/// The digest in the name of a blob of the hub's cache that `path` is a link to. The hub names
-/// large files by their sha256, and the client checks it when it fetches them.
-fn from_blob_name(path: &Path) -> Option<FileDigest> {
-    if !fs::symlink_metadata(path).ok()?.is_symlink() {
-        return None;
-    }
-    let blob = fs::canonicalize(path).ok()?;
-    let folder = blob.parent()?.file_name()?;
-    if folder != "blobs" {
-        return None;
-    }
-    blob.file_name()?.to_str()?.parse().ok()
 }
 
 fn is_settled(identity: &Identity) -> bool {
@@ -459,14 +467,24 @@ mod tests {
             std::os::unix::fs::symlink(case.folder.path().join(target), &path).unwrap();
             shard(&path)
         };
+        let known = |shard: &Shard| {
+            let digests = Digests::new(case.store()).with_hub(&case.folder.path().join("hub"));
+            digests.known_sha256(shard).map(|digest| digest.to_string())
+        };
         // The name is taken at its word; the content here is another on purpose.
-        case.file(&format!("blobs/{ABC}"), b"not abc");
-        assert_eq!(case.known(&link("a", &format!("blobs/{ABC}"))).as_deref(), Some(ABC));
-        // Small files are named by a git object, which is no sha256 of the file.
-        case.file("blobs/0123456789abcdef0123456789abcdef01234567", b"x");
-        assert_eq!(case.known(&link("b", "blobs/0123456789abcdef0123456789abcdef01234567")), None);
-        case.file(&format!("elsewhere/{ABC}"), b"x");
-        assert_eq!(case.known(&link("c", &format!("elsewhere/{ABC}"))), None);
+        let blob = format!("hub/models--a--b/blobs/{ABC}");
+        case.file(&blob, b"not abc");
+        assert_eq!(known(&link("a", &blob)).as_deref(), Some(ABC));
+        assert_eq!(case.known(&link("a2", &blob)), None);
+        // Small files are named by a git object, which is no sha256 of the file. Folders that look like the
+        // cache, and others in it, name their files as they like.
+        let small = "hub/models--a--b/blobs/0123456789abcdef0123456789abcdef01234567";
+        let others = ["blobs", "models--a--b/blobs", "hub/blobs", "hub/models--a--b/other"];
+        let others = others.map(|folder| format!("{folder}/{ABC}"));
+        for (number, other) in others.iter().map(String::as_str).chain([small]).enumerate() {
+            case.file(other, b"x");
+            assert_eq!(known(&link(&format!("b{number}"), other)), None, "{other}");
+        }
     }
 
     #[test]

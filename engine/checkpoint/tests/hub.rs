@@ -115,7 +115,7 @@ fn a_model_is_fetched_into_the_cache_and_found_there_offline() {
     assert_eq!(checkpoint.index.len(), 2);
     assert_eq!(checkpoint.index.shards()[0].shown, "org/name/one.safetensors");
     // The blob's name is the digest: nothing has to be read for it.
-    let digests = Digests::new(hub.space.path("digests"));
+    let digests = Digests::new(hub.space.path("digests")).with_hub(&hub.space.path("home/hub"));
     for shard in checkpoint.index.shards() {
         let known = digests.known_sha256(shard).expect("a blob with its digest as its name");
         let copy = hub.space.path(format!("hub/org/name/{}", &shard.shown["org/name/".len()..]));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use mixdown_checkpoint::Shard;
-use mixdown_checkpoint::digest::{Digests, FileDigest};
+use mixdown_checkpoint::digest::FileDigest;
 use mixdown_diagnostics::Diagnostic;
 use mixdown_exec::{Held, Results, Values, placements};
 use mixdown_ops::matrix::{MatrixOp, Noise, Report};
@@ -111,7 +111,7 @@ pub fn outlook(
     if results == 0 {
         return Ok(None);
     }
-    let digests = Digests::new(places.cache.clone());
+    let digests = places.digests();
     let known = files(planned, &(0..planned.plan.jobs.len()))
         .into_iter()
         .filter_map(|shard| Some((shard.path.clone(), digests.known_sha256(shard)?)));

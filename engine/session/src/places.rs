@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use mixdown_checkpoint::digest::Digests;
 use mixdown_checkpoint::hub::HubOptions;
 
 /// Folders, and how the hub is reached.
@@ -30,6 +31,11 @@ impl Places {
         let searched = read("PATH").unwrap_or_default();
         let programs = std::env::split_paths(&searched).collect();
         Self { cache, hub: HubOptions::from_env(read), programs }
+    }
+
+    /// What is known of the content of files.
+    pub fn digests(&self) -> Digests {
+        Digests::new(self.cache.clone()).with_hub(&self.hub.cache)
     }
 
     /// The folder of results that are kept from one merge to the next.

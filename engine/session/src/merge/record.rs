@@ -70,7 +70,7 @@ pub fn digests(
     compute: bool,
     session: &Session<'_>,
 ) -> Result<HashMap<PathBuf, FileDigest>, Trouble> {
-    let digests = Digests::new(session.places.cache.clone());
+    let digests = session.places.digests();
     let all: Vec<&Shard> = planned
         .loaded
         .models

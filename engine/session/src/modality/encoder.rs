@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mixdown_checkpoint::digest::{Digests, content_sha256};
+use mixdown_checkpoint::digest::content_sha256;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_recipe::Recipe;
 use mixdown_recipe::modality::Encoder;
@@ -51,7 +51,7 @@ impl Told {
     pub fn json(&self, places: &Places) -> Result<Value, Box<Diagnostic>> {
         let sha256 = match &self.place {
             Some(place) => {
-                let digests = Digests::new(places.cache.clone());
+                let digests = places.digests();
                 Some(content_sha256(&digests, place)?.to_string())
             }
             None => None,
