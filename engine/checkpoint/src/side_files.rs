@@ -118,6 +118,11 @@ pub fn side_files(folder: &Path) -> Result<SideFiles, Box<Diagnostic>> {
     Ok(found)
 }
 
+/// Whether a path is not there at all. A link that leads nowhere is.
+fn is_absent(path: &Path, error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err()
+}
+
 /// Asks again where a signal came between.
 fn retried<T>(ask: impl Fn() -> io::Result<T>) -> io::Result<T> {
     loop {
@@ -183,13 +188,17 @@ pub struct ModuleFolder {
 /// The folders within a model's that its `modules.json` names: pooling, and dense layers with weights of
 /// their own. None where there is no such file.
 ///
-/// **Errors.** A `modules.json` that cannot be understood, and a folder that it names and that is not there.
+/// **Errors.** A `modules.json` that cannot be understood; what is named or lies in the folders and cannot be read.
 pub fn module_folders(folder: &Path) -> Result<Vec<ModuleFolder>, Box<Diagnostic>> {
     let path = folder.join(MODULES);
-    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(Vec::new()) };
     let broken = |what: String| {
         let headline = format!("`{MODULES}` cannot be followed: {what}");
         Box::new(Diagnostic::error(codes::MODULES_BROKEN, headline).in_file(shown_path(&path)))
+    };
+    let text = match retried(|| std::fs::read_to_string(&path)) {
+        Ok(text) => text,
+        Err(error) if is_absent(&path, &error) => return Ok(Vec::new()),
+        Err(error) => return Err(broken(io_text(&error))),
     };
     let list: Vec<serde_json::Value> =
         serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
@@ -203,18 +212,30 @@ pub fn module_folders(folder: &Path) -> Result<Vec<ModuleFolder>, Box<Diagnostic
         if !is_plain_name(name) {
             return Err(broken(format!("`{}` is no folder in it", shown(name))));
         }
-        let entries = match std::fs::read_dir(folder.join(name)) {
+        let place = folder.join(name);
+        let unreadable =
+            |error: &io::Error| broken(format!("`{}`: {}", shown(name), io_text(error)));
+        let entries = match std::fs::read_dir(&place) {
             Ok(entries) => entries,
             // A normalization has nothing to store, and its folder is lost where empty ones are.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(broken(format!("`{}`: {}", shown(name), io_text(&error)))),
+            Err(error) if is_absent(&place, &error) => continue,
+            Err(error) => return Err(unreadable(&error)),
         };
         let mut own =
             ModuleFolder { name: name.to_owned(), files: Vec::new(), holds_weights: false };
-        for entry in entries.flatten() {
-            let Ok(file) = entry.file_name().into_string() else { continue };
-            let is_file = std::fs::metadata(entry.path()).is_ok_and(|found| found.is_file());
-            if is_file && is_plain_name(&file) && !file.eq_ignore_ascii_case("readme.md") {
+        for entry in entries {
+            let entry = entry.map_err(|error| unreadable(&error))?;
+            let file = entry.file_name().to_string_lossy().into_owned();
+            if !is_plain_name(&file) || file.eq_ignore_ascii_case("readme.md") {
+                continue;
+            }
+            let lost = |error: &io::Error| {
+                broken(format!("`{}/{}`: {}", shown(name), shown(&file), io_text(error)))
+            };
+            let there =
+                retried(|| std::fs::metadata(entry.path())).map_err(|error| lost(&error))?;
+            if there.is_file() {
+                retried(|| open_regular(&entry.path())).map_err(|error| lost(&error))?;
                 let ending = file.rsplit_once('.').map_or("", |(_, ending)| ending);
                 own.holds_weights |= WEIGHT_ENDINGS.contains(&ending);
                 own.files.push(file);

@@ -1,17 +1,24 @@
 //! What lies beside the weights of models, looked at while a merge is planned: whatever would stop or
 //! change the merge is told by `check` and `plan`, too, before the first byte.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::links::{LeadingOut, leading_out};
 use mixdown_checkpoint::{Checkpoint, Form, shown, shown_path, side_files};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_plan::Plan;
 
+use crate::merge::files::tokenizer_files;
 use crate::recipes::{Input, Loaded};
 
 /// Files beside the weights that are read, whichever model gives its files to the output.
-const READ: [&str; 3] = ["config.json", "tokenizer.json", "tokenizer_config.json"];
+const READ: [&str; 5] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
 
 /// Names of links that one message lists.
 const MOST_LINKS: usize = 8;
@@ -37,6 +44,12 @@ pub fn check(loaded: &Loaded, plan: Option<&Plan>, follow_links: bool) -> Vec<Di
                 taken = files.names.iter().map(|name| root.join(name)).collect();
             }
         }
+        match side_files::module_folders(root) {
+            Err(fault) => found.push(*fault),
+            Ok(folders) => taken.extend(folders.iter().flat_map(|folder| {
+                folder.files.iter().map(|file| root.join(&folder.name).join(file))
+            })),
+        }
     }
     if !follow_links {
         for input in &loaded.models {
@@ -49,6 +62,16 @@ pub fn check(loaded: &Loaded, plan: Option<&Plan>, follow_links: bool) -> Vec<Di
                 found.extend(links(&part.checkpoint, more));
             }
         }
+        found.extend(
+            loaded
+                .adapters
+                .iter()
+                .filter_map(|on| {
+                    let own = &loaded.models[on.own as usize];
+                    links_of_adapter(own).transpose()
+                })
+                .map(|fault| fault.unwrap_or_else(|fault| *fault)),
+        );
     }
     // A model that stands in the recipe twice is read once in each of its forms.
     let mut told: Vec<Diagnostic> = Vec::with_capacity(found.len());
@@ -65,11 +88,28 @@ pub fn links(checkpoint: &Checkpoint, taken: &[PathBuf]) -> Option<Diagnostic> {
     if checkpoint.form != Form::Folder {
         return None;
     }
+    let read = READ.iter().map(|name| checkpoint.root.join(name));
+    links_among(checkpoint, &read.chain(taken.iter().cloned()).collect::<Vec<_>>())
+}
+
+/// The files of an adapter's folder that lie outside of it. A single file is where its user says.
+fn links_of_adapter(input: &Input) -> Result<Option<Diagnostic>, Box<Diagnostic>> {
+    if Path::new(&input.reference).is_file() {
+        return Ok(None);
+    }
+    let checkpoint = &input.model.checkpoint;
+    let mut read = tokenizer_files(&checkpoint.root)?;
+    read.push("adapter_config.json".to_owned());
+    let read: Vec<PathBuf> = read.iter().map(|name| checkpoint.root.join(name)).collect();
+    Ok(links_among(checkpoint, &read))
+}
+
+/// The weights of a model, and which of some files beside them, that lie outside of its folder.
+fn links_among(checkpoint: &Checkpoint, beside: &[PathBuf]) -> Option<Diagnostic> {
     let root = &checkpoint.root;
-    let read: Vec<PathBuf> = READ.iter().map(|name| root.join(name)).collect();
     let weights = checkpoint.index.shards().iter().map(|shard| shard.path.as_path());
-    let beside = taken.iter().chain(&read).map(PathBuf::as_path);
-    let mut out: Vec<LeadingOut> = leading_out(root, weights.chain(beside));
+    let files = weights.chain(beside.iter().map(PathBuf::as_path));
+    let mut out: Vec<LeadingOut> = leading_out(root, files);
     out.sort_by(|a, b| a.file.cmp(&b.file));
     out.dedup();
     let name = |one: &LeadingOut| shown_path(one.file.strip_prefix(root).unwrap_or(&one.file));

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
-use mixdown_kit::{Program, Space, mixdown};
+use mixdown_kit::{Program, Space, adapter, checkpoint, mixdown, read_checkpoint};
 use mixdown_suite::{configuration, family, merge};
 
 fn recipe() -> String {
@@ -41,6 +41,37 @@ fn a_file_beside_the_weights_that_cannot_be_read_is_told_at_check() {
     symlink("../gone", space.path("base/tokenizer.json")).unwrap();
     symlink("merges.txt", space.path("base/merges.txt")).unwrap();
     refused_everywhere(&space, "E0109", &["tokenizer.json", "merges.txt"]);
+}
+
+/// The files of folders within a model, and templates of models that give no files, come into the output too.
+#[test]
+fn links_out_of_folders_within_a_model_and_of_templates_need_leave() {
+    let space = family();
+    space.write("secret", "a key");
+    space.write("base/modules.json", r#"[{"path": ""}, {"path": "1_Pooling"}]"#);
+    fs::create_dir(space.path("base/1_Pooling")).unwrap();
+    symlink("../../secret", space.path("base/1_Pooling/config.json")).unwrap();
+    refused_everywhere(&space, "E0525", &["1_Pooling/config.json", "--follow-links"]);
+    fs::remove_file(space.path("base/1_Pooling/config.json")).unwrap();
+    symlink("gone", space.path("base/1_Pooling/config.json")).unwrap();
+    refused_everywhere(&space, "E0122", &["1_Pooling/config.json"]);
+    fs::remove_file(space.path("base/1_Pooling/config.json")).unwrap();
+    fs::write(space.path("base/modules.json"), b"[{\"path\": \"\xff\"}]").unwrap();
+    refused_everywhere(&space, "E0122", &["modules.json"]);
+    fs::remove_file(space.path("base/modules.json")).unwrap();
+    fs::remove_file(space.path("a/chat_template.jinja")).unwrap();
+    symlink("../secret", space.path("a/chat_template.jinja")).unwrap();
+    refused_everywhere(&space, "E0525", &["chat_template.jinja"]);
+    fs::remove_file(space.path("a/chat_template.jinja")).unwrap();
+    // An adapter's tokenizer goes with it.
+    checkpoint("plain").write(&space);
+    let module = "model.layers.0.self_attn.q_proj";
+    let stored = read_checkpoint(space.path("plain"));
+    let shape = &stored.tensor(&format!("{module}.weight")).shape;
+    adapter("lora", 4).module(module, 4, [shape[0], shape[1]]).write(&space);
+    symlink("../secret", space.path("lora/vocab.json")).unwrap();
+    let talk = mixdown(&space, ["fuse", "plain", "lora", "--out", "merged"]).exits(1).talk();
+    assert!(talk.contains("E0525") && talk.contains("vocab.json"), "{talk}");
 }
 
 #[test]
