@@ -42,6 +42,11 @@ impl OwnerKey {
         &self.0
     }
 
+    /// What only this key makes of a text.
+    pub fn seal(&self, text: &str) -> String {
+        self.checksum("", text)
+    }
+
     /// The checksum of a line of the journal of `identity`.
     fn checksum(&self, identity: &str, body: &str) -> String {
         let text = format!("{identity}\n{body}");

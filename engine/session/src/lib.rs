@@ -6,6 +6,7 @@
 
 mod backend;
 mod beside;
+mod claimed;
 pub mod compare;
 mod composed;
 pub mod convert;
@@ -42,6 +43,7 @@ use mixdown_cuda::driver::Driver;
 use mixdown_diagnostics::Diagnostic;
 
 pub use backend::Chosen;
+pub use claimed::claim;
 pub use device::{Device, Numbers};
 pub use machine::{Budget, Machine, threads};
 pub use mixdown_exec::Footprint;

@@ -330,9 +330,11 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     Ok(Merged::Now(Box::new(done)))
 }
 
-/// The key of this user's runs. Without a place to keep it a merge runs, but cannot go on after it was
+/// The key of this user's runs. Without a place to keep it, which is told, a merge runs, but cannot go on after it was
 /// interrupted.
-pub(crate) fn owner_key(session: &Session<'_>) -> Result<OwnerKey, Box<Diagnostic>> {
+///
+/// **Errors.** `WRITE_FAILED` where the system gives no random numbers.
+pub fn owner_key(session: &Session<'_>) -> Result<OwnerKey, Box<Diagnostic>> {
     let folder = &session.places.cache;
     let random = |error: std::io::Error| {
         let headline = "no key can be kept, so an interrupted merge could not go on";

@@ -13,7 +13,7 @@ use mixdown_search::report::Report;
 use mixdown_search::run::{self, Chosen, Host, Merged, Place};
 use mixdown_search::settings::{self, Objective, Settings, Tried};
 
-use crate::merge::{self, MergeRequest};
+use crate::merge::{self, MergeRequest, owner_key};
 use crate::planning::RecipeInput;
 use crate::progress::Meter;
 use crate::recipes;
@@ -77,7 +77,7 @@ pub fn search(request: &SearchRequest, session: &Session<'_>) -> Result<Found, T
         Objective::Score(_) => Chosen::default(),
     };
     let _working = session.working();
-    merges.state.open()?;
+    merges.state.open(&owner_key(session)?)?;
     let cache = request.answers.clone().unwrap_or_else(|| merges.state.answers());
     let (cache, work) = (Cache::new(cache), merges.state.work());
     let place = Place { cache: &cache, work: &work, stop: session.cancel };

@@ -152,9 +152,12 @@ fn merge_all(arguments: &Arguments, sweep: &Sweep, terminal: &Terminal) -> Outco
     let identities = identities.collect::<Result<Vec<String>, Trouble>>()?;
     let marks = Marks::of(&arguments.out);
     let store = arguments.out.join(".store");
+    let key = mixdown_session::merge::owner_key(&session)?;
+    marks.claim(&key)?;
     if arguments.no_cache {
+        mixdown_session::claim(&store, &key)?;
         for merge in &mut merges {
-            merge.keep = Keep::Own(store.clone());
+            merge.keep = Keep::Own(store.join("results"));
         }
     }
     let mut outcome = Ok(Exit::Done);

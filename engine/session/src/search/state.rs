@@ -1,13 +1,17 @@
 //! The folder of a search: candidates, the chosen merge, and what the search goes on from.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use mixdown_checkpoint::journal::OwnerKey;
 use mixdown_checkpoint::manifest::{MANIFEST_NAME, Manifest};
 use mixdown_checkpoint::{shown_path, stored};
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
+
+use crate::claimed;
 
 /// The folder of a search.
 #[derive(Debug)]
@@ -66,22 +70,35 @@ impl State {
         self.inner().join("models").join(identity)
     }
 
-    /// Makes the folder, or takes one that another search left. Others are not touched.
-    pub fn open(&mut self) -> Result<()> {
-        let is_foreign = match fs::read_dir(&self.root) {
-            Ok(mut entries) => entries.next().is_some() && !self.inner().is_dir(),
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
+    /// Makes the folder, or takes one that another search with this key left. Others are not touched.
+    pub fn open(&mut self, key: &OwnerKey) -> Result<()> {
+        let is_inner = |name: &OsStr| Some(name) == self.inner().file_name();
+        let (mut holds_inner, mut holds_more) = (false, false);
+        let is_readable = match fs::read_dir(&self.root) {
+            Ok(entries) => {
+                for entry in entries {
+                    let name = entry.map_err(|error| failed(&self.root, &error))?.file_name();
+                    holds_inner |= is_inner(&name);
+                    holds_more |= !is_inner(&name);
+                }
+                true
+            }
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
-        if is_foreign {
+        // A state without a mark is what a crash left at the very beginning, before anything else.
+        if holds_more && holds_inner && !claimed::has_mark(&self.inner()) {
+            holds_inner = false;
+        }
+        if !is_readable || (holds_more && !holds_inner) {
             return Err(Box::new(
                 Diagnostic::error(codes::OUTPUT_EXISTS, "the folder holds something else")
                     .in_file(shown_path(&self.root))
                     .help("name another folder with `--out`"),
             ));
         }
+        claimed::claim(&self.inner(), key)?;
         let path = self.inner().join("lock");
-        let lock = stored::create_folders(&self.inner()).and_then(|()| File::create(&path));
-        let lock = lock.map_err(|error| failed(&path, &error))?;
+        let lock = File::create(&path).map_err(|error| failed(&path, &error))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -252,18 +269,36 @@ fn config(folder: &Path, sha256: &str) -> String {
 mod tests {
     use super::*;
 
+    const KEY: OwnerKey = OwnerKey::new([1; 32]);
+
+    /// Its lock would be emptied, its links followed, and what they lead to removed.
+    #[test]
+    fn a_folder_that_looks_like_a_search_is_not_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("out/state")).unwrap();
+        fs::write(at("precious"), "data").unwrap();
+        std::os::unix::fs::symlink("../../precious", at("out/state/lock")).unwrap();
+        let refused = || State::new(&at("out")).open(&KEY).unwrap_err().code;
+        assert_eq!(refused(), codes::OUTPUT_EXISTS);
+        fs::remove_file(at("out/state/lock")).unwrap();
+        std::os::unix::fs::symlink("..", at("out/candidates")).unwrap();
+        assert_eq!(refused(), codes::OUTPUT_EXISTS);
+        assert_eq!(fs::read_to_string(at("precious")).unwrap(), "data");
+    }
+
     #[test]
     fn a_folder_of_somebody_else_is_not_touched() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("note"), "mine").unwrap();
-        let error = State::new(folder.path()).open().unwrap_err();
+        let error = State::new(folder.path()).open(&KEY).unwrap_err();
         assert_eq!(error.code, codes::OUTPUT_EXISTS);
         let inner = folder.path().join("a/b");
         let mut state = State::new(&inner);
-        state.open().unwrap();
-        assert_eq!(State::new(&inner).open().unwrap_err().code, codes::OUTPUT_BUSY);
+        state.open(&KEY).unwrap();
+        assert_eq!(State::new(&inner).open(&KEY).unwrap_err().code, codes::OUTPUT_BUSY);
         drop(state);
-        State::new(&inner).open().unwrap();
+        State::new(&inner).open(&KEY).unwrap();
     }
 
     #[test]

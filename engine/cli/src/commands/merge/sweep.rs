@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mixdown_checkpoint::journal::OwnerKey;
 use mixdown_checkpoint::manifest::{MANIFEST_NAME, Manifest};
 use mixdown_checkpoint::{shown_path, stored};
 use mixdown_diagnostics::{Diagnostic, codes};
@@ -75,6 +76,13 @@ impl Marks {
 
     fn folder(&self) -> PathBuf {
         self.out.join(".sweep")
+    }
+
+    /// Makes their folder, or takes one that a run with this key made.
+    ///
+    /// **Errors.** Those of [`mixdown_session::claim`].
+    pub fn claim(&self, key: &OwnerKey) -> Result<(), Box<Diagnostic>> {
+        mixdown_session::claim(&self.folder(), key)
     }
 
     /// Whether an earlier run finished the output of this identity.

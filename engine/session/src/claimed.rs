@@ -1,0 +1,126 @@
+//! Folders in which a search or a sweep keeps what it goes on from. What lies there is believed, and removed,
+//! only where a run of this user made the folder: a mark in it, made with the user's key, says so.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use mixdown_checkpoint::journal::OwnerKey;
+use mixdown_checkpoint::source::read_limited;
+use mixdown_checkpoint::{shown_path, stored};
+use mixdown_diagnostics::{Diagnostic, codes};
+
+/// Name of the mark.
+const MARK: &str = "owner";
+/// Longest mark that is read.
+const LONGEST: u64 = 256;
+
+/// Makes the folder, or takes one that a run with this key made.
+///
+/// **Errors.** `OUTPUT_EXISTS` for a folder that somebody else made, or that was copied; what the system refuses.
+pub fn claim(folder: &Path, key: &OwnerKey) -> Result<(), Box<Diagnostic>> {
+    match is_claimed(folder, key) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Box::new(
+            Diagnostic::error(codes::OUTPUT_EXISTS, "no run of yours made this folder")
+                .in_file(shown_path(folder))
+                .note("what it holds would be believed and removed")
+                .help("remove it, or name another folder with `--out`"),
+        )),
+        Err(error) => {
+            let headline = format!("a working folder cannot be made: {error}");
+            Err(Box::new(
+                Diagnostic::error(codes::WRITE_FAILED, headline).in_file(shown_path(folder)),
+            ))
+        }
+    }
+}
+
+/// Whether there is a mark, whoever made it.
+pub(crate) fn has_mark(folder: &Path) -> bool {
+    fs::symlink_metadata(folder.join(MARK)).is_ok()
+}
+
+fn is_claimed(folder: &Path, key: &OwnerKey) -> io::Result<bool> {
+    if fs::symlink_metadata(folder).is_err() {
+        stored::create_folders(folder)?;
+    }
+    let found = fs::symlink_metadata(folder)?;
+    if !found.is_dir() {
+        return Ok(false);
+    }
+    // Of this very folder: a mark that was copied with another one says nothing.
+    let expected = key.seal(&format!("folder {} {}", found.dev(), found.ino()));
+    let path = folder.join(MARK);
+    if path.is_symlink() {
+        return Ok(false);
+    }
+    match read_limited(&path, LONGEST) {
+        Ok(mark) => Ok(mark == expected.as_bytes()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if !is_empty(folder)? {
+                return Ok(false);
+            }
+            stored::write_file(&path, expected.as_bytes())?;
+            Ok(true)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether nothing is there, but what a crash left of a mark.
+fn is_empty(folder: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(folder)? {
+        if !entry?.file_name().to_string_lossy().starts_with(".owner.") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const OURS: OwnerKey = OwnerKey::new([1; 32]);
+
+    fn refused(folder: &Path, key: &OwnerKey) -> bool {
+        claim(folder, key).is_err_and(|error| error.code == codes::OUTPUT_EXISTS)
+    }
+
+    #[test]
+    fn a_folder_is_taken_again_by_who_made_it() {
+        let space = tempfile::tempdir().unwrap();
+        let folder = space.path().join("a/b");
+        claim(&folder, &OURS).unwrap();
+        fs::write(folder.join("file"), "x").unwrap();
+        claim(&folder, &OURS).unwrap();
+        assert!(refused(&folder, &OwnerKey::new([2; 32])));
+        // What a crash left before there was a mark.
+        let empty = space.path().join("empty");
+        fs::create_dir(&empty).unwrap();
+        fs::write(empty.join(".owner.17.tmp"), "half").unwrap();
+        claim(&empty, &OURS).unwrap();
+    }
+
+    #[test]
+    fn folders_of_others_copies_and_links_are_refused() {
+        let space = tempfile::tempdir().unwrap();
+        let (ours, others) = (space.path().join("ours"), space.path().join("others"));
+        claim(&ours, &OURS).unwrap();
+        fs::create_dir(&others).unwrap();
+        fs::write(others.join("lock"), "").unwrap();
+        assert!(refused(&others, &OURS));
+        fs::copy(ours.join(MARK), others.join(MARK)).unwrap();
+        assert!(refused(&others, &OURS));
+        let link = space.path().join("link");
+        symlink(&ours, &link).unwrap();
+        assert!(refused(&link, &OURS));
+        fs::remove_file(others.join(MARK)).unwrap();
+        symlink(ours.join(MARK), others.join(MARK)).unwrap();
+        assert!(refused(&others, &OURS));
+    }
+}
