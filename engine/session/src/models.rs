@@ -154,6 +154,12 @@ impl Model {
 
 /// The folder or file of a model, fetched from the hub when it is not here.
 pub fn located(reference: &Reference, session: &Session<'_>) -> Result<PathBuf, Vec<Diagnostic>> {
+    if let Some(place) = with_secret(&reference.shown()) {
+        let headline = "an address of a model has a name, a password or a query in it";
+        let fault = Diagnostic::error(codes::REMOTE_FAILED, headline).in_file(shown(&place));
+        let why = "addresses stand in manifests, model cards and messages, where they can be read";
+        return Err(vec![fault.note(why).help("fetch the files, and name their folder")]);
+    }
     let meter = session.meter(Task::Fetching);
     let fetching =
         Fetching { session, meter: &meter, files: Mutex::default(), since: Instant::now() };
@@ -166,6 +172,24 @@ pub fn located(reference: &Reference, session: &Session<'_>) -> Result<PathBuf, 
         hub::locate(&reference.path, revision, &session.places.hub, &fetching)
     });
     found.map_err(|diagnostic| vec![searched(*diagnostic, &reference.path)])
+}
+
+/// What may be shown of a web address that has something in it that may not: its host.
+fn with_secret(address: &str) -> Option<String> {
+    let scheme = ["https://", "http://"].into_iter().find(|scheme| address.starts_with(scheme))?;
+    let rest = &address[scheme.len()..];
+    // A password may hold what would end it in an address that is well written.
+    let is_before_path = |at: usize| !rest[..at].contains('/') || rest[..at].contains(':');
+    let secret = rest.rfind('@').filter(|&at| is_before_path(at) && !is_port(&rest[..at]));
+    let after = secret.map_or(rest, |at| &rest[at + 1..]);
+    let host = after.split(['/', '?', '#']).next().unwrap_or_default();
+    (secret.is_some() || after.contains('?')).then(|| format!("{scheme}{host}"))
+}
+
+/// Whether the `:` in this begins the port of a host, so that an `@` after it stands in a path.
+fn is_port(text: &str) -> bool {
+    let port = text.split_once(':').and_then(|(_, rest)| rest.split_once('/'));
+    port.is_some_and(|(port, _)| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// A mistyped folder must not look like trouble with the network alone.
@@ -219,6 +243,21 @@ impl FetchProgress for Fetching<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_in_addresses_are_found_and_not_shown() {
+        let check = |address: &str, expected: Option<&str>| {
+            assert_eq!(with_secret(address).as_deref(), expected, "{address}");
+        };
+        check("https://me:pw@host:8/a/b", Some("https://host:8"));
+        check("http://me@host", Some("http://host"));
+        check("https://me:p/w@host/a", Some("https://host"));
+        check("https://me:p#w?@host/a", Some("https://host"));
+        check("https://host/a?sig=secret", Some("https://host"));
+        for plain in ["https://host/a@v1/b", "https://host:80/a@b", "hf://a/b@c", "a/b@c"] {
+            check(plain, None);
+        }
+    }
 
     #[test]
     fn revisions_belong_to_hub_ids_only() {

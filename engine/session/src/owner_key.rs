@@ -63,7 +63,7 @@ fn check(file: &File) -> io::Result<()> {
         () if found.uid() != rustix::process::geteuid().as_raw() => {
             refused("the key belongs to another user")
         }
-        () if found.mode() & 0o022 != 0 => refused("others may write to the key"),
+        () if found.mode() & 0o077 != 0 => refused("others may read the key or write to it"),
         () => Ok(()),
     }
 }

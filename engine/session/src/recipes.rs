@@ -599,16 +599,38 @@ pub fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
+/// The files of a folder beside a recipe that end in `.yaml`, in the order of their names. None where there is no
+/// such folder; one that cannot be listed is an error, because what is built in would take its place.
+pub(crate) fn yaml_files(folder: &Path) -> Result<Vec<PathBuf>, Vec<Diagnostic>> {
+    let unreadable = |error: io::Error| {
+        let headline = format!("a folder beside the recipe cannot be read: {error}");
+        vec![Diagnostic::error(codes::UNREADABLE, headline).in_file(shown_path(folder))]
+    };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(_)
+            if fs::symlink_metadata(folder)
+                .is_err_and(|error| error.kind() == io::ErrorKind::NotFound) =>
+        {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(unreadable(error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(unreadable)?.path();
+        if path.extension().is_some_and(|ending| ending == "yaml") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
 /// The method files in the folder `methods` beside a recipe, in the order of their names.
 fn method_files(recipe: &Path) -> Result<Vec<Source>, Vec<Diagnostic>> {
     let folder = recipe.parent().unwrap_or(Path::new("")).join("methods");
-    let Ok(entries) = fs::read_dir(&folder) else { return Ok(Vec::new()) };
-    let mut paths: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|ending| ending == "yaml"))
-        .collect();
-    paths.sort();
+    let paths = yaml_files(&folder)?;
     let mut files = Vec::new();
     let mut faults = Vec::new();
     for path in paths {

@@ -74,6 +74,28 @@ fn links_out_of_folders_within_a_model_and_of_templates_need_leave() {
     assert!(talk.contains("E0525") && talk.contains("vocab.json"), "{talk}");
 }
 
+/// What is built in would take the place of the user's own.
+#[test]
+fn methods_that_cannot_be_listed_are_told() {
+    let space = family();
+    symlink("methods", space.path("methods")).unwrap();
+    refused_everywhere(&space, "E0109", &["methods"]);
+}
+
+/// Manifests and messages show addresses.
+#[test]
+fn addresses_with_passwords_are_refused_and_not_shown() {
+    let space = Space::new();
+    for command in [
+        ["inspect", "http://me:hidden@127.0.0.1:9/a"].as_slice(),
+        &["convert", "http://me:hidden@127.0.0.1:9/a", "--to", "f16", "--out", "merged"],
+    ] {
+        let talk = mixdown(&space, command).exits(1).talk();
+        assert!(talk.contains("E0556") && talk.contains("127.0.0.1:9"), "{talk}");
+        assert!(!talk.contains("hidden"), "{talk}");
+    }
+}
+
 #[test]
 fn a_link_out_of_a_model_needs_leave() {
     let space = family();

@@ -15,6 +15,7 @@ use super::{FetchProgress, HubOptions};
 use crate::digest::{self, FileDigest};
 use crate::index::Shard;
 use crate::source::{FilePool, identity};
+use crate::stored;
 
 /// Failures in a row, with nothing arriving between them, after which a file is given up.
 const MOST_FAILURES: u32 = 5;
@@ -192,7 +193,10 @@ impl Transfer {
             self.receive(&part, size)?;
         }
         self.check_content(&part, &announced)?;
-        fs::rename(&part, &blob).map_err(Trouble::Disk)?;
+        // What has its final name is believed by later runs, and so has to be stored before.
+        let stored = fs::File::open(&part).and_then(|file| file.sync_all());
+        stored.and_then(|()| fs::rename(&part, &blob)).map_err(Trouble::Disk)?;
+        stored::sync_folder(blob.parent().unwrap_or(Path::new("."))).map_err(Trouble::Disk)?;
         self.link(&blob)
     }
 
@@ -201,7 +205,7 @@ impl Transfer {
         let mut file =
             OpenOptions::new().append(true).create(true).open(part).map_err(Trouble::Disk)?;
         let start = file.metadata().map_err(Trouble::Disk)?.len();
-        let (mut body, begins) = self.web.bytes(&self.address, start)?;
+        let (mut body, begins) = self.web.bytes(&self.address, start, None)?;
         if begins != start {
             file.set_len(begins).map_err(Trouble::Disk)?;
         }
@@ -216,8 +220,12 @@ impl Transfer {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error.into()),
             };
-            file.write_all(&buffer[..count]).map_err(Trouble::Disk)?;
             done += count as u64;
+            // Nothing beyond is stored: a server could fill the disk.
+            if done > size {
+                return Err(Trouble::Confused(format!("more than the {size} bytes announced")));
+            }
+            file.write_all(&buffer[..count]).map_err(Trouble::Disk)?;
         }
     }
 

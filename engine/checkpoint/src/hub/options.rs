@@ -91,8 +91,17 @@ pub(super) fn without_credentials(text: &str) -> String {
     while let Some(at) = rest.find("://") {
         let (before, after) = rest.split_at(at + 3);
         out.push_str(before);
-        let is_end = |c: char| matches!(c, '/' | '?' | '#' | '`' | '"') || c.is_whitespace();
+        let is_space = |c: char| matches!(c, '`' | '"') || c.is_whitespace();
+        let is_end = |c: char| matches!(c, '/' | '?' | '#') || is_space(c);
+        let word = &after[..after.find(is_space).unwrap_or(after.len())];
         let end = after.find(is_end).unwrap_or(after.len());
+        // What follows the `:` and is no port is a password, which may hold what ends others.
+        let port = after[..end].rsplit_once(':').map(|(_, port)| port);
+        let is_password = port.is_some_and(|port| !port.bytes().all(|byte| byte.is_ascii_digit()));
+        let end = word
+            .rfind('@')
+            .filter(|_| is_password)
+            .map_or(end, |at| at + word[at..].find(is_end).unwrap_or(word.len() - at));
         let authority = &after[..end];
         out.push_str(authority.rsplit_once('@').map_or(authority, |(_, host)| host));
         rest = &after[end..];
@@ -175,6 +184,8 @@ mod tests {
         check("https://me:pass@hub.org/x", "https://hub.org/x");
         check("to `http://a:p@ss@b` and https://c", "to `http://b` and https://c");
         check("https://hub.org/x@y", "https://hub.org/x@y");
+        check("https://hub.org:80/x@y", "https://hub.org:80/x@y");
+        check("https://me:se#c/r?t@hub.org/x and y", "https://hub.org/x and y");
         check("no address: me@hub", "no address: me@hub");
     }
 }

@@ -226,7 +226,7 @@ impl Place {
             return Ok(());
         }
         let fetched = patiently(options, progress, || {
-            let (body, _) = self.web.bytes(&self.address_of(name), 0)?;
+            let (body, _) = self.web.bytes(&self.address_of(name), 0, Some(options.patience))?;
             let mut bytes = Vec::new();
             body.take(LONGEST_SMALL + 1).read_to_end(&mut bytes)?;
             match bytes.len() as u64 > LONGEST_SMALL {

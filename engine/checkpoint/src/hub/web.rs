@@ -102,8 +102,15 @@ impl Web {
 
     /// The bytes of a file from `start` on; the second value is where they really begin: at 0, where a
     /// server cannot begin elsewhere.
-    pub fn bytes(&self, address: &str, start: u64) -> Result<(BodyReader<'static>, u64), Trouble> {
-        let (_, response) = self.ask(address, Some(&format!("bytes={start}-")), None)?;
+    ///
+    /// With a `patience` all of it has to come within that; who asks without looks after silence himself.
+    pub fn bytes(
+        &self,
+        address: &str,
+        start: u64,
+        patience: Option<Duration>,
+    ) -> Result<(BodyReader<'static>, u64), Trouble> {
+        let (_, response) = self.ask(address, Some(&format!("bytes={start}-")), patience)?;
         let begins = if response.status() == 206 { start } else { 0 };
         Ok((response.into_body().into_reader(), begins))
     }

@@ -11,7 +11,7 @@ use mixdown_recipe::map::MapSize;
 use mixdown_recipe::recipe::{MapUse, Model as Named, ModelReference};
 use mixdown_recipe::{ArchitectureMap, LoadedRecipe, Recipe};
 
-use super::{Loader, SeenAs, read};
+use super::{Loader, SeenAs, read, yaml_files};
 
 /// A model seen through a map.
 #[derive(Debug)]
@@ -140,14 +140,14 @@ pub fn find(name: &str, recipe: &Path) -> Result<ArchitectureMap, Vec<Diagnostic
         return mixdown_recipe::read_map(&map_source(&path)?);
     }
     let mut maps = Maps::built_in()?;
-    if path.exists() {
+    if path.symlink_metadata().is_ok() {
         maps.add([map_source(&path)?])?;
     }
     match maps.get(name) {
         Some(map) => Ok(map.clone()),
         None => {
             // Those beside the recipe are among the suggestions; what is wrong with them is not asked.
-            for file in files_beside(recipe) {
+            for file in files_beside(recipe)? {
                 let _ = map_source(&file).and_then(|source| maps.add([source]));
             }
             Err(vec![maps.unknown(name)])
@@ -161,7 +161,7 @@ pub fn find(name: &str, recipe: &Path) -> Result<ArchitectureMap, Vec<Diagnostic
 pub fn beside(recipe: Option<&Path>) -> Result<Maps, Vec<Diagnostic>> {
     let mut maps = Maps::built_in()?;
     let mut faults = Vec::new();
-    for file in recipe.map(files_beside).unwrap_or_default() {
+    for file in recipe.map_or(Ok(Vec::new()), files_beside)? {
         if let Err(found) = map_source(&file).and_then(|source| maps.add([source])) {
             faults.extend(found);
         }
@@ -185,12 +185,6 @@ fn map_source(path: &Path) -> Result<Source, Vec<Diagnostic>> {
     }
 }
 
-fn files_beside(recipe: &Path) -> Vec<PathBuf> {
-    let folder = recipe.parent().unwrap_or(Path::new("")).join("maps");
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let paths = entries.map(|entry| entry.path());
-    let mut files: Vec<PathBuf> =
-        paths.filter(|path| path.extension().is_some_and(|ending| ending == "yaml")).collect();
-    files.sort();
-    files
+fn files_beside(recipe: &Path) -> Result<Vec<PathBuf>, Vec<Diagnostic>> {
+    yaml_files(&recipe.parent().unwrap_or(Path::new("")).join("maps"))
 }
