@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mixdown_diagnostics::{Diagnostic, codes};
 use sha2::{Digest, Sha256};
@@ -111,21 +111,42 @@ fn shard_names(manifest: &Manifest) -> BTreeSet<&str> {
     names
 }
 
-/// The name that a file of an output has in its folder: its own, or that of the folder that it lies in.
-fn first_part(name: &str) -> &str {
-    name.split_once('/').map_or(name, |(folder, _)| folder)
+/// Files in an output's folder, and in the folders within it, that its manifest does not know: paths within the
+/// folder, sorted.
+///
+/// **Errors.** A folder that cannot be listed.
+pub fn strangers(folder: &Path, manifest: &Manifest) -> io::Result<Vec<PathBuf>> {
+    let known: BTreeSet<&str> = shard_names(manifest)
+        .into_iter()
+        .chain([MANIFEST_NAME])
+        .chain(manifest.files.iter().map(|file| file.name.as_str()))
+        .collect();
+    let folders: BTreeSet<&str> =
+        known.iter().filter_map(|name| Some(name.split_once('/')?.0)).collect();
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        match name.to_str() {
+            Some(text) if known.contains(text) => {}
+            Some(text) if folders.contains(text) && folder.join(text).is_dir() => {
+                for entry in fs::read_dir(folder.join(text))? {
+                    let path = Path::new(text).join(entry?.file_name());
+                    if !path.to_str().is_some_and(|path| known.contains(path)) {
+                        found.push(path);
+                    }
+                }
+            }
+            _ => found.push(PathBuf::from(name)),
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Files that the manifest does not know. Hidden ones belong to other tools (`.git`, `.cache`).
 fn check_names(folder: &Path, manifest: &Manifest, problems: &mut Vec<Diagnostic>) {
-    let shards = shard_names(manifest);
-    let is_known = |name: &str| {
-        name == MANIFEST_NAME
-            || shards.contains(name)
-            || manifest.files.iter().any(|file| first_part(&file.name) == name)
-    };
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
+    let mut extra = match strangers(folder, manifest) {
+        Ok(extra) => extra,
         Err(error) => {
             let headline = "the folder cannot be listed";
             problems
@@ -133,13 +154,10 @@ fn check_names(folder: &Path, manifest: &Manifest, problems: &mut Vec<Diagnostic
             return;
         }
     };
-    let mut extra: Vec<_> = entries
-        .flatten()
-        .map(|entry| entry.file_name())
-        .filter(|name| !name.to_string_lossy().starts_with('.'))
-        .filter(|name| !name.to_str().is_some_and(is_known))
-        .collect();
-    extra.sort();
+    let is_hidden = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+    };
+    extra.retain(|path| !is_hidden(path));
     for name in extra {
         problems.push(
             failed("a file is not part of what was written")

@@ -13,8 +13,8 @@ use mixdown_ops::{Backend, Pass, Precision, Worker};
 use crate::CpuBackend;
 use crate::matrix::{self, descended};
 
-/// Operations a second of the processor in the cost model: descents on 16 threads of a server, each 50 GFLOP/s.
-/// By `cargo bench -p mixdown-cpu --bench adam`, a thread of an EPYC does 40 to 70.
+/// Operations a second of the processor in the cost model: descents on 16 threads of a server, at an assumed
+/// 50 GFLOP/s each. `cargo bench -p mixdown-cpu --bench adam` tells what a thread of this machine does.
 pub const PROCESSOR: f64 = 16.0 * 50e9;
 
 /// When a descent is done on the device.

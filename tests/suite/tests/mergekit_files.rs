@@ -263,6 +263,15 @@ fn the_arguments_of_mergekit_yaml_are_understood() {
     }
     // As mergekit does, an earlier result is written anew; what is none stays.
     assert_eq!(run(&["config.yml", "out"]).status, Some(0));
+    space.write("out/eval/results.json", "{}");
+    let refused = run(&["config.yml", "out"]);
+    assert_eq!(refused.status, Some(1), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("E0502") && refused.stderr.contains("eval"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(space.read_text("out/eval/results.json"), "{}");
     space.write("notes/letter.txt", "dear");
     let refused = run(&["config.yml", "notes"]);
     assert_eq!(refused.status, Some(1), "{}", refused.stderr);

@@ -93,7 +93,14 @@ pub(crate) fn stored(source: &dyn ByteSource, shown: &str) -> Result<Header, Vec
 fn experts(tensor: TensorEntry) -> Vec<TensorEntry> {
     /// More than a model has, so that a file cannot ask for any count of entries.
     const MOST: u64 = 1 << 16;
-    let &[count @ 1..=MOST, rows, columns] = tensor.shape.dimensions() else { return vec![tensor] };
+    /// Each expert has a copy of the name; llama.cpp's are of 64 bytes at most.
+    const LONGEST_NAME: usize = 256;
+    let &[count @ 1..=MOST, rows, columns] = tensor.shape.dimensions() else {
+        return vec![tensor];
+    };
+    if tensor.name.len() > LONGEST_NAME || rows == 0 || columns == 0 {
+        return vec![tensor];
+    }
     let Ok(shape) = Shape::new(vec![rows, columns]) else { return vec![tensor] };
     let bytes = shape.bytes(tensor.dtype);
     let expert = |expert: u64| TensorEntry {

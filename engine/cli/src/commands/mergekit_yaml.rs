@@ -2,10 +2,12 @@
 
 mod switches;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use mixdown_checkpoint::manifest::MANIFEST_NAME;
+use mixdown_checkpoint::manifest::{MANIFEST_NAME, Manifest};
+use mixdown_checkpoint::{shown_path, verify};
+use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_session::merge::{Keep, MergeRequest, merge};
 use mixdown_session::mergekit::check_architectures;
 use mixdown_session::{RecipeInput, Session, Silence, Trouble};
@@ -17,11 +19,14 @@ use crate::stop;
 use crate::talk::Talk;
 use crate::terminal::Terminal;
 
+/// Names that one message lists.
+const MOST_NAMED: usize = 8;
+
 /// Merge with the arguments of mergekit-yaml
 ///
 /// Everything that mergekit-yaml takes is understood, in any order: what decides about the result is
 /// followed, and what only says how mergekit works has no effect and is told. A folder that an earlier merge
-/// made is replaced, as mergekit does; any other that holds files is an error.
+/// made is replaced, as mergekit does; one that holds other files is an error.
 ///
 /// Models whose configurations name different architectures are an error without --allow-crimes.
 #[derive(Clone, Debug, Args)]
@@ -42,6 +47,32 @@ impl Arguments {
     }
 }
 
+/// Whether there is an earlier output, which mergekit replaces without being asked.
+///
+/// **Errors.** What a person added to it would go with it.
+fn is_replaced(out: &Path) -> Result<bool, Trouble> {
+    if !out.join(MANIFEST_NAME).is_file() {
+        return Ok(false);
+    }
+    let manifest = Manifest::read(out)?;
+    let added = verify::strangers(out, &manifest).map_err(|error| {
+        let headline = format!("the folder of the output cannot be read: {error}");
+        Box::new(Diagnostic::error(codes::UNREADABLE, headline).in_file(shown_path(out)))
+    })?;
+    if added.is_empty() {
+        return Ok(true);
+    }
+    let headline = "the output would replace files that are not of the merge before";
+    let mut fault = Diagnostic::error(codes::OUTPUT_EXISTS, headline).in_file(shown_path(out));
+    for path in added.iter().take(MOST_NAMED) {
+        fault = fault.fact("added", shown_path(path));
+    }
+    if added.len() > MOST_NAMED {
+        fault = fault.note(format!("and {} more", added.len() - MOST_NAMED));
+    }
+    Err(Trouble::Found(vec![fault.help("put them elsewhere, or name another folder")]))
+}
+
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
@@ -59,7 +90,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     let request = MergeRequest {
         machine: machine.of_session(),
         shard_bytes: understood.shard_bytes,
-        force: out.join(MANIFEST_NAME).is_file(),
+        force: is_replaced(&out)?,
         keep: Keep::Shared,
         ..MergeRequest::new(recipe, out)
     };

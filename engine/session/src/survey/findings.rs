@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 
 use crate::quantity;
 
-/// Drift, ‖τ‖/‖θ₀‖, from which merges are known to fail.
+/// Drift, ‖τ‖/‖θ₀‖, from which a merge is likely to fail.
 ///
-/// The papers give no number. The experts of OptMerge's benchmark, chosen to be mergeable, have task vectors
-/// whose elements are some 10⁻⁴ (Figure 2), below a hundredth of weights of usual size; those it names as
-/// merging poorly went through a second pretraining, which moves weights by a tenth of their size and more.
+/// The papers give no number; this one is a choice. The experts of OptMerge's benchmark, chosen to be mergeable,
+/// have task vectors whose elements are some 10⁻⁴ (Figure 2), below a hundredth of weights of usual size; those
+/// that it names as merging poorly went through a second pretraining. Between the two lies a tenth.
 pub const LARGE_DRIFT: f64 = 0.1;
 
 /// Drift from which it is a thing to know.

@@ -191,7 +191,7 @@ impl Plan {
             let error = problem(format!("`{target}` and `{donor}` have no tokens in common"))
                 .fact("tokens of the donor", self.new.len().to_string())
                 .note("rows of new tokens are sums of those that both have")
-                .help("with `--method mean`, `random` or `subword` nothing has to be in common");
+                .help("with `--method mean`, `randn` or `subword` nothing has to be in common");
             return Err(vec![error]);
         }
         if common < settings.count {
