@@ -56,6 +56,7 @@ pub(crate) fn solve(
             *loss = (loss.0 + start, loss.1 + end);
         }
     }
+    report.curve = prepared.report().curve;
     if is_turned {
         values = turned(&values, rows, columns);
     }
@@ -128,6 +129,16 @@ pub(crate) fn summed(reports: impl Iterator<Item = Report>) -> Report {
             (Some(a), Some(b)) => Some(a.hypot(b)),
             _ => None,
         };
+        match sum.curve.len() == one.curve.len() {
+            true => {
+                for (point, other) in sum.curve.iter_mut().zip(&one.curve) {
+                    point.loss += other.loss;
+                    point.norm = point.norm.hypot(other.norm);
+                }
+            }
+            // That of some matrices alone is not that of the tensor.
+            false => sum.curve.clear(),
+        }
         sum.gap = match (sum.gap, one.gap) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -349,6 +360,7 @@ mod tests {
     #[test]
     fn reports_of_matrices_are_one_of_the_tensor() {
         let report = |loss, norm, gap: f64, note: &str| Report {
+            curve: Vec::new(),
             loss: Some((loss, loss / 2.0)),
             norm: Some(norm),
             ranks: vec![3],

@@ -9,7 +9,7 @@ use mixdown_checkpoint::Shard;
 use mixdown_checkpoint::digest::FileDigest;
 use mixdown_diagnostics::Diagnostic;
 use mixdown_exec::{Held, Results, Values, placements};
-use mixdown_ops::matrix::{MatrixOp, Noise, Report};
+use mixdown_ops::matrix::{MatrixOp, Noise, Point, Report};
 use mixdown_ops::{Backend, Precision};
 use mixdown_plan::identity::{Digest, Identities};
 use mixdown_plan::{Job, Merge, TensorRef, Work};
@@ -252,6 +252,7 @@ fn report_text(report: &Report) -> String {
         "norm": report.norm,
         "ranks": report.ranks,
         "gap": report.gap,
+        "curve": report.curve.iter().map(|point| json!([point.step, point.loss, point.norm])).collect::<Vec<_>>(),
         "noise": report.noise.iter().map(noise_text).collect::<Vec<_>>(),
         "notes": report.notes,
     })
@@ -267,6 +268,11 @@ fn noise_of(value: &Value) -> Option<Noise> {
     Some(Noise { floor: value["floor"].as_f64()?, rank, ratio: value["ratio"].as_f64() })
 }
 
+fn point_of(value: &Value) -> Option<Point> {
+    let step = u32::try_from(value[0].as_u64()?).ok()?;
+    Some(Point { step, loss: value[1].as_f64()?, norm: value[2].as_f64()? })
+}
+
 fn report_of(text: &str) -> Option<Report> {
     let value: Value = serde_json::from_str(text).ok()?;
     let loss =
@@ -278,6 +284,8 @@ fn report_of(text: &str) -> Option<Report> {
         norm: value["norm"].as_f64(),
         ranks: ranks.filter_map(|rank| Some(rank.as_u64()? as usize)).collect(),
         gap: value["gap"].as_f64(),
+        // Not there in what earlier versions kept.
+        curve: value["curve"].as_array().into_iter().flatten().filter_map(point_of).collect(),
         noise: value["noise"].as_array()?.iter().filter_map(noise_of).collect(),
         notes: notes.filter_map(|note| Some(note.as_str()?.to_owned())).collect(),
     })

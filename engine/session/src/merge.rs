@@ -9,6 +9,7 @@ pub mod losses;
 pub mod matrices;
 pub mod quantized;
 pub(crate) mod record;
+mod report_page;
 mod target;
 
 use std::path::{Path, PathBuf};
@@ -310,7 +311,7 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     session.warn(&[told.as_slice(), &unkept].concat());
     warnings.extend(told);
     if let Some(path) = &request.report {
-        write_report(path, &told_of(&report))?;
+        write_report(path, &told_of(&report), &planned, &request.out)?;
     }
     if has_files {
         files.write(&output)?;
@@ -363,9 +364,18 @@ fn told_of(report: &Report) -> Value {
     }
 }
 
-/// Writes what matrix ops told.
-fn write_report(path: &Path, told: &Value) -> Result<(), Box<Diagnostic>> {
-    let text = format!("{told:#}\n");
+/// Writes what matrix ops told: as JSON, or as a page where the name ends as that of one does.
+fn write_report(
+    path: &Path,
+    told: &Value,
+    planned: &Planned,
+    out: &Path,
+) -> Result<(), Box<Diagnostic>> {
+    let is_page = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("html"));
+    let text = match is_page {
+        true => report_page::page(told, planned, out),
+        false => format!("{told:#}\n"),
+    };
     std::fs::write(path, text).map_err(|error| {
         let headline = format!("the report cannot be written: {error}");
         Box::new(Diagnostic::error(codes::WRITE_FAILED, headline).in_file(shown_path(path)))

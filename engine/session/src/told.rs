@@ -2,7 +2,7 @@
 //! and in the record of a part. Numbers that must not change by a bit are written as their bits.
 
 use mixdown_exec::{MatrixReport, Overflow, QuantizeLoss, StorageLoss, Told};
-use mixdown_ops::matrix::{Noise, Report};
+use mixdown_ops::matrix::{Noise, Point, Report};
 use mixdown_tensor::DType;
 use serde_json::{Value, json};
 
@@ -30,7 +30,10 @@ pub fn read(value: &Value) -> Option<Told> {
 }
 
 fn matrix_json(one: &MatrixReport) -> Value {
-    let Report { loss, norm, ranks, gap, noise, notes } = &one.report;
+    let Report { loss, norm, curve, ranks, gap, noise, notes } = &one.report;
+    let curve = curve
+        .iter()
+        .map(|Point { step, loss, norm }| json!([step, loss.to_bits(), norm.to_bits()]));
     let noise = noise.iter().map(|Noise { floor, rank, ratio }| {
         json!({"floor": floor.to_bits(), "rank": rank, "ratio": ratio.map(f64::to_bits)})
     });
@@ -40,6 +43,7 @@ fn matrix_json(one: &MatrixReport) -> Value {
         "from_store": one.from_store,
         "loss": loss.map(|(start, end)| [start.to_bits(), end.to_bits()]),
         "norm": norm.map(f64::to_bits),
+        "curve": curve.collect::<Vec<_>>(),
         "ranks": ranks,
         "gap": gap.map(f64::to_bits),
         "noise": noise.collect::<Vec<_>>(),
@@ -52,7 +56,12 @@ fn read_matrix(one: &Value) -> Option<MatrixReport> {
         let rank = optional(&one["rank"], size)?;
         Some(Noise { floor: number(&one["floor"])?, rank, ratio: optional(&one["ratio"], number)? })
     };
+    let point = |one: &Value| {
+        let step = u32::try_from(one[0].as_u64()?).ok()?;
+        Some(Point { step, loss: number(&one[1])?, norm: number(&one[2])? })
+    };
     let report = Report {
+        curve: one["curve"].as_array()?.iter().map(point).collect::<Option<_>>()?,
         loss: optional(&one["loss"], |pair| Some((number(&pair[0])?, number(&pair[1])?)))?,
         norm: optional(&one["norm"], number)?,
         ranks: one["ranks"].as_array()?.iter().map(size).collect::<Option<_>>()?,
@@ -139,6 +148,7 @@ mod tests {
         let report = Report {
             loss: Some((0.1, 1e-300)),
             norm: None,
+            curve: vec![Point { step: 300, loss: 0.7, norm: 0.1 }],
             ranks: vec![3, 0],
             gap: Some(f64::MIN_POSITIVE),
             noise: vec![

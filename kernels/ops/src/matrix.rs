@@ -369,10 +369,24 @@ pub struct Report {
     /// `(σ_k − σ_{k+1}) / σ_1` at the cut: the smallest over the operands. Below 1e-6 the truncated
     /// matrix is not a function of its input in practice.
     pub gap: Option<f64>,
+    /// The objective and the result's norm at some of the steps, in their order, where an op that descends
+    /// sees them without computing more: all of them where iterations are in f64, else the first and last.
+    pub curve: Vec<Point>,
     /// What is known of the rounding in each operand whose noise is known.
     pub noise: Vec<Noise>,
     /// What else is worth a warning, in words.
     pub notes: Vec<String>,
+}
+
+/// Where a descent is after so many steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Point {
+    /// Steps so far.
+    pub step: u32,
+    /// The objective.
+    pub loss: f64,
+    /// Frobenius norm of what is descended on.
+    pub norm: f64,
 }
 
 /// The rounding of an operand's storage, and what stands out of it.

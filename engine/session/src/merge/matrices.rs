@@ -29,6 +29,7 @@ pub fn json(reports: &[MatrixReport]) -> Value {
                 "norm": found.report.norm,
                 "ranks": found.report.ranks,
                 "gap": found.report.gap,
+                "curve": found.report.curve.iter().map(|point| json!([point.step, point.loss, point.norm])).collect::<Value>(),
                 "noise": found.report.noise.iter().map(|noise| json!({
                     "floor": noise.floor,
                     "rank": noise.rank,

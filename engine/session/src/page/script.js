@@ -229,13 +229,12 @@
     const metrics = [
       ["norm of the result", (one) => one.norm, number, false],
       ["loss at the end over that at the start", (one) => (one.loss_start > 0 ? one.loss_end / one.loss_start : null), percent, false],
-      ["smallest part that survives of a task vector", (one) => (one.survives?.length ? Math.min(...one.survives.filter(isNumber)) : null), percent, true],
       ["rank", (one) => last(one, 0), number, false]];
     const map = heat(named, metrics.filter(([, value]) => named.some((one) => isNumber(value(one)))), "map");
     if (map) section("Layers and modules", map);
     section("Matrices", ...filtered([
       ["tensor", (row) => row.name], ["op", (row) => row.op], ["loss before", (row) => row.loss_start, number], ["loss after", (row) => row.loss_end, number],
-      ["norm", (row) => row.norm, number], ["survives", (row) => (row.survives?.length ? Math.min(...row.survives.filter(isNumber)) : null), percent],
+      ["norm", (row) => row.norm, number],
       ["ranks", (row) => (row.ranks ?? []).join(", ")], ["gap", (row) => row.gap, number],
       ["notes", (row) => (row.notes ?? []).join("; ")]], named, "tensors"));
   };

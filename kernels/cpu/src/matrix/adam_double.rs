@@ -43,12 +43,14 @@ pub(crate) enum Curvature<'a> {
     Factored(&'a Matrix),
 }
 
-/// Runs Adam on rows of the displacement, from 0.
+/// Runs Adam on rows of the displacement, from 0. Before each step `observe` sees how many there were, the
+/// displacement, and the gradient there.
 pub(crate) fn descend(
     curvature: &Curvature<'_>,
     offset: &Matrix,
     learning_rate: f64,
     steps: u32,
+    mut observe: impl FnMut(u32, &[f64], &[f64]),
 ) -> Matrix {
     let (rows, columns) = (offset.rows, offset.columns);
     let mut displacement = super::dense::zeros(rows, columns);
@@ -66,6 +68,7 @@ pub(crate) fn descend(
                 add_product(into, 2.0, view(&along), view(stack));
             }
         }
+        observe(step - 1, &displacement.values, &gradient.values);
         moments.step(step, &gradient.values, &mut displacement.values);
     }
     displacement

@@ -127,7 +127,7 @@ pub(crate) fn prepare(
                 }
             };
             let system = System::Read;
-            Ok(Box::new(AdamRows { experts, system, kernel, adam: *adam, report }))
+            Ok(Box::new(AdamRows::new(experts, system, kernel, *adam, report)))
         }
         Solver::Adam(adam) => {
             let system = system(&experts, inputs, operands, &mut report)?;
@@ -138,7 +138,7 @@ pub(crate) fn prepare(
                 }
                 _ => kernel(&system, experts.columns, iterations),
             };
-            Ok(Box::new(AdamRows { experts, system, kernel, adam: *adam, report }))
+            Ok(Box::new(AdamRows::new(experts, system, kernel, *adam, report)))
         }
         Solver::Literal(optimizer) => {
             let mut all = Vec::new();

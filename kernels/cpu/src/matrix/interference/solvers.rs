@@ -1,15 +1,18 @@
 //! The solvers, row by row: the filter in closed form, Adam, and the literal loop.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use faer::MatMut;
 use mixdown_ops::Precision;
 use mixdown_ops::descent::Descent;
 use mixdown_ops::matrix::interference::{self, Optimizer};
-use mixdown_ops::matrix::{Matrix, Operands, Prepared, Report, Stop};
+use mixdown_ops::matrix::{Matrix, Operands, Point, Prepared, Report, Stop};
 
 use super::super::adam::{self, Scratch};
 use super::super::adam_double::{self, Curvature, Moments};
 use super::super::dense::{
-    accumulate, add_product, add_scaled, check_finite, product, squared_norm, view, zeros,
+    accumulate, add_product, add_scaled, check_finite, dot, product, squared_norm, view, zeros,
 };
 use super::super::product::{BLOCK_ROWS, in_blocks};
 use super::experts::Experts;
@@ -109,6 +112,7 @@ pub(crate) struct AdamRows {
     pub kernel: Kernel,
     pub adam: interference::Adam,
     pub report: Report,
+    pub curves: Curves,
 }
 
 impl AdamRows {
@@ -139,20 +143,43 @@ impl AdamRows {
         device.run(&offsets, all, rate, steps, &mut moved)?;
         drop(offsets);
         let mut blocks = residuals.iter().zip(moved.chunks(ADAM_ROWS * columns.max(1)));
-        in_blocks(columns, ADAM_ROWS, first_row, values, |_, rows, values| {
+        in_blocks(columns, ADAM_ROWS, first_row, values, |first, rows, values| {
             let Some((residual, moved)) = blocks.next() else {
                 return Err(Stop::Failed("a block of rows has no residual".to_owned()));
             };
             let displacement = moved.iter().copied().map(f64::from).collect();
             let displacement = Matrix { rows, columns, values: displacement };
+            let norm = squared_norm(values).sqrt();
+            let mut points = vec![Point { step: 0, loss: residual.loss, norm }];
             values.iter_mut().zip(&displacement.values).for_each(|(value, moved)| *value += moved);
             check_finite(values, "the result")?;
             let after = self.system.loss_after(&self.experts, operands, residual, &displacement)?;
+            let norm = squared_norm(values).sqrt();
+            points.push(Point { step: steps, loss: after, norm });
+            self.curves.add(first, points);
             Ok((residual.loss, after))
         })
     }
 
-    fn descend(&self, offset: &Matrix) -> Matrix {
+    /// Before any rows are computed.
+    pub fn new(
+        experts: Experts,
+        system: System,
+        kernel: Kernel,
+        adam: interference::Adam,
+        report: Report,
+    ) -> Self {
+        Self { experts, system, kernel, adam, report, curves: Curves::default() }
+    }
+
+    /// The displacement of rows after all steps. The objective is that of the residual and what the
+    /// displacement adds to it; points of the way there are added to `points`.
+    fn descend(
+        &self,
+        offset: &Matrix,
+        (init, loss): (&Matrix, f64),
+        points: &mut Vec<Point>,
+    ) -> Matrix {
         let (rate, steps) = (self.adam.learning_rate.get(), self.adam.steps);
         match &self.kernel {
             Kernel::Single(system) => {
@@ -170,7 +197,15 @@ impl AdamRows {
                     (None, System::Stacked { stack, .. }) => Curvature::Factored(stack),
                     (None, System::Read) => unreachable!("what is read again is iterated in f32"),
                 };
-                adam_double::descend(&curvature, offset, rate, steps)
+                let every = steps.div_ceil(POINTS).max(1);
+                adam_double::descend(&curvature, offset, rate, steps, |step, moved, gradient| {
+                    if !step.is_multiple_of(every) || step == 0 {
+                        return;
+                    }
+                    // With g = 2·(D·G + R): L(D) = L(0) + 2·D·R + D·G·D is L(0) + D·R + D·g/2.
+                    let added = dot(moved, &offset.values) + 0.5 * dot(moved, gradient);
+                    points.push(Point { step, loss: loss + added, norm: moved_norm(init, moved) });
+                })
             }
             Kernel::Device(_) => unreachable!("rows on a device go another way"),
         }
@@ -208,17 +243,60 @@ impl Prepared for AdamRows {
             let mut residual = self.system.residual(&self.experts, operands, &init, first)?;
             let mut offset = self.system.offset(&mut residual);
             self.keep_still(&init, &mut offset);
-            let displacement = self.descend(&offset);
+            let start = squared_norm(&init.values).sqrt();
+            let mut points = vec![Point { step: 0, loss: residual.loss, norm: start }];
+            let displacement = self.descend(&offset, (&init, residual.loss), &mut points);
             finish(&init, &displacement, values)?;
             let after =
                 self.system.loss_after(&self.experts, operands, &residual, &displacement)?;
+            let norm = squared_norm(values).sqrt();
+            points.push(Point { step: self.adam.steps, loss: after, norm });
+            self.curves.add(first, points);
             Ok((residual.loss, after))
         })
     }
 
     fn report(&self) -> Report {
-        self.report.clone()
+        let known = self.report.loss.map_or(0.0, |(start, _)| start);
+        Report { curve: self.curves.sum(known), ..self.report.clone() }
     }
+}
+
+/// Points of a curve beside its ends.
+const POINTS: u32 = 60;
+
+/// Curves of blocks of rows, by the first row of each.
+#[derive(Debug, Default)]
+pub(crate) struct Curves(Mutex<BTreeMap<usize, Vec<Point>>>);
+
+impl Curves {
+    fn add(&self, first_row: usize, points: Vec<Point>) {
+        let mut curves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        curves.insert(first_row, points);
+    }
+
+    /// The curve of all rows, in order of the blocks, so that it does not depend on the threads. `known` is
+    /// what the losses of rows lack of the objective.
+    fn sum(&self, known: f64) -> Vec<Point> {
+        let curves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut blocks = curves.values();
+        let Some(mut all) = blocks.next().cloned() else { return Vec::new() };
+        for block in blocks {
+            for (sum, point) in all.iter_mut().zip(block) {
+                sum.loss += point.loss;
+                sum.norm = sum.norm.hypot(point.norm);
+            }
+        }
+        all.iter_mut().for_each(|point| point.loss += known);
+        all
+    }
+}
+
+/// ‖X_0 + D‖.
+fn moved_norm(init: &Matrix, moved: &[f64]) -> f64 {
+    let squares =
+        init.values.iter().zip(moved).map(|(init, moved)| (init + moved) * (init + moved));
+    squares.sum::<f64>().sqrt()
 }
 
 /// The optimizer's loop over the objective as written.
