@@ -112,7 +112,7 @@ impl Digests {
 
     /// The digest, if it is known without reading the file.
     pub fn known_sha256(&self, shard: &Shard) -> Option<FileDigest> {
-        if let Some(digest) = self.from_blob_name(&shard.path) {
+        if let Some(digest) = self.digest_of_blob(&shard.path) {
             return Some(digest);
         }
         let key = Key::of(shard)?;
@@ -150,7 +150,7 @@ impl Digests {
 
     /// The digest in the name of a blob of the hub's cache that `path` is a link to. The hub names
     /// large files by their sha256, and the client checks it when it fetches them.
-    fn from_blob_name(&self, path: &Path) -> Option<FileDigest> {
+    fn digest_of_blob(&self, path: &Path) -> Option<FileDigest> {
         let cache = self.hub.as_deref()?;
         if !fs::symlink_metadata(path).ok()?.is_symlink() {
             return None;
