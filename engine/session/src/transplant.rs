@@ -28,7 +28,7 @@ use crate::merge::files;
 use crate::models::{Model, Reference, Vocabulary};
 use crate::recipes::tokens::Budget;
 
-pub use request::{Method, SubwordRule, TransplantRequest, Weights, Where, transplant};
+pub use request::{Method, NewRows, SubwordRule, TransplantRequest, Weights, Where, transplant};
 
 use request::Settings;
 use rows::{Matrix, Plan, Stored};

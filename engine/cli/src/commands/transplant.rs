@@ -6,7 +6,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
 use mixdown_session::transplant::{
-    Method, SubwordRule, TransplantRequest, Weights, Where, transplant,
+    Method, NewRows, SubwordRule, TransplantRequest, Weights, Where, transplant,
 };
 
 use crate::commands::Outcome;
@@ -99,6 +99,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     let request = TransplantRequest {
         target,
         donor,
+        rows: NewRows {
         method,
         count: arguments.count,
         by_cosine: arguments.cosine,
@@ -109,6 +110,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
         noise: arguments.new_vocab_noise,
         scale: arguments.new_vocab_scale,
         seed: arguments.seed,
+        },
         out: arguments.out,
         machine: running.machine.of_session(),
         shard_bytes: arguments.shard_size,

@@ -199,7 +199,7 @@
     const matrices = data.matrices;
     document.title = "Report of " + data.output;
     page.append(make("h1", {}, "Merge of " + data.output),
-      make("p", { class: "quiet" }, `${matrices.length} results of matrix ops`));
+      make("p", { class: "quiet" }, `${matrices.length} ${matrices.length === 1 ? "result" : "results"} of matrix ops`));
     if (matrices.length === 0) page.append(make("p", {}, "No method over matrices was used."));
     const curves = matrices.filter((one) => (one.curve ?? []).length > 0);
     if (curves.length > 0) {

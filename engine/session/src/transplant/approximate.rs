@@ -38,9 +38,9 @@ const SMALLEST: f64 = 1e-6;
 
 impl Maker {
     pub fn new(matrix: &Matrix, settings: &Settings, texts: &Texts, name: &str) -> Found<Self> {
-        let key = |op: &str| stream_key(settings.seed, op, name, 0);
+        let key = |op: &str| stream_key(settings.rows.seed, op, name, 0);
         let columns = matrix.own.columns();
-        let kind = match settings.method {
+        let kind = match settings.rows.method {
             Method::Zero => Kind::Same(vec![0.0; columns]),
             Method::Mean => Kind::Same(mean(&matrix.own)?),
             Method::Random => Kind::Random(key("transplant randn")),
@@ -61,7 +61,7 @@ impl Maker {
             Method::Subword => Kind::Parts(parts(matrix, texts)?),
             Method::Omp | Method::CommonInterpolation => {
                 let Some(from) = &matrix.from else { return Ok(Self::same(columns)) };
-                let measure = match (settings.method, settings.by_cosine) {
+                let measure = match (settings.rows.method, settings.rows.by_cosine) {
                     (Method::Omp, _) => Measure::Product,
                     (_, true) => Measure::Cosine,
                     (_, false) => Measure::Distance,
@@ -106,7 +106,7 @@ impl Maker {
             }
             Kind::Parts(parts) => {
                 for (row, parts) in rows.chunks_exact_mut(columns).zip(&parts[new.clone()]) {
-                    let weights = of_parts(settings.subword, parts.len(), matrix.is_head);
+                    let weights = of_parts(settings.rows.subword, parts.len(), matrix.is_head);
                     let sum = parts.iter().copied().zip(weights);
                     add_up(&matrix.own, sum, row).map_err(|error| Box::new(error.diagnostic()))?;
                 }
@@ -120,14 +120,14 @@ impl Maker {
                 }
             }
         }
-        if settings.noise != 0.0 {
+        if settings.rows.noise != 0.0 {
             let first = (new.start * columns) as u64;
             rows.iter_mut()
                 .zip(first..)
-                .for_each(|(value, at)| *value += settings.noise * normal(self.noise, at));
+                .for_each(|(value, at)| *value += settings.rows.noise * normal(self.noise, at));
         }
-        if settings.scale != 1.0 {
-            rows.iter_mut().for_each(|value| *value *= settings.scale);
+        if settings.rows.scale != 1.0 {
+            rows.iter_mut().for_each(|value| *value *= settings.rows.scale);
         }
         Ok(rows)
     }
@@ -218,8 +218,8 @@ fn sums(
     let Some(from) = &matrix.from else { return Ok(vec![Vec::new(); new.len()]) };
     let targets = from.gathered(matrix.plan.new[new].iter().map(|(donor, _)| *donor));
     let targets = targets.map_err(|error| Box::new(error.diagnostic()))?;
-    let count = settings.count as usize;
-    if settings.method == Method::Omp {
+    let count = settings.rows.count as usize;
+    if settings.rows.method == Method::Omp {
         return Ok(points.pursue(&targets, count));
     }
     let nearest = points.best(&targets, count);
@@ -238,10 +238,10 @@ fn weights(points: &Points, target: &[f32], nearest: &[u32], settings: &Settings
     };
     let rows: Vec<&[f32]> = nearest.iter().map(|&at| points.row(at)).collect();
     let count = rows.len();
-    if settings.weights == Weights::DistanceProportional {
+    if settings.rows.weights == Weights::DistanceProportional {
         let length = dot(target, target).sqrt();
         let near = |row: &&[f32]| {
-            if settings.by_cosine {
+            if settings.rows.by_cosine {
                 return dot(row, target) / (dot(row, row).sqrt() * length).max(SMALLEST);
             }
             let apart = row.iter().zip(target).map(|(&one, &other)| {
@@ -254,7 +254,7 @@ fn weights(points: &Points, target: &[f32], nearest: &[u32], settings: &Settings
         let sum = near.iter().sum::<f64>().max(SMALLEST);
         return near.into_iter().map(|near| near / sum).collect();
     }
-    let is_whole = settings.weights == Weights::Barycentric;
+    let is_whole = settings.rows.weights == Weights::Barycentric;
     let size = count + usize::from(is_whole);
     let mut system = vec![0.0; size * size];
     let mut right = vec![0.0; size];

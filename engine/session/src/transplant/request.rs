@@ -105,14 +105,10 @@ impl Where {
     }
 }
 
-/// Which model gets whose vocabulary, and how.
+/// Where rows of new tokens come from.
 #[derive(Clone, Debug)]
-pub struct TransplantRequest {
-    /// The model: a folder, or an id at the hub.
-    pub target: String,
-    /// Whose vocabulary it gets.
-    pub donor: String,
-    /// Where rows of new tokens come from.
+pub struct NewRows {
+    /// The rule for tokens that the model lacks.
     pub method: Method,
     /// Tokens of each sum.
     pub count: u64,
@@ -132,6 +128,17 @@ pub struct TransplantRequest {
     pub scale: f64,
     /// What random numbers depend on.
     pub seed: u64,
+}
+
+/// Which model gets whose vocabulary, and how.
+#[derive(Clone, Debug)]
+pub struct TransplantRequest {
+    /// The model: a folder, or an id at the hub.
+    pub target: String,
+    /// Whose vocabulary it gets.
+    pub donor: String,
+    /// Where rows of new tokens come from.
+    pub rows: NewRows,
     /// The folder to make.
     pub out: PathBuf,
     /// What may be used of the machine.
@@ -160,11 +167,11 @@ pub fn transplant(request: &TransplantRequest, session: &Session<'_>) -> Result<
 
 fn check(request: &TransplantRequest) -> Result<(), Trouble> {
     let usage = |error: Diagnostic| Err(Trouble::Usage(vec![error]));
-    if request.count == 0 {
+    if request.rows.count == 0 {
         return usage(problem("a sum of 0 tokens is nothing").help("use `-k 1`, or more"));
     }
     for (name, value) in
-        [("--new-vocab-noise", request.noise), ("--new-vocab-scale", request.scale)]
+        [("--new-vocab-noise", request.rows.noise), ("--new-vocab-scale", request.rows.scale)]
     {
         if !value.is_finite() || (name == "--new-vocab-noise" && value < 0.0) {
             let headline = format!("`{name}` must be a number, found {value}");
@@ -193,33 +200,33 @@ fn text(request: &TransplantRequest) -> String {
     let mut all = Map::new();
     all.insert("model".to_owned(), model(&request.target));
     all.insert("donor".to_owned(), model(&request.donor));
-    all.insert("method".to_owned(), request.method.word().into());
+    all.insert("method".to_owned(), request.rows.method.word().into());
     // What the method does not read says nothing about the result.
-    match request.method {
+    match request.rows.method {
         Method::Omp => {
-            all.insert("k".to_owned(), request.count.into());
+            all.insert("k".to_owned(), request.rows.count.into());
         }
         Method::CommonInterpolation => {
-            all.insert("k".to_owned(), request.count.into());
-            all.insert("cosine".to_owned(), request.by_cosine.into());
-            all.insert("weights".to_owned(), request.weights.word().into());
+            all.insert("k".to_owned(), request.rows.count.into());
+            all.insert("cosine".to_owned(), request.rows.by_cosine.into());
+            all.insert("weights".to_owned(), request.rows.weights.word().into());
         }
         Method::Subword => {
-            all.insert("subword".to_owned(), request.subword.word().into());
+            all.insert("subword".to_owned(), request.rows.subword.word().into());
         }
         Method::Mean | Method::Zero | Method::Random | Method::OwnDistribution => {}
     }
-    all.insert("byte_match".to_owned(), request.bytes.word().into());
-    all.insert("prefix_match".to_owned(), request.beginnings.word().into());
-    let is_random = matches!(request.method, Method::Random | Method::OwnDistribution);
-    if request.noise != 0.0 {
-        all.insert("noise".to_owned(), request.noise.into());
+    all.insert("byte_match".to_owned(), request.rows.bytes.word().into());
+    all.insert("prefix_match".to_owned(), request.rows.beginnings.word().into());
+    let is_random = matches!(request.rows.method, Method::Random | Method::OwnDistribution);
+    if request.rows.noise != 0.0 {
+        all.insert("noise".to_owned(), request.rows.noise.into());
     }
-    if request.scale != 1.0 {
-        all.insert("scale".to_owned(), request.scale.into());
+    if request.rows.scale != 1.0 {
+        all.insert("scale".to_owned(), request.rows.scale.into());
     }
-    if is_random || request.noise != 0.0 {
-        all.insert("seed".to_owned(), request.seed.into());
+    if is_random || request.rows.noise != 0.0 {
+        all.insert("seed".to_owned(), request.rows.seed.into());
     }
     format!("{:#}\n", json!({KEY: all}))
 }
@@ -229,16 +236,7 @@ fn text(request: &TransplantRequest) -> String {
 pub(super) struct Settings {
     pub target: Reference,
     pub donor: Reference,
-    pub method: Method,
-    pub count: u64,
-    pub by_cosine: bool,
-    pub weights: Weights,
-    pub subword: SubwordRule,
-    pub bytes: Where,
-    pub beginnings: Where,
-    pub noise: f64,
-    pub scale: f64,
-    pub seed: u64,
+    pub rows: NewRows,
 }
 
 impl Settings {
@@ -272,17 +270,19 @@ impl Settings {
         Some(Self {
             target: model("model")?,
             donor: model("donor")?,
-            method: Method::of_word(word("method")?)?,
-            count: count("k", 1)?,
-            by_cosine: all.get("cosine").is_some_and(|value| value == &json!(true)),
-            weights: word("weights")
-                .map_or(Some(Weights::DistanceProportional), Weights::of_word)?,
-            subword: word("subword").map_or(Some(SubwordRule::Mean), SubwordRule::of_word)?,
-            bytes: Where::of_word(word("byte_match")?)?,
-            beginnings: Where::of_word(word("prefix_match")?)?,
-            noise: number("noise", 0.0)?,
-            scale: number("scale", 1.0)?,
-            seed: count("seed", 0)?,
+            rows: NewRows {
+                method: Method::of_word(word("method")?)?,
+                count: count("k", 1)?,
+                by_cosine: all.get("cosine").is_some_and(|value| value == &json!(true)),
+                weights: word("weights")
+                    .map_or(Some(Weights::DistanceProportional), Weights::of_word)?,
+                subword: word("subword").map_or(Some(SubwordRule::Mean), SubwordRule::of_word)?,
+                bytes: Where::of_word(word("byte_match")?)?,
+                beginnings: Where::of_word(word("prefix_match")?)?,
+                noise: number("noise", 0.0)?,
+                scale: number("scale", 1.0)?,
+                seed: count("seed", 0)?,
+            },
         })
     }
 

@@ -149,7 +149,8 @@ impl Plan {
         found.sort_unstable_by_key(|(id, _)| *id);
         let tokens = found.last().map_or(0, |(id, _)| id + 1);
         let mut plan = Self { from: vec![Row::Zero; tokens as usize], ..Self::default() };
-        let (bytes, beginnings) = (settings.bytes.of(is_head), settings.beginnings.of(is_head));
+        let (bytes, beginnings) =
+            (settings.rows.bytes.of(is_head), settings.rows.beginnings.of(is_head));
         for (id, word) in found {
             let row = &mut plan.from[id as usize];
             if !has_row(id) {
@@ -182,7 +183,8 @@ impl Plan {
         settings: &Settings,
         (target, donor): (&str, &str),
     ) -> Result<(), Vec<Diagnostic>> {
-        let is_of_common = matches!(settings.method, Method::Omp | Method::CommonInterpolation);
+        let is_of_common =
+            matches!(settings.rows.method, Method::Omp | Method::CommonInterpolation);
         if !is_of_common || self.new.is_empty() {
             return Ok(());
         }
@@ -194,10 +196,10 @@ impl Plan {
                 .help("with `--method mean`, `randn` or `subword` nothing has to be in common");
             return Err(vec![error]);
         }
-        if common < settings.count {
+        if common < settings.rows.count {
             let error = problem(format!(
                 "a sum cannot be of {} tokens: `{target}` and `{donor}` have fewer in common",
-                settings.count
+                settings.rows.count
             ))
             .fact("in common", common.to_string())
             .help(format!("use `-k {common}`, or fewer"));
@@ -210,7 +212,7 @@ impl Plan {
     pub fn told(&self, settings: &Settings) -> Option<Diagnostic> {
         let kept = self.from.iter().filter(|row| matches!(row, Row::Own(_))).count();
         // Names of a few special tokens are no sign that texts are cut alike.
-        let is_few = kept * 10 < self.from.len() && settings.method != Method::Zero;
+        let is_few = kept * 10 < self.from.len() && settings.rows.method != Method::Zero;
         let headline = "few tokens of the donor are among those of the model";
         is_few.then(|| {
             Diagnostic::warning(codes::FEW_COMMON_TOKENS, headline)
@@ -223,7 +225,7 @@ impl Plan {
     /// Bytes that are held while rows are made.
     pub fn memory(&self, settings: &Settings, from: Option<&Stored>) -> u64 {
         let Some(from) = from.filter(|_| !self.new.is_empty()) else { return 0 };
-        match settings.method {
+        match settings.rows.method {
             Method::Omp | Method::CommonInterpolation => {
                 Points::bytes(self.common.len() as u64, from.columns() as u64)
             }
