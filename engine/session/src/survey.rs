@@ -63,7 +63,7 @@ pub fn survey(request: &SurveyRequest, session: &Session<'_>) -> Result<Survey, 
     let budget = request.machine.budget();
     let names = names(request);
     let text = recipe(request, &names);
-    let mut loaded = recipes::load(Path::new("survey"), Some(&text), &[], budget.bytes, session)
+    let mut loaded = recipes::load(Path::new(""), Some(&text), &[], budget.bytes, session)
         .map_err(|found| Trouble::Usage(plain(found)))?;
     let mut found = plain(std::mem::take(&mut loaded.diagnostics));
     if !request.follow_links {
@@ -173,10 +173,9 @@ fn names(request: &SurveyRequest) -> Vec<String> {
     [&request.base].into_iter().chain(&request.experts).map(name).collect()
 }
 
-/// Says what was found without the recipe that the request stands for.
+/// Says what was found without speaking of the recipe that the request stands for.
 fn plain(found: Vec<Diagnostic>) -> Vec<Diagnostic> {
     let bare = |mut one: Diagnostic| {
-        one.place = None;
         let speaks_of_recipes = |help: &String| help.contains("recipe") || help.contains("`base`");
         one.help = one.help.filter(|help| !speaks_of_recipes(help));
         one

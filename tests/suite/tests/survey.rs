@@ -218,3 +218,15 @@ fn mistakes_are_told_before_anything_is_read() {
     assert_ne!(broken.status, Some(0));
     assert!(!space.exists("page.html"));
 }
+
+/// Nobody wrote the recipe by which the models are opened.
+#[test]
+fn messages_name_files_and_no_recipe() {
+    let space = models();
+    let path = space.path("near/model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 8]).unwrap();
+    let talk = mixdown(&space, ["survey", "base", "near"]).exits(1).talk();
+    assert!(talk.contains("E0107") && talk.contains("near/model.safetensors"), "{talk}");
+    assert!(!talk.contains("named in") && !talk.contains("recipe"), "{talk}");
+}
