@@ -20,6 +20,17 @@ pub fn create_folders(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether something has this name, a link that leads nowhere too. What cannot be asked for is taken to be there, so
+/// that reading it tells why.
+pub fn is_there(path: &Path) -> bool {
+    match fs::symlink_metadata(path) {
+        Ok(_) => true,
+        Err(error) => {
+            !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        }
+    }
+}
+
 /// Waits until the names in a folder are stored.
 pub fn sync_folder(path: &Path) -> io::Result<()> {
     match File::open(path)?.sync_all() {
@@ -45,6 +56,14 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&fresh.0, path)?;
     sync_folder(folder)
+}
+
+/// Writes to where a person says: like [`write_file`], but into a pipe or a device as it stands there.
+pub fn write_named(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        true => fs::write(path, bytes),
+        false => write_file(path, bytes),
+    }
 }
 
 /// A file that goes away where it was not renamed.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use mixdown_checkpoint::journal::OwnerKey;
 use mixdown_checkpoint::layout::Layout;
 use mixdown_checkpoint::output::{Begun, OutputFolder, OutputOptions};
-use mixdown_checkpoint::shown_path;
+use mixdown_checkpoint::{shown_path, stored};
 use mixdown_diagnostics::{Code, Diagnostic, codes};
 use mixdown_exec::{NoResults, Outcome, Report, Results};
 use mixdown_store::Store;
@@ -376,7 +376,7 @@ fn write_report(
         true => report_page::page(told, planned, out),
         false => format!("{told:#}\n"),
     };
-    std::fs::write(path, text).map_err(|error| {
+    stored::write_named(path, text.as_bytes()).map_err(|error| {
         let headline = format!("the report cannot be written: {error}");
         Box::new(Diagnostic::error(codes::WRITE_FAILED, headline).in_file(shown_path(path)))
     })

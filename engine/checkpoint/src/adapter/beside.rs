@@ -8,6 +8,7 @@ use mixdown_diagnostics::{Diagnostic, codes};
 
 use super::files::WEIGHTS;
 use crate::shown::some_of;
+use crate::stored::is_there;
 
 /// Files in which trainers of vision-language models save connectors and embeddings that were trained whole.
 const TRAINED: [&str; 4] = [
@@ -23,7 +24,7 @@ const STATE: [&str; 7] =
 
 /// The files in the adapter's folder with what was trained whole.
 pub(super) fn trained(folder: &Path) -> Vec<&'static str> {
-    TRAINED.into_iter().filter(|name| folder.join(name).symlink_metadata().is_ok()).collect()
+    TRAINED.into_iter().filter(|name| is_there(&folder.join(name))).collect()
 }
 
 /// Says which other files of weights lie there.

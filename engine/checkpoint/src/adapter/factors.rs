@@ -15,6 +15,7 @@ use super::{Adapter, AddedFrom};
 use crate::index::Index;
 use crate::open::open_as;
 use crate::shown::{shown, some_of};
+use crate::stored;
 
 /// What is wanted of a file of factors.
 #[derive(Clone, Copy)]
@@ -94,7 +95,7 @@ pub fn open_factors_as(
     let mut name = name.trim_end_matches('/').to_owned();
     let mut path = path.to_owned();
     if fs::metadata(&path).is_ok_and(|found| found.is_dir())
-        && let Some(file) = WEIGHTS.iter().find(|file| path.join(file).symlink_metadata().is_ok())
+        && let Some(file) = WEIGHTS.iter().find(|file| stored::is_there(&path.join(file)))
     {
         name = format!("{name}/{file}");
         path = path.join(file);

@@ -12,6 +12,7 @@ use crate::index::Index;
 use crate::open::{Checkpoint, File, Form, is_weights, read, text, torch_names};
 use crate::shown::{io_text, shown, shown_path};
 use crate::source::FilePool;
+use crate::stored;
 
 /// What says of which kind an adapter is.
 const CONFIG: &str = "adapter_config.json";
@@ -54,7 +55,7 @@ pub fn is_adapter(path: &Path) -> bool {
     if path.is_file() {
         return dialects::is_file(path);
     }
-    let has = |name: &str| path.join(name).symlink_metadata().is_ok();
+    let has = |name: &str| stored::is_there(&path.join(name));
     if has(CONFIG) && has(dialects::MLX_WEIGHTS) && !has("config.json") {
         return true;
     }
@@ -115,7 +116,7 @@ pub fn open_adapter_as(name: &str, path: &Path) -> Result<AdapterFiles, Vec<Diag
         return Err(vec![fault.help(format!("name the folder that holds `{CONFIG}`"))]);
     }
     let shown_root = name.trim_end_matches('/');
-    let is_there = |file: &str| path.join(file).symlink_metadata().is_ok();
+    let is_there = |file: &str| stored::is_there(&path.join(file));
     let weights = WEIGHTS.into_iter().find(|file| is_there(file));
     if weights.is_none() && is_there(CONFIG) && is_there(dialects::MLX_WEIGHTS) {
         let source = text(&path.join(CONFIG), &format!("{shown_root}/{CONFIG}"));

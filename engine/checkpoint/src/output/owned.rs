@@ -23,8 +23,8 @@ const LONGEST_JOURNAL: u64 = 256 << 20;
 /// Longest lock that is read: a number, or a journal's first line and one more.
 const LONGEST_LOCK: u64 = 4096;
 
-/// Rights of a folder or file that others may write to.
-const OTHERS_WRITE: u32 = 0o022;
+/// Rights of others than the owner.
+const OTHERS: u32 = 0o077;
 
 /// Checks the hidden folder itself, before anything in it is opened. What is no folder is removed
 /// when it may be; a link is then removed and not what it leads to.
@@ -53,7 +53,7 @@ pub(super) fn check_folder(
 /// Takes the rights of others away, which an earlier version or a loose umask gave. A file system
 /// without rights keeps showing them, and then the key alone decides.
 fn keep_from_others(partial: &Path, found: &Metadata) -> Result<(), Box<Diagnostic>> {
-    if found.mode() & OTHERS_WRITE != 0 {
+    if found.mode() & OTHERS != 0 {
         let _ = fs::set_permissions(partial, Permissions::from_mode(0o700));
     }
     Ok(())

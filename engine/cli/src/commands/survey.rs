@@ -1,10 +1,9 @@
 //! `mixdown survey`: whether experts can be merged, and why not.
 
-use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
-use mixdown_checkpoint::{shown, shown_path};
+use mixdown_checkpoint::{shown, shown_path, stored};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_session::survey::{SurveyRequest, survey};
 use serde_json::Value;
@@ -72,7 +71,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     let found = survey(&request, &session)?;
     session.warn(&found.warnings);
     if let Some(path) = &out {
-        fs::write(path, found.page()).map_err(|error| {
+        stored::write_named(path, found.page().as_bytes()).map_err(|error| {
             let headline = format!("the page cannot be written: {error}");
             Diagnostic::error(codes::WRITE_FAILED, headline).in_file(shown_path(path))
         })?;

@@ -128,6 +128,12 @@ pub(super) fn address(
 ) -> Option<Spanned<String>> {
     let text = decoder.text_at(fields, key)?;
     if text.value.starts_with("http://") || text.value.starts_with("https://") {
+        // It is shown where a server does not answer, and stands in reports.
+        if text.value.contains('@') {
+            let headline = format!("`{key}` has a name or password in it");
+            decoder.error(codes::WRONG_TYPE, text.span, headline);
+            return None;
+        }
         return Some(text);
     }
     let headline =

@@ -183,7 +183,7 @@ fn only_its_owner_may_look_into_the_folder() {
     let mode = || fs::metadata(space.partial()).unwrap().mode() & 0o777;
     drop(space.begin(Disk::default(), &PLAIN).unwrap());
     assert_eq!(mode(), 0o700);
-    fs::set_permissions(space.partial(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(space.partial(), fs::Permissions::from_mode(0o755)).unwrap();
     let output = space.begin(Disk::default(), &PLAIN).unwrap().open().unwrap();
     assert_eq!(mode(), 0o700);
     // The output itself has the rights that folders usually get.
