@@ -107,8 +107,10 @@ fn links_of_adapter(input: &Input) -> Result<Option<Diagnostic>, Box<Diagnostic>
 /// The weights of a model, and which of some files beside them, that lie outside of its folder.
 fn links_among(checkpoint: &Checkpoint, beside: &[PathBuf]) -> Option<Diagnostic> {
     let root = &checkpoint.root;
+    // What is computed from an adapter and its base reads the base's files, too.
     let weights = checkpoint.index.shards().iter().map(|shard| shard.path.as_path());
-    let files = weights.chain(beside.iter().map(PathBuf::as_path));
+    let own = weights.filter(|path| path.starts_with(root));
+    let files = own.chain(beside.iter().map(PathBuf::as_path));
     let mut out: Vec<LeadingOut> = leading_out(root, files);
     out.sort_by(|a, b| a.file.cmp(&b.file));
     out.dedup();
