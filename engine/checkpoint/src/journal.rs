@@ -64,10 +64,9 @@ impl fmt::Debug for OwnerKey {
 /// One event, one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// What making this tensor told, in one line of the caller's words; stands before that it is written.
-    Told(usize, String),
-    /// All bytes of this tensor are written.
-    Tensor(usize, TensorDigest),
+    /// All bytes of this tensor are written; and what making it told, in the caller's words without a new line.
+    /// The two are one line, because of several any may be lost.
+    Tensor(usize, TensorDigest, Option<String>),
     /// The system could not store this shard: what was recorded of its tensors so far is void, even
     /// where reading them from memory still shows the right bytes.
     ShardLost(usize),
@@ -80,8 +79,8 @@ impl Entry {
     /// The line in the journal of `identity`, with its checksum in front.
     pub fn line(&self, key: &OwnerKey, identity: &str) -> String {
         let body = match self {
-            Self::Told(index, told) => format!("told {index} {told}"),
-            Self::Tensor(index, digest) => format!("tensor {index} {digest}"),
+            Self::Tensor(index, digest, None) => format!("tensor {index} {digest}"),
+            Self::Tensor(index, digest, Some(told)) => format!("tensor {index} {digest} {told}"),
             Self::ShardLost(shard) => format!("shard-lost {shard}"),
             Self::Finished(digest) => format!("finished {digest}"),
         };
@@ -93,14 +92,12 @@ impl Entry {
         if sum != key.checksum(identity, body) {
             return None;
         }
-        if let Some((index, told)) =
-            body.strip_prefix("told ").and_then(|rest| rest.split_once(' '))
-        {
-            return Some(Self::Told(index.parse().ok()?, told.to_owned()));
-        }
-        let mut words = body.split(' ');
+        let mut words = body.splitn(4, ' ');
         let entry = match words.next()? {
-            "tensor" => Self::Tensor(words.next()?.parse().ok()?, words.next()?.parse().ok()?),
+            "tensor" => {
+                let (index, digest) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+                Self::Tensor(index, digest, words.next().map(str::to_owned))
+            }
             "shard-lost" => Self::ShardLost(words.next()?.parse().ok()?),
             "finished" => Self::Finished(words.next()?.parse().ok()?),
             _ => return None,
@@ -183,13 +180,12 @@ impl Journal {
         let mut journal = Self::new(identity);
         for entry in lines.filter_map(|line| Entry::parse(line, key, identity)) {
             match entry {
-                Entry::Tensor(index, digest) if shard_of(index).is_some() => {
+                Entry::Tensor(index, digest, told) if shard_of(index).is_some() => {
                     journal.tensors.insert(index, digest);
+                    journal.told.remove(&index);
+                    journal.told.extend(told.map(|told| (index, told)));
                 }
-                Entry::Told(index, told) if shard_of(index).is_some() => {
-                    journal.told.insert(index, told);
-                }
-                Entry::Tensor(..) | Entry::Told(..) => {}
+                Entry::Tensor(..) => {}
                 Entry::ShardLost(shard) => {
                     journal.tensors.retain(|&index, _| shard_of(index) != Some(shard));
                     journal.told.retain(|&index, _| shard_of(index) != Some(shard));
@@ -206,10 +202,8 @@ impl Journal {
         let body = format!("{TITLE} {}", self.identity);
         let mut text = format!("{} {body}\n", key.checksum(&self.identity, &body));
         for (&index, &digest) in &self.tensors {
-            if let Some(told) = self.told.get(&index) {
-                text.push_str(&Entry::Told(index, told.clone()).line(key, &self.identity));
-            }
-            text.push_str(&Entry::Tensor(index, digest).line(key, &self.identity));
+            let entry = Entry::Tensor(index, digest, self.told.get(&index).cloned());
+            text.push_str(&entry.line(key, &self.identity));
         }
         text
     }
@@ -249,11 +243,25 @@ mod tests {
         assert_eq!(parse(&text).unwrap().finished, Some(digest(9)));
     }
 
+    /// What a power cut takes of an append becomes zeros, which join the line after them.
+    #[test]
+    fn a_tensor_is_never_believed_without_what_it_told() {
+        let told = |of: u8| line(Entry::Tensor(usize::from(of), digest(of), Some("news".into())));
+        let before = Journal::new("abc").text(&KEY);
+        for kept in 0..told(1).len() {
+            let mut text = before.clone() + &told(1)[..kept];
+            text.push_str(&"\0".repeat(told(1).len() - kept));
+            let journal = parse(&(text + &told(2) + &told(3))).unwrap();
+            assert_eq!(recorded(&journal), [3], "{kept} bytes kept");
+            assert_eq!(journal.told.len(), 1);
+        }
+    }
+
     #[test]
     fn every_torn_end_is_ignored() {
-        let whole = Journal::new("abc").text(&KEY) + &line(Entry::Tensor(1, digest(1)));
+        let whole = Journal::new("abc").text(&KEY) + &line(Entry::Tensor(1, digest(1), None));
         let start = whole.len();
-        let torn = whole.clone() + &line(Entry::Tensor(2, digest(2)));
+        let torn = whole.clone() + &line(Entry::Tensor(2, digest(2), None));
         for end in start..torn.len() {
             assert_eq!(recorded(&parse(&torn[..end]).unwrap()), [1], "cut at {end}");
         }
@@ -263,8 +271,8 @@ mod tests {
     #[test]
     fn a_damaged_byte_never_yields_a_wrong_entry() {
         let text = Journal::new("abc").text(&KEY)
-            + &line(Entry::Tensor(1, digest(1)))
-            + &line(Entry::Tensor(2, digest(2)));
+            + &line(Entry::Tensor(1, digest(1), None))
+            + &line(Entry::Tensor(2, digest(2), None));
         for at in 0..text.len() {
             let mut bytes = text.clone().into_bytes();
             bytes[at] ^= 1;
@@ -279,12 +287,10 @@ mod tests {
     #[test]
     fn a_lost_shard_voids_what_was_recorded_before() {
         let text = Journal::new("abc").text(&KEY)
-            + &line(Entry::Told(1, "old".to_owned()))
-            + &line(Entry::Tensor(1, digest(1)))
-            + &line(Entry::Told(6, "news".to_owned()))
-            + &line(Entry::Tensor(6, digest(6)))
+            + &line(Entry::Tensor(1, digest(1), Some("old".to_owned())))
+            + &line(Entry::Tensor(6, digest(6), Some("news".to_owned())))
             + &line(Entry::ShardLost(0))
-            + &line(Entry::Tensor(2, digest(2)));
+            + &line(Entry::Tensor(2, digest(2), None));
         let journal = parse(&text).unwrap();
         assert_eq!(recorded(&journal), [2, 6]);
         assert_eq!(journal.told, BTreeMap::from([(6, "news".to_owned())]));
@@ -292,7 +298,7 @@ mod tests {
 
     #[test]
     fn tensors_that_do_not_exist_and_foreign_files_are_refused() {
-        let text = Journal::new("abc").text(&KEY) + &line(Entry::Tensor(10, digest(1)));
+        let text = Journal::new("abc").text(&KEY) + &line(Entry::Tensor(10, digest(1), None));
         assert!(parse(&text).unwrap().tensors.is_empty());
         for foreign in ["", "\n", "hello\n", &text.replace("journal 2", "journal 1")] {
             assert_eq!(parse(foreign), None, "{foreign:?}");
@@ -303,8 +309,8 @@ mod tests {
     #[test]
     fn a_journal_that_others_wrote_is_not_believed() {
         let others = OwnerKey([8; 32]);
-        let theirs =
-            Journal::new("abc").text(&others) + &Entry::Tensor(1, digest(1)).line(&others, "abc");
+        let theirs = Journal::new("abc").text(&others)
+            + &Entry::Tensor(1, digest(1), None).line(&others, "abc");
         let shard_of = |_| Some(0);
         assert_eq!(Journal::parse(theirs.as_bytes(), &KEY, shard_of), Found::Others);
         assert_eq!(Journal::parse(b"", &KEY, shard_of), Found::Others);
@@ -312,9 +318,9 @@ mod tests {
             assert_eq!(Journal::parse(foreign.as_bytes(), &KEY, shard_of), Found::Foreign);
         }
         let mixed = Journal::new("abc").text(&KEY)
-            + &Entry::Tensor(1, digest(1)).line(&others, "abc")
-            + &Entry::Tensor(2, digest(2)).line(&KEY, "abd")
-            + &line(Entry::Tensor(3, digest(3)));
+            + &Entry::Tensor(1, digest(1), None).line(&others, "abc")
+            + &Entry::Tensor(2, digest(2), None).line(&KEY, "abd")
+            + &line(Entry::Tensor(3, digest(3), None));
         assert_eq!(recorded(&parse(&mixed).unwrap()), [3]);
         assert!(!format!("{KEY:?}").contains('7'));
     }

@@ -360,8 +360,7 @@ impl OutputFolder {
         told: Option<String>,
     ) -> Result<(), Box<Diagnostic>> {
         debug_assert!(told.iter().all(|told| !told.contains('\n')), "one line");
-        let told = told.map(|told| Entry::Told(tensor, told));
-        self.append(told.into_iter().chain([Entry::Tensor(tensor, digest)]))?;
+        self.append(Entry::Tensor(tensor, digest, told))?;
         self.note_finished(tensor, digest);
         Ok(())
     }
@@ -488,13 +487,11 @@ impl OutputFolder {
         }
     }
 
-    fn append(&self, entries: impl IntoIterator<Item = Entry>) -> Result<(), Box<Diagnostic>> {
-        let lines: String =
-            entries.into_iter().map(|entry| entry.line(&self.key, &self.identity)).collect();
+    fn append(&self, entry: Entry) -> Result<(), Box<Diagnostic>> {
         let path = begin::journal_path(&self.partial);
         let file = self.journal.lock().expect("no thread panics while it holds the journal");
         self.disk
-            .append(&file, &path, lines.as_bytes())
+            .append(&file, &path, entry.line(&self.key, &self.identity).as_bytes())
             .map_err(|error| refused("write the journal", &path, &error))
     }
 }

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use mixdown_checkpoint::journal::OwnerKey;
@@ -18,7 +17,7 @@ const LONGEST: u64 = 256;
 
 /// Makes the folder, or takes one that a run with this key made.
 ///
-/// **Errors.** `OUTPUT_EXISTS` for a folder that somebody else made, or that was copied; what the system refuses.
+/// **Errors.** `OUTPUT_EXISTS` for a folder that somebody else made; what the system refuses.
 pub fn claim(folder: &Path, key: &OwnerKey) -> Result<(), Box<Diagnostic>> {
     match is_claimed(folder, key) {
         Ok(true) => Ok(()),
@@ -37,6 +36,20 @@ pub fn claim(folder: &Path, key: &OwnerKey) -> Result<(), Box<Diagnostic>> {
     }
 }
 
+/// Removes a folder that was claimed, its mark last, so that what is left of it at any moment can be claimed again.
+pub fn remove_claimed(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            _ if entry.file_name() == MARK => {}
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    stored::sync_folder(folder)?;
+    fs::remove_dir_all(folder)
+}
+
 /// Whether there is a mark, whoever made it.
 pub(crate) fn has_mark(folder: &Path) -> bool {
     fs::symlink_metadata(folder.join(MARK)).is_ok()
@@ -50,14 +63,15 @@ fn is_claimed(folder: &Path, key: &OwnerKey) -> io::Result<bool> {
     if !found.is_dir() {
         return Ok(false);
     }
-    // Of this very folder: a mark that was copied with another one says nothing.
-    let expected = key.seal(&format!("folder {} {}", found.dev(), found.ino()));
+    // Not of this very folder, whose number and path change when it is moved or restored. Who has a copy of
+    // such a mark still leads nowhere else: links are refused besides.
+    let expected = key.seal("a folder to go on from");
     let path = folder.join(MARK);
     if path.is_symlink() {
         return Ok(false);
     }
     match read_limited(&path, LONGEST) {
-        Ok(mark) => Ok(mark == expected.as_bytes()),
+        Ok(mark) => Ok(mark == expected.as_bytes() && !holds_links(folder)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if !is_empty(folder)? {
                 return Ok(false);
@@ -67,6 +81,16 @@ fn is_claimed(folder: &Path, key: &OwnerKey) -> io::Result<bool> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether something in the folder is a link; what mixdown puts there is none.
+fn holds_links(folder: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(folder)? {
+        if entry?.file_type()?.is_symlink() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether nothing is there, but what a crash left of a mark.
@@ -107,15 +131,31 @@ mod tests {
     }
 
     #[test]
-    fn folders_of_others_copies_and_links_are_refused() {
+    fn what_is_claimed_is_removed_with_all_that_it_holds() {
+        let space = tempfile::tempdir().unwrap();
+        let folder = space.path().join("a");
+        claim(&folder, &OURS).unwrap();
+        fs::create_dir(folder.join("results")).unwrap();
+        fs::write(folder.join("results/one"), "x").unwrap();
+        fs::write(folder.join("note"), "x").unwrap();
+        remove_claimed(&folder).unwrap();
+        assert!(!folder.exists());
+    }
+
+    #[test]
+    fn folders_of_others_and_links_are_refused() {
         let space = tempfile::tempdir().unwrap();
         let (ours, others) = (space.path().join("ours"), space.path().join("others"));
         claim(&ours, &OURS).unwrap();
         fs::create_dir(&others).unwrap();
         fs::write(others.join("lock"), "").unwrap();
         assert!(refused(&others, &OURS));
+        // Ours that was moved or restored.
         fs::copy(ours.join(MARK), others.join(MARK)).unwrap();
+        claim(&others, &OURS).unwrap();
+        symlink("../precious", others.join("lock2")).unwrap();
         assert!(refused(&others, &OURS));
+        fs::remove_file(others.join("lock2")).unwrap();
         let link = space.path().join("link");
         symlink(&ours, &link).unwrap();
         assert!(refused(&link, &OURS));

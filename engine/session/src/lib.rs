@@ -43,7 +43,7 @@ use mixdown_cuda::driver::Driver;
 use mixdown_diagnostics::Diagnostic;
 
 pub use backend::Chosen;
-pub use claimed::claim;
+pub use claimed::{claim, remove_claimed};
 pub use device::{Device, Numbers};
 pub use machine::{Budget, Machine, threads};
 pub use mixdown_exec::Footprint;

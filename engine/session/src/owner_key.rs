@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mixdown_checkpoint::journal::OwnerKey;
+use mixdown_checkpoint::stored;
 
 /// The key in this folder, made where there is none.
 ///
@@ -38,7 +39,22 @@ pub fn in_folder(folder: &Path) -> io::Result<OwnerKey> {
     });
     let _ = fs::remove_file(&fresh);
     placed?;
+    // Other folders are known by it: it must not go in a power cut that they survive.
+    sync_all_above(folder)?;
     read(&path)?.ok_or_else(|| io::Error::other("the key that was written is not there"))
+}
+
+/// Waits until a folder and those above it are stored, whoever made them. Who may not list a folder may have made
+/// one in it all the same.
+fn sync_all_above(folder: &Path) -> io::Result<()> {
+    let folder = folder.canonicalize()?;
+    for folder in folder.ancestors() {
+        match stored::sync_folder(folder) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            result => result?,
+        }
+    }
+    Ok(())
 }
 
 /// The key of a file, if it is one; another length is what a crash may have left.

@@ -2,7 +2,7 @@
 //! panic, an output under its name that is not what it should be, and a second run that does not end with
 //! the right bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use mixdown_kit::{Outcome, Space};
@@ -228,6 +228,29 @@ fn first_line(outcome: &Outcome) -> String {
         .join(" ")
 }
 
+/// The first file that is not as it should be.
+fn first_other(wanted: &Files, found: &Files) -> String {
+    let of = |files: &Files, name: &str| {
+        files.iter().find(|(known, _)| known == name).map(|(_, bytes)| bytes.clone())
+    };
+    let names: BTreeSet<&String> = wanted.iter().chain(found).map(|(name, _)| name).collect();
+    let other = names.into_iter().find(|name| of(wanted, name) != of(found, name));
+    let Some(name) = other else { return "none".to_owned() };
+    match (of(wanted, name), of(found, name)) {
+        (Some(wanted), Some(found)) => {
+            let at = wanted.iter().zip(&found).position(|(one, other)| one != other);
+            let at = at.unwrap_or(wanted.len().min(found.len()));
+            let text = |bytes: &[u8]| {
+                let from = at.saturating_sub(20).min(bytes.len());
+                String::from_utf8_lossy(&bytes[from..(at + 60).min(bytes.len())]).into_owned()
+            };
+            format!("{name} from byte {at}: {:?}, not {:?}", text(&found), text(&wanted))
+        }
+        (None, _) => format!("{name} should not be there"),
+        (_, None) => format!("{name} is not there"),
+    }
+}
+
 impl Reference {
     /// What the output's folder holds.
     pub fn files(&self, space: &Space) -> Files {
@@ -272,7 +295,8 @@ impl Reference {
             return Err(format!("and a second run: {}", first_line(&again)));
         }
         if !self.is_done(space) {
-            return Err("and a second run gave other files".to_owned());
+            let other = first_other(&self.files, &self.files(space));
+            return Err(format!("and a second run gave other files: {other}"));
         }
         if space.exists(hidden(output)) && again.status == Some(0) {
             return Err("and a second run left the unfinished folder".to_owned());

@@ -68,6 +68,8 @@ pub fn run(shim: &Shim, until: Instant, most: usize, seed: u64) -> Option<Figure
 fn record(shim: &Shim, reference: Reference) -> Option<Recorded> {
     let space = reference.case.space();
     let before = reference.files(&space);
+    // The user's home is there before a program begins; what is made in a folder that is not known would be lost.
+    std::fs::create_dir_all(space.path(".home")).expect("a home folder can be made");
     let disk = Recording::before(space.root()).expect("a small folder can be read");
     let (outcome, tape) = shim.tape(&space, &reference.case.arguments);
     outcome.success();

@@ -40,7 +40,7 @@ impl OutputFolder {
         if let Err((shard, failure)) = self.shards.store_all(&self.disk) {
             // After a failed sync the system may drop the bytes and still show them, so reading them
             // again proves nothing: they have to be written again.
-            self.append([Entry::ShardLost(shard)])?;
+            self.append(Entry::ShardLost(shard))?;
             return Err(failure);
         }
         let output = output_path(&self.partial);
@@ -216,7 +216,7 @@ impl Drop for OutputFolder {
         self.shards.stop();
         if let Some(shard) = self.shards.lost() {
             // If not even this can be written, the disk is beyond what a journal can help.
-            let _ = self.append([Entry::ShardLost(shard)]);
+            let _ = self.append(Entry::ShardLost(shard));
         }
     }
 }

@@ -182,7 +182,7 @@ fn merge_all(arguments: &Arguments, sweep: &Sweep, terminal: &Terminal) -> Outco
     }
     if arguments.no_cache && store.exists() {
         // What stays behind does no harm, and the outputs are there.
-        let _ = std::fs::remove_dir_all(&store);
+        let _ = mixdown_session::remove_claimed(&store);
     }
     outcome
 }

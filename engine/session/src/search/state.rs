@@ -89,6 +89,10 @@ impl State {
         if holds_more && holds_inner && !claimed::has_mark(&self.inner()) {
             holds_inner = false;
         }
+        let is_link = |name: &str| self.root.join(name).is_symlink();
+        if ["candidates", "merged"].into_iter().any(is_link) {
+            holds_inner = false;
+        }
         if !is_readable || (holds_more && !holds_inner) {
             return Err(Box::new(
                 Diagnostic::error(codes::OUTPUT_EXISTS, "the folder holds something else")

@@ -93,7 +93,7 @@ fn a_prepared_folder_contributes_no_tensor() {
     fs::write(output.partial().join("output/stray.py"), "import os").unwrap();
     drop(output);
     let mut text = Journal::new(identity.as_str()).text(&other);
-    text.push_str(&Entry::Tensor(0, TensorDigest::of(&wrong)).line(&other, &identity));
+    text.push_str(&Entry::Tensor(0, TensorDigest::of(&wrong), None).line(&other, &identity));
     fs::write(space.partial().join("journal"), &text).unwrap();
 
     let output = space.begin(Disk::default(), &PLAIN).unwrap().open().unwrap();

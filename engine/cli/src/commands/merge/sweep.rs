@@ -107,7 +107,7 @@ impl Marks {
 
     /// Removes the marks of a sweep that is done. What stays behind does no harm.
     pub fn remove(&self) {
-        let _ = fs::remove_dir_all(self.folder());
+        let _ = mixdown_session::remove_claimed(&self.folder());
     }
 }
 
