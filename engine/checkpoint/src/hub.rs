@@ -8,6 +8,8 @@ pub mod far;
 #[cfg(feature = "hub")]
 mod fetch;
 mod id;
+#[cfg(feature = "hub")]
+mod known;
 mod options;
 #[cfg(feature = "hub")]
 mod ranges;
@@ -42,6 +44,11 @@ pub trait FetchProgress {
     /// Whether to stop; asked several times a second. What was fetched stays for another time.
     fn is_cancelled(&self) -> bool {
         false
+    }
+
+    /// Takes what the user should know of how a model was found.
+    fn warn(&self, warning: Diagnostic) {
+        let _ = warning;
     }
 }
 
@@ -134,6 +141,23 @@ fn fetch(
             .fact("hub", "not asked, because this program was built without downloads")
             .help("fetch the model with another tool and name its folder"),
     ))
+}
+
+/// The folder of a model of which all weights are in the hub's cache. Nobody is asked.
+pub fn cached(id: &str, revision: Option<&str>, options: &HubOptions) -> Option<PathBuf> {
+    let revision = revision.unwrap_or("main");
+    if !is_hub_id(id) || !is_revision(revision) {
+        return None;
+    }
+    match Repository::new(&options.cache, id).state(revision) {
+        State::Complete(snapshot) => Some(snapshot),
+        State::Partial(_) | State::Absent => None,
+    }
+}
+
+/// Whether a reference can only be an id at the hub: it has the form of one, and nothing here has its name.
+pub fn is_of_hub(reference: &str) -> bool {
+    Path::new(reference).symlink_metadata().is_err() && is_hub_id(reference)
 }
 
 /// Whether a reference names a model that is read where it lies: an address, that of a store (`s3://`, `gs://`,

@@ -11,6 +11,7 @@ mod machine;
 mod names;
 mod open_files;
 mod progress;
+mod reading;
 mod recipe;
 pub mod size;
 mod stop;

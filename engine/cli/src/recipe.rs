@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use mixdown_session::RecipeInput;
 
+use crate::reading::Reading;
+
 /// The arguments that name a recipe.
 #[derive(Clone, Debug, Args)]
 pub struct RecipeArguments {
@@ -17,6 +19,8 @@ pub struct RecipeArguments {
     /// the hub's cache are no such links
     #[arg(long)]
     follow_links: bool,
+    #[command(flatten)]
+    pub reading: Reading,
 }
 
 impl RecipeArguments {

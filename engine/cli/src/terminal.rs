@@ -8,6 +8,7 @@ use crate::commands::Outcome;
 use crate::commands::merge::summary;
 use crate::commands::search::folders_of_programs;
 use crate::progress::{self, Style};
+use crate::reading::Reading;
 use crate::stop;
 use crate::talk::{self, Talk};
 
@@ -38,6 +39,12 @@ impl Terminal {
         let mut places = Places::from_env(&|name| std::env::var_os(name));
         places.programs = folders_of_programs();
         Self { talk, json, style, places }
+    }
+
+    /// The same for models that are reached in this way.
+    pub fn reading(mut self, reading: Reading) -> Self {
+        self.places.remote = reading.remote;
+        self
     }
 
     /// What commands lend to the work.

@@ -213,4 +213,5 @@ codes! {
     ODD_NAME = "W0661", "a file beside the weights is not copied for its name";
     DEVICE_UNUSED = "W0670", "a device was asked for, and nothing is done on it";
     PARTS_COMPUTED = "W0680", "parts of an output were computed with different instructions";
+    CACHED_INSTEAD = "W0681", "the hub cannot be reached, and what an earlier run fetched is used";
 }

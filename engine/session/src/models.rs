@@ -1,7 +1,7 @@
 //! Finds models, at a path or at the hub, and opens them.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use mixdown_checkpoint::hub::{self, FetchProgress};
@@ -161,16 +161,30 @@ pub fn located(reference: &Reference, session: &Session<'_>) -> Result<PathBuf, 
         return Err(vec![fault.note(why).help("fetch the files, and name their folder")]);
     }
     let meter = session.meter(Task::Fetching);
-    let fetching =
-        Fetching { session, meter: &meter, files: Mutex::default(), since: Instant::now() };
+    let fetching = Fetching {
+        session,
+        meter: &meter,
+        files: Mutex::default(),
+        warnings: Mutex::default(),
+        since: Instant::now(),
+    };
     let found = session.watch(&meter, || {
         let revision = reference.revision.as_deref();
-        if hub::is_remote(&reference.path) {
-            let places = session.places;
-            return hub::prepare(&reference.path, revision, &places.hub, &places.cache, &fetching);
+        let (places, path) = (session.places, &reference.path);
+        let prepare =
+            |address: &str| hub::prepare(address, revision, &places.hub, &places.cache, &fetching);
+        if hub::is_remote(path) {
+            return prepare(path);
         }
-        hub::locate(&reference.path, revision, &session.places.hub, &fetching)
+        if places.remote && hub::is_of_hub(path) {
+            return match hub::cached(path, revision, &places.hub) {
+                Some(folder) => Ok(folder),
+                None => prepare(&format!("hf://{path}")),
+            };
+        }
+        hub::locate(path, revision, &places.hub, &fetching)
     });
+    session.warn(&fetching.warnings.into_inner().unwrap_or_else(PoisonError::into_inner));
     found.map_err(|diagnostic| vec![searched(*diagnostic, &reference.path)])
 }
 
@@ -212,12 +226,14 @@ struct Fetching<'a> {
     meter: &'a Meter,
     /// Bytes here and bytes in all, of each file so far.
     files: Mutex<Vec<(String, u64, u64)>>,
+    /// Told when the progress is no longer shown.
+    warnings: Mutex<Vec<Diagnostic>>,
     since: Instant,
 }
 
 impl FetchProgress for Fetching<'_> {
     fn advance(&self, file: &str, done: u64, total: u64) {
-        let mut files = self.files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let before = match files.iter_mut().find(|(known, ..)| known == file) {
             Some(known) => {
                 let before = known.1;
@@ -237,6 +253,10 @@ impl FetchProgress for Fetching<'_> {
 
     fn is_cancelled(&self) -> bool {
         self.session.is_cancelled()
+    }
+
+    fn warn(&self, warning: Diagnostic) {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
     }
 }
 

@@ -13,13 +13,16 @@ pub struct Places {
     pub cache: PathBuf,
     /// The hub's cache, address and token.
     pub hub: HubOptions,
+    /// Whether models of the hub that are not in its cache are read where they lie, as `hf://` says of one.
+    pub remote: bool,
     /// Folders in which mixdown's other programs are looked for.
     pub programs: Vec<PathBuf>,
 }
 
 impl Places {
     /// As variables of the environment say, which `read` gives: `MIXDOWN_CACHE` or the user's folder of
-    /// caches, and those that the hub's own clients know.
+    /// caches, `MIXDOWN_REMOTE`, and those that
+    /// the hub's own clients know.
     pub fn from_env(read: &dyn Fn(&str) -> Option<OsString>) -> Self {
         let path = |name| read(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let cache = path("MIXDOWN_CACHE").unwrap_or_else(|| {
@@ -30,7 +33,8 @@ impl Places {
         });
         let searched = read("PATH").unwrap_or_default();
         let programs = std::env::split_paths(&searched).collect();
-        Self { cache, hub: HubOptions::from_env(read), programs }
+        let remote = read("MIXDOWN_REMOTE").is_some_and(|value| is_yes(&value.to_string_lossy()));
+        Self { cache, hub: HubOptions::from_env(read), remote, programs }
     }
 
     /// What is known of the content of files.
@@ -42,6 +46,11 @@ impl Places {
     pub fn store(&self) -> PathBuf {
         self.cache.join("store")
     }
+}
+
+/// Whether a variable's value asks for what it names.
+fn is_yes(value: &str) -> bool {
+    !["", "0", "n", "no", "f", "false", "off"].contains(&value.trim().to_lowercase().as_str())
 }
 
 #[cfg(test)]

@@ -106,6 +106,92 @@ fn models_at_a_hub_are_merged_where_they_lie() {
     assert!(blocks > 0 && blocks < 1 << 20, "{blocks}");
 }
 
+/// Ids as recipes name them, with the switch or its variable, in every command that opens models.
+#[test]
+fn ids_that_are_not_in_the_cache_are_read_where_they_lie_when_asked() {
+    let hub = hub();
+    let expected = expected(&hub);
+    let server = HubServer::start(hub.root(), Behavior::default());
+    let space = Space::new();
+    space.write("recipe.yaml", recipe(""));
+    for command in ["check", "plan"] {
+        run(&space, &server, &[command, "recipe.yaml", "--remote"]).success();
+    }
+    run(&space, &server, &["inspect", "org/a", "--remote"]).success();
+    let for_headers = asked(&server.requests());
+    // The models have 25 MB in six files, whose headers are asked for by each command.
+    assert!(for_headers <= 13 * (64 << 10), "headers alone are read: {for_headers}");
+    Program::new(&space)
+        .args(MERGE)
+        .without_env("HF_HUB_OFFLINE")
+        .env("HF_ENDPOINT", server.endpoint())
+        .env("MIXDOWN_REMOTE", "1")
+        .run()
+        .success();
+    assert_same(&space, &expected);
+    let manifest = space.read_text("merged/mixdown-manifest.json");
+    assert!(manifest.contains(COMMIT) && manifest.contains("\"org/base\""), "{manifest}");
+    assert!(!space.exists(".home/huggingface/hub/models--org--base"), "nothing is downloaded");
+    let misspelled = run(&space, &server, &["inspect", "org/none", "--remote"]).exits(2);
+    assert!(misspelled.stderr.contains("there is no model"), "{}", misspelled.stderr);
+}
+
+/// Nothing answers at the address of this hub.
+const NOWHERE: &str = "http://127.0.0.1:9";
+
+fn without_hub(space: &Space, arguments: &[&str]) -> Outcome {
+    let program = Program::new(space).args(arguments).without_env("HF_HUB_OFFLINE");
+    program.env("HF_ENDPOINT", NOWHERE).run()
+}
+
+/// A hub that is down stops nobody who has the model.
+#[test]
+fn what_is_cached_works_while_the_hub_is_down() {
+    let hub = hub();
+    let expected = expected(&hub);
+    let server = HubServer::start(hub.root(), Behavior::default());
+    let space = Space::new();
+    space.write("recipe.yaml", recipe(""));
+    // Fetches all of them.
+    run(&space, &server, &["check", "recipe.yaml"]).success();
+    drop(server);
+    let merged = without_hub(&space, &[&MERGE[..], &["--remote"]].concat()).success();
+    assert_same(&space, &expected);
+    assert!(!merged.stderr.contains("W0681"), "nobody is asked for what is here");
+    // An address of the hub is asked for there, and what is here serves in its place, which is told.
+    let inspected = without_hub(&space, &["inspect", "hf://org/a"]).success();
+    let told = &inspected.stderr;
+    assert!(told.contains("W0681") && told.contains(COMMIT), "{told}");
+    let offline = mixdown_kit::mixdown(&space, ["inspect", "hf://org/a"]).success();
+    assert!(!offline.stderr.contains("W0681"), "{}", offline.stderr);
+    let none = without_hub(&space, &["inspect", "org/none", "--remote"]);
+    assert_ne!(none.status, Some(0));
+    assert!(none.stderr.contains(NOWHERE), "{}", none.stderr);
+}
+
+/// Headers that an earlier run read suffice for what needs headers alone.
+#[test]
+fn headers_of_an_earlier_run_serve_while_the_hub_is_down() {
+    let hub = hub();
+    // The path of stand-ins has the hub's address in it, so both servers need the same.
+    let server = HubServer::start(hub.root(), Behavior::default());
+    let (space, endpoint) = (Space::new(), server.endpoint());
+    space.write("recipe.yaml", recipe("hf://"));
+    let plan = |arguments: &[&str]| {
+        let program = Program::new(&space).args(arguments).without_env("HF_HUB_OFFLINE");
+        program.env("HF_ENDPOINT", &endpoint).run()
+    };
+    let before = plan(&["plan", "recipe.yaml"]).success();
+    drop(server);
+    let after = plan(&["plan", "recipe.yaml"]).success();
+    assert_eq!(before.stdout, after.stdout);
+    assert_eq!(after.stderr.matches("W0681").count(), 3, "{}", after.stderr);
+    assert_ne!(
+        plan(&["plan", "recipe.yaml", "--set", "base_model=hf://org/other"]).status,
+        Some(0)
+    );
+}
+
 #[test]
 fn folders_and_files_at_addresses_are_merged_where_they_lie() {
     let hub = hub();

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use mixdown_diagnostics::{Diagnostic, codes};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::cache::Repository;
 use super::fetch::{Fetch, patiently};
@@ -62,7 +62,7 @@ pub(super) fn download(
 }
 
 /// What the hub tells of a revision.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 pub(super) struct RepoInfo {
     /// The commit that it stands for.
     pub sha: String,
@@ -70,7 +70,7 @@ pub(super) struct RepoInfo {
 }
 
 /// A file of a repository.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 pub(super) struct Sibling {
     pub rfilename: String,
 }

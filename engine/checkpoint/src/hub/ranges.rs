@@ -162,15 +162,8 @@ impl Remote {
             }
             Fault::Trouble(trouble) => {
                 let what = match &trouble {
-                    Trouble::Refused { status, reason } if reason.is_empty() => {
-                        format!("status {status}")
-                    }
-                    Trouble::Refused { status, reason } => {
-                        format!("{}, status {status}", shown(reason))
-                    }
-                    Trouble::Network(what) | Trouble::Confused(what) => without_credentials(what),
                     Trouble::Silence => format!("nothing for {} s", self.patience.as_secs()),
-                    _ => "it cannot be read".to_owned(),
+                    trouble => trouble.in_words(),
                 };
                 Diagnostic::error(codes::REMOTE_FAILED, "a remote file cannot be read")
                     .in_file(shown(address))

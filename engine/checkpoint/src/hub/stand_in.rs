@@ -9,11 +9,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mixdown_diagnostics::{Diagnostic, codes};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::download::describe;
 use super::far::{self, FOLDER};
 use super::fetch::patiently;
+use super::known::{self, Found, Known};
 use super::ranges::{Remote, RemoteSource, State};
 use super::store;
 use super::trouble::{Asked, Trouble};
@@ -73,7 +73,12 @@ pub(super) fn prepare(
     let server = HubOptions { endpoint, token: None, ..options.clone() };
     let options = if reference.starts_with("hf://") { options } else { &server };
     let asked = |file| Asked { id: reference, revision: revision.unwrap_or("main"), file, options };
+    let of_hub = reference.strip_prefix("hf://").map(|id| id.trim_end_matches('/'));
     if options.offline {
+        // Nobody is asked where all of it is here.
+        if let Some(here) = of_hub.and_then(|id| super::cached(id, revision, options)) {
+            return Ok(here);
+        }
         let headline = format!("`{}` lies elsewhere", shown(reference));
         return Err(Box::new(
             Diagnostic::error(codes::MODEL_NOT_FOUND, headline)
@@ -82,8 +87,11 @@ pub(super) fn prepare(
         ));
     }
     let fault = |trouble: Trouble| asked(None).diagnostic(&trouble);
-    let place = match reference.strip_prefix("hf://") {
-        Some(id) => Place::of_hub(id, revision, options, cache, progress),
+    let place = match of_hub {
+        Some(id) => match known::find(id, revision, options, cache, progress).map_err(fault)? {
+            Found::Here(folder) => return Ok(folder),
+            Found::Described(known) => Ok(Place::of_hub(id, *known, cache)),
+        },
         None => match in_store {
             Some(located) => located.and_then(|located| {
                 Place::of_address(Web::of_store(&located)?, &located.address, true, cache)
@@ -147,22 +155,13 @@ struct Place {
     is_file: bool,
     /// Whether names are escaped as stores do.
     is_store: bool,
+    /// Why nobody can be asked, where an earlier run's stand-ins are all there is.
+    unreachable: Option<String>,
 }
 
 impl Place {
-    fn of_hub(
-        id: &str,
-        revision: Option<&str>,
-        options: &HubOptions,
-        cache: &Path,
-        progress: &dyn FetchProgress,
-    ) -> Result<Self, Trouble> {
-        let id = id.trim_end_matches('/');
-        if !super::id::is_hub_id(id) {
-            return Err(Trouble::Confused(format!("`{}` is no id of a model", shown(id))));
-        }
-        let web = Web::new(options)?;
-        let info = describe(&web, id, revision.unwrap_or("main"), options, progress)?;
+    fn of_hub(id: &str, known: Known, cache: &Path) -> Self {
+        let Known { web, info, unreachable } = known;
         let names: Vec<&str> = info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
         let found = wanted(names.iter().copied());
         let base = web.file_address(id, &info.sha, "");
@@ -173,7 +172,7 @@ impl Place {
         };
         let folder = folder(cache, &base).join("snapshots").join(&info.sha);
         let small = found.small.iter().map(|name| (*name).to_owned()).collect();
-        Ok(Self {
+        Self {
             web,
             base,
             folder,
@@ -182,7 +181,8 @@ impl Place {
             weights,
             is_file: false,
             is_store: false,
-        })
+            unreachable,
+        }
     }
 
     fn of_address(web: Web, address: &str, is_store: bool, cache: &Path) -> Result<Self, Trouble> {
@@ -201,7 +201,17 @@ impl Place {
             false => SMALL.iter().map(|name| (*name).to_owned()).collect(),
         };
         let folder = folder(cache, address).join("files");
-        Ok(Self { web, base, folder, small, is_listed: false, weights, is_file, is_store })
+        Ok(Self {
+            web,
+            base,
+            folder,
+            small,
+            is_listed: false,
+            weights,
+            is_file,
+            is_store,
+            unreachable: None,
+        })
     }
 
     /// Where a file of the model is asked for.
@@ -224,6 +234,9 @@ impl Place {
         // A commit's files stay what they are.
         if self.is_listed && path.is_file() {
             return Ok(());
+        }
+        if let Some(why) = &self.unreachable {
+            return Err(Trouble::Network(why.clone()));
         }
         let fetched = patiently(options, progress, || {
             let (body, _) = self.web.bytes(&self.address_of(name), 0, Some(options.patience))?;
@@ -254,9 +267,14 @@ impl Place {
         options: &HubOptions,
         progress: &dyn FetchProgress,
     ) -> Result<(), Trouble> {
-        let address = self.address_of(name);
         let path = self.folder.join(name);
         let note = self.folder.join(format!(".{name}.state"));
+        if let Some(why) = &self.unreachable {
+            let (state, head) = earlier(&path, &note).ok_or(Trouble::Network(why.clone()))?;
+            self.register(name, path, state, head, options);
+            return Ok(());
+        }
+        let address = self.address_of(name);
         let ask = |first: u64, last: u64| {
             patiently(options, progress, || {
                 let answer = self.web.range(&address, first, last, options.patience)?;
@@ -296,17 +314,29 @@ impl Place {
             put_sparse(&path, &head, state.size)?;
             put(&note, text.as_bytes())?;
         }
-        let patience = (options.patience, options.retry_after);
-        let remote = Remote::new(
-            self.web.clone(),
-            address,
-            state,
-            patience,
-            (path.clone(), head.len() as u64),
-        );
-        far::register(path, std::sync::Arc::new(RemoteSource(remote)));
+        self.register(name, path, state, head.len() as u64, options);
         Ok(())
     }
+
+    /// Says what a stand-in is for, whose first `head` bytes are the file's.
+    fn register(&self, name: &str, path: PathBuf, state: State, head: u64, options: &HubOptions) {
+        let patience = (options.patience, options.retry_after);
+        let address = self.address_of(name);
+        let remote = Remote::new(self.web.clone(), address, state, patience, (path.clone(), head));
+        far::register(path, std::sync::Arc::new(RemoteSource(remote)));
+    }
+}
+
+/// The state of a file that an earlier run made a stand-in of, and how many bytes of it are there.
+fn earlier(path: &Path, note: &Path) -> Option<(State, u64)> {
+    let note: Value = serde_json::from_slice(&fs::read(note).ok()?).ok()?;
+    let etag = note["etag"].as_str().map(str::to_owned);
+    let state = State { size: note["size"].as_u64()?, etag };
+    let file = File::open(path).ok()?;
+    let mut length = [0; 8];
+    file.read_exact_at(&mut length, 0).ok()?;
+    let head = u64::from_le_bytes(length).checked_add(8).filter(|head| *head <= state.size)?;
+    (file.metadata().ok()?.len() == state.size).then_some((state, head))
 }
 
 /// Makes all stand-ins, several at once.
@@ -338,13 +368,14 @@ fn stand_ins(
     }
 }
 
-fn folder(cache: &Path, address: &str) -> PathBuf {
+/// The folder of what is remembered of an address.
+pub(super) fn folder(cache: &Path, address: &str) -> PathBuf {
     let key = blake3::hash(address.as_bytes()).to_hex();
     cache.join(FOLDER).join(&key[..32])
 }
 
 /// Writes a file in one step, so that another process never sees a part of it.
-fn put(path: &Path, bytes: &[u8]) -> Result<(), Trouble> {
+pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), Trouble> {
     put_with(path, |file| file.write_all_at(bytes, 0))
 }
 

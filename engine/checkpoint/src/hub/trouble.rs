@@ -41,6 +41,31 @@ impl Trouble {
     }
 }
 
+impl Trouble {
+    /// Whether nobody answered, or somebody who cannot for the moment.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => *status >= 500,
+            Self::Network(_) | Self::Silence => true,
+            _ => false,
+        }
+    }
+
+    /// In a few words.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Refused { status, reason } if reason.is_empty() => format!("status {status}"),
+            Self::Refused { status, reason } => format!("{}, status {status}", shown(reason)),
+            Self::Network(what) | Self::Confused(what) => without_credentials(what),
+            Self::Silence => "nothing was sent".to_owned(),
+            Self::Damaged { .. } => "a file arrived damaged".to_owned(),
+            Self::Disk(error) => io_text(error),
+            Self::Busy => "another process is at it".to_owned(),
+            Self::Cancelled => "it was interrupted".to_owned(),
+        }
+    }
+}
+
 impl From<io::Error> for Trouble {
     /// An error of writing to the disk, or of reading from a connection: the crate that copies from
     /// one to the other does not tell which.

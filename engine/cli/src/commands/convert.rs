@@ -76,7 +76,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
     let running = arguments.running;
-    let terminal = Terminal::of_events(talk, running.json);
+    let terminal = Terminal::of_events(talk, running.json).reading(running.reading);
     let mut settings = Vec::new();
     settings.extend(arguments.library.map(|library| ("as", library.into())));
     settings.extend(arguments.scales.map(|scales| ("scales", scales.into())));

@@ -16,6 +16,7 @@ use crate::exit::Exit;
 use crate::names;
 use crate::stop;
 use crate::table::{Align, Table};
+use crate::reading::Reading;
 use crate::talk::{self, Talk};
 use crate::terminal::Terminal;
 
@@ -43,6 +44,8 @@ pub struct Arguments {
     /// cache are no such links
     #[arg(long)]
     follow_links: bool,
+    #[command(flatten)]
+    reading: Reading,
     /// Threads; all processors by default
     #[arg(long, value_name = "N", env = "MIXDOWN_THREADS", hide_env_values = true)]
     threads: Option<NonZeroUsize>,
@@ -57,7 +60,7 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
-    let terminal = Terminal::new(talk);
+    let terminal = Terminal::new(talk).reading(arguments.reading);
     let (models, wanted) =
         ((arguments.first.as_str(), arguments.second.as_str()), arguments.tensors.as_ref());
     let (threads, follow) = (threads(arguments.threads), arguments.follow_links);

@@ -52,7 +52,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
     let Arguments { model, base, rank, out, follow_links, running } = arguments;
-    let terminal = Terminal::of_events(talk, running.json);
+    let terminal = Terminal::of_events(talk, running.json).reading(running.reading);
     let (machine, force) = (running.machine.of_session(), running.force);
     let request = ExtractRequest { model, base, rank, out, machine, force, follow_links };
     let merged = extract(&request, &terminal.session());

@@ -57,7 +57,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
     let Arguments { base, adapters, scales, dtype, shard_size, follow_links, out, running } =
         arguments;
-    let terminal = Terminal::of_events(talk, running.json);
+    let terminal = Terminal::of_events(talk, running.json).reading(running.reading);
     let request = FuseRequest {
         base,
         adapters,

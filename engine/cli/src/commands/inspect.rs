@@ -16,6 +16,7 @@ use crate::commands::Outcome;
 use crate::exit::Exit;
 use crate::names;
 use crate::table::{Align, Table};
+use crate::reading::Reading;
 use crate::talk::{self, Talk};
 use crate::terminal::Terminal;
 
@@ -41,6 +42,8 @@ pub struct Arguments {
     /// cache are no such links
     #[arg(long)]
     follow_links: bool,
+    #[command(flatten)]
+    reading: Reading,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -48,8 +51,8 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
-    let model =
-        Model::open(&arguments.model, arguments.follow_links, &Terminal::new(talk).session())?;
+    let terminal = Terminal::new(talk).reading(arguments.reading);
+    let model = Model::open(&arguments.model, arguments.follow_links, &terminal.session())?;
     talk.show(&model.checkpoint.warnings);
     let wanted = arguments.tensors.as_ref();
     talk::data(&match wanted {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::commands::Outcome;
 use crate::exit::Exit;
 use crate::table::{Align, Table};
+use crate::reading::Reading;
 use crate::talk::{self, Talk};
 use crate::terminal::Terminal;
 
@@ -92,6 +93,8 @@ struct CheckArguments {
     /// cache are no such links
     #[arg(long)]
     follow_links: bool,
+    #[command(flatten)]
+    reading: Reading,
     /// What becomes of weights that only the target has twice, instead of what the map says
     #[arg(long, value_parser = ["main-text", "appendix-b"])]
     policy: Option<String>,
@@ -157,7 +160,7 @@ fn show(arguments: &ShowArguments) -> Outcome {
 
 fn prove(arguments: &CheckArguments, talk: Talk) -> Outcome {
     let map = maps::find(&arguments.map, Path::new(""))?;
-    let terminal = Terminal::new(talk);
+    let terminal = Terminal::new(talk).reading(arguments.reading);
     let session = terminal.session();
     let opened = [&arguments.target, &arguments.source]
         .map(|model| Model::open(model, arguments.follow_links, &session));

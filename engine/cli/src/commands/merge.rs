@@ -16,6 +16,7 @@ use sweep::Marks;
 use crate::commands::Outcome;
 use crate::exit::Exit;
 use crate::machine::Machine;
+use crate::reading::Reading;
 use crate::recipe::RecipeArguments;
 use crate::size;
 use crate::stop;
@@ -111,6 +112,8 @@ impl Arguments {
 pub struct Running {
     #[command(flatten)]
     pub machine: Machine,
+    #[command(flatten)]
+    pub reading: Reading,
     /// Replace the output folder if there is one
     #[arg(long)]
     pub force: bool,
@@ -125,7 +128,7 @@ pub struct Running {
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
-    let terminal = Terminal::of_events(talk, arguments.json);
+    let terminal = Terminal::of_events(talk, arguments.json).reading(arguments.recipe.reading);
     let session = terminal.session();
     let outcome = match &arguments.sweep {
         None => merge(&arguments.request(), &session).map(|merged| tell(&merged, &terminal, false)),

@@ -15,6 +15,7 @@ use mixdown_session::{RecipeInput, Session, Silence, Trouble};
 use crate::commands::Outcome;
 use crate::commands::merge::tell;
 use crate::machine::Machine;
+use crate::reading::Reading;
 use crate::stop;
 use crate::talk::Talk;
 use crate::terminal::Terminal;
@@ -34,6 +35,8 @@ const MOST_NAMED: usize = 8;
 pub struct Arguments {
     #[command(flatten)]
     machine: Machine,
+    #[command(flatten)]
+    reading: Reading,
     /// The configuration, the folder to make, and mergekit's switches
     #[arg(required = true, num_args = 1.., allow_hyphen_values = true, trailing_var_arg = true)]
     #[arg(value_name = "CONFIG OUT [SWITCHES]")]
@@ -76,7 +79,7 @@ fn is_replaced(out: &Path) -> Result<bool, Trouble> {
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
-    let terminal = Terminal::of_events(talk, false);
+    let terminal = Terminal::of_events(talk, false).reading(arguments.reading);
     let session = terminal.session();
     let understood = switches::understand(&arguments.words).map_err(Trouble::Usage)?;
     session.warn(&understood.warnings);

@@ -92,7 +92,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
     let begun = Instant::now();
-    let terminal = Terminal::new(talk);
+    let terminal = Terminal::new(talk).reading(arguments.recipe.reading);
     let request = SearchRequest {
         recipe: arguments.recipe.input(),
         settings: arguments.with.clone(),

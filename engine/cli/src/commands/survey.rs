@@ -13,6 +13,7 @@ use crate::exit::Exit;
 use crate::machine::Machine;
 use crate::stop;
 use crate::table::{Align, Table};
+use crate::reading::Reading;
 use crate::talk::{self, Talk};
 use crate::terminal::Terminal;
 
@@ -50,6 +51,8 @@ pub struct Arguments {
     #[arg(long)]
     follow_links: bool,
     #[command(flatten)]
+    reading: Reading,
+    #[command(flatten)]
     machine: Machine,
     /// Print JSON
     #[arg(long)]
@@ -62,7 +65,7 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
-    let terminal = Terminal::new(talk);
+    let terminal = Terminal::new(talk).reading(arguments.reading);
     let session = terminal.session();
     let Arguments { base, experts, out, no_spectra, follow_links, machine, json, .. } = arguments;
     let (spectra, machine) = (!no_spectra, machine.of_session());

@@ -95,7 +95,7 @@ fn words<T: Copy + Send + Sync + 'static>(
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
     let Arguments { target, donor, method, running, .. } = arguments;
-    let terminal = Terminal::of_events(talk, running.json);
+    let terminal = Terminal::of_events(talk, running.json).reading(running.reading);
     let request = TransplantRequest {
         target,
         donor,
