@@ -11,6 +11,7 @@ mod id;
 #[cfg(feature = "hub")]
 mod known;
 mod options;
+pub mod push;
 #[cfg(feature = "hub")]
 mod ranges;
 #[cfg(feature = "hub")]

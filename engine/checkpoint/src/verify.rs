@@ -111,16 +111,18 @@ fn shard_names(manifest: &Manifest) -> BTreeSet<&str> {
     names
 }
 
+/// The names of an output's files, with slashes: shards, other files, and the manifest.
+pub fn names(manifest: &Manifest) -> BTreeSet<&str> {
+    let files = manifest.files.iter().map(|file| file.name.as_str());
+    shard_names(manifest).into_iter().chain([MANIFEST_NAME]).chain(files).collect()
+}
+
 /// Files in an output's folder, and in the folders within it, that its manifest does not know: paths within the
 /// folder, sorted.
 ///
 /// **Errors.** A folder that cannot be listed.
 pub fn strangers(folder: &Path, manifest: &Manifest) -> io::Result<Vec<PathBuf>> {
-    let known: BTreeSet<&str> = shard_names(manifest)
-        .into_iter()
-        .chain([MANIFEST_NAME])
-        .chain(manifest.files.iter().map(|file| file.name.as_str()))
-        .collect();
+    let known = names(manifest);
     let folders: BTreeSet<&str> =
         known.iter().filter_map(|name| Some(name.split_once('/')?.0)).collect();
     let mut found = Vec::new();

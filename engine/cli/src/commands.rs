@@ -74,6 +74,8 @@ commands! {
     Diff in diff, quiet |arguments| arguments.quiet;
     /// Prove a merged checkpoint against its manifest
     Verify in verify, quiet |arguments| arguments.quiet;
+    /// Put a merged checkpoint at the hub
+    Push in push, quiet |arguments| arguments.quiet;
     /// List the merge methods, or explain one
     Methods in methods;
     Map in map;

@@ -82,7 +82,8 @@ pub fn compared(
 ///
 /// **Errors.** All that does not agree.
 pub fn verified(folder: &Path, threads: usize, session: &Session<'_>) -> Result<Value, Trouble> {
-    verify::verified(folder, threads, session).map(|report| verify::json_of(&report, folder))
+    mixdown_session::verify::verified(folder, threads, session)
+        .map(|report| verify::json_of(&report, folder))
 }
 
 /// What `mixdown assemble` tells, with the warnings.

@@ -163,6 +163,7 @@ codes! {
     REMOTE_RANGES = "E0557", "a server does not give parts of its files";
     STORE_REFUSED = "E0558", "an object store refuses what it is asked for";
     OUTPUT_REMOTE = "E0559", "an output is to be written to a remote place";
+    PUSH_REFUSED = "E0575", "an output cannot be pushed to the hub";
     IGNORED_KEY = "W0601", "a key of a mergekit configuration has no effect";
     IGNORED_PARAMETER = "W0602", "a parameter of a mergekit configuration has no effect";
     TIED_EMBEDDING = "W0603", "a tied embedding stands in for a missing output layer";

@@ -27,6 +27,7 @@ pub mod parts;
 mod places;
 pub mod planning;
 pub mod progress;
+pub mod push;
 pub mod quantity;
 pub mod recipes;
 pub mod search;
@@ -35,6 +36,7 @@ pub mod tensors;
 mod told;
 pub mod transplant;
 mod trouble;
+pub mod verify;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -22,6 +22,8 @@ pub enum Task {
     Verifying,
     /// Parts become one output.
     Assembling,
+    /// An output goes to the hub.
+    Pushing,
 }
 
 /// Counts the work. Many threads add to it.

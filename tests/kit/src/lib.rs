@@ -19,6 +19,7 @@ pub mod space;
 pub mod tensor;
 pub mod torch;
 pub mod torch_read;
+pub mod upload_hub;
 pub mod values;
 pub mod yaml;
 

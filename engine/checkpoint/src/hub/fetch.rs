@@ -18,7 +18,7 @@ use crate::source::{FilePool, identity};
 use crate::stored;
 
 /// Failures in a row, with nothing arriving between them, after which a file is given up.
-const MOST_FAILURES: u32 = 5;
+pub(super) const MOST_FAILURES: u32 = 5;
 /// Failures after which the hub is given up before any file was begun. A name that was mistyped or
 /// a network that is down should be said soon.
 const MOST_FAILURES_AT_FIRST: u32 = 2;
@@ -107,6 +107,16 @@ pub(super) fn patiently<T>(
     ask: impl Fn() -> Result<T, Trouble>,
 ) -> Result<T, Trouble> {
     patiently_from(options, progress, &mut 0, MOST_FAILURES_AT_FIRST, |_| ask())
+}
+
+/// Repeats a request until it failed so often.
+pub(super) fn patiently_for<T>(
+    options: &HubOptions,
+    progress: &dyn FetchProgress,
+    most_failures: u32,
+    ask: impl Fn() -> Result<T, Trouble>,
+) -> Result<T, Trouble> {
+    patiently_from(options, progress, &mut 0, most_failures, |_| ask())
 }
 
 /// Repeats a transfer while its failures may pass; whatever gets further renews the patience.

@@ -1,6 +1,8 @@
 //! Requests to the hub, and where its answers send them. The user's token is for the hub alone: every
 //! redirect is followed here, and a request to any other place is made without it.
 
+mod send;
+
 use std::time::Duration;
 
 use ureq::http::header::{
@@ -13,6 +15,8 @@ use ureq::{Agent, Body, BodyReader};
 use super::HubOptions;
 use super::store::{Located, Signer};
 use super::trouble::Trouble;
+
+pub(super) use send::{Sent, Verb};
 
 /// Redirects in a row that are followed; browsers follow about twenty, and the hub sends two at most.
 const MOST_REDIRECTS: usize = 10;

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use mixdown_checkpoint::shown;
 use mixdown_session::fuse::{FuseRequest, fuse};
+use mixdown_session::push::{self, PushRequest};
 
 use crate::commands::Outcome;
 use crate::commands::merge::{self, Running};
@@ -24,6 +26,7 @@ Examples:
   mixdown fuse org/base-7b ./math-lora --out base-with-math
   mixdown fuse ./base ./math-lora ./code-lora --scale 0.7 --scale 0.3 --out both
   mixdown fuse ./base ./style-lora --scale -1 --dtype bfloat16 --out without-style
+  mixdown fuse org/base-7b ./math-lora --out base-with-math --push me/base-with-math
 
 Exit status: 0 done, 1 failed, 2 command line wrong, 130 interrupted.")]
 pub struct Arguments {
@@ -48,6 +51,9 @@ pub struct Arguments {
     /// The folder to make
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
+    /// Put the model into this repository of the hub when it is made, as `mixdown push` does
+    #[arg(long, value_name = "ORGANIZATION/NAME")]
+    push: Option<String>,
     #[command(flatten)]
     pub running: Running,
 }
@@ -55,7 +61,7 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     stop::listen();
-    let Arguments { base, adapters, scales, dtype, shard_size, follow_links, out, running } =
+    let Arguments { base, adapters, scales, dtype, shard_size, follow_links, out, push, running } =
         arguments;
     let terminal = Terminal::of_events(talk, running.json).reading(running.reading);
     let request = FuseRequest {
@@ -69,8 +75,34 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
         force: running.force,
         follow_links,
     };
-    let merged = fuse(&request, &terminal.session());
-    let outcome = merged.map(|merged| merge::tell(&merged, &terminal, false));
+    let outcome = fused(&request, push, talk, &terminal);
     terminal.tell_of_trouble(&outcome);
     outcome
+}
+
+/// Fuses, and puts the output into a repository of the hub where one is named.
+fn fused(
+    request: &FuseRequest,
+    repository: Option<String>,
+    talk: Talk,
+    terminal: &Terminal,
+) -> Outcome {
+    let session = terminal.session();
+    let push = repository.map(|repository| PushRequest {
+        folder: request.out.clone(),
+        repository,
+        branch: None,
+        message: None,
+        private: None,
+        threads: request.machine.threads(),
+    });
+    // Known before hours of work.
+    push.iter().try_for_each(|push| push::check(push, &session))?;
+    let merged = fuse(request, &session)?;
+    let exit = merge::tell(&merged, terminal, false);
+    if let Some(push) = push {
+        let commit = push::push(&push, &session)?;
+        talk.say(&format!("{}: {}", super::push::said(&commit), shown(&commit.address)));
+    }
+    Ok(exit)
 }

@@ -7,9 +7,10 @@ use std::time::Instant;
 use clap::Args;
 use mixdown_checkpoint::manifest::Manifest;
 use mixdown_checkpoint::shown_path;
-use mixdown_checkpoint::verify::{self, VerifyError, VerifyReport};
-use mixdown_diagnostics::{Diagnostic, codes, render};
-use mixdown_session::{Session, Task, Trouble, quantity, threads};
+use mixdown_checkpoint::verify::VerifyReport;
+use mixdown_diagnostics::render;
+use mixdown_session::verify::verified;
+use mixdown_session::{Trouble, quantity, threads};
 use serde_json::json;
 
 use crate::commands::Outcome;
@@ -71,32 +72,6 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
         Err(trouble) => return Err(trouble),
     }
     Ok(Exit::Done)
-}
-
-/// What was proven.
-pub fn verified(
-    folder: &Path,
-    threads: usize,
-    session: &Session<'_>,
-) -> Result<VerifyReport, Trouble> {
-    if !folder.is_dir() {
-        let headline = format!("there is no folder `{}`", shown_path(folder));
-        let found = Diagnostic::error(codes::MANIFEST_BROKEN, headline);
-        return Err(Trouble::Usage(vec![found]));
-    }
-    let meter = session.meter(Task::Verifying);
-    meter.enter("verifying");
-    let found = session.watch(&meter, || {
-        verify::verify(folder, threads, &|done, total| {
-            meter.expect(0, total);
-            meter.add(done, 0);
-            !session.is_cancelled()
-        })
-    });
-    found.map_err(|error| match error {
-        VerifyError::Stopped => Trouble::Interrupted("interrupted: nothing was proven".to_owned()),
-        VerifyError::Failed(found) => Trouble::Found(found),
-    })
 }
 
 /// What an output that agrees with its manifest may still be.
