@@ -15,9 +15,11 @@ from ._merge import (
     Merged,
     Method,
     Searched,
+    Surveyed,
     Verified,
     assemble,
     check,
+    convert,
     diff,
     explain,
     extract,
@@ -27,8 +29,11 @@ from ._merge import (
     methods,
     plan,
     search,
+    survey,
+    transplant,
     verify,
 )
+from ._push import push
 from ._tensors import Checkpoint, TensorInfo, iter_tensors, merge_tensors, open
 
 __version__: str = _mixdown.VERSION
@@ -45,10 +50,12 @@ __all__ = [
     "MixdownError",
     "RecipeError",
     "Searched",
+    "Surveyed",
     "TensorInfo",
     "Verified",
     "assemble",
     "check",
+    "convert",
     "diff",
     "explain",
     "extract",
@@ -60,6 +67,9 @@ __all__ = [
     "methods",
     "open",
     "plan",
+    "push",
     "search",
+    "survey",
+    "transplant",
     "verify",
 ]

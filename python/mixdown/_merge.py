@@ -74,6 +74,24 @@ class Searched:
 
 
 @dataclass(frozen=True)
+class Surveyed:
+    """Whether experts can be merged, and why not."""
+
+    experts: tuple[dict[str, Any], ...]
+    """What each expert adds to the base: name, norm, drift (`relative`), what it alone changed."""
+    pairs: tuple[dict[str, Any], ...]
+    """What each two experts have in common: cosine, signs that disagree, shared energy."""
+    findings: tuple[dict[str, Any], ...]
+    """What to know of them, each with what the papers say of it."""
+    warnings: tuple[Diagnostic, ...]
+    """What a person should act on."""
+    document: dict[str, Any] = field(repr=False, compare=False)
+    """All that `mixdown survey --json` says."""
+    page: str = field(repr=False, compare=False)
+    """All of it as one page for a browser, HTML."""
+
+
+@dataclass(frozen=True)
 class Method:
     """A merge method."""
 
@@ -399,6 +417,150 @@ def fuse(
     }
     with Listener(progress) as listener, told():
         return _merged(json.loads(_mixdown.fuse(json.dumps(asked), listener)))
+
+
+def convert(
+    model: str | os.PathLike[str],
+    to: str,
+    out: str | os.PathLike[str],
+    *,
+    library: str | None = None,
+    scales: str | None = None,
+    group: int | None = None,
+    symmetric: bool = True,
+    fit: str | None = None,
+    dtype: str | None = None,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    shard_size: int | str | None = None,
+    force: bool = False,
+    follow_links: bool = False,
+    report: str | os.PathLike[str] | None = None,
+    progress: Progress = None,
+) -> Merged:
+    """Writes a model in another form: quantized, dequantized, in another type, or as GGUF.
+
+    `to` is a form such as `"fp8"`, `"int4"`, `"nf4"` or `"q4_k_m"`, or a type such as `"bf16"`; `library` says
+    whose files it is like, `scales` what shares a scale, `group` how many columns do. What the program's
+    `convert --help` says of them holds here.
+
+    >>> mixdown.convert("./a", "f16", "a-f16").tensors
+    3
+    """
+    asked = {
+        "model": os.fspath(model),
+        "to": to,
+        "library": library,
+        "scales": scales,
+        "group": group,
+        "symmetric": symmetric,
+        "fit": fit,
+        "dtype": dtype,
+        "out": os.fspath(out),
+        "memory": _size(memory),
+        "threads": threads,
+        "shard_size": _size(shard_size),
+        "force": force,
+        "follow_links": follow_links,
+        "report": None if report is None else os.fspath(report),
+    }
+    with Listener(progress) as listener, told():
+        return _merged(json.loads(_mixdown.convert(json.dumps(asked), listener)))
+
+
+def transplant(
+    target: str | os.PathLike[str],
+    donor: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    method: str = "omp",
+    k: int = 64,
+    cosine: bool = False,
+    weight_scheme: str = "distance_proportional",
+    subword_method: str = "mean",
+    byte_match: str = "no",
+    prefix_match: str = "no",
+    noise: float = 0.0,
+    scale: float = 1.0,
+    seed: int = 0,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    shard_size: int | str | None = None,
+    force: bool = False,
+    follow_links: bool = False,
+    progress: Progress = None,
+) -> Merged:
+    """Gives the model `target` the vocabulary of `donor`: tokenizer and rows of both embeddings.
+
+    Tokens that both have keep the target's rows; rows of the others are made by `method` out of at most `k`
+    common tokens. What the program's `transplant --help` says of the rest holds here.
+    """
+    asked = {
+        "target": os.fspath(target),
+        "donor": os.fspath(donor),
+        "method": method,
+        "k": k,
+        "cosine": cosine,
+        "weight_scheme": weight_scheme,
+        "subword_method": subword_method,
+        "byte_match": byte_match,
+        "prefix_match": prefix_match,
+        "noise": noise,
+        "scale": scale,
+        "seed": seed,
+        "out": os.fspath(out),
+        "memory": _size(memory),
+        "threads": threads,
+        "shard_size": _size(shard_size),
+        "force": force,
+        "follow_links": follow_links,
+    }
+    with Listener(progress) as listener, told():
+        return _merged(json.loads(_mixdown.transplant(json.dumps(asked), listener)))
+
+
+def survey(
+    base: str | os.PathLike[str],
+    experts: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    spectra: bool = True,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    follow_links: bool = False,
+    progress: Progress = None,
+) -> Surveyed:
+    """Measures whether experts of a base can be merged, and why not, in one pass over the tensors.
+
+    Experts are models, adapters on the base, or `"BASE+ADAPTER"`. Without `spectra` the directions of task
+    vectors are left out, which cost most of the time.
+
+    >>> found = mixdown.survey("./base", ["./a", "./b"])
+    >>> [expert["name"] for expert in found.experts]
+    ['a', 'b']
+    >>> -1 <= found.pairs[0]["cosine"] <= 1
+    True
+    """
+    if isinstance(experts, (str, os.PathLike)):
+        experts = [experts]
+    asked = {
+        "base": os.fspath(base),
+        "experts": [os.fspath(expert) for expert in experts],
+        "spectra": spectra,
+        "memory": _size(memory),
+        "threads": threads,
+        "follow_links": follow_links,
+    }
+    with Listener(progress) as listener, told():
+        found = json.loads(_mixdown.survey(json.dumps(asked), listener))
+    document = found["document"]
+    return Surveyed(
+        experts=tuple(document["experts"]),
+        pairs=tuple(document["pairs"]),
+        findings=tuple(document["findings"]),
+        warnings=tuple(Diagnostic.of(value) for value in found["warnings"]),
+        document=document,
+        page=found["page"],
+    )
 
 
 def methods(beside: str | os.PathLike[str] | None = None) -> tuple[Method, ...]:

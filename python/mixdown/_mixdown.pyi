@@ -10,6 +10,7 @@ __all__ = [
     "VERSION",
     "assemble",
     "check",
+    "convert",
     "diff",
     "explain",
     "extract",
@@ -23,6 +24,8 @@ __all__ = [
     "plan_parts",
     "program",
     "search",
+    "survey",
+    "transplant",
     "verify",
 ]
 
@@ -68,6 +71,9 @@ def verify(folder: str, threads: int | None, listener: _Listener) -> str: ...
 def search(request: str, listener: _Listener) -> str: ...
 def extract(request: str, listener: _Listener) -> str: ...
 def fuse(request: str, listener: _Listener) -> str: ...
+def convert(request: str, listener: _Listener) -> str: ...
+def transplant(request: str, listener: _Listener) -> str: ...
+def survey(request: str, listener: _Listener) -> str: ...
 def methods(name: str | None, beside: str | None) -> str: ...
 def merge_tensors(
     recipe: str,

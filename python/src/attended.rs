@@ -80,6 +80,7 @@ fn count_json(task: Task, count: &Count, is_last: bool) -> Value {
             Task::Comparing => "comparing",
             Task::Verifying => "verifying",
             Task::Assembling => "assembling",
+            Task::Pushing => "pushing",
         },
         "stage": count.stage,
         "tensors": count.tensors,

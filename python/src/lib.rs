@@ -54,7 +54,9 @@ mod _mixdown {
     use mixdown_session::parts::assemble::AssembleRequest;
 
     use crate::attended::attended;
-    use crate::request::{Extract, Fuse, Merge, Recipe, Search, machine, read};
+    use crate::request::{
+        Convert, Extract, Fuse, Merge, Recipe, Search, Survey, Transplant, machine, read,
+    };
 
     #[pymodule_export]
     use super::Failure;
@@ -233,6 +235,38 @@ mod _mixdown {
         let request = read::<Fuse>(request)?.of_session()?;
         attended(py, listener, move |session| {
             Ok(data::merged(&mixdown_session::fuse::fuse(&request, session)?))
+        })
+    }
+
+    /// Writes a model in another form.
+    #[pyfunction]
+    fn convert(py: Python<'_>, request: &str, listener: Option<Py<PyAny>>) -> PyResult<String> {
+        let request = read::<Convert>(request)?.of_session()?;
+        attended(py, listener, move |session| {
+            Ok(data::merged(&mixdown_session::convert::convert(&request, session)?))
+        })
+    }
+
+    /// Gives a model the vocabulary of another one.
+    #[pyfunction]
+    fn transplant(py: Python<'_>, request: &str, listener: Option<Py<PyAny>>) -> PyResult<String> {
+        let request = read::<Transplant>(request)?.of_session()?;
+        attended(py, listener, move |session| {
+            Ok(data::merged(&mixdown_session::transplant::transplant(&request, session)?))
+        })
+    }
+
+    /// Whether experts can be merged, and why not; the document and its page.
+    #[pyfunction]
+    fn survey(py: Python<'_>, request: &str, listener: Option<Py<PyAny>>) -> PyResult<String> {
+        let request = read::<Survey>(request)?.of_session()?;
+        attended(py, listener, move |session| {
+            let found = mixdown_session::survey::survey(&request, session)?;
+            Ok(json!({
+                "page": found.page(),
+                "warnings": render::render_json(&found.warnings),
+                "document": found.document,
+            }))
         })
     }
 

@@ -190,12 +190,13 @@ def test_merges_run_side_by_side(models, linear):
 
 
 def test_ctrl_c_stops_where_it_can_go_on(models, linear, tmp_path):
-    """The first event is answered by the signal, so that it comes in the middle without waiting."""
+    """The first event is answered by the signal, so that it comes in the middle without waiting, and to this
+    thread: one that is sent to the process may be heard by another thread, later."""
     (tmp_path / "recipe.json").write_text(json.dumps(linear))
     script = """
-import json, mixdown, os, signal, sys
+import json, mixdown, signal, sys
 def stop(event):
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
 try:
     mixdown.merge("recipe.json", "out", progress=stop)
 except KeyboardInterrupt:
