@@ -6,16 +6,20 @@
 //! that are made while they are read, and a recipe that writes it like every other merge.
 
 mod approximate;
+mod map;
 mod request;
 mod rows;
 mod solve;
 mod source;
+mod trained;
 mod words;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use mixdown_checkpoint::{FilePool, Form, Index, TensorEntry, shown, shown_path};
+use mixdown_cpu::Rotary;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_plan::knowledge::{self, Architectures};
 use mixdown_recipe::architecture::Role;
@@ -33,7 +37,7 @@ pub use request::{Method, NewRows, SubwordRule, TransplantRequest, Weights, Wher
 use request::Settings;
 use rows::{Matrix, Plan, Stored};
 use source::Made;
-use words::{Words, words};
+use words::{Word, Words, words};
 
 /// What a recipe of a transplant stands for; none if it is no such recipe.
 pub(crate) fn composition(
@@ -181,26 +185,29 @@ fn compose(
     if !errors.is_empty() {
         return Err(errors);
     }
+    let rotary = rotary(&settings, &target, &donor, (of_target.embedding, of_donor.embedding))?;
+    let (words, junk) =
+        trained_words(&settings, (&target, &of_target), (&donor, &of_donor), &stored)?;
     let mut memory = memory_bytes;
     for (entry, from) in pairs {
         let own = stored(&target, entry)?;
         let from = from.map(|from| stored(&donor, from)).transpose()?;
         let is_head = entry.name != of_target.embedding.name;
         let plan =
-            Plan::new(&settings, &target.words, &donor.words, (&own, from.as_ref()), is_head);
+            Plan::new(&settings, &words, &donor.words, (&own, from.as_ref()), is_head, &junk);
         let plan = Plan { rows: donor.tokens, ..plan };
         plan.check(&settings, (&target.name(), &donor.name()))?;
         if !is_head {
             warnings.extend(plan.told(&settings));
         }
-        let needed = plan.memory(&settings, from.as_ref());
+        let needed = plan.memory(&settings, &own, from.as_ref());
         memory =
             memory.checked_sub(needed).ok_or_else(|| vec![plan.too_large(needed, memory_bytes)])?;
         let mut dimensions = entry.shape.dimensions().to_vec();
         dimensions[0] = donor.tokens;
         let shape =
             Shape::new(dimensions).map_err(|_| vec![problem("the vocabulary is too large")])?;
-        let matrix = Matrix { plan, own, from, is_head };
+        let matrix = Matrix { plan, own, from, is_head, rotary: rotary.clone() };
         let texts = settings.texts(&target.model, session);
         let made = Made::new(matrix, settings.clone(), texts, entry.name.clone());
         composed.make(entry.name.clone(), entry.dtype, shape, Arc::new(made));
@@ -215,6 +222,70 @@ fn compose(
     model.vocabulary = Some(vocabulary);
     Ok(Composition { name, model, recipe, warnings })
 }
+
+/// The model's words that others may be made of, and the donor's tokens that get zeros: without a wish all and none.
+fn trained_words(
+    settings: &Settings,
+    (target, of_target): (&Side, &Found<'_>),
+    (donor, of_donor): (&Side, &Found<'_>),
+    stored: &dyn Fn(&Side, &TensorEntry) -> Result<Stored, Vec<Diagnostic>>,
+) -> Result<(Words, BTreeSet<u64>), Vec<Diagnostic>> {
+    if !settings.rows.trained_only {
+        return Ok((target.words.clone(), BTreeSet::new()));
+    }
+    let trained = |side: &Side, embedding: &TensorEntry, head: Option<&TensorEntry>| {
+        let head = head.map(|head| stored(side, head)).transpose()?;
+        let embedding = stored(side, embedding)?;
+        trained::well_trained(&side.words, &embedding, head.as_ref()).map_err(|error| vec![*error])
+    };
+    let own = trained(target, of_target.embedding, of_target.head)?;
+    // A donor whose head is its embedding says with it what a head says.
+    let head = of_donor.head.unwrap_or(of_donor.embedding);
+    let theirs = trained(donor, of_donor.embedding, Some(head))?;
+    let is_common = |word: &Word| own.contains(word) && theirs.contains(word);
+    let words = target.words.iter().filter(|(word, _)| is_common(word));
+    let words = words.map(|(word, ids)| (word.clone(), ids.clone())).collect();
+    let is_junk = |word: &Word| !own.contains(word) && !theirs.contains(word);
+    let junk = donor.words.iter().filter(|(word, _)| is_junk(word)).flat_map(|(_, ids)| ids);
+    Ok((words, junk.copied().collect()))
+}
+
+/// How positions turn rows, of the donor and of the model, where the method turns rows.
+fn rotary(
+    settings: &Settings,
+    target: &Side,
+    donor: &Side,
+    (own, from): (&TensorEntry, &TensorEntry),
+) -> Result<Option<[Rotary; 2]>, Vec<Diagnostic>> {
+    if settings.rows.method != Method::TurnedPursuit {
+        return Ok(None);
+    }
+    let of = |side: &Side, embedding: &TensorEntry| {
+        let config = side.model.checkpoint.config.as_ref();
+        let part = config.map(|config| config.get("text_config").unwrap_or(config));
+        let heads = part.and_then(|part| part.get("num_attention_heads")?.as_u64());
+        // Newer configurations keep all about positions together.
+        let base = part.and_then(|part| {
+            let together = part.get("rope_parameters").and_then(|rope| rope.get("rope_theta"));
+            part.get("rope_theta").or(together)?.as_f64()
+        });
+        let columns = embedding.shape.dimensions()[1] as usize;
+        let made = heads.and_then(|heads| {
+            Rotary::new(columns, usize::try_from(heads).ok()?, base.unwrap_or(ROPE_THETA))
+        });
+        made.ok_or_else(|| {
+            let error = problem(format!("nothing says how positions turn the rows of `{}`", side.name()))
+                .fact("columns", columns.to_string())
+                .fact("num_attention_heads", heads.map_or("not there".to_owned(), |heads| heads.to_string()))
+                .help("`--method mp_rope` needs heads of an even size in config.json; `--method omp` needs none");
+            vec![error]
+        })
+    };
+    Ok(Some([of(donor, from)?, of(target, own)?]))
+}
+
+/// The base of frequencies where a configuration names none.
+const ROPE_THETA: f64 = 10_000.0;
 
 /// Keys of configurations that name tokens by their ids.
 const IDS: [&str; 7] = [

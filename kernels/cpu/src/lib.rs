@@ -32,7 +32,9 @@ mod worker;
 
 pub use assisted::{Assisted, PROCESSOR, When};
 pub use features::Features;
-pub use points::{Measure, Points, Weighted};
+pub use points::{Measure, Points, Rotary, Turned, Weighted};
+
+pub use matrix::corresponding;
 
 #[doc(hidden)]
 pub use matrix::adam;

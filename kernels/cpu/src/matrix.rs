@@ -13,6 +13,7 @@ mod chase;
 mod check;
 mod common_basis;
 mod contour;
+pub mod corresponding;
 pub(crate) mod dense;
 pub(crate) mod descended;
 mod directions;

@@ -8,11 +8,13 @@
 
 mod codes;
 mod products;
+mod turned;
 
 use crate::Features;
 use crate::features::Kernel;
 
 use codes::{Codes, Query};
+pub use turned::{Rotary, Turned};
 
 /// A point's place among the points, and how much of it.
 pub type Weighted = (u32, f64);

@@ -58,9 +58,10 @@ fn every_method_makes_what_mergekit_makes() {
                 "{name} {matrix}"
             );
             for (at, (found, wanted)) in found.values().iter().zip(wanted.values()).enumerate() {
-                // Theirs are sums in f32, and barycentric ones of a system that is solved in f32.
+                // Theirs are sums in f32, and of some a system is solved in f32.
+                let apart = if name == "sparse_basis" { 1e-5 } else { 2e-6 };
                 assert!(
-                    (found - wanted).abs() < 2e-6,
+                    (found - wanted).abs() < apart,
                     "{name} {matrix} {at}: {found}, not {wanted}"
                 );
             }
@@ -74,7 +75,7 @@ fn every_method_makes_what_mergekit_makes() {
             assert_eq!(own.data, found[tensor].data, "{tensor}");
         }
     }
-    assert!(compared >= 18, "{compared}");
+    assert!(compared >= 24, "{compared}");
 }
 
 /// The program that cuts texts, where the suite's build has made it.
@@ -119,6 +120,65 @@ fn a_tied_model_stays_tied_and_a_tied_donor_gives_its_embedding() {
     assert_eq!(found[EMBEDDING].shape, [rows, 24]);
 }
 
+/// Where the donor's space is the model's, turned and with empty directions, rows of new tokens are known.
+#[test]
+fn a_turned_space_is_turned_back() {
+    use mixdown_kit::raw::safetensors_bytes;
+    use mixdown_kit::{DType, Tensor};
+    let space = models();
+    let own = read_checkpoint(space.path("target")).tensors[EMBEDDING].clone();
+    let donor = read_checkpoint(space.path("donor")).tensors.clone();
+    let tokens = |model: &str| -> serde_json::Value {
+        let file = fs::read_to_string(space.path(format!("{model}/tokenizer.json"))).unwrap();
+        let mut file: serde_json::Value = serde_json::from_str(&file).unwrap();
+        let mut all = file["model"]["vocab"].take();
+        // Those that begin and end texts have other names in both, and mean the same.
+        for (at, token) in file["added_tokens"].as_array().unwrap().iter().enumerate() {
+            all[format!("special {at}")] = token["id"].clone();
+        }
+        all
+    };
+    let (of_own, of_donor) = (tokens("target"), tokens("donor"));
+    let (from, to) = (own.shape[1] as usize, donor[EMBEDDING].shape[1] as usize);
+    let values = own.values();
+    let mut wanted = Vec::new();
+    let mut rows = vec![0.0; donor[EMBEDDING].values().len()];
+    for (token, id) in of_donor.as_object().unwrap() {
+        let id = id.as_u64().unwrap() as usize;
+        let row: Vec<f64> = match of_own[token].as_u64() {
+            Some(known) => values[known as usize * from..][..from].to_vec(),
+            None => {
+                let row: Vec<f64> =
+                    (0..from).map(|at| 0.01 * ((id * 7 + at * 3) % 11) as f64).collect();
+                wanted.push((id, row.clone()));
+                row
+            }
+        };
+        // Each number goes to another place, with the other sign.
+        for (at, value) in row.iter().enumerate() {
+            rows[id * to + (at * 5 + 3) % from] = -value;
+        }
+    }
+    assert!(wanted.len() >= 4, "{wanted:?}");
+    let tensors: Vec<Tensor> = donor
+        .iter()
+        .map(|(name, one)| match name == EMBEDDING {
+            true => Tensor::new(name, DType::F32, &one.shape, &rows),
+            false => Tensor::new(name, DType::F32, &one.shape, &one.values()),
+        })
+        .collect();
+    let tensors: Vec<&Tensor> = tensors.iter().collect();
+    fs::write(space.path("donor/model.safetensors"), safetensors_bytes(&tensors)).unwrap();
+    transplant(&space, "out", &["-a", "landmark_pca"]).success();
+    let found = read_checkpoint(space.path("out")).tensors[EMBEDDING].values();
+    for (id, row) in wanted {
+        for (at, wanted) in row.into_iter().enumerate() {
+            let found = found[id * from + at];
+            assert!((found - wanted).abs() < 1e-5, "{id} {at}: {found}, not {wanted}");
+        }
+    }
+}
+
 /// Threads, memory and the size of files change no byte of a tensor.
 #[test]
 fn rows_are_the_same_however_they_are_made() {
@@ -127,6 +187,8 @@ fn rows_are_the_same_however_they_are_made() {
         &["-k", "5"][..],
         &["-a", "randn", "--seed", "3"],
         &["-a", "mean", "--new-vocab-noise", "0.1"],
+        &["-a", "landmark_pca"],
+        &["-a", "mp_rope", "-k", "3", "--magikarp"],
     ] {
         let mut known = None;
         for (number, more) in [
@@ -156,6 +218,12 @@ fn what_cannot_be_is_told() {
     let space = models();
     let talk = |outcome: Outcome, status: i32| outcome.exits(status).talk();
     assert!(talk(transplant(&space, "out", &["-k", "0"]), 2).contains("E0260"));
+    let odd = models();
+    let config = fs::read_to_string(odd.path("target/config.json")).unwrap();
+    let config = config.replace("\"num_attention_heads\": 2", "\"num_attention_heads\": 3");
+    fs::write(odd.path("target/config.json"), config).unwrap();
+    let heads = talk(transplant(&odd, "out", &["-k", "3", "-a", "mp_rope"]), 2);
+    assert!(heads.contains("E0260") && heads.contains("num_attention_heads: 3"), "{heads}");
     let many = talk(transplant(&space, "out", &["-k", "64"]), 2);
     assert!(
         many.contains("E0260") && many.contains("in common: 52") && many.contains("-k 52"),
@@ -177,6 +245,11 @@ fn what_cannot_be_is_told() {
     assert!(none.contains("E0260") && none.contains("no tokens in common"), "{none}");
     let mean = talk(transplant(&space, "mean", &["-a", "mean"]), 0);
     assert!(mean.contains("W0635"), "{mean}");
+
+    for method in ["landmark_pca", "stb", "mp_rope"] {
+        let none = talk(transplant(&space, "none", &["-k", "3", "-a", method]), 2);
+        assert!(none.contains("E0260") && none.contains("no tokens in common"), "{none}");
+    }
 
     fs::remove_file(space.path("donor/tokenizer.json")).unwrap();
     let without = talk(transplant(&space, "without", &[]), 2);

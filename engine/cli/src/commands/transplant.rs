@@ -38,7 +38,7 @@ pub struct Arguments {
     #[arg(long, short = 'a', alias = "approximation-method", value_name = "METHOD",
         default_value = "omp", value_parser = words(Method::ALL))]
     method: Method,
-    /// Tokens of each sum, for `omp` and `common_interpolation`
+    /// Tokens of each sum, for `omp`, `mp_rope`, `stb` and `common_interpolation`
     #[arg(short = 'k', long = "k", value_name = "N", default_value_t = 64)]
     count: u64,
     /// Take the nearest tokens by cosine instead of distance, for `common_interpolation`
@@ -58,6 +58,10 @@ pub struct Arguments {
     /// In which matrices a token may have the row of its longest beginning that is a token
     #[arg(long, value_name = "WHERE", default_value = "no", value_parser = words(Where::ALL))]
     prefix_match: Where,
+    /// Make no row from tokens that hardly were trained, and give zeros to those of the donor that neither model
+    /// was trained on
+    #[arg(long)]
+    magikarp: bool,
     /// Add normal numbers of this size to the rows that are made
     #[arg(long, value_name = "SIZE", default_value_t = 0.0, allow_negative_numbers = true)]
     new_vocab_noise: f64,
@@ -107,6 +111,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
         subword: arguments.subword_method,
         bytes: arguments.byte_match,
         beginnings: arguments.prefix_match,
+        trained_only: arguments.magikarp,
         noise: arguments.new_vocab_noise,
         scale: arguments.new_vocab_scale,
         seed: arguments.seed,

@@ -3,10 +3,13 @@
 use std::ops::Range;
 
 use mixdown_checkpoint::{ReadError, shown};
-use mixdown_cpu::{Features, Measure, Points, Weighted};
+use mixdown_cpu::corresponding::carried;
+use mixdown_cpu::{Features, Measure, Points, Rotary, Turned, Weighted};
+use mixdown_ops::matrix::Matrix as Dense;
 use mixdown_ops::random::{stream_key, uniform_bits};
 use mixdown_search::generate::represented::{Representation, represent};
 
+use super::map::Map;
 use super::problem;
 use super::request::{Method, Settings, SubwordRule, Weights};
 use super::rows::{Matrix, Stored};
@@ -23,6 +26,10 @@ pub(super) struct Maker {
 enum Kind {
     /// Rows of the donor's common tokens.
     Common(Points),
+    /// Rows of the donor's common tokens, and how positions turn rows of the donor and of the model.
+    Turned(Points, [Rotary; 2]),
+    /// The donor's rows go through a map.
+    Mapped(Map),
     /// For each new token the parts that the model's tokenizer cuts it into.
     Parts(Vec<Vec<u64>>),
     /// One row for all.
@@ -59,16 +66,27 @@ impl Maker {
                 Kind::Gaussian { key: key("transplant john_hewitt"), mean, lower }
             }
             Method::Subword => Kind::Parts(parts(matrix, texts)?),
-            Method::Omp | Method::CommonInterpolation => {
+            Method::Landmarks | Method::SparseBasis => {
+                let Some(from) = &matrix.from else { return Ok(Self::same(columns)) };
+                Kind::Mapped(match settings.rows.method {
+                    Method::Landmarks => Map::of_landmarks(matrix, from)?,
+                    _ => Map::of_sparse_basis(matrix, from, settings.rows.count as usize)?,
+                })
+            }
+            Method::Omp | Method::TurnedPursuit | Method::CommonInterpolation => {
                 let Some(from) = &matrix.from else { return Ok(Self::same(columns)) };
                 let measure = match (settings.rows.method, settings.rows.by_cosine) {
-                    (Method::Omp, _) => Measure::Product,
+                    (Method::Omp | Method::TurnedPursuit, _) => Measure::Product,
                     (_, true) => Measure::Cosine,
                     (_, false) => Measure::Distance,
                 };
                 let rows = from.gathered(matrix.plan.common.iter().map(|(donor, _)| *donor));
                 let rows = rows.map_err(|error| Box::new(error.diagnostic()))?;
-                Kind::Common(Points::new(Features::best(), from.columns(), rows, measure))
+                let points = Points::new(Features::best(), from.columns(), rows, measure);
+                match &matrix.rotary {
+                    Some(rotary) => Kind::Turned(points, rotary.clone()),
+                    None => Kind::Common(points),
+                }
             }
         };
         Ok(Self { kind, noise: key("transplant noise") })
@@ -111,6 +129,20 @@ impl Maker {
                     add_up(&matrix.own, sum, row).map_err(|error| Box::new(error.diagnostic()))?;
                 }
             }
+            Kind::Mapped(map) => {
+                let Some(from) = &matrix.from else { return Ok(rows) };
+                let targets =
+                    from.gathered(matrix.plan.new[new.clone()].iter().map(|(donor, _)| *donor));
+                let targets = targets.map_err(|error| Box::new(error.diagnostic()))?;
+                for (row, target) in
+                    rows.chunks_exact_mut(columns).zip(targets.chunks_exact(from.columns()))
+                {
+                    map.apply(target, row);
+                }
+            }
+            Kind::Turned(points, rotary) => {
+                turned(points, rotary, matrix, settings, new.clone(), &mut rows)?;
+            }
             Kind::Common(points) => {
                 let sums = sums(points, matrix, settings, new.clone())?;
                 for (row, sum) in rows.chunks_exact_mut(columns).zip(sums) {
@@ -131,6 +163,66 @@ impl Maker {
         }
         Ok(rows)
     }
+}
+
+/// Rows that are sums of turned common tokens.
+fn turned(
+    points: &Points,
+    [of_donor, of_own]: &[Rotary; 2],
+    matrix: &Matrix,
+    settings: &Settings,
+    new: Range<usize>,
+    rows: &mut [f64],
+) -> Found<()> {
+    let Some(from) = &matrix.from else { return Ok(()) };
+    let targets = from.gathered(matrix.plan.new[new].iter().map(|(donor, _)| *donor));
+    let targets = targets.map_err(|error| Box::new(error.diagnostic()))?;
+    let count = settings.rows.count as usize;
+    let sums = points.pursue_turned(&targets, count, of_donor, least_squares);
+    let columns = matrix.own.columns();
+    let mut numbers = Vec::with_capacity(columns);
+    for (row, sum) in rows.chunks_exact_mut(columns).zip(sums) {
+        for Turned { point, position, factor } in sum {
+            numbers.clear();
+            let own = matrix.plan.common[point as usize].1;
+            matrix.own.numbers(own, &mut numbers).map_err(|error| Box::new(error.diagnostic()))?;
+            let mut own: Vec<f64> = numbers.iter().map(|&value| f64::from(value)).collect();
+            of_own.turn(&mut own, position);
+            row.iter_mut().zip(&own).for_each(|(sum, value)| *sum += factor * value);
+        }
+    }
+    Ok(())
+}
+
+/// How much of each row, `[count, columns]`, is best together; of several answers the shortest.
+fn least_squares(rows: &[f64], target: &[f64]) -> Vec<f64> {
+    let columns = target.len();
+    let count = rows.len() / columns.max(1);
+    let dot = |one: &[f64], other: &[f64]| -> f64 {
+        one.iter().zip(other).map(|(one, other)| one * other).sum()
+    };
+    let lines: Vec<&[f64]> = rows.chunks_exact(columns).collect();
+    let right: Vec<f64> = lines.iter().map(|line| dot(line, target)).collect();
+    let mut system = Vec::with_capacity(count * count);
+    for line in &lines {
+        system.extend(lines.iter().map(|other| dot(line, other)));
+    }
+    if count <= columns
+        && let Some(lower) = solve::lower_factor(system, count)
+    {
+        return solve::by_factor(&lower, right);
+    }
+    // The pseudo-inverse; where even that cannot be found nothing is added.
+    let basis = Dense { rows: count, columns, values: rows.to_vec() };
+    let unit = Dense {
+        rows: count,
+        columns: count,
+        values: (0..count * count).map(|at| f64::from(u8::from(at % (count + 1) == 0))).collect(),
+    };
+    let Ok(inverse) = carried(&basis, &unit) else { return vec![0.0; count] };
+    (0..count)
+        .map(|at| (0..columns).map(|row| target[row] * inverse.values[row * count + at]).sum())
+        .collect()
 }
 
 /// A normal number: Box and Muller, of two even ones.

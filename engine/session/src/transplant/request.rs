@@ -39,6 +39,12 @@ words! {
     Method {
         /// Sums of few common tokens that orthogonal matching pursuit finds in the donor.
         Omp = "omp",
+        /// Sums of few common tokens, each turned to a rotary position of its own.
+        TurnedPursuit = "mp_rope",
+        /// The principal directions of common tokens in the donor, turned to those in the model.
+        Landmarks = "landmark_pca",
+        /// A basis whose vectors are the same sums of few common tokens in both models.
+        SparseBasis = "stb",
         /// Sums of the nearest common tokens.
         CommonInterpolation = "common_interpolation",
         /// The rows of the parts into which the model's tokenizer cuts the token.
@@ -94,6 +100,25 @@ words! {
     }
 }
 
+impl Method {
+    /// Whether new rows are made of those of common tokens.
+    pub(super) fn is_of_common(self) -> bool {
+        matches!(
+            self,
+            Self::Omp
+                | Self::TurnedPursuit
+                | Self::Landmarks
+                | Self::SparseBasis
+                | Self::CommonInterpolation
+        )
+    }
+
+    /// Whether sums of `count` tokens are made.
+    pub(super) fn has_sums(self) -> bool {
+        self.is_of_common() && self != Self::Landmarks
+    }
+}
+
 impl Where {
     pub(super) fn of(self, is_head: bool) -> bool {
         match self {
@@ -122,6 +147,8 @@ pub struct NewRows {
     pub bytes: Where,
     /// Whether a token may have the row of its longest beginning that is a token.
     pub beginnings: Where,
+    /// Whether tokens that hardly were trained say nothing about others.
+    pub trained_only: bool,
     /// Normal numbers of this size are added to new rows.
     pub noise: f64,
     /// New rows are multiplied by it.
@@ -203,7 +230,7 @@ fn text(request: &TransplantRequest) -> String {
     all.insert("method".to_owned(), request.rows.method.word().into());
     // What the method does not read says nothing about the result.
     match request.rows.method {
-        Method::Omp => {
+        Method::Omp | Method::TurnedPursuit | Method::SparseBasis => {
             all.insert("k".to_owned(), request.rows.count.into());
         }
         Method::CommonInterpolation => {
@@ -214,10 +241,17 @@ fn text(request: &TransplantRequest) -> String {
         Method::Subword => {
             all.insert("subword".to_owned(), request.rows.subword.word().into());
         }
-        Method::Mean | Method::Zero | Method::Random | Method::OwnDistribution => {}
+        Method::Mean
+        | Method::Zero
+        | Method::Random
+        | Method::OwnDistribution
+        | Method::Landmarks => {}
     }
     all.insert("byte_match".to_owned(), request.rows.bytes.word().into());
     all.insert("prefix_match".to_owned(), request.rows.beginnings.word().into());
+    if request.rows.trained_only {
+        all.insert("magikarp".to_owned(), true.into());
+    }
     let is_random = matches!(request.rows.method, Method::Random | Method::OwnDistribution);
     if request.rows.noise != 0.0 {
         all.insert("noise".to_owned(), request.rows.noise.into());
@@ -279,6 +313,7 @@ impl Settings {
                 subword: word("subword").map_or(Some(SubwordRule::Mean), SubwordRule::of_word)?,
                 bytes: Where::of_word(word("byte_match")?)?,
                 beginnings: Where::of_word(word("prefix_match")?)?,
+                trained_only: all.get("magikarp").is_some_and(|value| value == &json!(true)),
                 noise: number("noise", 0.0)?,
                 scale: number("scale", 1.0)?,
                 seed: count("seed", 0)?,

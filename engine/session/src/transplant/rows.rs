@@ -1,9 +1,11 @@
 //! Which row of the output comes from where.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mixdown_checkpoint::{ByteSource, ReadError, TensorEntry, bytes_text, shown};
-use mixdown_cpu::Points;
+use mixdown_cpu::corresponding::Pairs;
+use mixdown_cpu::{Points, Rotary};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_tensor::DType;
 use mixdown_tensor::convert::{bf16_to_f32, f16_to_f32, f64_to_bf16, f64_to_f16, f64_to_f32};
@@ -141,6 +143,7 @@ impl Plan {
         donor: &Words,
         (own, from): (&Stored, Option<&Stored>),
         is_head: bool,
+        junk: &BTreeSet<u64>,
     ) -> Self {
         let of_own = |word: &Word| target.get(word)?.iter().copied().find(|id| *id < own.rows());
         let has_row = |id: u64| from.is_none_or(|from| id < from.rows());
@@ -153,7 +156,7 @@ impl Plan {
             (settings.rows.bytes.of(is_head), settings.rows.beginnings.of(is_head));
         for (id, word) in found {
             let row = &mut plan.from[id as usize];
-            if !has_row(id) {
+            if !has_row(id) || junk.contains(&id) {
                 continue;
             }
             if let Some(own) = of_own(word) {
@@ -183,9 +186,8 @@ impl Plan {
         settings: &Settings,
         (target, donor): (&str, &str),
     ) -> Result<(), Vec<Diagnostic>> {
-        let is_of_common =
-            matches!(settings.rows.method, Method::Omp | Method::CommonInterpolation);
-        if !is_of_common || self.new.is_empty() {
+        let method = settings.rows.method;
+        if !method.is_of_common() || self.new.is_empty() {
             return Ok(());
         }
         let common = self.common.len() as u64;
@@ -196,7 +198,7 @@ impl Plan {
                 .help("with `--method mean`, `randn` or `subword` nothing has to be in common");
             return Err(vec![error]);
         }
-        if common < settings.rows.count {
+        if method.has_sums() && common < settings.rows.count {
             let error = problem(format!(
                 "a sum cannot be of {} tokens: `{target}` and `{donor}` have fewer in common",
                 settings.rows.count
@@ -223,12 +225,14 @@ impl Plan {
     }
 
     /// Bytes that are held while rows are made.
-    pub fn memory(&self, settings: &Settings, from: Option<&Stored>) -> u64 {
+    pub fn memory(&self, settings: &Settings, own: &Stored, from: Option<&Stored>) -> u64 {
         let Some(from) = from.filter(|_| !self.new.is_empty()) else { return 0 };
+        let points = |columns: u64| Points::bytes(self.common.len() as u64, columns);
+        let (from, own) = (from.columns() as u64, own.columns() as u64);
         match settings.rows.method {
-            Method::Omp | Method::CommonInterpolation => {
-                Points::bytes(self.common.len() as u64, from.columns() as u64)
-            }
+            Method::Omp | Method::TurnedPursuit | Method::CommonInterpolation => points(from),
+            Method::Landmarks => Pairs::bytes(from, own),
+            Method::SparseBasis => Pairs::bytes(from, own).saturating_add(points(from.min(own))),
             _ => 0,
         }
     }
@@ -249,4 +253,6 @@ pub(super) struct Matrix {
     /// The donor's; none of biases, whose new elements are zero.
     pub from: Option<Stored>,
     pub is_head: bool,
+    /// How positions turn rows of the donor and of the model, where rows are turned.
+    pub rotary: Option<[Rotary; 2]>,
 }

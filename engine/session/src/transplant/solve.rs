@@ -67,6 +67,20 @@ pub(super) fn lower_factor(mut matrix: Vec<f64>, size: usize) -> Option<Vec<f64>
     Some(matrix)
 }
 
+/// The solution of `L·Lᵀ·x = right`.
+pub(super) fn by_factor(lower: &[f64], mut right: Vec<f64>) -> Vec<f64> {
+    let size = right.len();
+    for row in 0..size {
+        let known: f64 = (0..row).map(|at| lower[row * size + at] * right[at]).sum();
+        right[row] = (right[row] - known) / lower[row * size + row];
+    }
+    for row in (0..size).rev() {
+        let known: f64 = (row + 1..size).map(|at| lower[at * size + row] * right[at]).sum();
+        right[row] = (right[row] - known) / lower[row * size + row];
+    }
+    right
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,5 +101,7 @@ mod tests {
         let lower = lower_factor(matrix.clone(), 3).unwrap();
         assert_eq!(lower, [2.0, 0.0, 0.0, 1.0, 3.0, 0.0, -1.0, 2.0, 3.0]);
         assert_eq!(lower_factor(vec![1.0, 1.0, 1.0, 1.0], 2), None);
+        // The matrix times [1, 2, 3].
+        assert_eq!(by_factor(&lower, vec![2.0, 37.0, 50.0]), [1.0, 2.0, 3.0]);
     }
 }

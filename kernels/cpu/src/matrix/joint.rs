@@ -9,7 +9,7 @@ mod factor_wise;
 mod fold;
 mod own_grams;
 mod rotations;
-mod svd;
+pub(crate) mod svd;
 mod swudi;
 
 use mixdown_ops::matrix::joint::{Joint, Swudi};

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 from click.testing import CliRunner
+from mergekit.scripts import tokensurgeon
 from mergekit.scripts.tokensurgeon import main
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig
 
 torch.set_num_threads(1)
 logging.disable(logging.CRITICAL)
@@ -29,7 +31,18 @@ CASES = {
     "subword": ["-a", "subword"],
     "subword_weighted": ["-a", "subword", "-s", "weighted_mean"],
     "subword_ends": ["-a", "subword", "-s", "first_last"],
+    "turned": ["-a", "mp_rope", "-k", "4"],
+    "sparse_basis": ["-a", "stb", "-k", "8"],
+    "trained": ["-a", "omp", "-k", "4", "--magikarp"],
 }
+
+
+def repair():
+    """Two of its methods end with an error: one reads a key that configurations of transformers 5 keep elsewhere, and
+    one gets all options where it takes a count."""
+    LlamaConfig.rope_theta = 10000.0
+    own = tokensurgeon.compute_token_basis
+    tokensurgeon.compute_token_basis = lambda *given: own(*given[:-1], given[-1].k)
 
 
 def model(name, seed, width, extra, special, tied):
@@ -90,6 +103,7 @@ def model(name, seed, width, extra, special, tied):
 
 
 if __name__ == "__main__":
+    repair()
     model("target", 1, 16, ["Ġzebra", "Ġyak"], ("<s>", "</s>"), False)
     model("donor", 2, 24, ["Ġox", "Ġfox", "Ġthem", "Ġnewt", "qu", "ing", "<0x41>", "<0x61>"], ("<|begin|>", "<|end|>"), True)
     expected = HERE / "expected"

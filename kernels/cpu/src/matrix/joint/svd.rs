@@ -13,7 +13,7 @@ use super::super::dense::{check_finite, product, view, zeros};
 
 /// `U·Σ·Vᵀ` with `p = min(m, n)` directions, the largest first.
 #[derive(Debug)]
-pub(super) struct Svd {
+pub(crate) struct Svd {
     /// `m × p`.
     pub left: Matrix,
     /// Descending.
@@ -25,7 +25,7 @@ pub(super) struct Svd {
 /// Decomposes a matrix.
 ///
 /// **Errors.** NaN or infinity, and no convergence.
-pub(super) fn svd(matrix: &Matrix) -> Result<Svd, Stop> {
+pub(crate) fn svd(matrix: &Matrix) -> Result<Svd, Stop> {
     check_finite(&matrix.values, "a matrix")?;
     let (m, n) = (matrix.rows, matrix.columns);
     let p = m.min(n);
@@ -98,7 +98,7 @@ impl Svd {
 }
 
 /// The orthonormal factor `U·Vᵀ`.
-pub(super) fn polar(matrix: &Matrix) -> Result<Matrix, Stop> {
+pub(crate) fn polar(matrix: &Matrix) -> Result<Matrix, Stop> {
     let found = svd(matrix)?;
     Ok(found.with(&vec![1.0; found.values.len()]))
 }
