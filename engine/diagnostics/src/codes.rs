@@ -70,6 +70,8 @@ codes! {
     REQUIREMENT = "E0222", "what a method requires does not hold";
     CHAT_TEMPLATE = "E0223", "a chat template cannot be understood";
     STAGES = "E0224", "the documents of a file do not make one merge";
+    OTHER_PROGRAM = "E0225", "a file is of a program that makes no merge of it";
+    SERIES = "E0226", "checkpoints do not make a series";
     UNKNOWN_MAP = "E0230", "a map is not known";
     MAP_TARGET = "E0231", "the model whose shapes a map gives cannot be told";
     RECIPE_KIND = "E0250", "the kind of a recipe is not known";
@@ -199,6 +201,8 @@ codes! {
     STAGE_UNUSED = "W0633", "a document of a file is used by no other";
     MERGEKIT_UNUSED = "W0634", "a switch of mergekit's programs has no effect";
     FEW_COMMON_TOKENS = "W0635", "two vocabularies have little in common";
+    NOT_IN_SERIES = "W0636", "a name like those of a series has no number";
+    DEGENERATE_GATES = "W0637", "gates of a mixture hardly differ";
     PACKED_BESIDE = "W0640", "tensors that belong to the quantized form only are left out";
     UNPACKED = "W0641", "a model is quantized, and the output is not";
     GGUF_NAMES = "W0642", "tensors of a GGUF file are not those that its family is known to have";

@@ -4,6 +4,7 @@
 mod adapters;
 pub mod maps;
 mod reading;
+mod series;
 mod spelling;
 pub(crate) mod tokens;
 mod versions;
@@ -124,7 +125,7 @@ pub fn load(
         Some(asked_for) => asked_for,
         None => read(path),
     };
-    let (found, errors) = mixdown_recipe::load_partly(path, &read, set);
+    let (mut found, errors) = mixdown_recipe::load_partly(path, &read, set);
     if found.recipes.is_empty() {
         return Err(errors);
     }
@@ -139,8 +140,11 @@ pub fn load(
         Err(found) => loader.diagnostics.extend(found),
     }
     let mut sources = Vec::with_capacity(found.recipes.len());
-    for loaded in &found.recipes {
-        sources.push(loader.models_of(loaded));
+    for loaded in &mut found.recipes {
+        let (told, failed) = series::expand(&mut loaded.recipe);
+        is_partial |= mixdown_diagnostics::any_error(&told);
+        loader.diagnostics.extend(told);
+        sources.push(loader.models_of(loaded, &failed));
         if text.is_none() {
             loader.add_methods(&loaded.path);
         }
@@ -329,12 +333,13 @@ impl<'a> Loader<'a> {
     }
 
     /// Finds out what each model of a recipe is.
-    fn models_of(&mut self, loaded: &LoadedRecipe) -> Vec<ModelSource> {
+    fn models_of(&mut self, loaded: &LoadedRecipe, failed: &[ModelId]) -> Vec<ModelSource> {
         let source = &loaded.recipe.source;
         let mut sources = Vec::with_capacity(loaded.recipe.models.len());
         for (position, model) in loaded.recipe.models.iter().enumerate() {
             let child = loaded.children.get(&ModelId(position as u32));
             let found = match (&model.reference, child) {
+                _ if failed.contains(&ModelId(position as u32)) => ModelSource::Failed,
                 (_, Some(child)) => ModelSource::Recipe(*child as u32),
                 (ModelReference::Recipe { .. }, None) => ModelSource::Failed,
                 (ModelReference::Checkpoint { path, adapter: None, .. }, None)
