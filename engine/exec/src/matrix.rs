@@ -16,6 +16,7 @@ use mixdown_tensor::DType;
 use crate::context::{Context, Facts, internal, lock};
 use crate::hands::Hands;
 use crate::held::{Held, Values, combine, held_dtype};
+use crate::messages;
 use crate::noise;
 use crate::report::MatrixReport;
 use crate::resources::Resources;
@@ -233,6 +234,7 @@ impl<'a> MatrixStage<'a> {
         let precision = self.merge.precision;
         let mut reader = Reader {
             context: self.context,
+            job: self.job,
             step,
             resources: &self.resources,
             facts: &facts[0],
@@ -320,6 +322,7 @@ fn not_finite(step: &MatrixStep, tensor: &str, element: Option<usize>) -> Diagno
 /// What a matrix op reads: the programs of its operands, over whole rows.
 struct Reader<'a, 'h> {
     context: &'a Context<'a>,
+    job: u32,
     step: &'a MatrixStep,
     resources: &'h Resources,
     /// What is known of the job's whole tensors.
@@ -391,9 +394,13 @@ impl Reader<'_, '_> {
                 check_finite: self.context.check_finite,
                 output: Some(Output { dtype, bytes: &mut *output }),
             });
-            if let Some(found) = worker.finish().nonfinite {
+            let partial = worker.finish();
+            if let Some(found) = partial.nonfinite {
                 let leaf = leaves[found.input as usize];
                 return Err(self.context.nonfinite(leaf, found.element));
+            }
+            if let Some(found) = partial.improbable {
+                return Err(messages::improbable(&self.context.job(self.job).name, found));
             }
             take(at, output);
             at += elements;

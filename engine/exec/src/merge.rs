@@ -11,6 +11,7 @@ use crate::context::{Context, Facts, PieceWriter, internal, lock, tensor_of};
 use crate::encoded::{Encoded, Sums};
 use crate::hands::Hands;
 use crate::matrix::MatrixStage;
+use crate::messages;
 use crate::needs::StretchNeeds;
 use crate::report::{Overflow, StorageLoss};
 use crate::resources::Resources;
@@ -452,6 +453,9 @@ impl Work<'_> {
             }
         }
         let partial = hands.worker.finish();
+        if let (None, Some(found)) = (partial.nonfinite, partial.improbable) {
+            return Err(messages::improbable(&self.context.job(self.member.number).name, found));
+        }
         match partial.nonfinite {
             Some(found) => {
                 let leaf = self.member.merge.leaves[found.input as usize];

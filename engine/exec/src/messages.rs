@@ -2,6 +2,7 @@
 
 use mixdown_checkpoint::shown::shown;
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_ops::backend::Improbable;
 use mixdown_plan::{Product, TensorRef};
 use mixdown_tensor::convert::{bf16_to_f32, f16_to_f32};
 use mixdown_tensor::{DType, Shape};
@@ -44,6 +45,17 @@ pub(crate) fn overflown_update(inputs: &Inputs<'_>, product: &Product, element: 
         .fact("adapter", shown(inputs.model(product.right)))
         .fact("element", element.to_string())
         .help("the product of its factors is beyond what f32 can hold; use `dtype: float64`");
+    Failure::Input(Box::new(diagnostic))
+}
+
+/// What was to be a probability is none.
+pub(crate) fn improbable(tensor: &str, found: Improbable) -> Failure {
+    let headline = format!("a probability lies between 0 and 1, found {}", found.found);
+    let diagnostic = Diagnostic::error(codes::OUT_OF_RANGE, headline)
+        .fact("tensor", shown(tensor))
+        .fact("element", found.element.to_string())
+        .note("a formula of the method gives it to `keep_random`")
+        .help("bound it there, with `clamp(…, 0, 1)`");
     Failure::Input(Box::new(diagnostic))
 }
 

@@ -3,7 +3,8 @@
 use std::array;
 
 use mixdown_ops::Real;
-use mixdown_ops::random::{Stream, keep_below, uniform_bits};
+use mixdown_ops::backend::Improbable;
+use mixdown_ops::random::{Stream, is_probability, keep_below, uniform_bits};
 use mixdown_ops::real::Key;
 use mixdown_ops::selection::Cut;
 
@@ -82,7 +83,7 @@ pub(crate) fn keep_random<R: Real>(
     }
 }
 
-/// Keeps each element with a probability of its own.
+/// Keeps each element with a probability of its own. Gives the first that is none.
 pub(crate) fn keep_random_each<R: Real>(
     key: u64,
     densities: &Block<R>,
@@ -90,13 +91,19 @@ pub(crate) fn keep_random_each<R: Real>(
     elements: usize,
     from: &Block<R>,
     to: &mut Block<R>,
-) {
+) -> Option<Improbable> {
+    let mut improbable = None;
     let numbers = densities.elements(elements).iter().zip(from.elements(elements));
     let numbers = numbers.zip(to.0.as_flattened_mut());
     for (index, ((density, from), to)) in (first..).zip(numbers) {
-        let below = keep_below(density.to_f64());
+        let found = density.to_f64();
+        if !is_probability(found) && improbable.is_none() {
+            improbable = Some(Improbable { element: index, found });
+        }
+        let below = keep_below(found);
         *to = if u64::from(uniform_bits(key, index)) < below { *from } else { R::ZERO };
     }
+    improbable
 }
 
 struct Random<'a, R> {

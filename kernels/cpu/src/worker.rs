@@ -1,6 +1,8 @@
 //! The interpreter: takes blocks through the instructions of a pass.
 
+use mixdown_ops::backend::Improbable;
 use mixdown_ops::program::BLOCK;
+use mixdown_ops::random::is_probability;
 use mixdown_ops::selection::Round;
 use mixdown_ops::{
     Call, Input, Instruction, LowRank, NonFinite, Operand, Partial, Pass, Precision, Real, Worker,
@@ -73,6 +75,7 @@ struct State<R: Real> {
     reductions: Vec<Lanes>,
     selections: Vec<Sink<R::Key>>,
     nonfinite: Option<NonFinite>,
+    improbable: Option<Improbable>,
 }
 
 impl<R: Narrow> State<R> {
@@ -84,6 +87,7 @@ impl<R: Narrow> State<R> {
             reductions: Vec::new(),
             selections: Vec::new(),
             nonfinite: None,
+            improbable: None,
         }
     }
 
@@ -97,6 +101,7 @@ impl<R: Narrow> State<R> {
             selection.begin(round);
         }
         self.nonfinite = None;
+        self.improbable = None;
     }
 
     fn run(&mut self, mut call: Call<'_>) {
@@ -155,7 +160,7 @@ impl<R: Narrow> State<R> {
                 let from = &self.registers[from as usize];
                 let key = call.streams[stream as usize];
                 let spare = &mut self.spare;
-                match density {
+                let found = match density {
                     Operand::Scalar(density) => {
                         let density = call.scalars[density as usize];
                         keep::keep_random(
@@ -167,12 +172,15 @@ impl<R: Narrow> State<R> {
                             from,
                             spare,
                         );
+                        (!is_probability(density))
+                            .then_some(Improbable { element: first, found: density })
                     }
                     Operand::Register(densities) => {
                         let densities = &self.registers[densities as usize];
-                        keep::keep_random_each(key, densities, first, elements, from, spare);
+                        keep::keep_random_each(key, densities, first, elements, from, spare)
                     }
-                }
+                };
+                self.improbable = self.improbable.or(found);
                 self.settle(to);
             }
             Instruction::Reduce { reduction, arguments: [a, b], slot } => {
@@ -230,6 +238,7 @@ impl<R: Narrow> State<R> {
             reductions: self.reductions.iter().map(Lanes::result).collect(),
             selections: self.selections.iter().map(Sink::finish).collect(),
             nonfinite: self.nonfinite,
+            improbable: self.improbable,
         }
     }
 }

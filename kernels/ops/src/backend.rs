@@ -42,6 +42,15 @@ pub struct NonFinite {
     pub input: u32,
 }
 
+/// A number that was to be a probability, and lies outside of 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Improbable {
+    /// Element within the tensor.
+    pub element: u64,
+    /// The number.
+    pub found: f64,
+}
+
 /// One stretch of a piece. A piece may come in several calls, in order of index; every stretch but
 /// the last of a tensor is a multiple of [`BLOCK`](crate::program::BLOCK) long.
 #[derive(Debug)]
@@ -103,6 +112,8 @@ pub struct Partial {
     pub selections: Vec<RoundPartial>,
     /// The first NaN or infinity met: lowest element, then lowest input.
     pub nonfinite: Option<NonFinite>,
+    /// The first number met that was to be a probability and is none.
+    pub improbable: Option<Improbable>,
 }
 
 /// One thread's hold on a backend: its registers and accumulators.

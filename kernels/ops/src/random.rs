@@ -49,6 +49,12 @@ pub fn keep_below(density: f64) -> u64 {
     (density.clamp(0.0, 1.0) * 4_294_967_296.0).round() as u64
 }
 
+/// Whether a number is a probability, but for what f32 rounds.
+#[inline]
+pub fn is_probability(density: f64) -> bool {
+    (-1e-6..=1.0 + 1e-6).contains(&density)
+}
+
 /// The key of the stream that `op` uses on `tensor` of `expert`.
 pub fn stream_key(seed: u64, op: &str, tensor: &str, expert: u64) -> u64 {
     let mut key = mix64(seed.wrapping_add(GOLDEN));
@@ -194,5 +200,9 @@ mod tests {
         assert_eq!(keep_below(0.5), 1 << 31);
         assert_eq!(keep_below(f64::NAN), 0);
         assert_eq!(keep_below(7.0), 1 << 32);
+        assert!(
+            is_probability(0.0) && is_probability(1.0) && is_probability(f64::from(0.7_f32 + 0.3))
+        );
+        assert!(!is_probability(-0.01) && !is_probability(1.01) && !is_probability(f64::NAN));
     }
 }

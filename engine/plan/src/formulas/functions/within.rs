@@ -4,6 +4,7 @@ use mixdown_diagnostics::{Diagnostic, Span, codes};
 use mixdown_ops::MapOp;
 use mixdown_ops::matrix::axes::Fact;
 use mixdown_ops::program::{Reduction, Standing};
+use mixdown_ops::random;
 use mixdown_ops::selection::Ties;
 
 use super::Call;
@@ -309,6 +310,7 @@ pub(super) fn keep_random(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Resul
         tensors(lowering, &items[..1], span)?;
         if !items[1].kind.is_tensor() {
             density_is_scalar(lowering, items[1], span)?;
+            is_probability(lowering, items[1], call.arguments[1].span)?;
         }
         let expert = u64::from(lowering.facts);
         lowering.facts += 1;
@@ -323,6 +325,19 @@ pub(super) fn keep_random(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Resul
         let node = lowering.graph.add(Node::KeepRandom(stream), &[items[0].node, items[1].node]);
         Ok(Typed { node, kind: items[0].kind })
     })
+}
+
+/// Refuses a probability, where it is known, that is none. What is found while a merge runs is looked at there.
+fn is_probability(lowering: &mut Lowering<'_>, item: Typed, span: Span) -> Result<(), Reported> {
+    let Some(found) = lowering.graph.value(item.node) else { return Ok(()) };
+    // A method checked by itself does not know its parameters.
+    if random::is_probability(found) || lowering.inputs.shape.is_none() {
+        return Ok(());
+    }
+    let headline = format!("a probability lies between 0 and 1, found {found}");
+    let diagnostic = Diagnostic::error(codes::OUT_OF_RANGE, headline)
+        .help("bound it, with `clamp(…, 0, 1)`, or give the parameter it is made of a range");
+    Err(lowering.report(diagnostic, span))
 }
 
 pub(super) fn density_is_scalar(
