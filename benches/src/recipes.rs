@@ -11,7 +11,7 @@ pub struct Recipe {
 }
 
 /// All merges, in the order of the table.
-pub const RECIPES: [Recipe; 6] = [
+pub const RECIPES: [Recipe; 16] = [
     Recipe {
         name: "linear",
         models: 4,
@@ -84,6 +84,130 @@ models:
   - {model: ./a, parameters: {weight: 0.4, density: 0.5}}
   - {model: ./b, parameters: {weight: 0.3, density: 0.5}}
   - {model: ./c, parameters: {weight: 0.2, density: 0.5}}
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "breadcrumbs",
+        models: 4,
+        text: "\
+merge_method: breadcrumbs
+base_model: ./base
+models:
+  - {model: ./a, parameters: {weight: 0.4, density: 0.5, gamma: 0.01}}
+  - {model: ./b, parameters: {weight: 0.3, density: 0.5, gamma: 0.01}}
+  - {model: ./c, parameters: {weight: 0.2, density: 0.5, gamma: 0.01}}
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "della",
+        models: 4,
+        text: "\
+merge_method: della
+base_model: ./base
+models:
+  - {model: ./a, parameters: {weight: 0.4, density: 0.5, epsilon: 0.1}}
+  - {model: ./b, parameters: {weight: 0.3, density: 0.5, epsilon: 0.1}}
+  - {model: ./c, parameters: {weight: 0.2, density: 0.5, epsilon: 0.1}}
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "sce",
+        models: 4,
+        text: "\
+merge_method: sce
+base_model: ./base
+models:
+  - model: ./a
+  - model: ./b
+  - model: ./c
+parameters: {select_topk: 0.5}
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "model_stock",
+        models: 4,
+        text: "\
+merge_method: model_stock
+base_model: ./base
+models:
+  - model: ./a
+  - model: ./b
+  - model: ./c
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "ram",
+        models: 4,
+        text: "\
+merge_method: ram
+base_model: ./base
+models:
+  - model: ./a
+  - model: ./b
+  - model: ./c
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "nuslerp",
+        models: 2,
+        text: "\
+merge_method: nuslerp
+models:
+  - {model: ./a, parameters: {weight: 0.6}}
+  - {model: ./b, parameters: {weight: 0.4}}
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "multislerp",
+        models: 3,
+        text: "\
+merge_method: multislerp
+models:
+  - {model: ./a, parameters: {weight: 0.4}}
+  - {model: ./b, parameters: {weight: 0.3}}
+  - {model: ./c, parameters: {weight: 0.2}}
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "karcher",
+        models: 3,
+        text: "\
+merge_method: karcher
+models:
+  - model: ./a
+  - model: ./b
+  - model: ./c
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "nearswap",
+        models: 2,
+        text: "\
+merge_method: nearswap
+base_model: ./base
+models:
+  - model: ./a
+parameters: {t: 0.001}
+dtype: bfloat16
+",
+    },
+    Recipe {
+        name: "arcee_fusion",
+        models: 2,
+        text: "\
+merge_method: arcee_fusion
+base_model: ./base
+models:
+  - model: ./a
 dtype: bfloat16
 ",
     },
