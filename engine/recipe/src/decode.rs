@@ -15,14 +15,14 @@ mod tokenizer;
 
 pub(crate) use settings::scalar_of;
 
-use mixdown_diagnostics::{Diagnostic, Source, any_error, codes, sort};
+use mixdown_diagnostics::{Diagnostic, Source, Span, any_error, codes, sort};
 
 use crate::overrides::apply_overrides;
 use crate::recipe::{Body, Form, Module, ModuleContent, Recipe};
 use crate::schema::Keys;
 use crate::schema::mergekit::MergekitKeys;
 use crate::setting::Settings;
-use crate::tree::{Dialect, Tree};
+use crate::tree::{Dialect, Node, Tree};
 use crate::yaml;
 use reader::{Decoder, RECIPE};
 
@@ -101,6 +101,10 @@ fn mergekit(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         decoder.report(root.span, error.help("begin with `merge_method:` and `models:`"));
         return None;
     }
+    if let Some((place, error)) = other_program(root) {
+        decoder.report(place, error);
+        return None;
+    }
     let fields = decoder.fields(root, MergekitKeys::KEYS, RECIPE)?;
     let method = decoder.text_at(fields, "merge_method");
     if fields.entry("merge_method").is_none() {
@@ -150,6 +154,46 @@ fn mergekit(decoder: &mut Decoder<'_>, tree: &Tree) -> Option<Recipe> {
         warnings: Vec::new(),
         models: std::mem::take(&mut decoder.models.list),
     })
+}
+
+/// What is told of a file of another of mergekit's programs, which makes no merge; none if it is none.
+fn other_program(root: &Node) -> Option<(Span, Diagnostic)> {
+    if root.get("merge_method").is_some() {
+        return None;
+    }
+    let place = |key: &str| {
+        let entries = root.entries().unwrap_or_default();
+        entries.iter().find(|entry| &*entry.key.text == key).map(|entry| entry.key.span)
+    };
+    let told = |headline: &str| Diagnostic::error(codes::OTHER_PROGRAM, headline);
+    if let (Some(span), Some(genome)) = (place("genome"), root.get("genome")) {
+        let method = genome.get("merge_method").and_then(Node::scalar);
+        let method = method.map_or("linear", |scalar| &*scalar.text);
+        let searched: &[&str] = match method {
+            "slerp" => &["parameters.t"],
+            "ties" | "dare_ties" => {
+                &["models[0].parameters.weight", "models[0].parameters.density"]
+            }
+            _ => &["models[0].parameters.weight"],
+        };
+        let grid: Vec<String> =
+            searched.iter().map(|path| format!("{path}: {{from: 0, to: 1}}")).collect();
+        let error = told("this file describes a search of mergekit-evolve, and no merge")
+            .note(format!(
+                "the merge is a recipe of its own: `merge_method: {method}` with these models, and a value for each parameter"
+            ))
+            .note(format!(
+                "the search is a file beside it: `search: 1`, `grid: {{{}}}` and so on for each model, `optimizer: {{cma_es: {{budget: 100}}}}`, `objective: {{command: [sh, score.sh, \"{{model_dir}}\"]}}`",
+                grid.join(", ")
+            ))
+            .help("`mixdown search RECIPE --with SEARCH --out DIR` runs it; `score.sh` runs the tasks on a folder and prints a number");
+        return Some((span, error));
+    }
+    let span = place("layer_slices")?;
+    let error = told("this file is one of bakllama, and no merge").help(
+        "write `merge_method: passthrough` with `slices`, each `sources: [{model: …, layer_range: [start, end]}]`; `scale` becomes `parameters: {scale: [{filter: down_proj, value: …}, {value: 1}]}`",
+    );
+    Some((span, error))
 }
 
 /// The only module of a recipe without `modules`.

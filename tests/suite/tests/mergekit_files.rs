@@ -315,3 +315,117 @@ dtype: float32
     assert_eq!(none, zero);
     assert_ne!(none, seven);
 }
+
+/// What a file of another of mergekit's programs is, is said.
+#[test]
+fn files_of_other_programs_are_named() {
+    let space = family();
+    let evolve = "genome:\n  models: [./a, ./b]\n  merge_method: ties\n  base_model: ./base\n\
+                  tasks: [{name: mine}]\n";
+    let outcome = merge(&space, evolve, &[]).exits(2);
+    for part in ["E0225", "mergekit-evolve", "mixdown search", "models[0].parameters.density"] {
+        assert!(outcome.stderr.contains(part), "{part} in\n{}", outcome.stderr);
+    }
+    let layers = "layer_slices: [{model: ./a, start: 0, end: 1}]\n";
+    let outcome = merge(&space, layers, &[]).exits(2);
+    assert!(outcome.stderr.contains("bakllama"), "{}", outcome.stderr);
+}
+
+#[test]
+fn templates_that_jinja_cannot_read_are_refused() {
+    for (template, words) in [
+        ("{% for m on messages %}{{ m }}{% endfor %}", "`in` before `on messages`"),
+        ("{{ messages[0].content | }}", "the name of a filter"),
+        ("{{ messages[0].content + }}", "a value at the end"),
+        ("{% if messages is %}x{% endif %}", "the name of a test"),
+    ] {
+        let outcome =
+            merge(&family(), &format!("{LINEAR}chat_template: \"{template}\"\n"), &[]).exits(2);
+        assert!(outcome.stderr.contains(words), "{template}\n{}", outcome.stderr);
+        assert!(outcome.stderr.contains("E0223"), "{}", outcome.stderr);
+    }
+}
+
+/// The family with tokenizers of five tokens, fewer than the embedding has rows.
+fn with_tokens() -> Space {
+    let space = family();
+    for model in ["base", "a", "b", "c"] {
+        let vocabulary = r#"{"<s>": 0, "t": 1, "h": 2, "e": 3, "th": 4}"#;
+        space.write(
+            format!("{model}/tokenizer.json"),
+            format!(
+                r#"{{"version": "1.0", "added_tokens": [], "model": {{"type": "BPE", "vocab": {vocabulary}, "merges": ["t h"]}}}}"#
+            ),
+        );
+    }
+    space
+}
+
+/// Rows behind the tokens are the mean of theirs, also where a model has as many rows as the output.
+#[test]
+fn padding_is_made_anew() {
+    const NAME: &str = "model.embed_tokens.weight";
+    let space = with_tokens();
+    let shape = read_checkpoint(space.path("a")).tensor(NAME).shape.clone();
+    let (rows, columns) = (shape[0] as usize, shape[1] as usize);
+    let recipe = format!("{LINEAR}tokenizer: {{source: union, pad_to_multiple_of: {rows}}}\n");
+    let merged = merged(&space, &recipe);
+    assert_eq!(merged.tensor(NAME).shape, shape);
+    let values = merged.values(NAME);
+    for column in 0..columns {
+        let mean = (0..5).map(|row| values[row * columns + column]).sum::<f64>() / 5.0;
+        for row in 5..rows {
+            let found = values[row * columns + column];
+            assert!((found - mean).abs() < 1e-6, "{row} {column}: {found}, not {mean}");
+        }
+    }
+}
+
+/// A padding of nothing is none, as in mergekit.
+#[test]
+fn no_padding_is_asked_for_by_zero() {
+    let with = |padding: &str| {
+        let recipe = format!("{LINEAR}tokenizer: {{source: union{padding}}}\n");
+        merged(&with_tokens(), &recipe).tensor("lm_head.weight").clone()
+    };
+    assert_eq!(with(", pad_to_multiple_of: 0"), with(""));
+}
+
+#[test]
+fn tokens_that_no_model_has_are_told_at_their_place() {
+    for (rule, words) in [
+        ("new: {}", "no model that is merged has a token \"new\""),
+        ("tho: {source: ./a}", "did you mean \"th\"?"),
+        ("x: {source: {kind: model_token, model: ./a, token_id: 999}}", "ids are from 0 to"),
+    ] {
+        let recipe = format!("{LINEAR}tokenizer: {{source: union, tokens: {{{rule}}}}}\n");
+        let outcome = merge(&with_tokens(), &recipe, &[]).exits(2);
+        let told = &outcome.stderr;
+        assert!(told.contains("E0313") && told.contains(words), "{rule}\n{told}");
+        assert!(told.contains("recipe.yaml:6:"), "{rule}\n{told}");
+    }
+    let zero = "tokenizer: {source: union, tokens: {new: {source: {kind: zero}}}}\n";
+    let merged = merged(&with_tokens(), &format!("{LINEAR}{zero}"));
+    let values = merged.values("lm_head.weight");
+    let columns = merged.tensor("lm_head.weight").shape[1] as usize;
+    assert!(values[5 * columns..].iter().all(|&value| value == 0.0));
+}
+
+/// Known beforehand or found element by element.
+#[test]
+fn probabilities_lie_between_0_and_1() {
+    let own = |probability: &str| {
+        let space = family();
+        let steps = format!("steps: {{kept: \"keep_random(experts - base, {probability})\"}}\n");
+        space.write("methods/own.yaml", format!("{METHOD}{steps}output: base + sum(kept)\n"));
+        space
+    };
+    let recipe = "merge_method: own\nbase_model: ./base\nmodels: [{model: ./a}]\n";
+    let outcome = merge(&own("1.5"), recipe, &[]).exits(2);
+    assert!(outcome.stderr.contains("between 0 and 1, found 1.5"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("methods/own.yaml:"), "{}", outcome.stderr);
+    let outcome = merge(&own("2 + abs(base)"), recipe, &[]).exits(2);
+    assert!(outcome.stderr.contains("a probability lies between 0 and 1"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("element:"), "{}", outcome.stderr);
+    merge(&own("clamp(2 + abs(base), 0, 1)"), recipe, &[]).success();
+}

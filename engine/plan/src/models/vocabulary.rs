@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_diagnostics::{Diagnostic, codes, suggest};
 use mixdown_recipe::recipe::{
     Body, ModelId, ModuleContent, Recipe, Slice, SourceModel, TokenSource, Tokenizer, Vocabulary,
 };
@@ -42,7 +42,10 @@ pub(crate) fn bring_together(
     let mut found = Vec::new();
     let models = read_models(request, number, views, &mut found);
     let built = models.and_then(|models| build(recipe, tokenizer, models, views, rows, &mut found));
-    reporter.extend(found.into_iter().map(|one| one.at(&recipe.source, tokenizer.span)));
+    reporter.extend(found.into_iter().map(|one| match one.place {
+        Some(_) => one,
+        None => one.at(&recipe.source, tokenizer.span),
+    }));
     built
 }
 
@@ -389,10 +392,25 @@ fn choose(
             Some(source) => match chosen(source, token, models, recipe) {
                 Ok(choice) => choice,
                 Err(diagnostic) => {
-                    found.push(*diagnostic);
+                    let place = rule.map(|rule| rule.token.span).unwrap_or(tokenizer.span);
+                    let diagnostic = diagnostic.at(&recipe.source, place);
+                    // Each embedding asks for its tokens again.
+                    if !found.contains(&diagnostic) {
+                        found.push(diagnostic);
+                    }
                     continue;
                 }
             },
+            None if owners.is_empty() && rule.is_some() => {
+                let headline = format!("no model that is merged has a token {token:?}");
+                let error = problem(headline)
+                    .help("give it a `source`: a model, `{kind: model_token, model: …, token: …}`, or `{kind: zero}`");
+                found.push(match rule {
+                    Some(rule) => error.at(&recipe.source, rule.token.span),
+                    None => error,
+                });
+                continue;
+            }
             None if owners.is_empty() => {
                 absent.push(token);
                 Choice::Zero
@@ -427,7 +445,12 @@ fn chosen(
         let own = &models[model.0 as usize];
         own.ids.get(wanted).map(|id| Choice::Rows(vec![(model.0 as usize, *id)])).ok_or_else(|| {
             let name = &recipe.models[model.0 as usize].name;
-            Box::new(problem(format!("`{name}` has no token {wanted:?}")))
+            let near = suggest::nearest(wanted, own.ids.keys().copied());
+            let error = problem(format!("`{name}` has no token {wanted:?}"));
+            Box::new(error.help(match near {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => "give a token that the model has, with `{kind: model_token, model: …, token: …}`, or `{kind: zero}`".to_owned(),
+            }))
         })
     };
     match source {
@@ -441,7 +464,11 @@ fn chosen(
             }
             let name = &recipe.models[model.0 as usize].name;
             let headline = format!("`{name}` has no token with the id {id}");
-            Err(Box::new(problem(headline).fact("tokens", own.size.to_string())))
+            Err(Box::new(
+                problem(headline)
+                    .fact("tokens", own.size.to_string())
+                    .help(format!("ids are from 0 to {}", own.size.saturating_sub(1))),
+            ))
         }
     }
 }
@@ -475,7 +502,8 @@ impl Wanted<'_> {
         let row_elements: u64 = old[1..].iter().product();
         let mut list = Rows { tensors: Vec::new(), row_elements, rows: Vec::new() };
         let own = &models[self.model];
-        let mut is_same = !self.stands_in && self.height == old[0];
+        // Rows of padding are made anew, whatever stood behind the model's own tokens.
+        let mut is_same = !self.stands_in && self.height == old[0] && self.real == self.height;
         for id in 0..self.real {
             let token = target.tokens.get(&id);
             let (choice, forced) = match self.choices.get(&id) {

@@ -1,5 +1,7 @@
 //! `chat_template`: `auto`, the name of a template, or the text of one, whose tags must go together.
 
+mod grammar;
+
 use mixdown_diagnostics::{Diagnostic, codes, suggest};
 
 use super::reader::{Decoder, Fields};
@@ -71,18 +73,28 @@ fn check(text: &str) -> Result<(), String> {
         let Some(end) = end else {
             return Err(format!("has a `{mark}` without `{close}`: `{}`", shown(&rest[at..])));
         };
-        let inside = after[..end].trim_matches(|c| c == '-' || c == '+').trim();
+        let inside = trimmed(&after[..end]);
         rest = &after[end + 2..];
         if mark == "{%" {
             rest = statement(inside, &mut open, rest)?;
-        } else if mark == "{{" && inside.is_empty() {
-            return Err("has an empty `{{ }}`".to_owned());
+        } else if mark == "{{" {
+            if inside.is_empty() {
+                return Err("has an empty `{{ }}`".to_owned());
+            }
+            grammar::expression(inside)?;
         }
     }
     match open.pop() {
         Some(word) => Err(format!("has a `{{% {word} … %}}` without `{{% end{word} %}}`")),
         None => Ok(()),
     }
+}
+
+/// The inside of a tag, without the sign on either side that says what becomes of the space around it.
+fn trimmed(inside: &str) -> &str {
+    let signs = ['-', '+'];
+    let inside = inside.strip_prefix(signs).unwrap_or(inside);
+    inside.strip_suffix(signs).unwrap_or(inside).trim()
 }
 
 /// Where the next tag begins.
@@ -106,6 +118,9 @@ fn statement<'t>(inside: &str, open: &mut Vec<String>, rest: &'t str) -> Result<
             Some(last) => Err(format!("ends `{ended}` where `{last}` is open")),
             None => Err(format!("ends a `{ended}` that nothing began")),
         };
+    }
+    if word != "raw" && (BLOCKS.contains(&word) || ["else", "elif", "do"].contains(&word)) {
+        grammar::statement(inside)?;
     }
     match word {
         "else" | "elif" => match open.last().map(String::as_str) {

@@ -46,13 +46,14 @@ impl Decoder<'_> {
         let tokens: Vec<TokenRule> = tokens.iter().filter_map(|entry| self.token(entry)).collect();
         let pad_to_multiple_of = fields.get("pad_to_multiple_of").and_then(|node| {
             let value = self.count(node, "`pad_to_multiple_of`")?;
-            if value == 0 {
+            if value == 0 && self.is_strict() {
                 self.error(
                     codes::OUT_OF_RANGE,
                     node.span,
                     "`pad_to_multiple_of` must be at least 1, found 0",
                 );
             }
+            // In mergekit's form 0 is no padding.
             (value > 0).then_some(value)
         });
         Some(Tokenizer {
