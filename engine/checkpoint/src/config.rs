@@ -2,8 +2,10 @@
 //! in its order.
 
 mod compose;
+mod follow;
 mod positions;
 mod stacks;
+mod words;
 
 use std::collections::BTreeSet;
 
@@ -12,6 +14,7 @@ use serde_json::{Map, Value};
 
 pub use compose::{Composed, Conflict, Part, compose};
 pub use stacks::{StackChange, StackFault, restack};
+pub use words::is_of_all_layers;
 
 /// What a merge changed of a model. `None` leaves things as they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,67 +46,6 @@ const TEXT_PARTS: [&str; 6] = [
     "text_model_config",
     "language_model",
     "decoder",
-];
-
-/// Keys that hold the count of layers of a language model.
-const LAYER_COUNTS: [&str; 7] = [
-    "num_hidden_layers",
-    "n_layer",
-    "n_layers",
-    "num_layers",
-    "num_decoder_layers",
-    "decoder_layers",
-    "num_hidden_blocks",
-];
-
-/// Lists with one entry for each layer whose name does not contain `layer`.
-const PER_LAYER: [&str; 14] = [
-    "activation_sparsity_pattern",
-    "attention_window",
-    "attn_types",
-    "attention_types",
-    "block_configs",
-    "block_types",
-    "ffn_multipliers",
-    "indexer_types",
-    "intermediate_size",
-    "num_kv_heads",
-    "num_query_heads",
-    "sliding_windows",
-    "use_rope",
-    "window_sizes",
-];
-
-/// A list as long as a stack of so many layers has an entry for each, whatever it is called.
-const SURE: u64 = 6;
-
-/// Parts of the names of lists that are as long as a stack by chance.
-const NOT_PER_LAYER: [&str; 11] = [
-    "architectures",
-    "crop",
-    "image",
-    "label",
-    "mean",
-    "pinpoints",
-    "rope",
-    "section",
-    "std",
-    "token",
-    "out_",
-];
-
-/// Lists of layers by number.
-const LAYER_NUMBERS: [&str; 10] = [
-    "attn_layer_indices",
-    "attn_layer_offsets",
-    "cross_attention_layers",
-    "full_attention_layers",
-    "full_attn_idxs",
-    "global_attn_layers",
-    "mlp_only_layers",
-    "moe_layers",
-    "sliding_attention_layers",
-    "sparse_layers",
 ];
 
 /// The config of the output: `config` with these changes, keys in their order.
@@ -149,14 +91,6 @@ pub fn leave_out_packing(config: &mut Value) -> Vec<String> {
         }
     }
     gone
-}
-
-/// The count of layers of the language model that a config describes.
-pub fn layer_count(config: &Value) -> Option<u64> {
-    let top = config.as_object()?;
-    let of =
-        |part: &Map<String, Value>| LAYER_COUNTS.iter().find_map(|&key| part.get(key)?.as_u64());
-    text_part(top).and_then(|key| of(top.get(key)?.as_object()?)).or_else(|| of(top))
 }
 
 /// Whether a config says that embedding and unembedding are one tensor, if it says so at all.
@@ -240,13 +174,6 @@ fn set_tied(top: &mut Map<String, Value>, is_tied: bool) {
     }
 }
 
-/// Counts of layers at the start that differ from those after them.
-const LEADING: [&str; 4] =
-    ["first_k_dense_replace", "max_window_layers", "moe_layer_start_index", "num_dense_layers"];
-
-/// Numbers of the last layer that is like those before it.
-const LAST: [&str; 1] = ["moe_layer_end_index"];
-
 /// How many layers of the output, from its start, come from the first `leading` ones.
 fn leading_count(leading: u64, old_count: u64, layers: &[u64]) -> u64 {
     if leading >= old_count {
@@ -256,41 +183,20 @@ fn leading_count(leading: u64, old_count: u64, layers: &[u64]) -> u64 {
     layers.iter().take_while(|&&layer| layer < leading).count() as u64
 }
 
-fn set_list(key: &str, list: &mut Vec<Value>, old_count: u64, layers: &[u64]) {
-    let is_list_of_numbers = LAYER_NUMBERS.contains(&key)
-        && list.iter().all(|entry| entry.as_u64().is_some_and(|layer| layer < old_count));
-    // A list of numbers as long as the model is deep, such as `no_rope_layers` with 0 and 1, is one
-    // entry for each layer; only ascending numbers without repetition can be names of layers.
-    let is_ascending = list.windows(2).all(|pair| pair[0].as_u64() < pair[1].as_u64());
-    if is_list_of_numbers && is_ascending {
-        let named: Vec<u64> = list.iter().filter_map(Value::as_u64).collect();
-        *list = layers
-            .iter()
-            .zip(0_u64..)
-            .filter(|(layer, _)| named.contains(layer))
-            .map(|(_, position)| position.into())
-            .collect();
-        return;
-    }
-    let lower = key.to_ascii_lowercase();
-    let is_other = NOT_PER_LAYER.iter().any(|part| lower.contains(part));
-    let follows_layers =
-        lower.contains("layer") || PER_LAYER.contains(&key) || (old_count >= SURE && !is_other);
-    if follows_layers && list.len() as u64 == old_count {
-        let entry = |&layer: &u64| list.get(usize::try_from(layer).ok()?).cloned();
-        let gathered: Option<Vec<Value>> = layers.iter().map(entry).collect();
-        // A layer that the model does not have is refused long before a config is written.
-        if let Some(gathered) = gathered {
-            *list = gathered;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// The count of layers of the language model that a config describes.
+    fn layer_count(config: &Value) -> Option<u64> {
+        let top = config.as_object()?;
+        let of = |part: &Map<String, Value>| {
+            words::words().counts.iter().find_map(|key| part.get(key)?.as_u64())
+        };
+        text_part(top).and_then(|key| of(top.get(key)?.as_object()?)).or_else(|| of(top))
+    }
 
     /// Compares as text, so that the order of keys counts.
     fn check(config: Value, changes: &ConfigChanges, expected: Value) {
@@ -517,14 +423,12 @@ mod tests {
     }
 
     #[test]
-    fn counts_and_ties_are_read() {
-        assert_eq!(layer_count(&json!({"n_layer": 3})), Some(3));
+    fn ties_are_read() {
         let nested = json!({
             "num_hidden_layers": 9,
             "text_config": {"num_hidden_layers": 4, "tie_word_embeddings": true},
         });
-        assert_eq!(layer_count(&nested), Some(4));
         assert_eq!(says_tied(&nested), Some(true));
-        assert_eq!((layer_count(&json!({})), says_tied(&json!([]))), (None, None));
+        assert_eq!(says_tied(&json!([])), None);
     }
 }

@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
+use super::follow::Layers;
+use super::leading_count;
 use super::positions::Positional;
-use super::{LAST, LEADING, leading_count, set_list};
+use super::words::{has, words as config_words};
 
 /// A stack of layers put together anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,34 +43,6 @@ pub enum StackFault {
     Predictor(u64),
 }
 
-/// Keys that count layers. What is not among them is no count: `num_kv_shared_layers` is none.
-const COUNTS: [&str; 14] = [
-    "num_hidden_layers",
-    "n_layer",
-    "n_layers",
-    "num_layers",
-    "num_decoder_layers",
-    "decoder_layers",
-    "decoder_num_layers",
-    "num_encoder_layers",
-    "encoder_layers",
-    "encoder_num_layers",
-    "num_hidden_blocks",
-    "num_blocks",
-    "num_block",
-    "depth",
-];
-
-/// Lists that count the layers where nothing else does.
-const COUNTING_LISTS: [&str; 3] = ["layers_block_type", "layer_types", "block_types"];
-
-/// Keys of layers of multi-token prediction, whose names continue the numbers of the others.
-const PREDICTORS: [&str; 2] = ["num_nextn_predict_layers", "mtp_num_hidden_layers"];
-
-/// Keys of what is packed into one tensor for all layers, or shared between layers by their numbers.
-const PACKED: [&str; 3] =
-    ["hidden_size_per_layer_input", "num_kv_shared_layers", "vocab_size_per_layer_input"];
-
 /// What a stack is for, by its names or by its place in a config.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
@@ -83,13 +57,12 @@ enum Purpose {
 
 impl Purpose {
     fn of_words(words: &str) -> Option<Self> {
-        let has = |list: &[&str]| list.iter().any(|word| words.contains(word));
+        let known = config_words();
+        let has = |list: &[String]| list.iter().any(|word| words.contains(word.as_str()));
         Some(match () {
-            () if has(&["vision", "visual", "image", "video", "clip", "siglip", "vit"]) => {
-                Self::Vision
-            }
-            () if has(&["audio", "speech", "whisper", "conformer"]) => Self::Audio,
-            () if has(&["text_config", "llm_config", "language", "text_model"]) => Self::Text,
+            () if has(&known.vision) => Self::Vision,
+            () if has(&known.audio) => Self::Audio,
+            () if has(&known.text) => Self::Text,
             () => return None,
         })
     }
@@ -97,7 +70,7 @@ impl Purpose {
     /// Of a stack with these names.
     fn of_stack(prefix: &str) -> Self {
         let by_word = Self::of_words(prefix);
-        let has = |part: &str| prefix.split('.').any(|own| own == part);
+        let has = |word: &str| prefix.split('.').any(|own| own.ends_with(word));
         by_word.unwrap_or(match () {
             () if has("encoder") => Self::Encoder,
             () if has("decoder") => Self::Decoder,
@@ -148,15 +121,15 @@ fn places(config: &Value, count: u64) -> Vec<Place> {
             let purpose = Purpose::of_key(&path, key);
             found.push(Place { path: path.clone(), key: key.to_owned(), purpose, is_list });
         };
-        for key in COUNTS {
+        for key in &config_words().counts {
             let own = part.get(key).and_then(Value::as_u64);
             counted |= own.is_some();
             if own == Some(count) {
                 note(key, false);
             }
         }
-        for key in COUNTING_LISTS.iter().filter(|_| !counted) {
-            if part.get(*key).and_then(Value::as_array).is_some_and(|l| l.len() as u64 == count) {
+        for key in config_words().counting_lists.iter().filter(|_| !counted) {
+            if part.get(key).and_then(Value::as_array).is_some_and(|l| l.len() as u64 == count) {
                 note(key, true);
             }
         }
@@ -178,8 +151,14 @@ fn places_of(
 ) -> Result<Vec<Place>, StackFault> {
     let all = places(config, stack.before);
     let purpose = Purpose::of_stack(&stack.prefix);
-    let is_there =
-        |purpose: Purpose| others.iter().any(|prefix| Purpose::of_stack(prefix) == purpose);
+    let is_stack = |prefix: &str| {
+        let name = prefix.trim_end_matches('.').rsplit('.').next();
+        name.is_some_and(|name| has(&config_words().stack_names, name))
+    };
+    let is_there = |purpose: Purpose| {
+        let mut others = others.iter().filter(|prefix| is_stack(prefix));
+        others.any(|prefix| Purpose::of_stack(prefix) == purpose)
+    };
     let mut own: Vec<Place> =
         all.iter().filter(|place| place.purpose == purpose).cloned().collect();
     let anywhere = || all.iter().filter(|place| place.purpose == Purpose::Any).cloned();
@@ -207,6 +186,12 @@ fn places_of(
     };
     if own.iter().any(is_named) {
         own.retain(is_named);
+    } else if matches!(purpose, Purpose::Encoder | Purpose::Decoder) && is_there(purpose) {
+        // One count, and two stacks that it may be of: a decoder of text and one of units.
+        return Err(match own.is_empty() {
+            true => StackFault::NotCounted,
+            false => StackFault::Several(own.iter().map(Place::shown).collect()),
+        });
     }
     let purposes: BTreeSet<&[String]> =
         own.iter().filter(|p| p.purpose == purpose).map(|p| p.path.as_slice()).collect();
@@ -233,7 +218,11 @@ pub fn restack(
     }
     let (stack, predictor) = without_predictors(config, stack, others)?;
     let places = places_of(config, &stack, others)?;
-    let outer = config.get("model_type").and_then(Value::as_str).map(str::to_owned);
+    let purpose = Purpose::of_stack(&stack.prefix);
+    // What the whole is says nothing of its towers.
+    let is_tower = matches!(purpose, Purpose::Vision | Purpose::Audio);
+    let outer = config.get("model_type").filter(|_| !is_tower);
+    let outer = outer.and_then(Value::as_str).map(str::to_owned);
     let mut signatures = vec![String::new(); stack.before as usize];
     let paths: BTreeSet<&[String]> = places.iter().map(|place| place.path.as_slice()).collect();
     for path in paths {
@@ -245,7 +234,7 @@ pub fn restack(
         let Some(part) = part.as_object_mut() else { return Err(StackFault::NotCounted) };
         let own = places.iter().filter(|place| place.path == path && !place.is_list);
         let keys: Vec<&str> = own.map(|place| place.key.as_str()).collect();
-        restack_part(part, &keys, outer.as_deref(), &stack, &mut signatures)?;
+        restack_part(part, &keys, (outer.as_deref(), purpose), &stack, &mut signatures)?;
         if let Some(key) = &predictor
             && part.contains_key(key)
         {
@@ -267,7 +256,8 @@ fn without_predictors(
     }
     let parts = [Some(config), config.get("text_config"), config.get("llm_config")];
     let said = parts.into_iter().flatten().find_map(|part| {
-        PREDICTORS.iter().find_map(|key| Some(((*key).to_owned(), part.get(key)?.as_u64()?)))
+        let keys = config_words().predictors.iter();
+        keys.filter_map(|key| Some((key.clone(), part.get(key)?.as_u64()?))).next()
     });
     let Some((key, count)) = said.filter(|(_, count)| *count > 0 && *count < stack.before) else {
         return Ok((stack.clone(), None));
@@ -285,16 +275,24 @@ fn without_predictors(
 fn restack_part(
     part: &mut Map<String, Value>,
     counts: &[&str],
-    outer: Option<&str>,
+    (outer, purpose): (Option<&str>, Purpose),
     stack: &StackChange,
     signatures: &mut [String],
 ) -> Result<(), StackFault> {
     let (before, sources) = (stack.before, &stack.sources);
-    let is_packed = |key: &&&str| part.get(**key).and_then(Value::as_u64).is_some_and(|n| n > 0);
-    if let Some(key) = PACKED.iter().find(is_packed) {
-        return Err(StackFault::Packed((*key).to_owned()));
+    let is_of_other_stack = |key: &str| match purpose {
+        Purpose::Encoder => key.contains("decoder"),
+        _ => key.contains("encoder"),
+    };
+    let is_packed = |key: &&String| part.get(*key).and_then(Value::as_u64).is_some_and(|n| n > 0);
+    let mut packed = config_words().packed.iter().filter(|key| !is_of_other_stack(key));
+    if let Some(key) = packed.find(is_packed) {
+        return Err(StackFault::Packed(key.clone()));
     }
-    let positional = Positional::of(part, outer, before);
+    let mut positional = Positional::of(part, outer, before);
+    // A config of encoder and decoder says of either what holds for it alone; one of a single stack may call it
+    // the decoder.
+    positional.retain(|one| !is_of_other_stack(one.key()));
     for key in counts {
         part.insert((*key).to_owned(), (sources.len() as u64).into());
     }
@@ -303,91 +301,80 @@ fn restack_part(
             signature.push_str(&format!("{key}={};", entry(layer)));
         }
     };
+    follow_all(part, Layers { before, sources }, false, &mut note)?;
+    let known = config_words();
     for (key, value) in part.iter_mut() {
-        match value {
-            Value::Array(list) => {
-                let old = list.clone();
-                set_list(key, list, before, sources);
-                if old.len() as u64 == before && (*list != old || sources.len() as u64 != before) {
-                    note(key, &|layer| old[layer as usize].to_string());
-                } else if *list != old {
-                    note(key, &|layer| old.contains(&layer.into()).to_string());
-                }
-            }
-            Value::Object(map) => {
-                if let Some(gathered) = by_number(map, before, sources) {
-                    let old = std::mem::replace(map, gathered);
-                    note(key, &|layer| {
-                        old.get(&layer.to_string()).map_or(String::new(), Value::to_string)
-                    });
-                }
-            }
-            Value::String(text) if is_pattern(key, text, before) => {
-                let letters: Vec<char> = text.chars().collect();
-                note(key, &|layer| letters[layer as usize].to_string());
-                *text = sources.iter().filter_map(|layer| letters.get(*layer as usize)).collect();
-            }
-            // Counts from the first layer on: `max_window_layers` of Qwen2, `first_k_dense_replace` of
-            // DeepSeek. A layer keeps its side of the line where the layers stay in order.
-            Value::Number(_) if LEADING.contains(&key.as_str()) || LAST.contains(&key.as_str()) => {
-                let is_last = u64::from(LAST.contains(&key.as_str()));
-                let Some(leading) = value.as_u64().map(|number| number + is_last) else { continue };
-                let counted = leading_count(leading, before, sources);
-                let is_ordered =
-                    sources.iter().skip(counted as usize).all(|layer| *layer >= leading);
-                if is_ordered {
-                    note(key, &|layer| (layer < leading).to_string());
-                } else if key != "max_window_layers" {
-                    let position = counted
-                        + sources[counted as usize..].iter().take_while(|l| **l >= leading).count()
-                            as u64;
-                    let layer = sources[position as usize];
-                    return Err(StackFault::Position { key: key.clone(), position, layer });
-                }
-                // What ends before the first layer has no number: -1 would mean all of them.
-                let Some(number) = counted.checked_sub(is_last) else {
-                    let (key, layer) = (key.clone(), sources[0]);
-                    return Err(StackFault::Position { key, position: 0, layer });
-                };
-                *value = number.into();
-            }
-            _ => {}
+        // Counts from the first layer on: `max_window_layers` of Qwen2, `first_k_dense_replace` of DeepSeek. A
+        // layer keeps its side of the line where the layers stay in order.
+        let is_last = has(&known.last, key);
+        if !is_last && !has(&known.leading, key) {
+            continue;
         }
+        let Some(leading) = value.as_u64().map(|number| number + u64::from(is_last)) else {
+            continue;
+        };
+        let counted = leading_count(leading, before, sources);
+        let is_ordered = sources.iter().skip(counted as usize).all(|layer| *layer >= leading);
+        if is_ordered {
+            note(key, &|layer| (layer < leading).to_string());
+        } else if positional.iter().any(|one| one.says(key)) {
+            // The list is written below, and says it of each layer.
+            continue;
+        } else if key != "max_window_layers" {
+            let behind = sources[counted as usize..].iter().take_while(|layer| **layer >= leading);
+            let position = counted + behind.count() as u64;
+            let layer = sources[position as usize];
+            return Err(StackFault::Position { key: key.clone(), position, layer });
+        }
+        // What ends before the first layer has no number: -1 would mean all of them.
+        let Some(number) = counted.checked_sub(u64::from(is_last)) else {
+            let (key, layer) = (key.clone(), sources[0]);
+            return Err(StackFault::Position { key, position: 0, layer });
+        };
+        *value = number.into();
     }
     for one in positional {
         match one.gathered(sources) {
             Ok(written) => {
-                note(one.key, &|layer| one.is_special(layer).to_string());
+                note(one.key(), &|layer| one.kind_before(layer).to_string());
                 part.extend(written.map(|(key, list)| (key.to_owned(), list)));
             }
             Err((position, layer)) => {
-                return Err(StackFault::Position { key: one.key.to_owned(), position, layer });
+                return Err(StackFault::Position { key: one.key().to_owned(), position, layer });
             }
         }
     }
     Ok(())
 }
 
-/// A map whose keys are numbers of layers, with those of the new ones; nothing if it is no such map.
-fn by_number(map: &Map<String, Value>, before: u64, sources: &[u64]) -> Option<Map<String, Value>> {
-    let is_layer = |key: &String| {
-        key.bytes().all(|byte| byte.is_ascii_digit())
-            && key.parse::<u64>().is_ok_and(|layer| layer < before)
-    };
-    // Labels of a classifier are numbered too, and are texts.
-    let is_settings = map.values().all(Value::is_object);
-    if map.is_empty() || !map.keys().all(is_layer) || !is_settings {
-        return None;
+/// Changes all values of a part that follow the layers, and those in groups of settings within it.
+fn follow_all(
+    part: &mut Map<String, Value>,
+    layers: Layers<'_>,
+    is_inner: bool,
+    note: &mut dyn FnMut(&str, &dyn Fn(u64) -> String),
+) -> Result<(), StackFault> {
+    let is_longer = layers.sources.len() as u64 != layers.before;
+    for (key, value) in part.iter_mut() {
+        let found = layers.follow(key, value, is_inner);
+        let Some(followed) = found.map_err(|()| StackFault::Packed(key.clone()))? else {
+            // Another part counts layers of its own.
+            let settings = value.as_object_mut().filter(|inner| {
+                !is_inner
+                    && !inner.contains_key("model_type")
+                    && !config_words().counts.iter().any(|count| inner.contains_key(count))
+            });
+            if let Some(settings) = settings {
+                follow_all(settings, layers, true, note)?;
+            }
+            continue;
+        };
+        if (*value != followed.value || is_longer) && !followed.said.is_empty() {
+            note(key, &|layer| followed.said.get(layer as usize).cloned().unwrap_or_default());
+        }
+        *value = followed.value;
     }
-    let entry = |(position, layer): (u64, &u64)| {
-        Some((position.to_string(), map.get(&layer.to_string())?.clone()))
-    };
-    Some((0..).zip(sources).filter_map(entry).collect())
-}
-
-/// Whether a text has a letter for each layer: `hybrid_override_pattern` of Nemotron-H.
-fn is_pattern(key: &str, text: &str, before: u64) -> bool {
-    key.contains("pattern") && text.chars().count() as u64 == before
+    Ok(())
 }
 
 #[cfg(test)]
@@ -494,6 +481,82 @@ mod tests {
         );
         let fault = refused(json!({"num_layers": 4}), &change(stacks[1], 4, &[0]), &stacks[..1]);
         assert_eq!(fault, StackFault::Several(vec!["num_layers".to_owned()]));
+    }
+
+    #[test]
+    fn convolutions_before_an_encoder_are_no_language_model() {
+        check(
+            json!({"num_hidden_layers": 4, "num_feat_extract_layers": 2}),
+            &change("wav2vec2.encoder.layers.", 4, &[0, 2]),
+            &["wav2vec2.feature_extractor.conv_layers."],
+            json!({"num_hidden_layers": 2, "num_feat_extract_layers": 2}),
+        );
+    }
+
+    #[test]
+    fn a_count_that_may_be_of_two_decoders_is_of_neither() {
+        let stack = change("text_decoder.layers.", 4, &[0, 2]);
+        let units = ["t2u_model.decoder.layers.", "text_encoder.layers."];
+        let fault = refused(json!({"decoder_layers": 4, "encoder_layers": 4}), &stack, &units);
+        assert_eq!(fault, StackFault::Several(vec!["decoder_layers".to_owned()]));
+        check(
+            json!({"mask_decoder_config": {"num_hidden_layers": 4}}),
+            &change("mask_decoder.transformer.layers.", 4, &[0, 2]),
+            &["vision_encoder.layers."],
+            json!({"mask_decoder_config": {"num_hidden_layers": 2}}),
+        );
+    }
+
+    /// Kimi Linear as published: numbers from one, in a group of settings.
+    #[test]
+    fn groups_of_settings_follow_too_and_other_parts_do_not() {
+        let numbers = |full: Value, linear: Value| json!({"full_attn_layers": full, "kda_layers": linear, "num_heads": 4});
+        check(
+            json!({
+                "model_type": "kimi_linear",
+                "num_hidden_layers": 4,
+                "linear_attn_config": numbers(json!([4]), json!([1, 2, 3])),
+                "rope_scaling": {"short_factor": [1, 2, 3, 4]},
+                "vision_config": {"depth": 4, "layer_kinds": [1, 2, 3, 4]},
+            }),
+            &change("model.layers.", 4, &[0, 3, 3]),
+            &[],
+            json!({
+                "model_type": "kimi_linear",
+                "num_hidden_layers": 3,
+                "linear_attn_config": numbers(json!([2, 3]), json!([1])),
+                "rope_scaling": {"short_factor": [1, 2, 3, 4]},
+                "vision_config": {"depth": 4, "layer_kinds": [1, 2, 3, 4]},
+            }),
+        );
+    }
+
+    /// What the whole model is does not tell the kinds of its towers' layers.
+    #[test]
+    fn towers_follow_their_own_rules() {
+        let config = json!({
+            "model_type": "gemma3",
+            "text_config": {"model_type": "gemma3_text", "num_hidden_layers": 6},
+            "vision_config": {"num_hidden_layers": 4, "fullatt_block_indexes": [1, 3]},
+        });
+        let mut expected = config.clone();
+        expected["vision_config"] = json!({"num_hidden_layers": 2, "fullatt_block_indexes": [1]});
+        let others = ["model.language_model.layers."];
+        check(config, &change("model.vision_tower.blocks.", 4, &[2, 3]), &others, expected);
+    }
+
+    /// Layers that T5's sparse relatives fill with experts by their count.
+    #[test]
+    fn what_the_count_decides_is_refused_for_its_own_stack() {
+        let switch = json!({
+            "num_layers": 4, "num_decoder_layers": 4, "num_sparse_encoder_layers": 2,
+        });
+        let stacks = ["encoder.block.", "decoder.block."];
+        let fault = refused(switch.clone(), &change(stacks[0], 4, &[0, 1]), &stacks[1..]);
+        assert_eq!(fault, StackFault::Packed("num_sparse_encoder_layers".to_owned()));
+        let mut expected = switch.clone();
+        expected["num_decoder_layers"] = json!(2);
+        check(switch, &change(stacks[1], 4, &[0, 1]), &stacks[..1], expected);
     }
 
     #[test]

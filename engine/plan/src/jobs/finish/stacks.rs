@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mixdown_checkpoint::config::{StackChange, StackFault, restack};
+use mixdown_checkpoint::config::{StackChange, StackFault, is_of_all_layers, restack};
 use mixdown_diagnostics::{Diagnostic, codes};
 
 use crate::families::layer;
@@ -12,8 +12,8 @@ use crate::plan::{Job, LayerChange, OutputFiles};
 use crate::report::Reporter;
 use crate::report::whole;
 
-/// Layer to the ends of its tensors' names.
-type Layers<'n> = BTreeMap<u64, BTreeSet<&'n str>>;
+/// Layer to the ends of its tensors' names, with their shapes.
+type Layers<'n> = BTreeMap<u64, BTreeSet<(&'n str, &'n [u64])>>;
 
 /// Reports stacks that the config of the output cannot follow.
 pub(super) fn check_stacks(
@@ -34,12 +34,17 @@ pub(super) fn check_stacks(
             sources: change.sources.clone(),
         };
         let others = output.stacks.iter().filter(|prefix| **prefix != change.prefix);
+        let tensors = || donor.index.tensors().iter();
+        let is_changed = !stack.sources.iter().copied().eq(0..stack.before);
+        let mut all = tensors().filter(|one| is_changed && is_of_all_layers(&one.name));
         let found = match restack(&mut config.clone(), &stack, &others.cloned().collect()) {
             Err(fault) => Some(refusal(&fault, change, donor.name)),
+            Ok(_) if let Some(tensor) = all.next() => Some(packed(change, "tensor", &tensor.name)),
             Ok(signatures) => {
-                let before =
-                    ends(donor.index.tensors().iter().map(|one| &one.name), &change.prefix);
-                let after = ends(jobs.iter().map(|job| &job.name), &change.prefix);
+                let stored = tensors().map(|one| (one.name.as_str(), one.shape.dimensions()));
+                let before = ends(stored, &change.prefix);
+                let made = jobs.iter().map(|job| (job.name.as_str(), job.shape.dimensions()));
+                let after = ends(made, &change.prefix);
                 misplaced(&signatures, &before, &after, change)
             }
         };
@@ -49,10 +54,12 @@ pub(super) fn check_stacks(
     }
 }
 
-fn ends<'n>(names: impl Iterator<Item = &'n String>, prefix: &str) -> Layers<'n> {
+fn ends<'n>(tensors: impl Iterator<Item = (&'n str, &'n [u64])>, prefix: &str) -> Layers<'n> {
     let mut layers = Layers::new();
-    for name in names.filter_map(|name| layer::split(name)).filter(|name| name.prefix == prefix) {
-        layers.entry(name.layer).or_default().insert(name.suffix);
+    for (name, shape) in tensors {
+        if let Some(name) = layer::split(name).filter(|name| name.prefix == prefix) {
+            layers.entry(name.layer).or_default().insert((name.suffix, shape));
+        }
     }
     layers
 }
@@ -65,7 +72,7 @@ fn misplaced(
     after: &Layers<'_>,
     change: &LayerChange,
 ) -> Option<Diagnostic> {
-    let mut kinds: BTreeMap<&str, &BTreeSet<&str>> = BTreeMap::new();
+    let mut kinds: BTreeMap<&str, &BTreeSet<(&str, &[u64])>> = BTreeMap::new();
     let own =
         || (0..).zip(signatures).filter_map(|(layer, text)| Some((text, before.get(&layer)?)));
     let is_said = own().all(|(text, tensors)| **kinds.entry(text).or_insert(tensors) == *tensors);
@@ -91,7 +98,9 @@ fn misplaced(
             change.prefix
         );
         let mut fault = Diagnostic::error(codes::LAYER_MISPLACED, headline);
-        let shown = |name: &&str| format!("`{}{position}{name}`", change.prefix);
+        let shown = |(name, shape): &(&str, &[u64])| {
+            format!("`{}{position}{name}` of shape {shape:?}", change.prefix)
+        };
         if let Some(name) = wanted.difference(tensors).next() {
             fault = fault.fact("missing there", shown(name));
         }
@@ -118,6 +127,15 @@ fn unknown_kind(change: &LayerChange, position: u64) -> Diagnostic {
         .help("choose ranges with no more layers than there are, each at a position of its kind")
 }
 
+/// `what` of `place` belongs to single layers, and cannot be put together anew.
+fn packed(change: &LayerChange, place: &str, what: &str) -> Diagnostic {
+    let headline = format!("the layers `{}*` cannot be put together anew", change.prefix);
+    Diagnostic::error(codes::LAYERS_PACKED, headline)
+        .fact(place, format!("`{what}`"))
+        .note("the model holds a part for each layer in tensors of all layers, takes results behind layers that now come twice or never, or has layers that take keys and values of others by their numbers")
+        .help("merge the models whole with `models`, or keep the layers that are named there, once and in order")
+}
+
 fn refusal(fault: &StackFault, change: &LayerChange, donor: &str) -> Diagnostic {
     let prefix = &change.prefix;
     let uncounted = |headline: String| {
@@ -141,13 +159,7 @@ fn refusal(fault: &StackFault, change: &LayerChange, donor: &str) -> Diagnostic 
                 )
                 .help(whole)
         }
-        StackFault::Packed(key) => {
-            let headline = format!("the layers `{prefix}*` cannot be put together anew");
-            Diagnostic::error(codes::LAYERS_PACKED, headline)
-                .fact("config.json", format!("`{key}`"))
-                .note("the model holds a part for each layer in tensors of all layers, or layers that take keys and values of others by their numbers")
-                .help("merge the models whole with `models`")
-        }
+        StackFault::Packed(key) => packed(change, "config.json", key),
         StackFault::Position { key, position, layer } => {
             let headline = format!(
                 "layer {layer} is of another kind than position {position} of `{prefix}*` asks for"
