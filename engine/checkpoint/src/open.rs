@@ -10,6 +10,7 @@ pub(crate) mod torch_names;
 mod trainer_state;
 mod weight_map;
 mod wrapped;
+mod zero;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -102,6 +103,15 @@ pub fn open_as(
     }
     if found.is_distributed {
         match distributed::read(&found.root, &found.shown_root, &pool) {
+            Ok(opened) => {
+                (shards, tensors) = (opened.shards, opened.tensors);
+                found.warnings.extend(opened.warnings);
+            }
+            Err(more) => faults.extend(more),
+        }
+    }
+    if let Some(folder) = &found.zero {
+        match zero::read(&found.root, &found.shown_root, folder, &pool) {
             Ok(opened) => {
                 (shards, tensors) = (opened.shards, opened.tensors);
                 found.warnings.extend(opened.warnings);

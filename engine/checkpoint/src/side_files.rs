@@ -29,6 +29,9 @@ const WEIGHT_ENDINGS: [&str; 11] = [
 const PACKING_NOTES: [&str; 3] =
     ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
 
+/// What DeepSpeed puts beside its states: the name of the last step, and the program that joins them.
+const OF_ZERO: [&str; 2] = ["latest", "zero_to_fp32.py"];
+
 /// What names the parts of a model of sentence-transformers.
 const MODULES: &str = "modules.json";
 
@@ -161,6 +164,7 @@ pub fn is_taken_over(name: &str) -> bool {
         && !is_index
         && !is_weights
         && lower != "readme.md"
+        && !OF_ZERO.contains(&lower.as_str())
         // Programs that find it beside weights look for an adapter.
         && lower != "adapter_config.json"
         && name != crate::manifest::MANIFEST_NAME

@@ -1,17 +1,38 @@
-//! Distributed checkpoints of torch: those that torch wrote from two processes, and ones that lie.
+//! Checkpoints of which several processes wrote parts: those of torch from two processes, those of DeepSpeed ZeRO
+//! from three, and ones that lie.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::encoding::Blocks;
 use mixdown_checkpoint::{ByteSource, Checkpoint, FilePool, open};
-use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_diagnostics::{Code, Diagnostic, codes};
 use mixdown_kit::Space;
 use mixdown_kit::tensor::decode;
 use mixdown_tensor::DType;
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/formats/distributed/two")
+}
+
+/// A folder or file of what `tests/formats/zero/make.py` wrote.
+fn zero(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/formats/zero").join(name)
+}
+
+/// The folder of all files of a step of ZeRO, each as `change` gives it; those it gives nothing for are left out.
+fn changed_zero(
+    name: &str,
+    change: &dyn Fn(&str, Vec<u8>) -> Option<Vec<u8>>,
+) -> Result<Checkpoint, Vec<Diagnostic>> {
+    let space = Space::new();
+    for entry in fs::read_dir(zero(name)).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        if let Some(bytes) = change(&name, fs::read(entry.path()).unwrap()) {
+            space.write(format!("step/{name}"), bytes);
+        }
+    }
+    open(&space.path("step"), None)
 }
 
 /// The fixture with changes to its metadata.
@@ -153,4 +174,99 @@ fn states_of_trainers_say_what_makes_a_model_of_them() {
     told(&["iter_0000100/.metadata"], &["m/iter_0000100`, which is a distributed checkpoint"]);
     let unet = "unet/diffusion_pytorch_model.fp16.safetensors";
     told(&["model_index.json", unet, "scheduler/scheduler_config.json"], &["pipeline", "m/unet`"]);
+}
+
+#[test]
+fn shares_of_zero_are_put_together() {
+    let expected = open(&zero("expected.safetensors"), None).unwrap();
+    for folder in ["two", "two/global_step5", "padded", "three"] {
+        let checkpoint = open(&zero(folder), None).unwrap();
+        let names = |of: &Checkpoint| -> Vec<String> {
+            of.index.by_name().map(|one| one.name.clone()).collect()
+        };
+        assert_eq!(names(&checkpoint), names(&expected), "{folder}");
+        for tensor in expected.index.tensors() {
+            let own = checkpoint.index.get(&tensor.name).unwrap();
+            assert_eq!(own.shape, tensor.shape, "{folder} {}", tensor.name);
+            assert_eq!(own.model_dtype(), tensor.dtype, "{folder} {}", tensor.name);
+            for each in [1, 3, 100] {
+                let found = values(&checkpoint, &tensor.name, each);
+                assert_eq!(found, values(&expected, &tensor.name, 100), "{folder} {}", tensor.name);
+            }
+        }
+        let told: Vec<&str> = checkpoint.warnings.iter().map(|one| one.code.id).collect();
+        assert_eq!(told, [codes::NOT_READ.id], "{folder}");
+    }
+}
+
+#[test]
+fn states_of_zero_that_do_not_go_together_are_refused() {
+    let refused = |change: &dyn Fn(&str, Vec<u8>) -> Option<Vec<u8>>, code: Code, words: &str| {
+        let faults = changed_zero("three", change).expect_err(words);
+        assert_eq!(faults[0].code, code, "{faults:?}");
+        let text = format!("{faults:?}");
+        assert!(text.contains(words), "{words}: {text}");
+    };
+    let without = |ending: &'static str| {
+        move |name: &str, bytes| Some(bytes).filter(|_| !name.ends_with(ending))
+    };
+    let (missing, broken) = (codes::SHARD_MISSING, codes::HEADER_BROKEN);
+    refused(&without("rank_1_mp_rank_00_optim_states.pt"), missing, "of 2 processes, and 3 wrote");
+    refused(&without("model_states.pt"), missing, "lacks `mp_rank_00_model_states.pt`");
+    let swapped = |from: &'static str, to: &'static str| {
+        move |_: &str, bytes: Vec<u8>| {
+            Some(match String::from_utf8_lossy(&bytes).contains(from) {
+                true => replaced(from, to)(bytes),
+                false => bytes,
+            })
+        }
+    };
+    let key = swapped("param_shapes", "param_shapez");
+    refused(&key, codes::UNSUPPORTED_FORMAT, "no shapes of parameters");
+    let scaler = swapped("deepspeed.runtime.fp16", "deepsqeed.runtime.fp16");
+    refused(&scaler, codes::UNSUPPORTED_FORMAT, "names `deepsqeed.runtime.fp16.loss_scaler");
+    let space = Space::new();
+    for rank in ["00", "01"] {
+        space.write(format!("m/zero_pp_rank_0_mp_rank_{rank}_optim_states.pt"), b"");
+        space.write(format!("m/mp_rank_{rank}_model_states.pt"), b"");
+    }
+    let faults = open(&space.path("m"), None).unwrap_err();
+    assert_eq!(faults[0].code, codes::TRAINER_STATE, "{faults:?}");
+    assert!(faults[0].headline.contains("matrices that are cut"), "{faults:?}");
+    // A share of another length: the first process's files in the place of the last's, from another stage.
+    let other = fs::read(
+        zero("padded/global_step5").join("bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"),
+    );
+    let other = other.unwrap();
+    let mixed = |name: &str, bytes| {
+        let is_it = name == "zero_pp_rank_2_mp_rank_00_optim_states.pt";
+        Some(if is_it { other.clone() } else { bytes })
+    };
+    refused(&mixed, broken, "processes have different groups");
+}
+
+#[test]
+fn bent_states_of_zero_do_no_harm() {
+    for (file, length) in [
+        ("zero_pp_rank_0_mp_rank_00_optim_states.pt", 2600),
+        ("zero_pp_rank_0_mp_rank_00_model_states.pt", 4400),
+    ] {
+        for at in (0..length).step_by(7) {
+            let bent = |name: &str, mut bytes: Vec<u8>| {
+                if name == file && at < bytes.len() {
+                    bytes[at] ^= 1 << (at % 8);
+                }
+                Some(bytes)
+            };
+            let Ok(checkpoint) = changed_zero("three", &bent) else { continue };
+            for tensor in checkpoint.index.tensors() {
+                let parts = tensor.encoding.iter().flat_map(|one| one.parts());
+                let ends = parts.chain([tensor].into_iter().filter(|one| one.encoding.is_none()));
+                for part in ends {
+                    let size = checkpoint.index.shards()[part.shard as usize].size;
+                    assert!(part.offset + part.bytes() <= size, "{file} byte {at}: {part:?}");
+                }
+            }
+        }
+    }
 }

@@ -406,6 +406,45 @@ fn stacks_that_a_config_cannot_follow_are_refused() {
     says(&check(&space, &stacked(&[(0, 2)])).exits(2), &["E0323", "hidden_size_per_layer_input"]);
 }
 
+/// A tensor with a part for each layer does not follow, and a layer of another shape is of another kind.
+#[test]
+fn shapes_tell_kinds_of_layers_too() {
+    let space = Space::new();
+    let wide = |layers: &[usize]| {
+        let mut builder = checkpoint("hybrid").layers(0).config("num_hidden_layers", json!(4));
+        for (layer, width) in layers.iter().enumerate() {
+            let name = format!("model.layers.{layer}.up.weight");
+            let values = vec![layer as f64; *width];
+            builder = builder.with(Tensor::new(&name, DType::F32, &[*width as u64], &values));
+        }
+        builder
+    };
+    wide(&[1, 2, 1, 2]).write(&space);
+    says(&check(&space, &stacked(&[(0, 1), (2, 3)])).exits(2), &["E0322", "of shape [1]"]);
+    merge(&space, &stacked(&[(0, 2), (2, 4)]), &[]).success();
+    let head = Tensor::new("contact_head.regression.weight", DType::F32, &[1, 4], &[0.0; 4]);
+    wide(&[1; 4]).with(head).write(&space);
+    says(&check(&space, &stacked(&[(0, 2)])).exits(2), &["E0323", "contact_head"]);
+}
+
+/// Layers that slices leave out belong to a module that the recipe lists; those of another stack do not.
+#[test]
+fn layers_left_out_are_of_a_module_that_is_listed() {
+    let space = Space::new();
+    hybrid(&space, &["m"; 4], json!({"num_hidden_layers": 4}));
+    let listed = "merge_method: passthrough\nmodules:\n  model.layers:\n    slices:\n    \
+        - sources: [{model: hybrid, layer_range: [0, 2]}]\n";
+    // The embedding, the last norm and the output layer, and none of the layers 2 and 3.
+    says(&check(&space, listed).success(), &["W0606", ": 3 tensors belong to modules"]);
+    let mut others = checkpoint("hybrid").layers(0).config("num_hidden_layers", json!(1));
+    for name in ["model.layers.0.m.weight", "vision.blocks.0.m.weight"] {
+        others = others.with(Tensor::new(name, DType::F32, &[1], &[0.0]));
+    }
+    others.write(&space);
+    let listed = listed.replace("[0, 2]", "[0, 1]");
+    says(&check(&space, &listed), &["W0606", ": 4 tensors belong to modules"]);
+}
+
 /// Layers of multi-token prediction have the numbers after the last layer, and are none of the stack.
 #[test]
 fn predictors_of_further_tokens_are_no_layers() {

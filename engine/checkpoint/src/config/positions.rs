@@ -265,6 +265,10 @@ mod tests {
             "layer_types",
             json!([full, slides, slides]),
         );
+        // Angles that follow from the position, and no list that could be written without them.
+        let muse = json!({"model_type": "muse_spark_text"});
+        let all = Positional::of(muse.as_object().unwrap(), None, 6);
+        assert!(all.iter().any(|one| one.gathered(&[1, 2, 3]) == Err((0, 1))), "{all:?}");
         // Zamba: 2, and from 3 on every fourth with the second first: 4 and 8.
         check(
             json!({"model_type": "zamba", "attn_layer_period": 4, "attn_layer_offset": 1}),

@@ -14,6 +14,7 @@ mod state;
 mod stream;
 mod tensors;
 mod values;
+pub(crate) mod zero;
 mod zip;
 
 use mixdown_diagnostics::{Diagnostic, codes};
@@ -62,11 +63,21 @@ fn zipped(
     shown: &str,
     choose: &dyn Fn(&machine::Pickle, &str, u64) -> Result<state::Chosen, Fault>,
 ) -> Result<Header, Vec<Diagnostic>> {
+    zipped_with(source, shown, globals::find, choose)
+}
+
+/// The same, where names stand for what `find` says.
+fn zipped_with(
+    source: &dyn ByteSource,
+    shown: &str,
+    find: fn(&str, &str) -> values::Global,
+    choose: &dyn Fn(&machine::Pickle, &str, u64) -> Result<state::Chosen, Fault>,
+) -> Result<Header, Vec<Diagnostic>> {
     let archive = zip::Archive::read(source, shown).map_err(|fault| vec![*fault])?;
     let (prefix, at, len) = archive.pickle(source, shown).map_err(|fault| vec![*fault])?;
     check_byte_order(&archive, &prefix, source, shown).map_err(|fault| vec![*fault])?;
     let mut stream = Stream::new(source, shown, at, at + len);
-    let pickle = machine::run(&mut stream).map_err(|fault| vec![*fault])?;
+    let pickle = machine::run_with(&mut stream, find).map_err(|fault| vec![*fault])?;
     let chosen = choose(&pickle, shown, at).map_err(|fault| vec![*fault])?;
     let mut ranges = vec![(at, len, format!("{prefix}data.pkl"))];
     let header = tensors::place(&pickle, chosen, shown, |key, bytes| {

@@ -14,6 +14,7 @@ use super::shard_names;
 use super::torch_names;
 use super::trainer_state;
 use super::weight_map::WeightMap;
+use super::zero;
 use crate::format::{self, Format, Header, START};
 use crate::index::Shard;
 use crate::shown::{bytes_text, io_text, shown, shown_path, some_of};
@@ -50,6 +51,8 @@ pub(super) struct Found {
     pub weight_map: Option<WeightMap>,
     /// Whether it is a distributed checkpoint of torch, which has other files than weights.
     pub is_distributed: bool,
+    /// The folder with the states of DeepSpeed ZeRO, below the root, if that is what holds the weights.
+    pub zero: Option<String>,
     /// What was wrong so far, with work that can go on.
     pub faults: Vec<Diagnostic>,
     pub warnings: Vec<Diagnostic>,
@@ -85,8 +88,8 @@ fn not_there(name: &str, error: &io::Error) -> Diagnostic {
 
 fn plain(form: Form, root: PathBuf, shown_root: String, files: Vec<File>) -> Found {
     let (faults, warnings) = (Vec::new(), Vec::new());
-    let (weight_map, is_distributed) = (None, false);
-    Found { form, root, shown_root, files, weight_map, is_distributed, faults, warnings }
+    let (weight_map, is_distributed, zero) = (None, false, None);
+    Found { form, root, shown_root, files, weight_map, is_distributed, zero, faults, warnings }
 }
 
 fn folder(name: &str, path: &Path) -> Result<Found, Vec<Diagnostic>> {
@@ -155,6 +158,12 @@ fn folder(name: &str, path: &Path) -> Result<Found, Vec<Diagnostic>> {
     let has_parts = || names.iter().any(|name| name.ends_with(distributed::PARTS));
     if weights.is_empty() && names.iter().any(|name| name == distributed::METADATA) && has_parts() {
         found.is_distributed = true;
+        return Ok(found);
+    }
+    if weights.is_empty()
+        && let Some(states) = zero::states(path, &names)
+    {
+        found.zero = Some(states);
         return Ok(found);
     }
     for missing in shard_names::missing(&weights) {

@@ -411,8 +411,15 @@ fn check_ranges(
 fn warn_of_modules_left_out(context: &mut RecipeContext<'_>) {
     let written: BTreeSet<String> = context.made.iter().map(|made| made.name.clone()).collect();
     let Some(view) = context.models().next() else { return };
-    let left: Vec<&str> =
-        view.iter().map(|tensor| tensor.name).filter(|name| !written.contains(*name)).collect();
+    // Layers that slices leave out belong to a module that is listed.
+    fn stack(name: &str) -> Option<&str> {
+        layer::split(name).map(|split| split.prefix)
+    }
+    let stacks: BTreeSet<&str> = written.iter().filter_map(|name| stack(name)).collect();
+    let is_left = |name: &&str| {
+        !written.contains(*name) && stack(name).is_none_or(|prefix| !stacks.contains(prefix))
+    };
+    let left: Vec<&str> = view.iter().map(|tensor| tensor.name).filter(is_left).collect();
     if let (Some(first), Form::Mergekit) = (left.first(), context.recipe.form)
         && !context.made.is_empty()
     {

@@ -29,6 +29,66 @@ const KEYS: [&[&str]; 16] = [
     &["sliding_window"],
 ];
 
+/// Other keys of this meaning, wherever they stand: in towers, in angles for each kind of layer, in families of
+/// their own.
+const OTHERS: [&str; 31] = [
+    "alibi",
+    "attention_factor",
+    "audio_token_id",
+    "beta_fast",
+    "beta_slow",
+    "clip_qkv",
+    "dim_model_base",
+    "high_freq_factor",
+    "image_token_id",
+    "image_token_index",
+    "layer_types",
+    "long_factor",
+    "low_freq_factor",
+    "max_window_layers",
+    "mrope_section",
+    "mscale",
+    "mscale_all_dim",
+    "n_group",
+    "no_rope_layers",
+    "original_max_position_embeddings",
+    "parallel_attn",
+    "rope_interleave",
+    "scale_depth",
+    "scale_emb",
+    "scoring_func",
+    "short_factor",
+    "topk_group",
+    "topk_method",
+    "use_parallel_residual",
+    "use_sliding_window",
+    "vision_feature_layer",
+];
+
+/// Ends of the names of such keys.
+const ENDS: [&str; 14] = [
+    "_act",
+    "_activation",
+    "_attention_heads",
+    "_base_freq",
+    "_eps",
+    "_epsilon",
+    "_heads",
+    "_multiplier",
+    "_scale",
+    "_scaling",
+    "_scaling_factor",
+    "_softcapping",
+    "_theta",
+    "_window",
+];
+
+/// Parts of parts of parts, and the angles of one kind of layers in them.
+const DEEPEST: usize = 5;
+
+/// Differences that are told one by one.
+const MOST_TOLD: usize = 12;
+
 /// Where configs of models with several parts keep those of the language model.
 const TEXT_PARTS: [&str; 4] =
     ["text_config", "llm_config", "language_config", "thinker_config.text_config"];
@@ -53,8 +113,12 @@ impl Section<'_> {
             let (a, b) = (&base.view.name, &input.view.name);
             let headline = format!("the configs of `{a}` and `{b}` differ behind equal shapes");
             let mut warning = Diagnostic::warning(codes::CONFIGS_DIFFER, headline);
-            for (key, ours, theirs) in differing {
+            let more = differing.len().saturating_sub(MOST_TOLD);
+            for (key, ours, theirs) in differing.into_iter().take(MOST_TOLD) {
                 warning = warning.fact(key, format!("{ours} in `{a}`, {theirs} in `{b}`"));
+            }
+            if more > 0 {
+                warning = warning.fact("and", format!("{more} more keys"));
             }
             warning = warning.note(
                 "weights that were trained with one value mean something else with the other",
@@ -84,8 +148,8 @@ fn of_one_part<'a>(ours: &'a Value, theirs: &'a Value) -> (&'a Value, &'a Value)
 }
 
 /// Keys whose values differ, with both.
-fn differences(ours: &Value, theirs: &Value) -> Vec<(&'static str, String, String)> {
-    let mut found = Vec::new();
+fn differences(ours: &Value, theirs: &Value) -> Vec<(String, String, String)> {
+    let mut found: Vec<(String, String, String)> = Vec::new();
     for names in KEYS {
         let said = |config: &Value| names.iter().find_map(|key| value(config, key));
         let (a, b) = (said(ours), said(theirs));
@@ -104,10 +168,64 @@ fn differences(ours: &Value, theirs: &Value) -> Vec<(&'static str, String, Strin
         if !is_equal {
             let text =
                 |value: Option<Value>| value.map_or("not said".to_owned(), |v| v.to_string());
-            found.push((names[0], text(a), text(b)));
+            found.push((names[0].to_owned(), text(a), text(b)));
         }
     }
+    walk(ours, theirs, &mut Vec::new(), &mut found);
     found
+}
+
+/// What both configs say differently under the other keys.
+fn walk<'v>(
+    ours: &'v Value,
+    theirs: &'v Value,
+    path: &mut Vec<&'v str>,
+    found: &mut Vec<(String, String, String)>,
+) {
+    let (Some(a), Some(b)) = (ours.as_object(), theirs.as_object()) else { return };
+    for (key, a) in a {
+        let Some(b) = b.get(key).filter(|b| *b != a) else { continue };
+        path.push(key);
+        let shown = path.join(".");
+        if a.is_object() && b.is_object() {
+            if path.len() < DEEPEST {
+                walk(a, b, path, found);
+            }
+        } else if has_meaning(key)
+            && !is_known(&shown)
+            && !(a.is_null() || b.is_null())
+            && a.as_f64().zip(b.as_f64()).is_none_or(|(a, b)| a != b)
+        {
+            found.push((shown, text_of(a), text_of(b)));
+        }
+        path.pop();
+    }
+}
+
+fn has_meaning(key: &str) -> bool {
+    OTHERS.contains(&key)
+        || ENDS.iter().any(|end| key.ends_with(end))
+        || KEYS
+            .iter()
+            .flat_map(|names| names.iter())
+            .any(|name| *name == key && key != "model_type")
+}
+
+/// Whether a key has been compared with its other names.
+fn is_known(path: &str) -> bool {
+    let inner = TEXT_PARTS.iter().find_map(|part| path.strip_prefix(part)?.strip_prefix('.'));
+    let own = inner.unwrap_or(path);
+    KEYS.iter().flat_map(|names| names.iter()).any(|name| *name == own)
+}
+
+/// A value as it is told; long lists are not told whole.
+fn text_of(value: &Value) -> String {
+    const LONGEST: usize = 80;
+    let text = value.to_string();
+    match value {
+        Value::Array(list) if text.len() > LONGEST => format!("a list of {}", list.len()),
+        _ => text,
+    }
 }
 
 /// The value under a key of the language model's part, else of the whole.
@@ -129,7 +247,7 @@ mod tests {
 
     use super::*;
 
-    fn keys(ours: Value, theirs: Value) -> Vec<&'static str> {
+    fn keys(ours: Value, theirs: Value) -> Vec<String> {
         let (ours, theirs) = of_one_part(&ours, &theirs);
         differences(ours, theirs).into_iter().map(|(key, ..)| key).collect()
     }
@@ -170,6 +288,29 @@ mod tests {
             json!({"model_type": "llama", "rope_scaling": {"rope_type": "yarn", "factor": 4.0}});
         assert_eq!(keys(plain, stretched), ["rope_scaling.rope_type", "rope_scaling.factor"]);
         assert_eq!(keys(json!({}), json!({"head_dim": 128, "hidden_act": "silu"})), [""; 0]);
+    }
+
+    /// Angles of each kind of layer, factors of Granite, heads of a tower; not what training leaves behind.
+    #[test]
+    fn what_stands_elsewhere_is_compared_too() {
+        let gemma = |angle: f64, heads: u32, dropout: f64| {
+            json!({
+                "text_config": {
+                    "rope_parameters": {"full_attention": {"rope_theta": angle, "rope_type": "default"}},
+                    "attention_dropout": dropout,
+                },
+                "vision_config": {"num_attention_heads": heads},
+                "transformers_version": dropout.to_string(),
+            })
+        };
+        let expected = [
+            "text_config.rope_parameters.full_attention.rope_theta",
+            "vision_config.num_attention_heads",
+        ];
+        assert_eq!(keys(gemma(1e6, 16, 0.0), gemma(1e4, 8, 0.1)), expected);
+        let granite = |factor: f64| json!({"embedding_multiplier": factor, "num_hidden_layers": 1});
+        assert_eq!(keys(granite(12.0), granite(6.0)), ["embedding_multiplier"]);
+        assert_eq!(keys(granite(12.0), json!({"embedding_multiplier": 12})), [""; 0]);
     }
 
     #[test]

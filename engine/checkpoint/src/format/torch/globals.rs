@@ -89,6 +89,20 @@ pub(super) fn in_distributed(module: &str, name: &str) -> Global {
     }
 }
 
+/// What a name stands for in the states of DeepSpeed ZeRO: beside weights there are settings, scalers of losses and
+/// states of random numbers, of which no tensor is made.
+pub(super) fn in_zero(module: &str, name: &str) -> Global {
+    const PACKAGES: [&str; 6] =
+        ["argparse", "deepspeed", "numpy", "pathlib", "transformers", "types"];
+    match find(module, name) {
+        Global::Refused if PACKAGES.contains(&module.split('.').next().unwrap_or(module)) => {
+            Global::Plain
+        }
+        Global::Refused if module == "collections" && name == "defaultdict" => Global::Plain,
+        found => found,
+    }
+}
+
 fn in_torch(name: &str) -> Global {
     if let Some((_, elements)) = STORAGES.iter().find(|(known, _)| *known == name) {
         return Global::Storage(*elements);
