@@ -96,7 +96,7 @@ pub enum FormatKey {
     LmmsEval,
     /// Logs of lmms-eval, answers as it filtered them.
     LmmsEvalFiltered,
-    /// Tables of VLMEvalKit.
+    /// Tables of VLMEvalKit: JSON, CSV, TSV, or the first sheet of a workbook (`.xlsx`).
     #[schemars(rename = "vlmevalkit")]
     VlmEvalKit,
 }

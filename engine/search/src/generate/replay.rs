@@ -1,5 +1,7 @@
 //! Answers of earlier runs: a folder with a file for each candidate, in mixdown's form or another's.
 
+mod workbook;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +21,7 @@ pub enum Format {
     LmmsEval,
     /// The same, with the answers as lmms-eval filtered them: `filtered_resps[0]`.
     LmmsEvalFiltered,
-    /// Tables of VLMEvalKit, as JSON, CSV or TSV: `prediction`, with the id in `index`.
+    /// Tables of VLMEvalKit, as JSON, CSV, TSV or workbook: `prediction`, with the id in `index`.
     VlmEvalKit,
 }
 
@@ -76,7 +78,7 @@ impl Generator for ReplayGenerator {
 }
 
 /// What the file of a candidate can end with.
-const ENDINGS: [&str; 4] = ["jsonl", "json", "csv", "tsv"];
+const ENDINGS: [&str; 5] = ["jsonl", "json", "csv", "tsv", "xlsx"];
 
 impl ReplayGenerator {
     /// The file of a candidate, named like the candidate's folder.
@@ -86,12 +88,9 @@ impl ReplayGenerator {
             return Ok(found);
         }
         let headline = format!("there are no answers of the candidate {candidate}");
-        let mut error = Diagnostic::error(codes::ANSWERS_WRONG, headline)
+        let error = Diagnostic::error(codes::ANSWERS_WRONG, headline)
             .in_file(self.folder.to_string_lossy())
             .fact("looked for", format!("{candidate}.{{{}}}", ENDINGS.join(",")));
-        if path("xlsx").exists() {
-            error = error.help("save the table as CSV: xlsx is not read");
-        }
         Err(vec![error])
     }
 
@@ -116,7 +115,13 @@ impl ReplayGenerator {
                     })
                 })
         };
+        let ending = path.extension().and_then(|ending| ending.to_str());
         let pairs = match self.format {
+            Format::VlmEvalKit if ending == Some("xlsx") => workbook::pairs(path),
+            _ if ending == Some("xlsx") => {
+                Err("a workbook is read as a table of VLMEvalKit only: `format: vlmevalkit`"
+                    .to_owned())
+            }
             Format::Responses => {
                 // Every id of the file is known to it; what is asked is looked for by the caller.
                 let ids = ids_of_lines(&text()?);
@@ -125,7 +130,7 @@ impl ReplayGenerator {
             }
             Format::LmmsEval => lmms_eval(&text()?, Answer::Raw),
             Format::LmmsEvalFiltered => lmms_eval(&text()?, Answer::Filtered),
-            Format::VlmEvalKit => match path.extension().and_then(|ending| ending.to_str()) {
+            Format::VlmEvalKit => match ending {
                 Some("csv") => table(&text()?, ','),
                 Some("tsv") => table(&text()?, '\t'),
                 _ => records(&text()?),
@@ -301,8 +306,6 @@ mod tests {
         let format = Format::VlmEvalKit;
         let replay = ReplayGenerator { folder: folder.path().to_owned(), format };
         assert!(replay.file("0.1").unwrap_err()[0].headline.contains("0.1"));
-        std::fs::write(folder.path().join("0.1.xlsx"), "").unwrap();
-        assert!(replay.file("0.1").unwrap_err()[0].help.clone().unwrap().contains("CSV"));
         for (text, words) in [
             ("a,b\n1,2\n", "no column `prediction`"),
             ("prediction,index\nx\n", "too short"),
