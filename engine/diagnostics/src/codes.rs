@@ -214,6 +214,7 @@ codes! {
     RESPELLED = "W0653", "a model gets the names that its base has for the same tensors";
     NOISE_LEFT_OUT = "W0654", "experts are updates of low rank stored as whole weights, whose rounding is left out";
     LARGE_DRIFT = "W0655", "an expert is as far from its base as those whose merges fail";
+    ROWS_CLAMPED = "W0656", "a map takes fewer rows of a tensor than it says";
     KEY_NOT_KEPT = "W0660", "the key that unfinished outputs carry cannot be kept";
     ODD_NAME = "W0661", "a file beside the weights is not copied for its name";
     DEVICE_UNUSED = "W0670", "a device was asked for, and nothing is done on it";

@@ -732,6 +732,33 @@ fn what_is_wrong_with_a_map_is_told_at_once() {
     );
 }
 
+/// Rows that are other than a map says are told, whether a number says so or nothing does.
+#[test]
+fn rows_are_never_clamped_in_silence() {
+    let space = Space::new();
+    let matrix = |rows: u64| vec![("m".to_owned(), random("m", DType::F32, &[rows, 4], 1))];
+    for (name, rows) in [("four", 4), ("six", 6)] {
+        write(&space, name, &json!({}), &matrix(rows).into_iter().collect());
+    }
+    let check = |target: &str, source: &str, take: &str| {
+        let text = "mixdown_map: 1\nname: own\ntarget: any\nsource: any\nrules:\n- {to: m, from: {pad_rows: {rows: m";
+        space.write("maps/own.yaml", format!("{text}{take}}}}}}}\n"));
+        space.write("recipe.yaml", format!("mixdown: 1\nmodels:\n  target: {target}\n  source: {{path: {source}, map: own}}\nbase: target\nmethod: adamms\nparameters: {{alpha: 0.5}}\n"));
+        let outcome = mixdown_kit::mixdown(&space, ["check", "recipe.yaml"]).success();
+        let headline = outcome.stderr.lines().find(|line| line.contains("W0656"));
+        headline.map(str::to_owned)
+    };
+    let told = |taken: u64, asked: u64| {
+        Some(format!("warning[W0656]: `pad_rows` takes {taken} rows, and not {asked}"))
+    };
+    assert_eq!(check("six", "four", ""), None, "the target's own rows follow: what padding is");
+    assert_eq!(check("six", "four", ", take: 3"), None);
+    assert_eq!(check("four", "six", ", take: 4"), None);
+    assert_eq!(check("four", "six", ""), told(4, 6));
+    assert_eq!(check("six", "four", ", take: 5"), told(4, 5));
+    assert_eq!(check("four", "six", ", take: 7"), told(4, 7));
+}
+
 #[track_caller]
 fn refuse_recipe(name: &str, recipe: &str) {
     let space = Space::new();

@@ -187,6 +187,7 @@ fn prove(arguments: &CheckArguments, talk: Talk) -> Outcome {
     if mixdown_diagnostics::any_error(&faults) {
         return Err(Trouble::from(faults));
     }
+    talk.show(&faults);
     talk::data(&match arguments.json {
         true => format!("{:#}\n", report_json(&map, &report)),
         false => {

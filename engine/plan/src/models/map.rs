@@ -113,6 +113,7 @@ pub(crate) fn apply(
         hits: vec![0; map.rules.len()],
         uncovered: Vec::new(),
         faults: BTreeMap::new(),
+        clamped: BTreeMap::new(),
         coverage: Coverage::default(),
         tied: None,
     };
@@ -131,9 +132,20 @@ struct Application<'a> {
     uncovered: Vec<&'a str>,
     /// Per rule and code: the first fault with the tensor that has it, and how many there are.
     faults: BTreeMap<(usize, &'static str), (Fault, String, u64)>,
+    /// Per rule of rows: the first tensor that gets other rows than the rule says, and how many there are.
+    clamped: BTreeMap<usize, (Clamped, u64)>,
     coverage: Coverage,
     /// The embedding that stands in for the source's output layer.
     tied: Option<String>,
+}
+
+/// Rows of a source that are other than a rule says, because one of both has fewer.
+struct Clamped {
+    tensor: String,
+    /// Rows that the rule takes.
+    asked: Option<u64>,
+    source: u64,
+    target: u64,
 }
 
 impl<'a> Application<'a> {
@@ -141,15 +153,16 @@ impl<'a> Application<'a> {
         let target = self.evaluator.target;
         let entry = &target.index.tensors()[position];
         let rules = &self.evaluator.map.rules;
-        let found = rules.iter().enumerate().find_map(|(number, rule)| {
-            rule.to.captures(&entry.name).map(|parts| (number, rule, parts))
-        });
-        let Some((number, rule, parts)) = found else {
+        let found = rules
+            .iter()
+            .enumerate()
+            .find_map(|(number, rule)| rule.to.captures(&entry.name).map(|parts| (number, parts)));
+        let Some((number, parts)) = found else {
             self.uncovered.push(&entry.name);
             return;
         };
         self.hits[number] += 1;
-        match self.made(position, rule, &parts) {
+        match self.made(position, number, &parts) {
             Ok(made) => self.tensors.push(made),
             Err(fault) => {
                 let key = (number, fault.code.id);
@@ -162,10 +175,11 @@ impl<'a> Application<'a> {
     fn made(
         &mut self,
         position: usize,
-        rule: &MapRule,
+        number: usize,
         parts: &Parts<'_>,
     ) -> Result<MappedTensor, Fault> {
         let evaluator = &self.evaluator;
+        let rule = &evaluator.map.rules[number];
         let (target, source) = (evaluator.target, evaluator.source);
         let entry = &target.index.tensors()[position];
         let own = target.reference(position);
@@ -190,7 +204,17 @@ impl<'a> Application<'a> {
             Origin::Rows(expression, take) => {
                 let rows = evaluator.value(expression, parts)?;
                 let most = take.as_ref().map(|take| evaluator.size(take)).transpose()?;
-                self.with_rows(own, &rows, most)?
+                let (found, has) =
+                    (rows.shape().first().copied(), entry.shape.dimensions().first());
+                let made = self.with_rows(own, &rows, most)?;
+                if let (Some(source), Some(&target)) = (found, has)
+                    && most.map_or(source > target, |most| most > source.min(target))
+                {
+                    let tensor = entry.name.clone();
+                    let clamped = Clamped { tensor, asked: most, source, target };
+                    self.clamped.entry(number).or_insert((clamped, 0)).1 += 1;
+                }
+                made
             }
         };
         if value.shape() != entry.shape.dimensions() {
@@ -287,6 +311,9 @@ impl<'a> Application<'a> {
         if !has_faults {
             self.report_forgotten(&forgotten, &mut diagnostics);
         }
+        for (number, (clamped, count)) in std::mem::take(&mut self.clamped) {
+            diagnostics.push(self.of_clamped(&map.rules[number], &clamped, count));
+        }
         let report = self.report(unused);
         let names = self.tensors.iter().enumerate();
         let by_name = names.map(|(at, tensor)| (tensor.name.clone(), at as u32)).collect();
@@ -328,6 +355,24 @@ impl<'a> Application<'a> {
         }
         diagnostic.help = fault.help;
         self.at(diagnostic, rule.from_span)
+    }
+
+    /// Tells that a rule takes fewer rows than it says, or than the source has.
+    fn of_clamped(&self, rule: &MapRule, clamped: &Clamped, count: u64) -> Diagnostic {
+        let Clamped { tensor, asked, source, target } = clamped;
+        let taken = asked.unwrap_or(*source).min(*source).min(*target);
+        let headline =
+            format!("`pad_rows` takes {taken} rows, and not {}", asked.unwrap_or(*source));
+        let diagnostic = Diagnostic::warning(codes::ROWS_CLAMPED, headline)
+            .fact("for", format!("`{tensor}`"))
+            .fact("source", format!("{source} rows"))
+            .fact("target", format!("{target} rows"));
+        let diagnostic = match count {
+            0..=1 => diagnostic,
+            count => diagnostic.note(format!("and so for {} more of this rule", count - 1)),
+        };
+        let why = format!("say so, if that is meant: `take: {taken}`");
+        self.at(diagnostic.help(why), rule.from_span)
     }
 
     /// Rules that decide nothing: what a rule above takes, and what the target does not have. One that would

@@ -144,7 +144,7 @@ keys! {
     pub struct PadRowsKeys {
         /// The rows.
         pub rows: FromKey,
-        /// How many of them at most; as many as both have if left out.
+        /// How many of them; as many as both have if left out. Where source or target have fewer than that, or the source more than the target, as many as both have are taken, with a warning.
         pub take: Option<SizeKey>,
     }
 }
