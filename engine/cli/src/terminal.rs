@@ -28,6 +28,13 @@ impl Terminal {
         Self::with_style(talk, false, Style::suited(talk, false))
     }
 
+    /// For a command that reads headers alone: weights of models that are not here are not fetched.
+    pub fn of_headers(talk: Talk) -> Self {
+        let mut terminal = Self::new(talk);
+        terminal.places.hub.headers_only = true;
+        terminal
+    }
+
     /// For a command that prints events if `json`. Events say it all; talk between them would only
     /// repeat it.
     pub fn of_events(talk: Talk, json: bool) -> Self {

@@ -182,7 +182,19 @@ pub fn located(reference: &Reference, session: &Session<'_>) -> Result<PathBuf, 
                 None => prepare(&format!("hf://{path}")),
             };
         }
-        hub::locate(path, revision, &places.hub, &fetching)
+        let hub = &places.hub;
+        if hub.headers_only
+            && !hub.offline
+            && hub::is_of_hub(path)
+            && hub::cached(path, revision, hub).is_none()
+        {
+            let prepared = prepare(&format!("hf://{path}"));
+            // Weights without headers, or a server that gives no parts of files: then all is fetched.
+            if prepared.is_ok() || fetching.is_cancelled() {
+                return prepared;
+            }
+        }
+        hub::locate(path, revision, hub, &fetching)
     });
     session.warn(&fetching.warnings.into_inner().unwrap_or_else(PoisonError::into_inner));
     found.map_err(|diagnostic| vec![searched(*diagnostic, &reference.path)])

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use mixdown_checkpoint::TensorEntry;
-use mixdown_checkpoint::hub::far;
+use mixdown_checkpoint::hub::{self, far};
 use mixdown_diagnostics::{Diagnostic, any_error, codes};
 use mixdown_exec::{Footprint, Source};
 use mixdown_ops::Backend;
@@ -162,6 +162,10 @@ impl Planned {
         let mut shards =
             self.loaded.models.iter().flat_map(|one| one.model.checkpoint.index.shards());
         let is_remote = shards.any(|shard| far::is_stand_in(&shard.path));
+        // Who reads headers only asks about a merge that will have fetched the models.
+        let stays_remote = |one: &recipes::Input| hub::is_remote(&one.reference);
+        let is_remote =
+            is_remote && (!self.loaded.of_headers || self.loaded.models.iter().any(stays_remote));
         let held_bytes = held_bytes + if is_remote { far::HELD_BYTES } else { 0 };
         mixdown_exec::Options { threads, memory_bytes, held_bytes, ..Default::default() }
     }

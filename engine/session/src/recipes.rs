@@ -56,6 +56,8 @@ pub struct Loaded {
     pub library: Library,
     /// What becomes of configurations and encoders, of a recipe of modalities.
     pub composition: Option<Composition>,
+    /// Whether models that are to be fetched were not, and their headers stand for them.
+    pub of_headers: bool,
     /// What is wrong so far, and what the user should know.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -166,6 +168,7 @@ pub fn load(
         mapped,
         library,
         composition,
+        of_headers: session.places.hub.headers_only && !session.places.remote,
         diagnostics,
     };
     let (composition, found) = Composition::of(&loaded, session);

@@ -193,6 +193,26 @@ fn headers_of_an_earlier_run_serve_while_the_hub_is_down() {
 }
 
 #[test]
+fn a_check_of_models_to_be_fetched_asks_for_headers_alone() {
+    let hub = hub();
+    let server = HubServer::start(hub.root(), Behavior::default());
+    let space = Space::new();
+    space.write("recipe.yaml", recipe(""));
+    let outcome = run(&space, &server, &["check", "recipe.yaml", "--memory", "9MB"]).exits(1);
+    assert!(outcome.stderr.contains("E0401"), "the budget is too small: {}", outcome.stderr);
+    run(&space, &server, &["check", "recipe.yaml"]).success();
+    let planned = run(&space, &server, &["plan", "recipe.yaml", "--json"]).success().json();
+    let for_headers = asked(&server.requests());
+    assert!(for_headers <= 3 * 6 * (64 << 10), "headers alone: {for_headers}");
+    assert!(!space.exists(".home/huggingface/hub/models--org--base"), "nothing is downloaded");
+    // What a merge does with it is what the plan said, and fetches the models as ever.
+    run(&space, &server, &MERGE).success();
+    assert!(space.exists(".home/huggingface/hub/models--org--base"));
+    let again = run(&space, &server, &["plan", "recipe.yaml", "--json"]).success().json();
+    assert_eq!(planned["memory"], again["memory"]);
+}
+
+#[test]
 fn folders_and_files_at_addresses_are_merged_where_they_lie() {
     let hub = hub();
     let expected = expected(&hub);

@@ -18,6 +18,9 @@ pub struct HubOptions {
     pub token: Option<String>,
     /// Whether the network must not be used.
     pub offline: bool,
+    /// Whether headers are enough: of models that are not here, weights are not fetched. No variable says so;
+    /// who only plans does.
+    pub headers_only: bool,
     /// How long to wait for an answer or for more of a file.
     pub patience: Duration,
     /// How long to wait before a failed transfer is taken up again; doubled each time.
@@ -69,6 +72,7 @@ impl HubOptions {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             token,
             offline: is_true("HF_HUB_OFFLINE") || is_true("TRANSFORMERS_OFFLINE"),
+            headers_only: false,
             patience: Duration::from_secs(60),
             retry_after: Duration::from_secs(1),
             #[cfg(feature = "hub")]

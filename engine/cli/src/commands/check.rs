@@ -14,8 +14,9 @@ use crate::terminal::Terminal;
 
 /// Find all mistakes of a recipe, without reading weights
 ///
-/// Reads the recipe, those it names, and the headers of all models; models at the hub that are not
-/// in the cache are fetched. A budget of memory that is too small for the merge is among the mistakes.
+/// Reads the recipe, those it names, and the headers of all models; of models at the hub that are not
+/// in the cache only these are fetched, where the hub gives parts of files. A budget of memory that is
+/// too small for the merge is among the mistakes.
 /// Prints nothing to stdout when all is well, unless asked for JSON.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -40,7 +41,7 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     crate::stop::listen();
-    let terminal = Terminal::new(talk).reading(arguments.recipe.reading);
+    let terminal = Terminal::of_headers(talk).reading(arguments.recipe.reading);
     let machine = arguments.machine.of_session();
     let mut recipe = arguments.recipe.input();
     recipe.memory_bytes = machine.memory_bytes;

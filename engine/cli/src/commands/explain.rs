@@ -48,7 +48,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     crate::stop::listen();
     let name = &arguments.tensor;
-    let terminal = Terminal::new(talk).reading(arguments.recipe.reading);
+    let terminal = Terminal::of_headers(talk).reading(arguments.recipe.reading);
     let recipe = arguments.recipe.input();
     let planned = mixdown_session::plan(&recipe, &terminal.session(), Some(name))?;
     talk.show(&planned.warnings);

@@ -56,7 +56,7 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     crate::stop::listen();
-    let terminal = Terminal::new(talk).reading(arguments.recipe.reading);
+    let terminal = Terminal::of_headers(talk).reading(arguments.recipe.reading);
     let machine = arguments.machine.of_session();
     let mut recipe = arguments.recipe.input();
     recipe.memory_bytes = machine.memory_bytes;
