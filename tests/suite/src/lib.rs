@@ -5,6 +5,7 @@
 
 pub mod literal;
 pub mod modalities;
+pub mod published_shapes;
 pub mod search;
 
 use std::io::Write as _;

@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 
-use mixdown_kit::published::{Published, Weights};
+use mixdown_kit::published::Published;
 use mixdown_kit::{Program, Space, published};
+use mixdown_suite::published_shapes::{linear_layers, modelcompose};
 use mixdown_suite::repository;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Checks and plans a recipe of `recipes/`, with published checkpoints in the hub's cache.
 #[track_caller]
@@ -55,17 +56,6 @@ impl Plan {
     fn count(&self) -> usize {
         self.0["tensors"].as_array().map_or(0, Vec::len)
     }
-}
-
-/// The linear layers of a Llama-like language model, named from this prefix.
-fn linear_layers(prefix: &str, layers: usize) -> Vec<String> {
-    let kinds = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o"];
-    let kinds = kinds.into_iter().chain(["mlp.gate", "mlp.up", "mlp.down"]);
-    kinds
-        .flat_map(|kind| {
-            (0..layers).map(move |layer| format!("{prefix}layers.{layer}.{kind}_proj.weight"))
-        })
-        .collect()
 }
 
 /// Checks that these tensors, and no others, go through the interference objective; the rest is copied.
@@ -253,30 +243,6 @@ fn the_language_model_of_qwen2_vl_into_a_plain_one() {
     check_merged(&plan, &layers_of_qwen2("model.", 28), Published::read("qwen2_7b").tensors.len());
     let by_interference = plan.merged().into_values().filter(|op| *op == Some("interference"));
     assert_eq!(by_interference.count(), 7 * 28);
-}
-
-/// A checkpoint of ModelCompose for Vicuna-7B: adapters of rank 128 on all linear layers, and a connector.
-fn modelcompose(space: &Space, modality: &str) {
-    let mut tensors = Vec::new();
-    let body = Published::read("vicuna_7b");
-    let shapes: BTreeMap<_, _> = body.tensors.into_iter().collect();
-    for weight in linear_layers("model.", 32) {
-        let module = weight.trim_end_matches(".weight");
-        let [outputs, inputs] = shapes[&weight][..] else { panic!("{weight} is no matrix") };
-        tensors.push((format!("{module}.lora_A.default.weight"), vec![128, inputs]));
-        tensors.push((format!("{module}.lora_B.default.weight"), vec![outputs, 128]));
-    }
-    let connector = format!("model.modal_projectors.{modality}");
-    tensors.push((format!("{connector}.0.weight"), vec![4096, 1024]));
-    tensors.push((format!("{connector}.0.bias"), vec![4096]));
-    let folder = format!("checkpoints/multimodal-vicuna-7b-v1.5-{modality}-naivemc");
-    space.write(
-        format!("{folder}/config.json"),
-        json!({"model_type": "multimodal", "lora_r": 128, "lora_alpha": 256}).to_string(),
-    );
-    let checkpoint = Published { config: Value::Null, tensors };
-    let path = space.path(folder).join("adapter_model.safetensors");
-    checkpoint.write_tensors(&path, Weights::Holes).expect("the space can be written");
 }
 
 #[test]
