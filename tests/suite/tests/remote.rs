@@ -153,7 +153,7 @@ fn what_is_cached_works_while_the_hub_is_down() {
     let space = Space::new();
     space.write("recipe.yaml", recipe(""));
     // Fetches all of them.
-    run(&space, &server, &["check", "recipe.yaml"]).success();
+    run(&space, &server, &["merge", "recipe.yaml", "--out", "first"]).success();
     drop(server);
     let merged = without_hub(&space, &[&MERGE[..], &["--remote"]].concat()).success();
     assert_same(&space, &expected);
