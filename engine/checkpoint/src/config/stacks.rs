@@ -347,12 +347,15 @@ fn restack_part(
     Ok(())
 }
 
+/// Hears of a key whose values follow the layers, with the word for each layer.
+type Note<'a> = dyn FnMut(&str, &dyn Fn(u64) -> String) + 'a;
+
 /// Changes all values of a part that follow the layers, and those in groups of settings within it.
 fn follow_all(
     part: &mut Map<String, Value>,
     layers: Layers<'_>,
     is_inner: bool,
-    note: &mut dyn FnMut(&str, &dyn Fn(u64) -> String),
+    note: &mut Note<'_>,
 ) -> Result<(), StackFault> {
     let is_longer = layers.sources.len() as u64 != layers.before;
     for (key, value) in part.iter_mut() {
