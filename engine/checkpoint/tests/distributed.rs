@@ -20,11 +20,11 @@ fn zero(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/formats/zero").join(name)
 }
 
+/// What becomes of a file by its name and bytes; nothing where it is left out.
+type Change<'a> = dyn Fn(&str, Vec<u8>) -> Option<Vec<u8>> + 'a;
+
 /// The folder of all files of a step of ZeRO, each as `change` gives it; those it gives nothing for are left out.
-fn changed_zero(
-    name: &str,
-    change: &dyn Fn(&str, Vec<u8>) -> Option<Vec<u8>>,
-) -> Result<Checkpoint, Vec<Diagnostic>> {
+fn changed_zero(name: &str, change: &Change<'_>) -> Result<Checkpoint, Vec<Diagnostic>> {
     let space = Space::new();
     for entry in fs::read_dir(zero(name)).unwrap().flatten() {
         let name = entry.file_name().into_string().unwrap();
@@ -201,7 +201,7 @@ fn shares_of_zero_are_put_together() {
 
 #[test]
 fn states_of_zero_that_do_not_go_together_are_refused() {
-    let refused = |change: &dyn Fn(&str, Vec<u8>) -> Option<Vec<u8>>, code: Code, words: &str| {
+    let refused = |change: &Change<'_>, code: Code, words: &str| {
         let faults = changed_zero("three", change).expect_err(words);
         assert_eq!(faults[0].code, code, "{faults:?}");
         let text = format!("{faults:?}");

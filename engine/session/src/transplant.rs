@@ -223,12 +223,15 @@ fn compose(
     Ok(Composition { name, model, recipe, warnings })
 }
 
+/// Opens a stored matrix of one side.
+type Opening<'a> = dyn Fn(&Side, &TensorEntry) -> Result<Stored, Vec<Diagnostic>> + 'a;
+
 /// The model's words that others may be made of, and the donor's tokens that get zeros: without a wish all and none.
 fn trained_words(
     settings: &Settings,
     (target, of_target): (&Side, &Found<'_>),
     (donor, of_donor): (&Side, &Found<'_>),
-    stored: &dyn Fn(&Side, &TensorEntry) -> Result<Stored, Vec<Diagnostic>>,
+    stored: &Opening<'_>,
 ) -> Result<(Words, BTreeSet<u64>), Vec<Diagnostic>> {
     if !settings.rows.trained_only {
         return Ok((target.words.clone(), BTreeSet::new()));

@@ -31,17 +31,17 @@ pub(super) fn expand(recipe: &mut Recipe) -> (Vec<Diagnostic>, Vec<ModelId>) {
         let found = match Pattern::of(path) {
             None => continue,
             Some(Err(error)) => Err(error),
-            Some(Ok(_)) if is_single(recipe, id) => Err(problem(format!(
-                "`{}` stands for several checkpoints where one model is needed",
-                shown(path)
-            ))
-            .help("name one of them")),
+            Some(Ok(_)) if is_single(recipe, id) => {
+                let headline = "stands for several checkpoints where one model is needed";
+                let error = problem(format!("`{}` {headline}", shown(path)));
+                Err(Box::new(error.help("name one of them")))
+            }
             Some(Ok(pattern)) => pattern.checkpoints(path),
         };
         let place = |diagnostic: Diagnostic| diagnostic.at(&recipe.source, span);
         match found {
             Err(error) => {
-                told.push(place(error));
+                told.push(place(*error));
                 failed.push(id);
             }
             Ok((paths, warning)) => {
@@ -146,12 +146,12 @@ struct Pattern {
 
 impl Pattern {
     /// Reads a path; none if it is no series.
-    fn of(path: &str) -> Option<Result<Self, Diagnostic>> {
+    fn of(path: &str) -> Option<Result<Self, Box<Diagnostic>>> {
         let parts: Vec<&str> = path.split('/').collect();
         let is_open = |part: &&&str| part.contains('*') || range(part).is_some();
         let open: Vec<&&str> = parts.iter().filter(is_open).collect();
         let [part] = open.as_slice() else {
-            return (open.len() > 1).then(|| Err(Self::several(path)));
+            return (open.len() > 1).then(|| Err(Box::new(Self::several(path))));
         };
         let (start, end, numbers) = match (part.match_indices('*').count(), range(part)) {
             (1, None) => {
@@ -159,12 +159,12 @@ impl Pattern {
                 (at, at + 1, 0..=u64::MAX)
             }
             (0, Some((start, end, numbers))) => (start, end, numbers),
-            _ => return Some(Err(Self::several(path))),
+            _ => return Some(Err(Box::new(Self::several(path)))),
         };
         if numbers.is_empty() {
             let headline = format!("the window of `{}` ends before it starts", shown(path));
             let help = format!("write `{{{}..{}}}`", numbers.end(), numbers.start());
-            return Some(Err(problem(headline).help(help)));
+            return Some(Err(Box::new(problem(headline).help(help))));
         }
         let at = parts.iter().position(|one| *one == **part)?;
         let folder = match parts[..at].join("/") {
@@ -187,19 +187,27 @@ impl Pattern {
     }
 
     /// The checkpoints of the series, the oldest first, and what is told of names that have no number.
-    fn checkpoints(&self, path: &str) -> Result<(Vec<String>, Option<Diagnostic>), Diagnostic> {
+    fn checkpoints(
+        &self,
+        path: &str,
+    ) -> Result<(Vec<String>, Option<Diagnostic>), Box<Diagnostic>> {
         let folder = match self.folder.as_os_str().is_empty() {
             true => Path::new("."),
             false => self.folder.as_path(),
         };
         let mut found: BTreeMap<u64, String> = BTreeMap::new();
         let mut others = Vec::new();
-        let entries = fs::read_dir(folder).map_err(|error| {
-            problem(format!("there is no series `{}`", shown(path)))
-                .fact("folder", format!("{}: {error}", shown(&folder.display().to_string())))
-                .help("a series is of folders on this machine, relative to where mixdown is run")
-        })?;
-        for entry in entries.flatten() {
+        let unreadable =
+            |error: std::io::Error| {
+                let folder = shown(&folder.display().to_string()).into_owned();
+                let error = problem(format!("there is no series `{}`", shown(path)))
+                    .fact("folder", format!("{folder}: {error}"));
+                Box::new(error.help(
+                    "a series is of folders on this machine, relative to where mixdown is run",
+                ))
+            };
+        for entry in fs::read_dir(folder).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             let number =
                 name.strip_prefix(&self.prefix).and_then(|name| name.strip_suffix(&self.suffix));
@@ -222,10 +230,12 @@ impl Pattern {
             if let Some(first) = found.insert(number, whole.to_string_lossy().into_owned()) {
                 let headline =
                     format!("two checkpoints of `{}` have the number {number}", shown(path));
-                return Err(problem(headline)
-                    .fact("one", shown(&first))
-                    .fact("other", shown(&name))
-                    .help("remove one of them, or list the checkpoints under `models`"));
+                return Err(Box::new(
+                    problem(headline)
+                        .fact("one", shown(&first))
+                        .fact("other", shown(&name))
+                        .help("remove one of them, or list the checkpoints under `models`"),
+                ));
             }
         }
         others.sort_unstable();
@@ -240,21 +250,25 @@ impl Pattern {
             0 => {
                 let error = problem(format!("no checkpoint is called `{}`", shown(path)))
                     .fact("looked in", shown(&folder.display().to_string()));
-                return Err(others(error)
-                    .help("`*` stands for a number, and `{2000..4000}` for one between these"));
+                return Err(Box::new(
+                    others(error)
+                        .help("`*` stands for a number, and `{2000..4000}` for one between these"),
+                ));
             }
             1 => {
                 let only = found.into_values().next().unwrap_or_default();
                 let error = problem(format!("`{}` is one checkpoint, and no series", shown(path)))
                     .fact("found", shown(&only));
-                return Err(others(error).help("name it as a model, or give the others a number"));
+                return Err(Box::new(
+                    others(error).help("name it as a model, or give the others a number"),
+                ));
             }
             _ => {}
         }
         let numbers: Vec<u64> = found.keys().copied().collect();
         if let Some((before, after, step)) = hole(&numbers) {
             let headline = format!("checkpoints are missing in `{}`", shown(path));
-            return Err(problem(headline)
+            return Err(Box::new(problem(headline)
                 .fact("usual step", step.to_string())
                 .fact("missing", format!("{} and on, between {before} and {after}", before + step))
                 .help(format!(
@@ -262,7 +276,7 @@ impl Pattern {
                     self.prefix,
                     numbers.last().copied().unwrap_or(after),
                     self.suffix
-                )));
+                ))));
         }
         let has_others = !others(problem(String::new())).facts.is_empty();
         let warning = has_others.then(|| {
