@@ -224,13 +224,13 @@ impl MatrixOp {
             | Self::Polar
             | Self::SingularValues
             | Self::Isotropic(_)
-            | Self::IsotropicCommon(_)
             | Self::TaskSingularVectors(_)
             | Self::Interference(_)
             | Self::CommonBasis
             | Self::SharedShift(_)
             | Self::Reshaped(_)
             | Self::CalibratedSpectrum { .. } => 6,
+            Self::IsotropicCommon(_) => 7,
             Self::Gram
             | Self::OutOfBasis { .. }
             | Self::Regression { .. }

@@ -63,7 +63,7 @@ pub(crate) fn prepare(share: f64, operands: &mut dyn Operands) -> Result<Product
     stack.orthogonalized(&vec![mean; size], report)
 }
 
-/// No more rows than columns: all eigenproblems are `m × m`, and the task-specific left vectors are
+/// No more rows than columns: all eigenproblems are `m × m`, and the task-specific left vectors are made
 /// orthogonal to the common ones, so that their projections need no correction.
 fn by_left(operands: &mut dyn Operands, common: usize, task: usize) -> Result<(Stack, f64), Stop> {
     let (rows, columns) = operands.shape(0);
@@ -85,7 +85,12 @@ fn by_left(operands: &mut dyn Operands, common: usize, task: usize) -> Result<(S
         let along = product(view(&gram), view(&shared).transpose());
         accumulate(&mut gram, -1.0, view(&along), view(&shared));
         drop(along);
-        let left = first_rows(eigen(&gram)?.vectors, task);
+        let mut left = first_rows(eigen(&gram)?.vectors, task);
+        // Where less is left than `task` directions, eigenvectors of 0 are arbitrary, and may lie among the common
+        // ones: of these, too, only what is orthogonal to the common ones is the task's own.
+        let along = product(view(&left), view(&shared).transpose());
+        accumulate(&mut left, -1.0, view(&along), view(&shared));
+        drop(along);
         append_projections(&mut rights, operands, &blend, &left)?;
         append_rows(&mut lefts, &left);
     }
