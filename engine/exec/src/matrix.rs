@@ -270,7 +270,7 @@ impl<'a> MatrixStage<'a> {
 
     fn put_matrix(&self, step: &MatrixStep, matrix: usize, found: Solved) {
         if let Phase::Matrices { reports, held, values } = &mut lock(&self.state).phase {
-            let elements = (step.layout.rows * step.layout.columns) as usize;
+            let elements = (step.rows * step.columns / step.layout.matrices.max(1)) as usize;
             reports[matrix] = Some(found.report);
             values.put(matrix * elements, &found.values);
             *held = found.held;

@@ -49,8 +49,11 @@ pub(crate) fn solve(
         held.add_product(1.0, 0, &mut values);
         return Ok(Solved { values, held: None, report });
     }
-    let mut values = vec![0.0; rows * columns];
-    for (number, part) in values.chunks_mut(block * columns).enumerate() {
+    // The basis of a matrix of a stack has rows of zeros beneath it.
+    let stored = layout.of_result(op, seen.count()).0.checked_div(layout.matrices);
+    let stored = stored.map_or(rows, |stored| (stored as usize).max(rows));
+    let mut values = vec![0.0; stored * columns];
+    for (number, part) in values[..rows * columns].chunks_mut(block * columns).enumerate() {
         let (start, end) = prepared.rows(&mut seen, number * block, part)?;
         if let Some(loss) = &mut report.loss {
             *loss = (loss.0 + start, loss.1 + end);
@@ -101,7 +104,8 @@ pub(crate) fn needs(
     let working = one.prepare_bytes.max(one.held_bytes + one.rows_bytes + block);
     // The matrix, and once more while it is turned.
     let (rows, columns) = op.result_shape(layout.shape(), count);
-    let result = rows.saturating_mul(columns);
+    let stored = layout.of_result(op, count).0.checked_div(layout.matrices);
+    let result = stored.unwrap_or(rows).max(rows).saturating_mul(columns);
     let result = result.saturating_mul(if layout.inputs_first { 16 } else { 8 });
     Ok(Needs {
         prepare_bytes: 0,
@@ -200,7 +204,15 @@ impl<'o> Seen<'o> {
 
     /// The row of an operand from which its matrix begins.
     fn first_row(&self, operand: usize) -> usize {
-        if self.is_weight(operand) { self.matrix * self.layout.rows as usize } else { 0 }
+        match self.is_weight(operand) {
+            true => self.matrix * self.layout.rows as usize,
+            false => self.matrix * self.stored_rows(operand),
+        }
+    }
+
+    /// Rows that each matrix has in an operand that does not lie as the weight does.
+    fn stored_rows(&self, operand: usize) -> usize {
+        self.operands.shape(operand).0 / (self.layout.matrices as usize).max(1)
     }
 
     /// Whether the f32 of an operand are all that is known of it.
@@ -239,7 +251,18 @@ impl Operands for Seen<'_> {
     fn shape(&self, operand: usize) -> (usize, usize) {
         match self.is_weight(operand) {
             true => size(self.layout.shape()),
-            false => self.operands.shape(operand),
+            false => {
+                let columns = self.operands.shape(operand).1;
+                let rows = self.stored_rows(operand);
+                match self.op {
+                    // Beneath the directions of a basis are zeros.
+                    MatrixOp::OutOfBasis { experts } if operand == 1 => {
+                        let (outputs, inputs) = size(self.layout.shape());
+                        (rows.min(outputs).min(inputs.saturating_mul(*experts as usize)), columns)
+                    }
+                    _ => (rows, columns),
+                }
+            }
         }
     }
 

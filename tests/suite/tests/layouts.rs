@@ -25,6 +25,10 @@ const METHODS: &[(&str, &str)] = &[
 /// Methods that take one matrix, whichever axis comes first.
 const OF_ONE: &[(&str, &str)] = &[("knots_ties", "scope: tensor"), ("doge", "steps: 5")];
 
+/// Methods over what the matrices of all experts share, of which each matrix of a stack has its own.
+const ACROSS: &[(&str, &str)] =
+    &[("knots_ties", "density: 0.3"), ("knots", ""), ("doge", "steps: 5")];
+
 const MODELS: [&str; 3] = ["base", "a", "b"];
 
 /// A tensor: its name and shape, and whether the numbers are those of the transpose, matrix by matrix.
@@ -149,6 +153,33 @@ fn a_weight_with_inputs_first_is_solved_as_its_transpose() {
     check(&METHODS[3..6], (&laid, square, true), "", (&plain, &[UP]));
 }
 
+/// The names of three matrices.
+const EACH: [&str; 3] = [
+    "model.layers.0.mlp.e0.weight",
+    "model.layers.0.mlp.e1.weight",
+    "model.layers.0.mlp.e2.weight",
+];
+
+/// The numbers of a stack, matrix by matrix.
+fn one_by_one(shape: &[u64]) -> Space {
+    let space = Space::new();
+    for model in MODELS {
+        let all = numbers(model, "w", 3 * (shape[0] * shape[1]) as usize);
+        write_each(&space, model, shape, &all);
+    }
+    space
+}
+
+fn write_each(space: &Space, folder: &str, shape: &[u64], all: &[f64]) {
+    let each = all.chunks((shape[0] * shape[1]) as usize);
+    let tensors = EACH.iter().zip(each);
+    let tensors: Vec<Tensor> =
+        tensors.map(|(name, values)| Tensor::new(name, DType::F32, shape, values)).collect();
+    let tensors: Vec<&Tensor> = tensors.iter().collect();
+    let bytes = mixdown_kit::raw::safetensors_bytes(&tensors);
+    space.write(format!("{folder}/model.safetensors"), bytes);
+}
+
 #[test]
 fn a_stack_of_experts_is_its_matrices_one_by_one() {
     // By the family, whose files have inputs first; loaded and written again, outputs come first.
@@ -156,57 +187,102 @@ fn a_stack_of_experts_is_its_matrices_one_by_one() {
         "model_type": "qwen3_vl_moe",
         "text_config": {"num_experts": 3, "hidden_size": 10, "moe_intermediate_size": 8},
     });
-    let names = [
-        "model.layers.0.mlp.e0.weight",
-        "model.layers.0.mlp.e1.weight",
-        "model.layers.0.mlp.e2.weight",
-    ];
     let stack = "model.language_model.layers.0.mlp.experts.gate_up_proj";
-    let plain = |shape: &[u64]| {
-        // The numbers of one tensor, matrix by matrix.
-        let space = Space::new();
-        for model in MODELS {
-            let each = (shape[0] * shape[1]) as usize;
-            let all = numbers(model, "w", 3 * each);
-            let tensors: Vec<Tensor> = names
-                .iter()
-                .zip(all.chunks(each))
-                .map(|(name, values)| Tensor::new(name, DType::F32, shape, values))
-                .collect();
-            let tensors: Vec<&Tensor> = tensors.iter().collect();
-            space.write(
-                format!("{model}/model.safetensors"),
-                mixdown_kit::raw::safetensors_bytes(&tensors),
-            );
-        }
-        space
-    };
-    let plain = plain(&[16, 10]);
+    let plain = one_by_one(&[16, 10]);
     let laid = space(&[((stack, &[3, 10, 16], true), "w")], Some(&config));
-    check(METHODS, (&laid, stack, true), "", (&plain, &names));
+    check(METHODS, (&laid, stack, true), "", (&plain, &EACH));
+    check(ACROSS, (&laid, stack, true), "", (&plain, &EACH));
     let laid = space(&[((stack, &[3, 16, 10], false), "w")], Some(&config));
-    check(&METHODS[..4], (&laid, stack, false), "", (&plain, &names));
+    check(&METHODS[..4], (&laid, stack, false), "", (&plain, &EACH));
+    check(ACROSS, (&laid, stack, false), "", (&plain, &EACH));
     // By the recipe, where nobody knows the family.
     let stack = "model.layers.0.moe.experts.w1";
     let laid = space(&[((stack, &[3, 10, 16], true), "w")], None);
     let said = "matrices: [auto, \"**.experts.* as [experts, in, out]\"]";
-    check(&METHODS[2..6], (&laid, stack, true), said, (&plain, &names));
+    check(&METHODS[2..6], (&laid, stack, true), said, (&plain, &EACH));
+    check(ACROSS, (&laid, stack, true), said, (&plain, &EACH));
     // More threads and less memory change nothing.
-    let recipe = recipe("wudi", &format!("steps: 3, {said}"));
-    let expected = merged(&laid, &recipe).values(stack);
-    let options = ["--force", "--no-cache", "--threads", "3", "--memory", "60MB"];
-    merge(&laid, &recipe, &options).success();
-    assert!(read_checkpoint(laid.path("merged")).values(stack) == expected);
+    for method in ["wudi", "knots_ties", "doge"] {
+        let parameters = if method == "knots_ties" { said } else { &format!("steps: 3, {said}") };
+        let recipe = recipe(method, parameters);
+        let expected = merged(&laid, &recipe).values(stack);
+        let options = ["--force", "--no-cache", "--threads", "3", "--memory", "60MB"];
+        merge(&laid, &recipe, &options).success();
+        assert!(read_checkpoint(laid.path("merged")).values(stack) == expected, "{method}");
+    }
+    // So tall that the experts share fewer directions than a matrix has rows.
+    let plain = one_by_one(&[26, 7]);
+    let said = "matrices: [\"**.experts.* as [experts, out, in]\"]";
+    let laid = space(&[((stack, &[3, 26, 7], false), "w")], None);
+    check(ACROSS, (&laid, stack, false), said, (&plain, &EACH));
+    let said = "matrices: [\"**.experts.* as [experts, in, out]\"]";
+    let laid = space(&[((stack, &[3, 7, 26], true), "w")], None);
+    check(ACROSS, (&laid, stack, true), said, (&plain, &EACH));
 }
 
 #[test]
-fn a_method_over_one_matrix_refuses_a_stack() {
+fn a_share_of_a_whole_stack_is_refused() {
     let name = "model.layers.0.moe.experts.w1";
     let laid = space(&[((name, &[3, 8, 6], false), "w")], None);
-    let said = "matrices: [\"**.experts.* as [experts, out, in]\"]";
+    let said = "scope: tensor, matrices: [\"**.experts.* as [experts, out, in]\"]";
     for (method, _) in OF_ONE {
         let told = refusal(&laid, &recipe(method, said), &[], 2);
-        assert!(told.contains("E0320") && told.contains("takes one matrix"), "{method}: {told}");
+        assert!(told.contains("E0320") && told.contains("`scope: model`"), "{method}: {told}");
+    }
+}
+
+/// Symmetric numbers for each expert and matrix.
+fn grams(model: &str, side: usize) -> Vec<f64> {
+    let mut values = Values::new(3, model);
+    let root: Vec<f64> = (0..3 * side * side).map(|_| values.normal()).collect();
+    let of_one = |root: &[f64]| -> Vec<f64> {
+        let dot = |a: usize, b: usize| {
+            (0..side).map(|at| root[at * side + a] * root[at * side + b]).sum()
+        };
+        (0..side * side).map(|at| dot(at / side, at % side)).collect()
+    };
+    root.chunks(side * side).flat_map(of_one).collect()
+}
+
+#[test]
+fn regmean_of_a_stack_is_that_of_its_matrices() {
+    let stack = "model.layers.0.moe.experts.w1";
+    let recipe = |said: &str| {
+        format!(
+            "mixdown: 1\nmodels:\n  a: {{path: a, gram: gram-a}}\n  b: {{path: b, gram: gram-b}}\n\
+             method: regmean\nparameters: {{off_diagonal: 0.9{said}}}\n"
+        )
+    };
+    let write = |space: &Space, side: usize| {
+        for model in ["a", "b"] {
+            let gram =
+                Tensor::new(stack, DType::F32, &[3, side as u64, side as u64], &grams(model, side));
+            let bytes = mixdown_kit::raw::safetensors_bytes(&[&gram]);
+            space.write(format!("gram-{model}/model.safetensors"), bytes);
+        }
+    };
+    let plain = one_by_one(&[9, 6]);
+    for model in ["a", "b"] {
+        write_each(&plain, &format!("gram-{model}"), &[6, 6], &grams(model, 6));
+    }
+    let found = merged(&plain, &recipe(""));
+    let expected: Vec<f64> = EACH.iter().flat_map(|name| found.values(name)).collect();
+    for (shape, is_turned, word) in [([3, 9, 6], false, "out, in"), ([3, 6, 9], true, "in, out")] {
+        let laid = space(&[((stack, &shape, is_turned), "w")], None);
+        write(&laid, 6);
+        let said = format!(", matrices: [\"**.experts.* as [experts, {word}]\"]");
+        let found = merged(&laid, &recipe(&said)).values(stack);
+        let expected = stored(expected.clone(), &shape, is_turned);
+        let far = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(far < 1e-6, "{word}: off by {far}");
+    }
+    // Gram matrices of the outputs, and of neither side.
+    let laid = space(&[((stack, &[3, 9, 6], false), "w")], None);
+    let said = ", matrices: [\"**.experts.* as [experts, out, in]\"]";
+    for (side, words) in [(9, "another side than its inputs"), (5, "another shape")] {
+        write(&laid, side);
+        let told = refusal(&laid, &recipe(said), &[], 2);
+        assert!(told.contains(words), "{told}");
     }
 }
 

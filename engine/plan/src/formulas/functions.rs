@@ -333,7 +333,7 @@ pub static FUNCTIONS: &[Function] = &[
     Function {
         name: "norm",
         signature: "norm(x, scope=\"tensor\")",
-        summary: "Euclidean (Frobenius) norm over all elements of the scope, as in `dot`.",
+        summary: "Euclidean (Frobenius) norm over all elements of the scope, as in `dot`; with \"matrix\" of each matrix of a stack of experts, and else of the tensor.",
         evaluate: Evaluate::Special(within::norm),
     },
     Function {

@@ -19,6 +19,8 @@ use crate::report::Reporter;
 #[derive(Debug, Default)]
 pub(crate) struct Beside {
     found: Vec<(&'static str, Found)>,
+    /// Rows and columns of each Gram matrix, where there are any.
+    pub gram_inputs: Option<u64>,
     asked: RefCell<BTreeSet<&'static str>>,
 }
 
@@ -36,8 +38,8 @@ pub(crate) type Shown = (String, String, DType);
 
 impl Beside {
     /// What there is, by name.
-    pub fn new(found: Vec<(&'static str, Found)>) -> Self {
-        Self { found, asked: RefCell::default() }
+    pub fn new(found: Vec<(&'static str, Found)>, gram_inputs: Option<u64>) -> Self {
+        Self { found, gram_inputs, asked: RefCell::default() }
     }
 
     /// For a method that is checked by itself.

@@ -83,8 +83,9 @@ impl Section<'_> {
         graph: &mut Graph,
     ) -> Beside {
         let mut found = Vec::new();
+        let mut gram_inputs = None;
         for &kind in &self.method.attachments {
-            let values = self.attachments(kind, experts, graph);
+            let values = self.attachments(kind, experts, graph, &mut gram_inputs);
             let values = values.map(|(values, shown)| (Value::List(values), shown));
             found.push((kind.name(), values));
         }
@@ -97,7 +98,7 @@ impl Section<'_> {
             Ok((values, shown)) => (name, Found::Values(values, shown)),
             Err(diagnostic) => (name, Found::Lacking(diagnostic)),
         });
-        Beside::new(found.collect())
+        Beside::new(found.collect(), gram_inputs)
     }
 
     fn attachments(
@@ -105,6 +106,7 @@ impl Section<'_> {
         kind: Attachment,
         experts: &[&Present<'_>],
         graph: &mut Graph,
+        gram_inputs: &mut Option<u64>,
     ) -> Result<(Vec<Typed>, Vec<Shown>), Box<Diagnostic>> {
         let (mut values, mut shown) = (Vec::new(), Vec::new());
         for one in experts {
@@ -115,6 +117,15 @@ impl Section<'_> {
                 Box::new(diagnostic.at(self.source, companion.span))
             };
             let tensor = attachment(kind, one, companion.view).map_err(at)?;
+            if kind == Attachment::Gram {
+                let inputs = tensor.shape.dimensions().last().copied();
+                // Of sides that differ the method says what is wrong.
+                *gram_inputs = match (*gram_inputs, inputs) {
+                    (None, found) => found,
+                    (Some(own), Some(found)) if own == found => Some(own),
+                    _ => Some(0),
+                };
+            }
             let (node, _) = companion.view.node(tensor.position, graph);
             values.push(Typed { node, kind: kind_of(kind) });
             let what = format!("{} of {}", kind.name(), one.input.view.name);
@@ -190,6 +201,19 @@ fn attachment<'v>(
                 None => dimensions[1],
             };
             vec![inputs, inputs]
+        }
+        // One for each matrix of a stack. Where nothing is known of the family, the method may say which side the
+        // inputs are, and is told which side these are of.
+        (Attachment::Gram, &[matrices, a, b]) => {
+            let known = one.input.view.known(name, shape.dimensions());
+            let layout = tensor_class::layout(&known, name, shape.dimensions());
+            let found = tensor.shape.dimensions().last().copied();
+            let inputs = match layout {
+                Some(layout) => layout.shape().1,
+                None if found == Some(a) => a,
+                None => b,
+            };
+            vec![matrices, inputs, inputs]
         }
         (_, dimensions) => dimensions.to_vec(),
     };

@@ -48,14 +48,26 @@ impl MatrixLayout {
             return self.stored();
         }
         let (rows, columns) = self.shape();
-        match op {
+        let (rows, columns) = match op {
             // Weights `[out, in]`, then as many Gram matrices `[in, in]`.
             MatrixOp::Regression { .. } => (columns, columns),
             // Coordinates like a weight, then the basis, one row for each direction.
             MatrixOp::OutOfBasis { experts } if operand == 1 => {
-                (rows.min(columns.saturating_mul(u64::from(*experts))), rows)
+                (self.basis_rows(u64::from(*experts)), rows)
             }
             _ => (rows, columns),
+        };
+        (rows.saturating_mul(self.matrices), columns)
+    }
+
+    /// Rows that the basis of each matrix and of as many experts is stored in: one for each direction. Bases of
+    /// a stack have rows of zeros beneath, as many as a matrix has rows, so that the rows of coordinates of all
+    /// matrices follow one another.
+    pub fn basis_rows(&self, experts: u64) -> u64 {
+        let (rows, columns) = self.shape();
+        match self.matrices {
+            1 => rows.min(columns.saturating_mul(experts)),
+            _ => rows,
         }
     }
 
@@ -63,7 +75,14 @@ impl MatrixLayout {
     pub fn of_result(&self, op: &MatrixOp, count: usize) -> (u64, u64) {
         match op.gives_weight() {
             true => self.stored(),
-            false => op.result_shape(self.shape(), count),
+            false => {
+                let (rows, columns) = op.result_shape(self.shape(), count);
+                let rows = match op.inner() {
+                    MatrixOp::CommonBasis => self.basis_rows(count as u64),
+                    _ => rows,
+                };
+                (rows.saturating_mul(self.matrices), columns)
+            }
         }
     }
 
@@ -120,15 +139,6 @@ impl MatrixOp {
 
     /// Whether the op can be applied to each matrix of a stack by itself.
     pub fn takes_stacks(&self) -> bool {
-        !matches!(
-            self.inner(),
-            // DOGE's other steps are about the whole tensor.
-            Self::Gram
-                | Self::CommonBasis
-                | Self::OutOfBasis { .. }
-                | Self::SharedShift(_)
-                | Self::Regression { .. }
-                | Self::Joint(Joint::Peak | Joint::Rotations(_))
-        )
+        !matches!(self.inner(), Self::Gram | Self::Joint(Joint::Peak | Joint::Rotations(_)))
     }
 }

@@ -35,12 +35,24 @@ pub(super) fn axis_fact(
     items: &[Typed],
     span: Span,
 ) -> Result<Typed, Reported> {
+    let dimensions = lowering.inputs.shape.unwrap_or_default();
+    axis_fact_of(lowering, fact, axis, dimensions, items, span)
+}
+
+/// The same for a tensor that is seen in other dimensions than its own, of as many elements.
+pub(super) fn axis_fact_of(
+    lowering: &mut Lowering<'_>,
+    fact: Fact,
+    axis: Axis,
+    dimensions: &[u64],
+    items: &[Typed],
+    span: Span,
+) -> Result<Typed, Reported> {
     tensors(lowering, items, span)?;
     if is_empty(lowering) {
         let nothing = zeroed(lowering, items[0], span)?;
         return Ok(Typed { kind: Kind::Number, ..nothing });
     }
-    let dimensions = lowering.inputs.shape.unwrap_or_default();
     let (rows, columns) = axis.view(dimensions);
     let layout = MatrixLayout::plain(rows, columns);
     let axis = axis.of(dimensions);

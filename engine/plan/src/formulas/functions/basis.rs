@@ -18,6 +18,8 @@ struct Basis {
     experts: u64,
     /// Of each operand; zeros where a method is checked by itself.
     shape: (u64, u64),
+    /// Rows of the result: those of the bases of all matrices.
+    rows: u64,
 }
 
 impl Basis {
@@ -28,10 +30,12 @@ impl Basis {
         };
         // The op refuses what is no matrix.
         let found = apply(lowering, MatrixOp::CommonBasis, values, span)?;
-        let shape = layout(lowering, &MatrixOp::CommonBasis, span)?.shape();
+        let layout = layout(lowering, &MatrixOp::CommonBasis, span)?;
+        let experts = values.len() as u64;
+        let rows = layout.basis_rows(experts).saturating_mul(layout.matrices);
         match found {
             Value::One(Typed { node, .. }) => {
-                Ok(Self { node, kind, experts: values.len() as u64, shape })
+                Ok(Self { node, kind, experts, shape: layout.shape(), rows })
             }
             other => {
                 let headline =
@@ -39,11 +43,6 @@ impl Basis {
                 Err(lowering.report(Diagnostic::error(codes::WRONG_KIND, headline), span))
             }
         }
-    }
-
-    /// Directions of the basis, at most.
-    fn directions(&self) -> u64 {
-        self.shape.0.min(self.all_columns())
     }
 
     fn all_columns(&self) -> u64 {
@@ -62,7 +61,7 @@ impl Basis {
             start,
             row_step: self.all_columns().saturating_add(self.shape.0).saturating_add(1),
             column_step,
-            rows: self.directions(),
+            rows: self.rows,
             columns,
         };
         lowering.graph.add(Node::Part(part), &[self.node])

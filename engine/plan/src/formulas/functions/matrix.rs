@@ -200,7 +200,24 @@ pub(super) fn regression(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result
         );
     }
     let operands: Vec<Value> = weights.iter().chain(grams).copied().map(Value::One).collect();
-    apply(lowering, MatrixOp::Regression { off_diagonal }, &operands, call.span)
+    let op = MatrixOp::Regression { off_diagonal };
+    let inputs = layout(lowering, &op, call.span)?.shape().1;
+    // Of matrices that a formula makes nothing is told here.
+    if let Some(found) = lowering.inputs.beside.gram_inputs.filter(|&found| found != inputs) {
+        let name = lowering.inputs.own.name();
+        let headline =
+            format!("the Gram matrices for `{name}` are of another side than its inputs");
+        let found = match found {
+            0 => "others for each expert".to_owned(),
+            found => found.to_string(),
+        };
+        let diagnostic = Diagnostic::error(codes::SHAPE_MISMATCH, headline)
+            .fact("inputs", inputs.to_string())
+            .fact("Gram matrices of", found)
+            .help("say how the weight lies: `matrices: [auto, \"NAME as [experts, out, in]\"]` or `as [experts, in, out]`");
+        return Err(lowering.report(diagnostic, call.span));
+    }
+    apply(lowering, op, &operands, call.span)
 }
 
 /// `center`: each value minus the mean of all.

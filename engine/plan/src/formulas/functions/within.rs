@@ -2,15 +2,16 @@
 
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 use mixdown_ops::MapOp;
-use mixdown_ops::matrix::axes::Fact;
+use mixdown_ops::matrix::axes::{Axis, Fact};
 use mixdown_ops::program::{Reduction, Standing};
 use mixdown_ops::random;
 use mixdown_ops::selection::Ties;
 
 use super::Call;
 use super::arguments::over_lists;
-use super::axes::{axis, axis_fact};
+use super::axes::{axis, axis_fact, axis_fact_of};
 use crate::families::layer;
+use crate::families::tensor_class::Class;
 use crate::formulas::graph::{GroupKey, LayerKey, Node, NodeId, Reach};
 use crate::formulas::kind::Kind;
 use crate::formulas::lower::{Lowering, Reported, Typed, Value};
@@ -56,8 +57,18 @@ pub(super) fn reduce_over(
 
 /// `norm`: √Σ x².
 pub(super) fn norm(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
-    scoped(lowering, call, 1, |lowering, items, scope, span| {
-        let square = sum_of_products(lowering, items[0], items[0], scope, span)?;
+    let scopes: Vec<&str> = REDUCTION_SCOPES.iter().copied().chain(["matrix"]).collect();
+    scoped_by(lowering, call, 1, &scopes, |lowering, items, scope, span| {
+        let square = match (scope, lowering.class) {
+            (Some("matrix"), Some(Class::Matrix(layout))) if layout.matrices > 1 => {
+                let product = [items[0], items[0]];
+                let each = [layout.matrices, layout.rows.saturating_mul(layout.columns)];
+                axis_fact_of(lowering, Fact::SumProduct, Axis::Rows, &each, &product, span)?
+            }
+            // A tensor that is one matrix, or none.
+            (Some("matrix"), _) => sum_of_products(lowering, items[0], items[0], None, span)?,
+            (scope, _) => sum_of_products(lowering, items[0], items[0], scope, span)?,
+        };
         lowering.map_one(MapOp::Sqrt, &[square], span)
     })
 }
@@ -132,7 +143,18 @@ fn scoped(
     arity: usize,
     apply: impl Fn(&mut Lowering<'_>, &[Typed], Option<&str>, Span) -> Result<Typed, Reported>,
 ) -> Result<Value, Reported> {
-    let options = call.options(lowering, &[("scope", REDUCTION_SCOPES)]);
+    scoped_by(lowering, call, arity, REDUCTION_SCOPES, apply)
+}
+
+/// The same with other scopes.
+fn scoped_by(
+    lowering: &mut Lowering<'_>,
+    call: &Call<'_>,
+    arity: usize,
+    scopes: &[&str],
+    apply: impl Fn(&mut Lowering<'_>, &[Typed], Option<&str>, Span) -> Result<Typed, Reported>,
+) -> Result<Value, Reported> {
+    let options = call.options(lowering, &[("scope", scopes)]);
     let values = call.positional(lowering, arity)?;
     let options = options?;
     over_lists(lowering, &values, call.span, |lowering, items, span| {
@@ -277,6 +299,16 @@ pub(super) fn keep_largest(
     let options = call.options_beside(lowering, known, &["among"]);
     let mut values = call.positional(lowering, 2)?;
     let options = options?;
+    if options[1].as_deref() == Some("tensor")
+        && matches!(lowering.class, Some(Class::Matrix(layout)) if layout.matrices > 1)
+    {
+        let tensor = lowering.inputs.own.name();
+        let headline =
+            format!("`{tensor}` is a stack of matrices, and a share would be one of all of them");
+        let diagnostic = Diagnostic::error(codes::STACKED_MATRICES, headline)
+            .help("write `scope: model`, or give them another method in a rule of their own");
+        return Err(lowering.report(diagnostic, call.span));
+    }
     if let Some(among) = call.value_of(lowering, "among")? {
         let count = |lowering: &mut Lowering<'_>, items: &[Typed], span| {
             tensors(lowering, items, span)?;
