@@ -10,6 +10,7 @@ pub mod matrices;
 pub mod quantized;
 pub(crate) mod record;
 mod report_page;
+mod survival;
 mod target;
 
 use std::path::{Path, PathBuf};
@@ -207,7 +208,7 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     let begun = Instant::now();
     let recipe =
         RecipeInput { memory_bytes: request.machine.memory_bytes, ..request.recipe.clone() };
-    let planned = planning::plan(&recipe, session, None)?;
+    let mut planned = planning::plan(&recipe, session, None)?;
     let mut chosen = planned.backend(&request.machine, session)?;
     let threads = request.machine.threads();
     chosen.open()?;
@@ -324,6 +325,17 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     output.finish(record)?;
     drop(sources);
     let (out, elapsed) = (target.folder, begun.elapsed());
+    if let (Some(path), None) = (&request.report, request.part) {
+        let survived = survival::measure(&mut planned.loaded, &out, &request.machine, session)?;
+        if !survived.is_empty() {
+            write_report(
+                path,
+                &survival::with(told_of(&report), &survived),
+                &planned,
+                &request.out,
+            )?;
+        }
+    }
     let (backend, computed_with) = (chosen.word(), chosen.describe());
     let part = request.part;
     let done =

@@ -86,6 +86,14 @@ pub struct Input {
     tokenizer_config: Option<Value>,
 }
 
+impl Input {
+    /// What was merged, as one more model.
+    pub(crate) fn of_output(model: Model) -> Self {
+        let (name, reference) = ("the output".to_owned(), String::new());
+        Self { name, reference, model, tokenizer: None, tokenizer_config: None }
+    }
+}
+
 /// Reads everything that a recipe needs. `set` are overrides of the recipe itself; `text` is what it
 /// says if it is no file, and `path` then only its name. `memory_bytes` are for reading tokenizers.
 ///

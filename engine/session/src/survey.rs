@@ -4,6 +4,7 @@
 mod document;
 mod findings;
 mod measure;
+pub(crate) mod merged;
 mod models;
 mod read;
 

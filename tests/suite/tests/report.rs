@@ -3,7 +3,7 @@
 //! Catches a curve whose ends are not the losses of the report, one that depends on threads or is forgotten by the
 //! store, and a page that lets names become markup or needs anything else.
 
-use mixdown_kit::{DType, Space, Tensor, checkpoint, mixdown};
+use mixdown_kit::{DType, Space, Stored, Tensor, checkpoint, mixdown, read_checkpoint};
 use serde_json::Value;
 
 const RECIPE: &str = "mixdown: 1
@@ -28,9 +28,61 @@ fn merge(space: &Space, report: &str, more: &[&str]) {
     mixdown(space, arguments.iter().chain(more)).success();
 }
 
+/// What is told of each matrix; the report has other tensors, too.
 fn report(space: &Space, more: &[&str]) -> Value {
     merge(space, "report.json", more);
-    serde_json::from_str(&space.read_text("report.json")).unwrap()
+    let all: Value = serde_json::from_str(&space.read_text("report.json")).unwrap();
+    let matrices = all.as_array().unwrap().iter().filter(|one| !one["op"].is_null());
+    matrices.cloned().collect()
+}
+
+/// (θ − θ₀)·τ / ‖τ‖² of each tensor and expert, from the files alone.
+#[test]
+fn what_survives_of_each_task_vector_is_told() {
+    let space = models();
+    for method in ["wudi", "task_arithmetic"] {
+        let recipe = match method {
+            "wudi" => RECIPE.to_owned(),
+            _ => RECIPE.replace(
+                "wudi\nparameters: {steps: 130}",
+                "task_arithmetic\nparameters: {weight: 0.5, lambda: 0.8}",
+            ),
+        };
+        space.write("wudi.yaml", recipe);
+        merge(&space, "report.json", &["--no-cache", "--memory", "60MB"]);
+        let told: Value = serde_json::from_str(&space.read_text("report.json")).unwrap();
+        let [base, one, two, merged] =
+            ["base", "one", "two", "merged"].map(|name| read_checkpoint(space.path(name)));
+        let mut compared = 0;
+        for tensor in told.as_array().unwrap() {
+            let name = tensor["tensor"].as_str().unwrap();
+            let vector = |model: &Stored| -> Vec<f64> {
+                let (values, base) = (model.values(name), base.values(name));
+                values.iter().zip(base).map(|(value, base)| value - base).collect()
+            };
+            let update = vector(&merged);
+            for (expert, model) in [("one", &one), ("two", &two)] {
+                let tau = vector(model);
+                let squares: f64 = tau.iter().map(|tau| tau * tau).sum();
+                let product: f64 = tau.iter().zip(&update).map(|(tau, update)| tau * update).sum();
+                let found = tensor["survives"][expert].as_f64();
+                match squares > 0.0 {
+                    true => {
+                        let found = found.unwrap_or_else(|| panic!("{name}: {tensor}"));
+                        let wanted = product / squares;
+                        assert!((found - wanted).abs() < 1e-4, "{name}: {found} {wanted}");
+                        compared += 1;
+                    }
+                    false => assert_eq!(found, None, "{name} is as in the base"),
+                }
+            }
+        }
+        // Seven matrices of each of two layers, and what is averaged with them.
+        assert!(compared > 28, "{compared}");
+        merge(&space, "report.html", &["--no-cache"]);
+        let page = space.read_text("report.html");
+        assert!(page.contains("survives") && page.contains("\"one\":"));
+    }
 }
 
 #[test]

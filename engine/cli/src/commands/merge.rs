@@ -77,8 +77,9 @@ pub struct Arguments {
     /// Neither read nor keep expensive results in the store
     #[arg(long)]
     no_cache: bool,
-    /// Write what matrix ops tell of each tensor (loss and norm over the steps, rank, spectral gap) to this
-    /// file: as one page for a browser if its name ends in .html, else as JSON
+    /// Write what matrix ops tell of each tensor (loss and norm over the steps, rank, spectral gap), and what
+    /// survives of each expert's task vector, to this file: as one page for a browser if its name ends in .html,
+    /// else as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Print events as JSON, one per line

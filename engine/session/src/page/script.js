@@ -197,10 +197,13 @@
 
   const report = () => {
     const matrices = data.matrices;
+    const solved = matrices.filter((one) => one.op !== null).length;
+    const experts = [...new Set(matrices.flatMap((one) => Object.keys(one.survives ?? {})))];
+    const kept = (row, expert) => row.survives?.[expert] ?? null;
     document.title = "Report of " + data.output;
     page.append(make("h1", {}, "Merge of " + data.output),
-      make("p", { class: "quiet" }, `${matrices.length} ${matrices.length === 1 ? "result" : "results"} of matrix ops`));
-    if (matrices.length === 0) page.append(make("p", {}, "No method over matrices was used."));
+      make("p", { class: "quiet" }, `${solved} ${solved === 1 ? "result" : "results"} of matrix ops`));
+    if (solved === 0) page.append(make("p", {}, "No method over matrices was used."));
     const curves = matrices.filter((one) => (one.curve ?? []).length > 0);
     if (curves.length > 0) {
       const room = make("div", { class: "charts", id: "curves" });
@@ -229,12 +232,16 @@
     const metrics = [
       ["norm of the result", (one) => one.norm, number, false],
       ["loss at the end over that at the start", (one) => (one.loss_start > 0 ? one.loss_end / one.loss_start : null), percent, false],
-      ["rank", (one) => last(one, 0), number, false]];
+      ["rank", (one) => last(one, 0), number, false],
+      ...experts.map((expert) => ["what survives of " + expert, (one) => kept(one, expert), percent, false])];
     const map = heat(named, metrics.filter(([, value]) => named.some((one) => isNumber(value(one)))), "map");
     if (map) section("Layers and modules", map);
+    if (experts.length > 0) page.append(make("p", { class: "quiet" },
+      "What survives of an expert is (θ − θ₀)·τ / ‖τ‖²: 100 % where the merged update has all of its task vector τ, 0 % where nothing along it, below 0 where its opposite."));
     section("Matrices", ...filtered([
-      ["tensor", (row) => row.name], ["op", (row) => row.op], ["loss before", (row) => row.loss_start, number], ["loss after", (row) => row.loss_end, number],
+      ["tensor", (row) => row.name], ["op", (row) => row.op ?? ""], ["loss before", (row) => row.loss_start, number], ["loss after", (row) => row.loss_end, number],
       ["norm", (row) => row.norm, number],
+      ...experts.map((expert) => ["survives of " + expert, (row) => kept(row, expert), percent]),
       ["ranks", (row) => (row.ranks ?? []).join(", ")], ["gap", (row) => row.gap, number],
       ["notes", (row) => (row.notes ?? []).join("; ")]], named, "tensors"));
   };

@@ -39,6 +39,20 @@ pub struct Made {
     pub magnitude: Option<(TensorRef, bool)>,
 }
 
+impl Model {
+    /// The model that a source is; none where it is no checkpoint, nor an adapter on one.
+    pub fn of(loaded: &Loaded, source: ModelSource) -> Option<Self> {
+        match source {
+            ModelSource::Checkpoint(checkpoint) => Some(Self { checkpoint, adapter: None }),
+            ModelSource::Adapted(at) => {
+                let checkpoint = loaded.adapters[at as usize].base;
+                Some(Self { checkpoint, adapter: Some(at) })
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Made {
     /// Whether it is what is stored.
     pub fn is_plain(&self) -> bool {
@@ -55,6 +69,13 @@ pub enum Found {
     Missing,
     /// Something that cannot be compared, in words.
     Other(String),
+}
+
+impl Found {
+    /// Whether there is something to compare.
+    pub fn is_made(&self) -> bool {
+        matches!(self, Self::Made(_))
+    }
 }
 
 /// A tensor of the base with what the experts have in its place.
@@ -88,14 +109,8 @@ impl Compared {
     pub fn of(loaded: &Loaded) -> Result<Self, Trouble> {
         let mut models = Vec::new();
         for source in &loaded.sources[0] {
-            models.push(match *source {
-                ModelSource::Checkpoint(checkpoint) => Model { checkpoint, adapter: None },
-                ModelSource::Adapted(at) => {
-                    let checkpoint = loaded.adapters[at as usize].base;
-                    Model { checkpoint, adapter: Some(at) }
-                }
-                _ => unreachable!("the survey's recipe names checkpoints and adapters"),
-            });
+            let model = Model::of(loaded, *source);
+            models.push(model.expect("the survey's recipe names checkpoints and adapters"));
         }
         let (Some(&base), experts) = (models.first(), models.get(1..).unwrap_or_default()) else {
             unreachable!("the survey's recipe names a base")
@@ -105,6 +120,11 @@ impl Compared {
             let help = "name at least one model behind the base";
             return Err(Trouble::Usage(vec![error.help(help)]));
         }
+        Ok(Self::among(loaded, base, experts))
+    }
+
+    /// Brings experts and their base together.
+    pub fn among(loaded: &Loaded, base: Model, experts: &[Model]) -> Self {
         let index = index(loaded, base.checkpoint);
         let place = |(position, entry): (usize, &TensorEntry)| {
             let of_base = made(loaded, base, position as u32);
@@ -139,7 +159,7 @@ impl Compared {
             names.filter(is_extra).map(str::to_owned).collect()
         };
         let extra = experts.iter().map(lacks).collect();
-        Ok(Self { base, experts: experts.to_vec(), places, extra })
+        Self { base, experts: experts.to_vec(), places, extra }
     }
 }
 
