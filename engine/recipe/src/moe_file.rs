@@ -43,6 +43,8 @@ pub struct MoeExpert {
     pub positive: Vec<String>,
     /// Texts that should not.
     pub negative: Vec<String>,
+    /// Normal numbers of this size are added to its feed-forward layers.
+    pub noise_scale: f64,
     /// Factor of what it adds to the stream.
     pub residual_scale: f64,
     /// Its place.
@@ -187,19 +189,22 @@ fn expert(decoder: &mut Decoder<'_>, node: &Node) -> Option<MoeExpert> {
     let model = fields.get("source_model").and_then(|node| decoder.model(node, "`source_model`"));
     let positive = prompts(decoder, fields, "positive_prompts");
     let negative = prompts(decoder, fields, "negative_prompts");
-    if let Some(noise) = fields.get("noise_scale")
-        && number(decoder, noise, "`noise_scale`").is_some_and(|noise| noise != 0.0)
-    {
-        let headline = "noise is not added to experts";
-        let error = Diagnostic::error(codes::UNSUPPORTED, headline)
-            .help("remove `noise_scale`; what makes experts different is their models");
-        decoder.report(noise.span, error);
-    }
+    let noise_scale = fields
+        .get("noise_scale")
+        .and_then(|node| number(decoder, node, "`noise_scale`"))
+        .unwrap_or(0.0);
     let residual_scale = fields
         .get("residual_scale")
         .and_then(|node| number(decoder, node, "`residual_scale`"))
         .unwrap_or(1.0);
-    Some(MoeExpert { model: model?, positive, negative, residual_scale, span: node.span })
+    Some(MoeExpert {
+        model: model?,
+        positive,
+        negative,
+        noise_scale,
+        residual_scale,
+        span: node.span,
+    })
 }
 
 fn prompts(decoder: &mut Decoder<'_>, fields: Fields<'_>, key: &str) -> Vec<String> {
@@ -234,11 +239,35 @@ fn check_prompts(decoder: &mut Decoder<'_>, mode: GateMode, experts: &[MoeExpert
         let help = "give texts that should be routed to it, or use `gate_mode: random`";
         decoder.report(expert.span, error.help(help));
     }
+    let prompts = |expert: &MoeExpert| (expert.positive.clone(), expert.negative.clone());
+    for expert in
+        experts.iter().filter(|one| !one.positive.is_empty() && one.positive == one.negative)
+    {
+        let headline =
+            "an expert has the same prompts for and against it, so that its gate is nothing";
+        let error = Diagnostic::error(codes::MOE_EXPERTS, headline);
+        decoder.report(expert.span, error.help("remove `negative_prompts`, or give other ones"));
+    }
     let mut pairs = experts.iter().map(|expert| (&expert.positive, &expert.negative));
     let Some(first) = pairs.next() else { return };
     if experts.len() > 1 && pairs.all(|other| other == first) && !first.0.is_empty() {
         let headline = "all experts have the same prompts, so that nothing tells them apart";
         let error = Diagnostic::error(codes::MOE_EXPERTS, headline);
         decoder.report(experts[1].span, error.help("give each its own `positive_prompts`"));
+        return;
+    }
+    for (at, expert) in experts.iter().enumerate() {
+        let is_alike = |other: &&MoeExpert| prompts(other) == prompts(expert);
+        let before = experts[..at].iter().position(|other| is_alike(&other));
+        if let (Some(before), false) = (before, expert.positive.is_empty()) {
+            let headline = format!(
+                "experts {} and {} have the same prompts, so that their gates are the same",
+                before + 1,
+                at + 1
+            );
+            let warning = Diagnostic::warning(codes::DEGENERATE_GATES, headline)
+                .note("each token that goes to one of them goes to the other, too, or to the first of both");
+            decoder.report(expert.span, warning.help("give each its own `positive_prompts`"));
+        }
     }
 }

@@ -5,11 +5,14 @@
 
 mod gates;
 mod layout;
+mod noise;
 
 use std::path::Path;
 use std::sync::Arc;
 
+use mixdown_checkpoint::{FilePool, TensorEntry, shown};
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_ops::random::stream_key;
 use mixdown_recipe::moe_file::{MoeExpert, MoeFile, read_moe};
 use mixdown_recipe::recipe::{ModelId, ModelReference};
 use mixdown_tensor::{DType, Shape};
@@ -21,6 +24,7 @@ use crate::models::{Model, Reference};
 
 use gates::{GateSource, Gates, Zeros};
 use layout::Layout;
+use noise::Noisy;
 
 /// The projections of a feed-forward layer, as dense models name them.
 const PROJECTIONS: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
@@ -105,6 +109,7 @@ impl Mixture {
             }
         }
         let parts = self.parts(layout, &files);
+        let pool = FilePool::new(FilePool::DEFAULT_LIMIT);
         for part in &parts {
             let index = &self.model(part.expert.model.value).checkpoint.index;
             for layer in 0..sizes.layers {
@@ -112,6 +117,20 @@ impl Mixture {
                     let from = dense_name(layer, projection);
                     let Some(entry) = index.get(&from) else { continue };
                     let name = layout.name(layer, &part.names, projection);
+                    if part.expert.noise_scale != 0.0 {
+                        let source = Arc::new(pool.source(index.shard_of(entry)));
+                        let key = stream_key(0, "noise_scale", &name, 0);
+                        match Noisy::new(entry, source, part.expert.noise_scale, key) {
+                            Some(noisy) => composed.make(
+                                name,
+                                entry.dtype,
+                                entry.shape.clone(),
+                                Arc::new(noisy),
+                            ),
+                            None => errors.push(self.no_noise(part.expert, entry)),
+                        }
+                        continue;
+                    }
                     errors.extend(composed.take(part.files, entry, name).err().map(|error| *error));
                 }
             }
@@ -128,6 +147,16 @@ impl Mixture {
         let warnings = self.file.warnings.clone();
         let model = composed.finish(&name, root, config, self.models)?;
         Ok(Composition { name, model, recipe, warnings })
+    }
+
+    /// Noise is asked for on what is not stored as numbers.
+    fn no_noise(&self, expert: &MoeExpert, entry: &TensorEntry) -> Diagnostic {
+        let name = shown(&entry.name);
+        let headline = format!("no noise can be added to `{name}`");
+        Diagnostic::error(codes::UNSUPPORTED, headline)
+            .fact("stored as", entry.stored_as())
+            .help("write the model without quantization first, or remove `noise_scale`")
+            .at(&self.file.source, expert.span)
     }
 
     fn parts<'m>(&'m self, layout: Layout, files: &[Files]) -> Vec<Part<'m>> {
@@ -292,5 +321,5 @@ fn dense_name(layer: usize, projection: &str) -> String {
 }
 
 fn shown_name(model: &Model) -> String {
-    mixdown_checkpoint::shown(&model.checkpoint.name).into_owned()
+    shown(&model.checkpoint.name).into_owned()
 }

@@ -110,6 +110,50 @@ fn what_makes_no_mixture_is_refused() {
         .replace("./a}", &format!("./a, {same}}}"))
         .replace("./b,", &format!("./b, {same},"));
     check(&prompts, &["E0258", "same prompts"]);
-    check(&RANDOM.replace("./a}", "./a, noise_scale: 0.1}"), &["E0220", "noise"]);
+    let own = prompts.replace("[x]", "[x], negative_prompts: [x]");
+    check(&own, &["E0258", "for and against it"]);
     check("base_model: ./base\ngate_mode: random\nexperts: []\n", &["E0258", "needs experts"]);
+}
+
+/// What is added to an expert has the size that is asked for, and is the same every time.
+#[test]
+fn noise_is_added_to_experts() {
+    let space = dense();
+    let noisy = RANDOM.replace("./a}", "./a, noise_scale: 0.25}");
+    merge(&space, &noisy, &[]).success();
+    let first = read_checkpoint(space.path("merged"));
+    merge(&space, &noisy, &["--force", "--memory", "64MB", "--threads", "3"]).success();
+    let merged = read_checkpoint(space.path("merged"));
+    let (a, b) = (read_checkpoint(space.path("a")), read_checkpoint(space.path("b")));
+    for (to, from) in [("w1", "gate_proj"), ("w2", "down_proj"), ("w3", "up_proj")] {
+        let name =
+            |expert: usize| format!("model.layers.1.block_sparse_moe.experts.{expert}.{to}.weight");
+        let from = format!("model.layers.1.mlp.{from}.weight");
+        let noise: Vec<f64> = merged
+            .values(&name(0))
+            .iter()
+            .zip(a.values(&from))
+            .map(|(found, own)| found - own)
+            .collect();
+        let spread = noise.iter().map(|value| value * value).sum::<f64>() / noise.len() as f64;
+        assert!((0.2..0.3).contains(&spread.sqrt()), "{to}: {spread}");
+        assert_eq!(merged.values(&name(0)), first.values(&name(0)));
+        let factor = if to == "w2" { 0.5 } else { 1.0 };
+        let wanted: Vec<f64> = b.values(&from).iter().map(|value| factor * value).collect();
+        assert_eq!(merged.values(&name(1)), wanted);
+    }
+}
+
+#[test]
+fn gates_that_are_the_same_are_told() {
+    let space = dense();
+    let prompts = "base_model: ./base\ngate_mode: cheap_embed\nexperts:
+  - {source_model: ./a, positive_prompts: [x]}
+  - {source_model: ./b, positive_prompts: [y]}
+  - {source_model: ./a, positive_prompts: [y]}\n";
+    space.write("recipe.yaml", prompts);
+    let outcome = mixdown_kit::mixdown(&space, ["check", "recipe.yaml"]);
+    for part in ["W0637", "experts 2 and 3", "recipe.yaml:6:"] {
+        assert!(outcome.stderr.contains(part), "{part} in\n{}", outcome.stderr);
+    }
 }

@@ -179,70 +179,12 @@ impl Vocabulary {
     }
 }
 
-/// The pieces of a sentencepiece model: messages of a text, a score and a kind, whose numbers are GGUF's.
+/// The pieces of a sentencepiece model, whose kinds have GGUF's numbers.
 fn of_pieces(bytes: &[u8]) -> Option<Vocabulary> {
-    let (mut tokens, mut kinds, mut scores) = (Vec::new(), Vec::new(), Vec::new());
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let (field, value) = take_field(&mut rest)?;
-        let (1, Field::Bytes(mut piece)) = (field, value) else { continue };
-        let (mut token, mut score, mut kind) = (String::new(), 0.0, NORMAL);
-        while !piece.is_empty() {
-            match take_field(&mut piece)? {
-                (1, Field::Bytes(text)) => token = String::from_utf8(text.to_vec()).ok()?,
-                (2, Field::Fixed(bits)) => score = f32::from_bits(bits),
-                (3, Field::Number(number)) => kind = i32::try_from(number).ok()?,
-                _ => {}
-            }
-        }
-        tokens.push(token);
-        scores.push(score);
-        kinds.push(kind);
-    }
-    (!tokens.is_empty()).then_some(Vocabulary { tokens, kinds, scores: Some(scores) })
-}
-
-enum Field<'b> {
-    Number(u64),
-    Fixed(u32),
-    Bytes(&'b [u8]),
-}
-
-/// The next field of a message of protocol buffers.
-fn take_field<'b>(rest: &mut &'b [u8]) -> Option<(u64, Field<'b>)> {
-    let key = take_number(rest)?;
-    let mut take = |count: usize| {
-        let (taken, left) = rest.split_at_checked(count)?;
-        *rest = left;
-        Some(taken)
-    };
-    let field = match key & 7 {
-        0 => Field::Number(take_number(rest)?),
-        1 => {
-            take(8)?;
-            Field::Number(0)
-        }
-        5 => Field::Fixed(u32::from_le_bytes(take(4)?.try_into().ok()?)),
-        2 => {
-            let count = usize::try_from(take_number(rest)?).ok()?;
-            let (taken, left) = rest.split_at_checked(count)?;
-            *rest = left;
-            Field::Bytes(taken)
-        }
-        _ => return None,
-    };
-    Some((key >> 3, field))
-}
-
-fn take_number(rest: &mut &[u8]) -> Option<u64> {
-    let mut number = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, left) = rest.split_first()?;
-        *rest = left;
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(number);
-        }
-    }
-    None
+    let pieces = crate::pieces::read(bytes)?;
+    Some(Vocabulary {
+        kinds: pieces.iter().map(|piece| piece.kind).collect(),
+        scores: Some(pieces.iter().map(|piece| piece.score).collect()),
+        tokens: pieces.into_iter().map(|piece| piece.text).collect(),
+    })
 }

@@ -10,9 +10,9 @@ use mixdown_ops::random::uniform_bits;
 use mixdown_recipe::moe_file::GateMode;
 use mixdown_search::generate::represented::{Representation, represent};
 use mixdown_tensor::DType;
-use mixdown_tensor::convert::{bf16_to_f32, f16_to_f32};
 
 use super::EMBEDDING;
+use crate::numbers::{normal, number};
 
 /// Below which length a direction has none.
 const SHORTEST: f64 = 1e-8;
@@ -61,14 +61,9 @@ impl Gates {
         let even =
             |at: usize| (f64::from(uniform_bits(GATE_KEY, at as u64)) + 0.5) / 4_294_967_296.0;
         match self.mode {
-            GateMode::Random => Ok((0..count)
-                .map(|at| {
-                    // Box and Muller: two even numbers give one that is normal.
-                    let (radius, angle) = (even(2 * at), even(2 * at + 1));
-                    let radius = (-2.0 * radius.ln()).sqrt();
-                    (radius * (std::f64::consts::TAU * angle).cos()) as f32
-                })
-                .collect()),
+            GateMode::Random => {
+                Ok((0..count as u64).map(|at| normal(GATE_KEY, at) as f32).collect())
+            }
             GateMode::UniformRandom => {
                 let bound = 1.0 / (self.hidden as f64).sqrt();
                 Ok((0..count).map(|at| (bound * (2.0 * even(at) - 1.0)) as f32).collect())
@@ -152,16 +147,6 @@ impl Gates {
 
 /// The stream of random gates.
 const GATE_KEY: u64 = 0x6d6f_655f_6761_7465;
-
-fn number(dtype: DType, bytes: &[u8]) -> Option<f64> {
-    Some(match dtype {
-        DType::Bf16 => f64::from(bf16_to_f32(u16::from_le_bytes(bytes.try_into().ok()?))),
-        DType::F16 => f64::from(f16_to_f32(u16::from_le_bytes(bytes.try_into().ok()?))),
-        DType::F32 => f64::from(f32::from_le_bytes(bytes.try_into().ok()?)),
-        DType::F64 => f64::from_le_bytes(bytes.try_into().ok()?),
-        _ => return None,
-    })
-}
 
 fn to_unit(vector: &mut [f64]) {
     let length = vector.iter().map(|value| value * value).sum::<f64>().sqrt().max(SHORTEST);

@@ -6,7 +6,7 @@ use mixdown_checkpoint::{ReadError, shown};
 use mixdown_cpu::corresponding::carried;
 use mixdown_cpu::{Features, Measure, Points, Rotary, Turned, Weighted};
 use mixdown_ops::matrix::Matrix as Dense;
-use mixdown_ops::random::{stream_key, uniform_bits};
+use mixdown_ops::random::stream_key;
 use mixdown_search::generate::represented::{Representation, represent};
 
 use super::map::Map;
@@ -15,6 +15,7 @@ use super::request::{Method, Settings, SubwordRule, Weights};
 use super::rows::{Matrix, Stored};
 use super::solve;
 use super::source::{Found, Texts};
+use crate::numbers::normal;
 
 /// What rows of a matrix are made with.
 pub(super) struct Maker {
@@ -223,12 +224,6 @@ fn least_squares(rows: &[f64], target: &[f64]) -> Vec<f64> {
     (0..count)
         .map(|at| (0..columns).map(|row| target[row] * inverse.values[row * count + at]).sum())
         .collect()
-}
-
-/// A normal number: Box and Muller, of two even ones.
-fn normal(key: u64, at: u64) -> f64 {
-    let even = |at: u64| (f64::from(uniform_bits(key, at)) + 0.5) / 4_294_967_296.0;
-    (-2.0 * even(2 * at).ln()).sqrt() * (std::f64::consts::TAU * even(2 * at + 1)).cos()
 }
 
 fn add_up(

@@ -8,7 +8,7 @@ use mixdown_cpu::corresponding::Pairs;
 use mixdown_cpu::{Points, Rotary};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_tensor::DType;
-use mixdown_tensor::convert::{bf16_to_f32, f16_to_f32, f64_to_bf16, f64_to_f16, f64_to_f32};
+use mixdown_tensor::convert::{bf16_to_f32, f16_to_f32, f64_to_f32};
 
 use super::problem;
 use super::request::{Method, Settings};
@@ -97,18 +97,6 @@ impl Stored {
             self.numbers(row, &mut numbers)?;
         }
         Ok(numbers)
-    }
-}
-
-/// Numbers as they are stored, rounded once.
-pub(super) fn store(values: &[f64], dtype: DType, out: &mut Vec<u8>) {
-    for &value in values {
-        match dtype {
-            DType::Bf16 => out.extend(f64_to_bf16(value).to_le_bytes()),
-            DType::F16 => out.extend(f64_to_f16(value).to_le_bytes()),
-            DType::F64 => out.extend(value.to_le_bytes()),
-            _ => out.extend(f64_to_f32(value).to_le_bytes()),
-        }
     }
 }
 

@@ -10,7 +10,8 @@ use mixdown_ops::program::PIECE;
 
 use super::approximate::Maker;
 use super::request::Settings;
-use super::rows::{Matrix, Row, store};
+use super::rows::{Matrix, Row};
+use crate::numbers::store;
 
 /// Programs that cut texts, and the folder of the tokenizer.
 pub(super) struct Texts {
