@@ -8,6 +8,7 @@
 //!
 //!     cargo run --release -p mixdown-benches -- adapters bench-7b
 //!     cargo run --release -p mixdown-benches -- streaming --memory 1GB bench-32b
+//!     cargo run --release -p mixdown-benches -- transplant --mergekit PYTHON bench-tokens
 
 mod adapters;
 mod copy;
@@ -17,6 +18,7 @@ mod recipes;
 mod report;
 mod run;
 mod streaming;
+mod transplant;
 
 use std::path::PathBuf;
 
@@ -87,6 +89,26 @@ enum Command {
         #[arg(long, default_value = "1GB")]
         memory: String,
     },
+    /// Give a model the vocabulary of another one by matching pursuit
+    Transplant {
+        /// Folder of both models; they are written where they are missing
+        folder: PathBuf,
+        /// Tokens of each model
+        #[arg(long, default_value_t = 150_000)]
+        tokens: u64,
+        /// How many of them both have
+        #[arg(long, default_value_t = 100_000)]
+        common: u64,
+        /// Columns of both embeddings
+        #[arg(long, default_value_t = 896)]
+        hidden: u64,
+        /// Tokens of each sum
+        #[arg(short, default_value_t = 64)]
+        k: u64,
+        /// A Python that has mergekit: measured too
+        #[arg(long, value_name = "PYTHON")]
+        mergekit: Option<PathBuf>,
+    },
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -105,6 +127,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 adapters::make(&folder, layers)?;
             }
             adapters::run(&folder, rounds)?;
+        }
+        Command::Transplant { folder, tokens, common, hidden, k: count, mergekit } => {
+            let options = transplant::Options { tokens, common, hidden, count, mergekit };
+            transplant::run(&folder, &options)?;
         }
         Command::Streaming { folder, layers, memory } => {
             streaming::run(&folder, &streaming::Options { layers, memory })?;

@@ -67,11 +67,19 @@ fn tensors(layers: u64) -> Vec<(String, Vec<u64>)> {
 fn write(folder: &Path, noise: Option<u64>, layers: u64) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     fs::write(folder.join("config.json"), format!("{:#}\n", config(layers)))?;
-    let tensors = tensors(layers);
+    weights(folder, &tensors(layers), |to, name, shape| write_tensor(to, name, shape, noise))
+}
+
+/// Writes a file of bf16 tensors, whose bytes `fill` gives one after another, until it is stored.
+pub fn weights(
+    folder: &Path,
+    tensors: &[(String, Vec<u64>)],
+    fill: impl Fn(&mut BufWriter<&File>, &str, &[u64]) -> io::Result<()>,
+) -> io::Result<()> {
     let mut header = Map::new();
     header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
     let mut begin = 0;
-    for (name, shape) in &tensors {
+    for (name, shape) in tensors {
         let end = begin + 2 * shape.iter().product::<u64>();
         let entry = json!({"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]});
         header.insert(name.clone(), entry);
@@ -85,8 +93,8 @@ fn write(folder: &Path, noise: Option<u64>, layers: u64) -> io::Result<()> {
     let mut writer = BufWriter::with_capacity(1 << 20, &file);
     writer.write_all(&(header.len() as u64).to_le_bytes())?;
     writer.write_all(header.as_bytes())?;
-    for (name, shape) in &tensors {
-        write_tensor(&mut writer, name, shape, noise)?;
+    for (name, shape) in tensors {
+        fill(&mut writer, name, shape)?;
     }
     writer.flush()?;
     drop(writer);
