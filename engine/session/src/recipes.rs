@@ -2,6 +2,7 @@
 //! What is wrong is collected, so that all of it can be told at once.
 
 mod adapters;
+mod apart;
 pub mod maps;
 mod reading;
 mod series;

@@ -71,7 +71,7 @@ impl Side {
         let name = shown(&model.checkpoint.name).into_owned();
         let tokenizer = budget.tokenizer(&model).map_err(|error| vec![*error])?;
         let Some(tokenizer) = tokenizer else {
-            let error = problem(format!("`{name}` has no tokenizer.json"))
+            let error = problem(format!("`{name}` has no tokenizer that is read"))
                 .in_file(shown_path(&model.checkpoint.root))
                 .help("save its tokenizer in the fast format: `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`");
             return Err(vec![error]);

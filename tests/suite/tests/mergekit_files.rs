@@ -429,3 +429,90 @@ fn probabilities_lie_between_0_and_1() {
     assert!(outcome.stderr.contains("element:"), "{}", outcome.stderr);
     merge(&own("clamp(2 + abs(base), 0, 1)"), recipe, &[]).success();
 }
+
+/// A sentencepiece model of these pieces.
+fn pieces(tokens: &[&str]) -> Vec<u8> {
+    let piece = |token: &&str| {
+        let text = token.as_bytes();
+        let mut message = vec![0x0a, text.len() as u8];
+        message.extend(text);
+        [vec![0x0a, message.len() as u8], message].concat()
+    };
+    tokens.iter().flat_map(piece).collect()
+}
+
+/// The family with these tokenizers of five tokens, and `a` with one more.
+fn without_json(file: &str, content: &[u8]) -> Space {
+    let space = with_tokens();
+    std::fs::remove_file(space.path("base/tokenizer.json")).unwrap();
+    space.write(format!("base/{file}"), content);
+    space.write("base/tokenizer_config.json", "{\"bos_token\": \"<s>\"}");
+    let of_a = space.read_text("a/tokenizer.json");
+    space.write("a/tokenizer.json", of_a.replace("\"th\": 4", "\"th\": 4, \"new\": 5"));
+    space
+}
+
+const ON_BASE: &str = "merge_method: linear
+base_model: ./base
+models:
+  - {model: ./base, parameters: {weight: 0.5}}
+  - {model: ./a, parameters: {weight: 0.5}}
+dtype: float32
+";
+
+/// Whatever file says which tokens a model has, their rows are the same; the file stays, and new tokens are told
+/// beside it.
+#[test]
+fn tokenizers_in_other_files_are_read() {
+    const NAME: &str = "lm_head.weight";
+    let ranks = "PHM+ 0\ndA== 1\naA== 2\nZQ== 3\ndGg= 4\n";
+    let vocabulary = "{\"<s>\": 0, \"t\": 1, \"h\": 2, \"e\": 3, \"th\": 4}";
+    let recipe = format!("{ON_BASE}tokenizer_source: union\n");
+    let json = format!(
+        "{{\"version\": \"1.0\", \"added_tokens\": [], \"model\": {{\"type\": \"BPE\", \"vocab\": {vocabulary}, \"merges\": []}}}}"
+    );
+    let wanted = merged(&without_json("tokenizer.json", json.as_bytes()), &recipe);
+    assert_eq!(wanted.tensor(NAME).shape[0], 6);
+    let pieces = pieces(&["<s>", "t", "h", "e", "th"]);
+    for (file, content) in [
+        ("tokenizer.model", pieces.as_slice()),
+        ("spiece.model", &pieces),
+        ("tokenizer.model", ranks.as_bytes()),
+        ("own.tiktoken", ranks.as_bytes()),
+        ("vocab.json", vocabulary.as_bytes()),
+    ] {
+        let space = without_json(file, content);
+        let found = merged(&space, &recipe);
+        assert_eq!(found.values(NAME), wanted.values(NAME), "{file}");
+        assert!(!space.exists("merged/tokenizer.json"), "{file}");
+        if file != "own.tiktoken" {
+            assert_eq!(std::fs::read(space.path(format!("merged/{file}"))).unwrap(), content);
+        }
+        assert_eq!(space.read_text("merged/added_tokens.json"), "{\n  \"new\": 5\n}\n");
+        let config: serde_json::Value =
+            serde_json::from_str(&space.read_text("merged/tokenizer_config.json")).unwrap();
+        assert_eq!(config["added_tokens_decoder"]["5"]["content"], "new", "{file}");
+        assert_eq!(config["bos_token"], "<s>");
+    }
+}
+
+#[test]
+fn what_cannot_be_done_to_other_files_is_told() {
+    let many: Vec<String> = (0..200).map(|number| format!("x{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let space = without_json("tokenizer.model", &pieces(&many));
+    let outcome = merge(&space, &format!("{ON_BASE}tokenizer_source: base\n"), &[]).exits(2);
+    for part in ["E0313", "cannot be taken out", "tokens without a row", "save_pretrained"] {
+        assert!(outcome.stderr.contains(part), "{part} in\n{}", outcome.stderr);
+    }
+    let space = without_json("tokenizer.model", &pieces(&["t", "h"]));
+    let recipe = format!(
+        "{}tokenizer_source: ./base\n",
+        ON_BASE.replace("base_model: ./base", "base_model: ./a")
+    );
+    let outcome = merge(&space, &recipe, &[]).exits(2);
+    assert!(outcome.stderr.contains("and not the base's"), "{}", outcome.stderr);
+    let space = without_json("tokenizer.model", b"no model");
+    let outcome = merge(&space, &format!("{ON_BASE}tokenizer_source: base\n"), &[]).exits(2);
+    assert!(outcome.stderr.contains("no tokenizer that is read"), "{}", outcome.stderr);
+}

@@ -53,6 +53,11 @@ impl<'a> Tokens<'a> {
         ordinary.chain(self.added.iter().map(|(id, (token, _))| (*token, *id))).collect()
     }
 
+    /// Whether the tokens lie in files of other kinds than tokenizer.json, which stay as they are.
+    pub fn is_apart(&self) -> bool {
+        self.file.is_apart
+    }
+
     /// The file with tokens of these ids taken out and others added at the end.
     pub fn edited<'e>(&'e self, removed: &'e BTreeSet<u64>, new: &'e [NewToken<'e>]) -> Edited<'e> {
         let gone = removed.iter().filter_map(|id| self.ordinary.get(id)).copied().collect();

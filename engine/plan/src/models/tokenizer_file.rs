@@ -14,6 +14,8 @@ pub struct TokenizerFile {
     pub(crate) frame: Map<String, Value>,
     pub(crate) tokens: Option<TokenList>,
     pub(crate) merges: Option<Merges>,
+    /// Whether it stands for files of other kinds, which stay as they are.
+    pub(crate) is_apart: bool,
 }
 
 /// The tokens of a tokenizer's model.
@@ -117,6 +119,24 @@ impl TokenizerFile {
             keep_last(texts, ids);
         }
         Ok(file)
+    }
+
+    /// A tokenizer whose tokens lie in files of other kinds: tokens with their ids, and added ones as tokenizer.json
+    /// has them.
+    pub fn apart(tokens: Vec<(String, u64)>, added: Vec<Value>, is_of_bytes: bool) -> Self {
+        let (mut texts, mut ids) = (Texts::default(), Vec::with_capacity(tokens.len()));
+        for (text, id) in &tokens {
+            texts.push(text);
+            ids.push(*id);
+        }
+        keep_last(&mut texts, &mut ids);
+        let mut frame = Map::new();
+        frame.insert("added_tokens".to_owned(), Value::Array(added));
+        if is_of_bytes {
+            frame.insert("pre_tokenizer".to_owned(), serde_json::json!({"type": "ByteLevel"}));
+        }
+        let tokens = Some(TokenList::Ids(texts, ids));
+        Self { frame, tokens, merges: None, is_apart: true }
     }
 
     /// Bytes that bringing it together with another one takes at most, about.

@@ -1,5 +1,7 @@
 //! Vocabularies brought together: which row of which embedding each row of the output comes from.
 
+mod files;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
@@ -12,10 +14,12 @@ use serde_json::Value;
 
 use crate::families::layer;
 use crate::models::request::{ModelSource, Request};
-use crate::models::tokenizer::{NewToken, Tokens, pretty};
+use crate::models::tokenizer::{NewToken, Tokens};
 use crate::models::view::View;
 use crate::plan::{RowSource, Rows, TensorRef};
 use crate::report::Reporter;
+
+use files::{files, unwritten};
 
 /// A vocabulary that a recipe rebuilt.
 #[derive(Clone, Debug)]
@@ -100,8 +104,8 @@ fn read_models<'a>(
         };
         let input = &request.checkpoints[position as usize];
         let Some(file) = input.tokenizer else {
-            let headline = format!("`{}` has no tokenizer.json", view.name);
-            let help = "save its tokenizer in the fast format, or leave `tokenizer` out";
+            let headline = format!("`{}` has no tokenizer that is read", view.name);
+            let help = "tokenizer.json, tokenizer.model, spiece.model, tiktoken's ranks or vocab.json say which tokens it has; save it in the fast format, or leave `tokenizer` out";
             found.push(problem(headline).help(help));
             continue;
         };
@@ -305,7 +309,12 @@ fn build<'a>(
             view.rows.insert(position, (number as u32, shape));
         }
     }
-    Some(Rebuilt { rows: height, files: files(&models[target.ground], &target, tokenizer) })
+    let ground = &models[target.ground];
+    if let Some(error) = unwritten(recipe, tokenizer, ground, &target) {
+        found.push(error);
+        return None;
+    }
+    Some(Rebuilt { rows: height, files: files(ground, &target, tokenizer) })
 }
 
 /// Names of all tensors with one row for each token, and whether they come after the layers.
@@ -566,26 +575,4 @@ fn reference(list: &mut Rows, tensor: TensorRef) -> u32 {
         list.tensors.len() - 1
     });
     position as u32
-}
-
-/// The tokenizer's files, where they are not those that the output gets anyway.
-fn files(ground: &Own<'_>, target: &Target<'_>, tokenizer: &Tokenizer) -> Vec<(String, String)> {
-    let is_other = matches!(tokenizer.vocabulary, Vocabulary::Model(_));
-    if target.removed.is_empty() && target.new.is_empty() && !is_other {
-        return Vec::new();
-    }
-    let edited = ground.tokens.edited(&target.removed, &target.new);
-    let mut files = vec![("tokenizer.json".to_owned(), pretty(&edited))];
-    if let Some(config) = ground.config {
-        let mut config = config.clone();
-        if let Some(decoder) = config.get_mut("added_tokens_decoder").and_then(Value::as_object_mut)
-        {
-            decoder.retain(|id, _| id.parse().is_ok_and(|id: u64| !target.removed.contains(&id)));
-            for token in &target.new {
-                decoder.insert(token.id.to_string(), token.decoder_entry());
-            }
-        }
-        files.push(("tokenizer_config.json".to_owned(), pretty(&config)));
-    }
-    files
 }

@@ -10,7 +10,7 @@ use mixdown_plan::{TokenizerFile, json_within};
 use mixdown_recipe::Recipe;
 use serde_json::Value;
 
-use super::{Input, Loader};
+use super::{Input, Loader, apart};
 use crate::models::Model;
 
 /// Longest file that is read: four times the largest of known models.
@@ -53,7 +53,11 @@ impl Budget {
     }
 
     /// The bytes of a file beside the weights of a model; none if it is not there.
-    fn read(&self, model: &Model, name: &str) -> Result<Option<Vec<u8>>, Box<Diagnostic>> {
+    pub(super) fn read(
+        &self,
+        model: &Model,
+        name: &str,
+    ) -> Result<Option<Vec<u8>>, Box<Diagnostic>> {
         if model.checkpoint.form != Form::Folder {
             return Ok(None);
         }
@@ -80,13 +84,18 @@ impl Budget {
 
     /// The tokenizer of a model; none if its folder has none.
     pub fn tokenizer(&mut self, model: &Model) -> Result<Option<TokenizerFile>, Box<Diagnostic>> {
-        let Some(bytes) = self.read(model, FILE)? else { return Ok(None) };
-        let file = TokenizerFile::parse(&bytes, self.values())
-            .map_err(|error| broken(model, FILE, &error))?;
+        let found = match self.read(model, FILE)? {
+            Some(bytes) => {
+                let file = TokenizerFile::parse(&bytes, self.values());
+                Some((file.map_err(|error| broken(model, FILE, &error))?, FILE.to_owned()))
+            }
+            None => apart::tokenizer(self, model, self.config(model)?.as_ref())?,
+        };
+        let Some((file, name)) = found else { return Ok(None) };
         let needed = file.working_bytes();
         match self.left.checked_sub(needed) {
             Some(left) => self.left = left,
-            None => return Err(self.too_large(model, FILE, needed)),
+            None => return Err(self.too_large(model, &name, needed)),
         }
         Ok(Some(file))
     }
@@ -101,7 +110,7 @@ impl Budget {
         self.json(model, "special_tokens_map.json")
     }
 
-    fn json(&self, model: &Model, name: &str) -> Result<Option<Value>, Box<Diagnostic>> {
+    pub(super) fn json(&self, model: &Model, name: &str) -> Result<Option<Value>, Box<Diagnostic>> {
         let Some(bytes) = self.read(model, name)? else { return Ok(None) };
         json_within(&bytes, self.values()).map(Some).map_err(|error| broken(model, name, &error))
     }
