@@ -10,7 +10,6 @@ mod awq;
 mod bitsandbytes;
 mod blocks;
 mod claims;
-
 mod compressed;
 pub(crate) mod gguf;
 mod gptq;
@@ -19,6 +18,7 @@ mod hqq;
 mod mlx;
 mod modelopt;
 mod mxfp4;
+mod promises;
 mod scaled;
 mod settings;
 mod signs;

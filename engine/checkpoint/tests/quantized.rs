@@ -120,6 +120,7 @@ struct Changed {
     folder: tempfile::TempDir,
     tensors: BTreeMap<String, Plain>,
     config: Value,
+    metadata: std::collections::HashMap<String, String>,
 }
 
 /// A stored tensor.
@@ -161,7 +162,9 @@ impl Changed {
         let tensors = file.tensors().into_iter().map(|(name, view)| (name, plain(view))).collect();
         let config = fs::read(from.join("config.json"))
             .map_or(json!({}), |bytes| serde_json::from_slice(&bytes).unwrap());
-        Self { folder: tempfile::tempdir().unwrap(), tensors, config }
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = header.metadata().clone().unwrap_or_default();
+        Self { folder: tempfile::tempdir().unwrap(), tensors, config, metadata }
     }
 
     /// The first tensor whose name ends so.
@@ -183,7 +186,8 @@ impl Changed {
     fn open(&self) -> Result<Checkpoint, Vec<Diagnostic>> {
         let path = self.folder.path();
         fs::write(path.join("config.json"), self.config.to_string()).unwrap();
-        safetensors::serialize_to_file(&self.tensors, None, &path.join("model.safetensors"))
+        let metadata = Some(self.metadata.clone()).filter(|all| !all.is_empty());
+        safetensors::serialize_to_file(&self.tensors, metadata, &path.join("model.safetensors"))
             .unwrap();
         open(path, None)
     }
@@ -231,21 +235,38 @@ fn parts_that_are_missing_are_named() {
         ("torchao_int8", "weight_scale"),
         ("modelopt_nvfp4", "weight_scale_2"),
         ("bnb_int8", "weight"),
+        ("ct_pack4_asym", "weight_zero_point"),
+        ("gptq_v1_4bit_act", "g_idx"),
+        ("torchao_intx4", "weight_zero_point"),
     ] {
         // Of int8 any weight would do; the first is an embedding.
         let end = if fixture == "bnb_int8" { "down_proj.weight" } else { end };
         let words = end.rsplit('.').next().unwrap();
         Changed::of(fixture).without(end).refused(broken, words);
     }
-    // The name of the codes alone still says what they are.
-    Changed::of("fp8_block_f32")
-        .without("down_proj.weight_scale_inv")
-        .refused(codes::PACKED, "fp8");
+    // What is left still says what it was, whichever part it is.
+    for (fixture, end, words) in [
+        ("fp8_block_f32", "down_proj.weight_scale_inv", "`fp8`"),
+        ("ct_fp8_channel", "down_proj.weight_scale", "`compressed-tensors`"),
+        ("modelopt_fp8", "down_proj.weight_scale", "`modelopt`"),
+        ("gptq_v1_4bit_sym", "qweight", "GPTQ"),
+        ("ct_pack4_group", "weight_packed", "`compressed-tensors`"),
+        ("mlx_affine_f32", "down_proj.weight", "MLX"),
+        ("hqq_4bit_axis1", "W_q", "HQQ"),
+        ("torchao_int8", "_weight_qdata", "torchao"),
+    ] {
+        Changed::of(fixture).without(end).refused(broken, words);
+    }
+    // Nor do codes become numbers where the configuration is gone as well.
+    let mut fp8 = Changed::of("fp8_block_f32").without("down_proj.weight_scale_inv");
+    fp8.config = json!({"quantization_config": null});
+    fp8.tensors.retain(|name, _| name.contains("down_proj") || name.contains("scale_inv"));
+    fp8.refused(broken, "is missing");
     Changed::of("bnb_nf4_bf16storage")
         .with(|model| {
             model.tensors.retain(|name, _| !name.contains("weight."));
         })
-        .refused(codes::PACKED, "bitsandbytes");
+        .refused(broken, "bitsandbytes");
 }
 
 #[test]
@@ -282,6 +303,20 @@ fn shapes_that_do_not_go_together_are_refused() {
         let faults = changed.open().expect_err(fixture);
         assert!(faults.iter().any(|fault| fault.code == broken), "{fixture}: {faults:?}");
     }
+    // A scale of each row alone is a form as well, and not the one that the configuration speaks of.
+    let cut_columns = |end: &'static str, bytes: usize| {
+        move |model: &mut Changed| {
+            let tensor = model.tensor(end);
+            let (rows, columns) = (tensor.shape[0], tensor.shape[1]);
+            let kept = tensor.data.chunks(columns * bytes);
+            tensor.data = kept.flat_map(|row| row[..bytes].to_vec()).collect();
+            tensor.shape = vec![rows, 1];
+        }
+    };
+    for (fixture, bytes) in [("ct_pack4_group", 2), ("ct_pack3_group", 2), ("ct_mxfp8", 1)] {
+        let changed = Changed::of(fixture).with(cut_columns("down_proj.weight_scale", bytes));
+        changed.refused(broken, "weight_scale");
+    }
     let shape = |model: &mut Changed| model.tensor("weight_shape").data[0] ^= 1;
     Changed::of("ct_pack4_group").with(shape).refused(broken, "weight_shape");
     let below_zero = |model: &mut Changed| model.tensor("weight_shape").data[7] = 0x80;
@@ -308,6 +343,49 @@ fn a_configuration_of_another_codec_is_refused() {
         model.config["quantization_config"]["checkpoint_format"] = json!("marlin");
     };
     Changed::of("gptq_v1_4bit_sym").with(format).refused(codes::PACKED, "marlin");
+    // A word of the right library can be of another form than the tensors have.
+    let other = |fixture: &str, key: &'static str, value: Value| {
+        let set = |model: &mut Changed| {
+            let said = &mut model.config["quantization_config"];
+            let is_of_weights = ["num_bits", "type"].contains(&key);
+            match said.get("config_groups").and_then(Value::as_object).filter(|_| is_of_weights) {
+                Some(groups) => {
+                    let group = groups.keys().next().unwrap().clone();
+                    said["config_groups"][group.as_str()]["weights"][key] = value;
+                }
+                None => said[key] = value,
+            }
+            // A format that groups say for themselves goes before that of all.
+            if key == "format"
+                && let Some(groups) = said.get_mut("config_groups").and_then(Value::as_object_mut)
+            {
+                groups.values_mut().for_each(|group| {
+                    group.as_object_mut().unwrap().remove("format");
+                });
+            }
+        };
+        Changed::of(fixture).with(set).refused(codes::PACKED_CONFIG, "another packing");
+    };
+    other("ct_pack4_group", "format", json!("nvfp4-pack-quantized"));
+    other("ct_mxfp6", "num_bits", json!(4));
+    other("ct_int8_channel", "type", json!("float"));
+    other("ct_nvfp4", "format", json!("pack-quantized"));
+    other("ct_fp8_channel", "quant_method", json!("bitsandbytes"));
+    other("modelopt_nvfp4", "quant_algo", json!("FP8"));
+    other("modelopt_fp8", "quant_algo", json!("W4A16_AWQ"));
+    other("fp8_block_f32", "quant_method", json!("compressed-tensors"));
+    let four = |model: &mut Changed| {
+        model.config["quantization_config"]["load_in_4bit"] = json!(true);
+        model.config["quantization_config"]["load_in_8bit"] = json!(false);
+    };
+    Changed::of("bnb_int8").with(four).refused(codes::PACKED_CONFIG, "another packing");
+    // Padding tells how long the groups were.
+    let longer =
+        |model: &mut Changed| model.config["quantization_config"]["group_size"] = json!(64);
+    Changed::of("awq_gemv").with(longer).refused(codes::PACKED_BROKEN, "count of groups");
+    // Formats of GPTQ look alike, and their zero points are not.
+    let nothing = |model: &mut Changed| model.config = json!({});
+    Changed::of("gptq_v2_4bit_asym").with(nothing).refused(codes::PACKED_BROKEN, "which format");
 }
 
 #[test]
@@ -330,6 +408,18 @@ fn values_that_cannot_be_are_refused_when_they_are_read() {
     let below = |model: &mut Changed| model.tensor("g_idx").data[..4].fill(0xff);
     Changed::of("gptq_v1_4bit_act").with(below).unreadable("points to group -1 at column 0");
     Changed::of("hqq_4bit_axis0").with(nan(".scale", &[0xc0, 0x7f])).unreadable("is NaN");
+    // Writers of these have a least magnitude of scales.
+    let zero = |end| nan(end, &[0, 0]);
+    Changed::of("awq_gemm").with(zero("scales")).unreadable("is 0 at row 0");
+    Changed::of("ct_pack4_asym").with(zero("weight_scale")).unreadable("is 0 at row 0");
+    Changed::of("mlx_affine_bf16").with(zero("scales")).unreadable("is 0 at row 0");
+    Changed::of("torchao_int8").with(nan("weight_scale", &[0; 4])).unreadable("is 0 at row 0");
+    Changed::of("hqq_4bit_axis0").with(nan(".scale", &[0; 4])).unreadable("is 0 at group 0");
+    Changed::of("modelopt_nvfp4").with(nan("weight_scale_2", &[0; 4])).unreadable("is 0");
+    let factors = nan("pre_quant_scale", &[0; 4]);
+    Changed::of("modelopt_int8_sq").with(factors).unreadable("is 0 at column 0");
+    // A byte holds more than codes of four bits have.
+    Changed::of("torchao_intx4").with(nan("zero_point", &[9])).unreadable("is 9 at row 0");
 }
 
 #[test]

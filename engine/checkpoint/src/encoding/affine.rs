@@ -43,10 +43,23 @@ pub(super) enum Shift {
 pub(super) enum Sign {
     /// Finite ones.
     Any,
+    /// Any but zero where a code beside it is not zero.
+    NotZero,
     /// Not below zero.
     Magnitude,
     /// Above zero where a code beside it is not zero.
     Positive,
+}
+
+impl Sign {
+    fn allows(self, scale: f32) -> bool {
+        scale.is_finite() && (matches!(self, Self::Any | Self::NotZero) || scale >= 0.0)
+    }
+
+    /// Whether writers give a scale of zero only to codes of zero, because theirs have a least magnitude.
+    fn has_no_zero(self) -> bool {
+        matches!(self, Self::NotZero | Self::Positive)
+    }
 }
 
 impl Codec for Affine {
@@ -91,8 +104,7 @@ impl Affine {
             }
             Shift::Nothing => {}
         }
-        let is_wrong = |scale: &f32| !scale.is_finite() || (self.sign != Sign::Any && *scale < 0.0);
-        if let Some(at) = scales.iter().position(is_wrong) {
+        if let Some(at) = scales.iter().position(|scale| !self.sign.allows(*scale)) {
             let what =
                 format!("is {} at row {row}, group {}", scales[at], groups.start + at as u64);
             return Err(reader.wrong_value(self.scales.part(), &what));
@@ -117,7 +129,8 @@ impl Affine {
                     }
                     let end = at + run.len();
                     let group = group as usize;
-                    self.run(&mut out[at..end], scales[group], others.get(group));
+                    let scale = (scales[group], group as u64);
+                    self.run(reader, row, &mut out[at..end], scale, others.get(group))?;
                     at = end;
                 }
             }
@@ -126,15 +139,8 @@ impl Affine {
                 for (number, &scale) in scales.iter().enumerate() {
                     let end = ((groups.start + number as u64 + 1) * self.group).min(last + 1);
                     let run = &mut out[(at - column) as usize..(end - column) as usize];
-                    self.run(run, scale, others.get(number));
-                    if scale == 0.0 && self.sign == Sign::Positive {
-                        self.check_zero(
-                            reader,
-                            row,
-                            groups.start + number as u64,
-                            (at, run.len()),
-                        )?;
-                    }
+                    let scale = (scale, groups.start + number as u64);
+                    self.run(reader, row, run, scale, others.get(number))?;
                     at = end;
                 }
             }
@@ -145,13 +151,35 @@ impl Affine {
         if let Some(columns) = &self.of_columns {
             let mut factors = Vec::new();
             columns.read(reader, 0, column..last + 1, &mut factors)?;
+            let is_wrong = |factor: &f32| !factor.is_finite() || *factor <= 0.0;
+            if let Some(at) = factors.iter().position(is_wrong) {
+                let what = format!("is {} at column {}", factors[at], column + at as u64);
+                return Err(reader.wrong_value(columns.part(), &what));
+            }
             out.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor);
         }
         Ok(())
     }
 
-    /// The values of codes that share a scale.
-    fn run(&self, out: &mut [f32], scale: f32, other: Option<&f32>) {
+    /// The values of codes that share a scale, of a group of this number.
+    ///
+    /// **Errors.** A scale of zero, where codes beside it say that there was something.
+    fn run(
+        &self,
+        reader: &Reader<'_>,
+        row: u64,
+        out: &mut [f32],
+        (scale, group): (f32, u64),
+        other: Option<&f32>,
+    ) -> Result<(), ReadError> {
+        let nothing = match self.shift {
+            Shift::Zeros(_) => other.copied().unwrap_or(0.0),
+            _ => 0.0,
+        };
+        if scale == 0.0 && self.sign.has_no_zero() && out.iter().any(|&code| code != nothing) {
+            let what = format!("is 0 at row {row}, group {group}, where not all codes are");
+            return Err(reader.wrong_value(self.scales.part(), &what));
+        }
         match (&self.shift, other) {
             (Shift::Zeros(_), Some(&zero)) => {
                 out.iter_mut().for_each(|value| *value = (*value - zero) * scale);
@@ -161,22 +189,6 @@ impl Affine {
             }
             _ => out.iter_mut().for_each(|value| *value *= scale),
         }
-    }
-
-    /// A scale of zero is a mistake where codes beside it say that there was something.
-    fn check_zero(
-        &self,
-        reader: &Reader<'_>,
-        row: u64,
-        group: u64,
-        (column, count): (u64, usize),
-    ) -> Result<(), ReadError> {
-        let mut codes = vec![0.0; count];
-        self.codes.read(reader, row, column, &mut codes)?;
-        if codes.iter().all(|&code| code == 0.0) {
-            return Ok(());
-        }
-        let what = format!("is 0 at row {row}, group {group}, where not all codes are");
-        Err(reader.wrong_value(self.scales.part(), &what))
+        Ok(())
     }
 }

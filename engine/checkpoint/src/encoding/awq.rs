@@ -11,6 +11,7 @@ use super::affine::{Affine, Shift, Sign};
 use super::blocks::Lines;
 use super::claims::{Family, Fault, Found, Stored, expect_dtype, expect_shape};
 use super::groups::{Across, Grid, Groups, PackedRows};
+use super::promises::Kind;
 use super::unpack::{Codes, Stream};
 use super::values::{Number, Values};
 use crate::index::TensorEntry;
@@ -97,7 +98,7 @@ fn awq<'a>(stored: &Stored<'a>, codes: &'a TensorEntry, module: &str) -> Result<
             expect_dtype(zeros, &[DType::I32])?;
             expect_shape(zeros, &[outputs, words])?;
             expect_shape(scales, &[outputs, words.saturating_mul(8)])?;
-            at_least(scales, scale_sizes[1], groups)?;
+            expect_padded(scales, scale_sizes[1], groups, group)?;
             let stream = |part, words: u64| Stream {
                 part,
                 bits: 4,
@@ -114,7 +115,7 @@ fn awq<'a>(stored: &Stored<'a>, codes: &'a TensorEntry, module: &str) -> Result<
         }
         Form::GemvFast => {
             expect_shape(scales, &[scale_sizes[0], outputs])?;
-            at_least(scales, scale_sizes[0], groups)?;
+            expect_padded(scales, scale_sizes[0], groups, group)?;
             expect_dtype(zeros, &[scales.dtype])?;
             expect_shape(zeros, scales.shape.dimensions())?;
             if !inputs.is_multiple_of(64) {
@@ -139,7 +140,7 @@ fn awq<'a>(stored: &Stored<'a>, codes: &'a TensorEntry, module: &str) -> Result<
         group,
         index: None,
         scales: scales_of,
-        sign: Sign::Any,
+        sign: Sign::NotZero,
         shift,
         of_columns: None,
         factor: None,
@@ -150,6 +151,8 @@ fn awq<'a>(stored: &Stored<'a>, codes: &'a TensorEntry, module: &str) -> Result<
         Form::GemvFast => "gemv_fast",
     };
     Ok(Found {
+        kind: Kind::whole(4),
+        methods: None,
         name: format!("{module}weight"),
         shape: vec![outputs, inputs],
         scheme: format!("AWQ {layout}, 4 bits, groups of {group}"),
@@ -166,12 +169,19 @@ enum Form {
     GemvFast,
 }
 
-/// Padded scales are more than groups, never fewer.
-fn at_least(scales: &TensorEntry, found: u64, groups: u64) -> Result<(), Fault> {
-    match found >= groups {
+/// Refuses another count of scales than AutoAWQ pads so many groups to.
+fn expect_padded(scales: &TensorEntry, found: u64, groups: u64, group: u64) -> Result<(), Fault> {
+    let multiple = match group {
+        32 => 4,
+        64 => 2,
+        _ => 1,
+    };
+    let padded = groups.div_ceil(8).div_ceil(multiple).saturating_mul(multiple * 8);
+    let is_written = [32, 64].contains(&group) || group >= 128;
+    match is_written && found == padded {
         true => Ok(()),
-        false => Err(Fault::new(format!("`{}` has too few scales", shown(&scales.name)))
-            .fact("groups", groups.to_string())
+        false => Err(Fault::new(format!("`{}` has another count of groups", shown(&scales.name)))
+            .fact("expected", format!("{groups} of {group} columns, padded to {padded}"))
             .fact("found", scales.shape.to_string())),
     }
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::affine::{Affine, Shift, Sign};
 use super::claims::{Family, Fault, Found, Stored, expect_dtype, expect_shape};
 use super::groups::Grid;
+use super::promises::Kind;
 use super::unpack::Stream;
 use super::values::{Number, Values};
 use super::{Codec, Reader};
@@ -63,6 +64,8 @@ fn int8<'a>(
         factor: Some(1.0 / 127.0),
     };
     Ok(Found {
+        kind: Kind::whole(8),
+        methods: None,
         name: codes.name.clone(),
         shape: vec![rows, columns],
         scheme: "bitsandbytes int8, a scale per row".to_owned(),
@@ -143,6 +146,8 @@ fn four_bits<'a>(
     let block = read.blocksize;
     let twice = if nested.is_some() { ", scales quantized" } else { "" };
     Ok(Found {
+        kind: Kind::whole(4),
+        methods: None,
         name: name.to_owned(),
         shape: read.shape,
         scheme: format!("bitsandbytes {kind}, blocks of {block}{twice}"),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_tensor::{DType, Shape};
 
+use super::promises::Kind;
 use super::signs::{self, Codec as Sign};
 use super::{Codec, Encoding, Settings};
 use crate::index::TensorEntry;
@@ -36,6 +37,8 @@ pub(super) struct Stored<'a> {
     pub metadata: &'a BTreeMap<String, String>,
     small: &'a dyn Fn(&TensorEntry) -> Result<Vec<u8>, ReadError>,
     model_dtype: DType,
+    /// Whether any of them is called a scale of weights of 8 bits.
+    pub has_scales: bool,
 }
 
 /// A tensor of which parts were found.
@@ -43,6 +46,10 @@ pub(super) struct Found<'a> {
     pub name: String,
     pub shape: Vec<u64>,
     pub scheme: String,
+    /// What its codes are, for what configurations say of them.
+    pub kind: Kind,
+    /// What configurations call it, where not all words of its family do.
+    pub methods: Option<&'static [&'static str]>,
     /// Codes first.
     pub parts: Vec<&'a TensorEntry>,
     /// What goes with it when it is run in its own form, and is of no use otherwise.
@@ -104,7 +111,10 @@ impl<'a> Stored<'a> {
             tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         let model_dtype = context.settings.model_dtype().unwrap_or_else(|| most_common(tensors));
         let Context { settings, metadata, small, .. } = *context;
-        Self { tensors, by_name, settings, metadata, small, model_dtype }
+        let has_scales = tensors.iter().any(|tensor| {
+            tensor.name.ends_with(".weight_scale") || tensor.name.ends_with(".weight_scale_inv")
+        });
+        Self { tensors, by_name, settings, metadata, small, model_dtype, has_scales }
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&'a TensorEntry> {
@@ -202,7 +212,9 @@ pub(crate) fn logical(
                 }
                 Some(Ok(found)) => {
                     let method = context.settings.method();
-                    if method.is_some_and(|method| !family.methods.contains(&method)) {
+                    let methods = found.methods.unwrap_or(family.methods);
+                    let is_other = method.is_some_and(|method| !methods.contains(&method));
+                    if is_other || !context.settings.promises(found.kind) {
                         promised.get_or_insert((found.scheme.clone(), tensor));
                     }
                     taken.extend(found.parts.iter().map(|part| part.name.as_str()));
@@ -347,8 +359,31 @@ fn unclaimed(stored: &Stored<'_>, taken: &HashSet<&str>, context: &Context<'_>) 
     found
         .iter()
         .filter(|(codec, _)| !named || is_named(codec))
-        .map(|(codec, names)| refused(&codec.to_string(), names, context))
+        .map(|(codec, names)| {
+            let methods = FAMILIES.iter().flat_map(|family| family.methods).copied();
+            match codec.is_decoded(methods) {
+                true => left_over(&codec.to_string(), names, context),
+                false => refused(&codec.to_string(), names, context),
+            }
+        })
         .collect()
+}
+
+/// Parts of weights whose codec is decoded, without the others that they need.
+fn left_over(codec: &str, names: &[&str], context: &Context<'_>) -> Diagnostic {
+    let headline = format!(
+        "parts of weights of `{}` are missing: {codec} has codes and scales beside each other",
+        shown(context.name)
+    );
+    let mut fault = Diagnostic::error(codes::PACKED_BROKEN, headline)
+        .in_file(context.name)
+        .fact("alone", some_of(names));
+    if let Some(says) = context.settings.shown() {
+        fault = fault.fact("configuration", says);
+    }
+    fault.note("codes and scales are no weights: a merge of them would be noise").help(
+        "fetch the model again; if it is all there, dequantize it to bf16 with the library that wrote it",
+    )
 }
 
 fn refused(codec: &str, names: &[&str], context: &Context<'_>) -> Diagnostic {

@@ -7,7 +7,8 @@ use mixdown_tensor::DType;
 
 use super::affine::{Affine, Shift, Sign};
 use super::claims::{Family, Fault, Found, Stored, expect_dtype, expect_shape};
-use super::groups::{Grid, Groups, PackedDown, Whole};
+use super::groups::{Grid, Groups, PackedDown, Whole, Within};
+use super::promises::Kind;
 use super::unpack::{Codes, Fields, Stream};
 use super::values::{Number, Values};
 use crate::index::TensorEntry;
@@ -50,11 +51,13 @@ fn floats<'a>(
     let whole = stored.get(&format!("{module}weight_global_scale"));
     let (_, groups) = matrix(scales)?;
     let columns = groups.saturating_mul(if whole.is_some() { 16 } else { 32 });
-    let (bits, values, scheme) = match whole {
-        Some(_) => (4, Values::E2M1, "nvfp4, groups of 16"),
-        None if width * 8 == columns.saturating_mul(4) => (4, Values::E2M1, "mxfp4, groups of 32"),
-        None => (6, Values::E2M3, "mxfp6 e2m3, groups of 32"),
+    let is_four = width.saturating_mul(8) == columns.saturating_mul(4);
+    let (bits, values, scheme, format): (_, _, _, &[&str]) = match whole {
+        Some(_) => (4, Values::E2M1, "nvfp4, groups of 16", &["nvfp4-pack-quantized"]),
+        None if is_four => (4, Values::E2M1, "mxfp4, groups of 32", &["mxfp4-pack-quantized"]),
+        None => (6, Values::E2M3, "mxfp6 e2m3, groups of 32", &["mxfp6-pack-quantized"]),
     };
+    let kind = Kind::floats(bits).called(format);
     let leading = &packed.shape.dimensions()[..packed.shape.dimensions().len() - 1];
     if width.saturating_mul(8) != columns.saturating_mul(bits) {
         return Err(Fault::new(format!("`{}` does not go with its codes", shown(&scales.name)))
@@ -98,6 +101,8 @@ fn floats<'a>(
         factor: None,
     };
     Ok(Found {
+        kind: kind,
+        methods: None,
         name: format!("{module}weight"),
         shape: [leading, &[columns]].concat(),
         scheme: scheme.to_owned(),
@@ -157,6 +162,15 @@ fn integers<'a>(
         .fact("columns", columns.to_string())
         .fact("groups", groups.to_string()));
     }
+    if let Err(promised) =
+        stored.settings.promised_scales(scales.shape.elements(), 1, [rows, columns])
+    {
+        let what = format!("`{}` has another count than the configuration", shown(&scales.name));
+        return Err(Fault::new(what)
+            .fact("found", scales.shape.to_string())
+            .fact("weight_shape", format!("[{rows}, {columns}]"))
+            .fact("scales, by the configuration", promised));
+    }
     let half = 1_u8 << (bits - 1);
     let plane = match is_one {
         true => [rows.max(1), 1],
@@ -179,10 +193,14 @@ fn integers<'a>(
             _ => {
                 expect_dtype(zeros, &[DType::I8])?;
                 expect_shape(zeros, scales.shape.dimensions())?;
-                Box::new(grid(part, Number::I8))
+                let plain = Box::new(grid(part, Number::I8));
+                Box::new(Within { inner: plain, bits })
             }
         };
         shift = Shift::Zeros(zeros);
+    } else if stored.settings.promises_zero_points() {
+        return Err(Fault::new(format!("`{}weight_zero_point` is missing", shown(module)))
+            .fact("configuration", "`symmetric: false`"));
     }
     let mut index = None;
     if let Some(order) = stored.get(&format!("{module}weight_g_idx")) {
@@ -198,10 +216,6 @@ fn integers<'a>(
         Packing::Dense => Box::new(Stream { part: 0, bits, row_bytes: row_words * 4, values }),
         Packing::Whole => Box::new(Fields { part: 0, bits, row_words, values }),
     };
-    let sign = match shift {
-        Shift::Nothing if index.is_none() => Sign::Positive,
-        _ => Sign::Magnitude,
-    };
     let group = (columns / groups).max(1);
     let kind = if matches!(shift, Shift::Nothing) { "" } else { " with zero points" };
     let codec = Affine {
@@ -210,12 +224,14 @@ fn integers<'a>(
         group,
         index,
         scales: Box::new(grid(1, number)),
-        sign,
+        sign: Sign::Positive,
         shift,
         of_columns: None,
         factor: None,
     };
     Ok(Found {
+        kind: Kind::whole(u64::from(bits)).called(&["pack-quantized"]),
+        methods: None,
         name: format!("{module}weight"),
         shape: vec![rows, columns],
         scheme: format!("int{bits}{kind}, groups of {group}"),

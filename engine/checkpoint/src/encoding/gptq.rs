@@ -9,6 +9,7 @@ use super::affine::{Affine, Shift, Sign};
 use super::blocks::Lines;
 use super::claims::{Family, Fault, Found, Stored, expect_dtype, expect_shape};
 use super::groups::{Across, Less, PackedAcross};
+use super::promises::Kind;
 use super::unpack::{Down, Order};
 use super::values::{Number, Values};
 use crate::index::TensorEntry;
@@ -31,6 +32,14 @@ fn find<'a>(stored: &Stored<'a>, tensor: &'a TensorEntry) -> Option<Result<Found
 fn gptq<'a>(stored: &Stored<'a>, codes: &'a TensorEntry, module: &str) -> Result<Found<'a>, Fault> {
     let scales = stored.need(&format!("{module}scales"))?;
     let zeros = stored.need(&format!("{module}qzeros"))?;
+    // Names, types and shapes are the same in all formats, and zero points are not.
+    if !stored.settings.is_there() {
+        let what = format!("nothing says in which format `{}` is packed", shown(&codes.name));
+        return Err(Fault::new(what).fact(
+            "expected",
+            "`quantization_config` in config.json, or quantize_config.json beside it",
+        ));
+    }
     let format = stored.settings.text("checkpoint_format").unwrap_or("gptq");
     if !["gptq", "gptq_v2", "gptq_p"].contains(&format) {
         return Err(Fault::unread(format!("GPTQ in the format `{}`", shown(format))));
@@ -56,6 +65,11 @@ fn gptq<'a>(stored: &Stored<'a>, codes: &'a TensorEntry, module: &str) -> Result
             expect_shape(order, &[inputs])?;
             index = Some((parts.len(), groups));
             parts.push(order);
+        }
+        // Columns that were sorted have no other place in the file.
+        None if groups > 1 && stored.settings.is_set("desc_act") => {
+            return Err(Fault::new(format!("`{}g_idx` is missing", shown(module)))
+                .fact("configuration", "`desc_act: true`"));
         }
         None => {
             group = stored.settings.group().unwrap_or(group);
@@ -108,6 +122,8 @@ fn gptq<'a>(stored: &Stored<'a>, codes: &'a TensorEntry, module: &str) -> Result
         _ => "GPTQ in planes",
     };
     Ok(Found {
+        kind: Kind::whole(u64::from(bits)),
+        methods: None,
         name: format!("{module}weight"),
         shape: vec![outputs, inputs],
         scheme: format!("{version}, {bits} bits, {groups} groups"),

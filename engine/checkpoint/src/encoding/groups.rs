@@ -68,7 +68,8 @@ impl Groups for Grid {
         reader.bytes(part, 0, &mut bytes)?;
         let factor = f32::from_le_bytes(bytes);
         let fits = factor.is_finite() && factor >= 0.0;
-        if !fits || (factor == 0.0 && matches!(whole, Whole::Over(_))) {
+        // Of a tensor of zeros no writer can make the other scales with it.
+        if !fits || factor == 0.0 {
             return Err(reader.wrong_value(part, &format!("is {factor}")));
         }
         match whole {
@@ -80,6 +81,45 @@ impl Groups for Grid {
 
     fn part(&self) -> usize {
         self.part
+    }
+}
+
+/// Whole numbers that fit into so many bits with a sign, whatever stores them.
+#[derive(Debug)]
+pub(super) struct Within {
+    pub inner: Box<dyn Groups>,
+    pub bits: u32,
+}
+
+impl Groups for Within {
+    fn read(
+        &self,
+        reader: &Reader<'_>,
+        row: u64,
+        groups: Range<u64>,
+        out: &mut Vec<f32>,
+    ) -> Result<(), ReadError> {
+        let start = out.len();
+        self.inner.read(reader, row, groups.clone(), out)?;
+        let half = (1_u32 << (self.bits - 1)) as f32;
+        let is_wrong = |zero: &f32| *zero < -half || *zero >= half;
+        match out[start..].iter().position(is_wrong) {
+            None => Ok(()),
+            Some(at) => {
+                let (zero, group) = (out[start + at], groups.start + at as u64);
+                let what = format!(
+                    "is {zero} at row {row}, group {group}, and codes of {} bits are {} to {}",
+                    self.bits,
+                    -half,
+                    half - 1.0
+                );
+                Err(reader.wrong_value(self.part(), &what))
+            }
+        }
+    }
+
+    fn part(&self) -> usize {
+        self.inner.part()
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mixdown_tensor::DType;
 
 use super::claims::{Family, Fault, Found, Stored, expect_dtype, expect_shape};
+use super::promises::Kind;
 use super::values::Number;
 use super::{Codec, Reader};
 use crate::index::TensorEntry;
@@ -118,8 +119,8 @@ fn grouped<'a>(
     let floats = [DType::F32, DType::F16, DType::Bf16];
     for tensor in [scales, zeros] {
         expect_dtype(tensor, &floats)?;
-        if tensor.shape.elements() != count {
-            let one = if axis == 1 { [count, 1] } else { [1, count] };
+        let one = if axis == 1 { [count, 1] } else { [1, count] };
+        if tensor.shape.dimensions() != [count] {
             expect_shape(tensor, &one)?;
         }
     }
@@ -136,6 +137,8 @@ fn grouped<'a>(
     let parts = vec![codes, scales, zeros, shape_of];
     let beside = notes.filter(|note| note.name != shape_of.name).collect();
     Ok(Found {
+        kind: Kind::whole(bits),
+        methods: None,
         name: name("weight"),
         shape,
         scheme: format!("HQQ, {bits} bits, groups of {group} along axis {axis}"),
@@ -187,7 +190,9 @@ impl Codec for Pieces {
                 reader.bytes(which, groups.start * width, &mut bytes)?;
                 let mut all = Vec::new();
                 number.read(&bytes, &mut all);
-                match all.iter().position(|value| !value.is_finite()) {
+                // Scales have a least magnitude, zero points may be anything.
+                let is_wrong = |value: &f32| !value.is_finite() || (which == 1 && *value <= 0.0);
+                match all.iter().position(is_wrong) {
                     Some(wrong) => {
                         let what =
                             format!("is {} at group {}", all[wrong], groups.start + wrong as u64);

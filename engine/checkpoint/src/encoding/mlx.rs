@@ -7,6 +7,7 @@ use mixdown_tensor::DType;
 use super::affine::{Affine, Shift, Sign};
 use super::claims::{Family, Fault, Found, Stored, expect_dtype, expect_shape};
 use super::groups::Grid;
+use super::promises::Kind;
 use super::unpack::Stream;
 use super::values::{Number, Values};
 use crate::index::TensorEntry;
@@ -104,12 +105,14 @@ fn words<'a>(
         index: None,
         scales: Box::new(grid(1, number)),
         // Affine scales are below zero where the largest magnitude is.
-        sign: if mode == "affine" { Sign::Any } else { Sign::Magnitude },
+        sign: if mode == "affine" { Sign::NotZero } else { Sign::Magnitude },
         shift,
         of_columns: None,
         factor: None,
     };
     Ok(Found {
+        kind: if mode == "affine" { Kind::whole(bits) } else { Kind::floats(bits) },
+        methods: None,
         name: codes.name.clone(),
         shape: [leading, &[columns]].concat(),
         scheme: format!("MLX {mode}, {bits} bits, groups of {group}"),

@@ -9,6 +9,7 @@ use super::Reader;
 use super::affine::{Affine, Shift, Sign};
 use super::claims::{Family, Fault, Found, Stored, expect_dtype, expect_shape};
 use super::groups::{Grid, Whole};
+use super::promises::Kind;
 use super::scaled::of_columns;
 use super::unpack::{Codes, Stream};
 use super::values::{Number, Values};
@@ -49,7 +50,12 @@ fn nvfp4<'a>(
         _ => return Err(no_matrix(codes)),
     };
     let columns = width.saturating_mul(2);
-    let groups = columns.div_ceil(16);
+    if !columns.is_multiple_of(16) {
+        return Err(Fault::new(format!("`{}` does not hold whole groups", shown(&codes.name)))
+            .fact("columns", columns.to_string())
+            .fact("group", "16"));
+    }
+    let groups = columns / 16;
     expect_dtype(scales, &[DType::F8E4M3])?;
     expect_shape(scales, &[leading, &[groups]].concat())?;
     expect_dtype(whole, &[DType::F32])?;
@@ -79,6 +85,8 @@ fn nvfp4<'a>(
         factor: None,
     };
     Ok(Found {
+        kind: Kind::floats(4),
+        methods: None,
         name: codes.name.clone(),
         shape: [leading, &[columns]].concat(),
         scheme: "nvfp4, groups of 16".to_owned(),
@@ -104,6 +112,12 @@ fn int4<'a>(
         .fact("columns", columns.to_string())
         .fact("groups", groups.to_string()));
     }
+    if let Some(group) = stored.settings.group().filter(|&group| columns.div_ceil(group) != groups)
+    {
+        return Err(Fault::new(format!("`{}` has another count of groups", shown(&scales.name)))
+            .fact("expected", format!("{} of {group} columns", columns.div_ceil(group)))
+            .fact("found", groups.to_string()));
+    }
     let number = Number::of_scale(scales.dtype).unwrap_or(Number::F32);
     let mut parts = vec![codes, scales];
     let plane = [rows.max(1), rows];
@@ -119,6 +133,8 @@ fn int4<'a>(
         factor: None,
     };
     Ok(Found {
+        kind: Kind::whole(4),
+        methods: None,
         name: codes.name.clone(),
         shape: vec![rows, columns],
         scheme: format!("int4, groups of {}", columns / groups),

@@ -7,6 +7,7 @@ use mixdown_tensor::DType;
 
 use super::blocks::Lines;
 use super::claims::{Family, Fault, Found, Stored, expect_dtype, expect_shape};
+use super::promises::Kind;
 use super::values::{Number, Values};
 use super::{Codec, Reader};
 use crate::index::TensorEntry;
@@ -50,6 +51,8 @@ fn experts<'a>(
     expect_shape(scales, &[experts, rows, groups])?;
     let columns = groups.saturating_mul(BLOCK);
     Ok(Found {
+        kind: Kind::floats(4),
+        methods: None,
         name: name.to_owned(),
         shape: vec![experts, columns, rows],
         scheme: "mxfp4, blocks of 32, transposed".to_owned(),

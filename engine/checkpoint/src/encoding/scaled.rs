@@ -9,6 +9,7 @@ use mixdown_tensor::DType;
 use super::affine::{Affine, Shift, Sign};
 use super::claims::{Family, Fault, Found, Stored, expect_dtype, expect_shape};
 use super::groups::Grid;
+use super::promises::Kind;
 use super::unpack::Stream;
 use super::values::{Number, Values};
 use super::{Codec, Reader};
@@ -58,6 +59,29 @@ fn scaled<'a>(
         return Err(Fault::new("its scales have no type"));
     };
     let tiles = tiles(stored, codes, scales, number)?;
+    let [rows, width] = match codes.shape.dimensions() {
+        [.., rows, columns] => [*rows, *columns],
+        [columns] => [1, *columns],
+        [] => [1, 1],
+    };
+    let matrices = codes.shape.elements() / rows.max(1) / width.max(1);
+    let promised =
+        stored.settings.promised_scales(scales.shape.elements(), matrices, [rows, width]);
+    if let Err(promised) = promised {
+        return Err(wrong_scales(codes, scales).fact("scales, by the configuration", promised));
+    }
+    let (kind, methods): (_, Option<&'static [&'static str]>) = match (values, number) {
+        (Values::Signed(_), _) => {
+            let formats = &["int-quantized", "naive-quantized"];
+            (Kind::whole(8).called(formats), Some(&["compressed-tensors", "modelopt"]))
+        }
+        (_, Number::E8M0) => {
+            (Kind::floats(8).called(&["mxfp8-quantized", "float-quantized"]), None)
+        }
+        _ => (Kind::floats(8).called(&["float-quantized", "naive-quantized"]), None),
+    };
+    // Only the fine-grained form has its scales under this name.
+    let methods = if scales.name.ends_with("_inv") { Some(&["fp8"][..]) } else { methods };
     let mut parts = vec![codes, scales];
     let columns = codes.shape.dimensions().last().copied().unwrap_or(1);
     let mut shift = Shift::Nothing;
@@ -69,11 +93,10 @@ fn scaled<'a>(
         };
         shift = Shift::Zeros(Box::new(Grid { part: parts.len(), number, ..tiles.grid }));
         parts.push(zeros);
+    } else if values == Values::Signed(8) && stored.settings.promises_zero_points() {
+        return Err(Fault::new(format!("`{}_zero_point` is missing", shown(name)))
+            .fact("configuration", "`symmetric: false`"));
     }
-    let sign = match shift {
-        Shift::Nothing => Sign::Positive,
-        _ => Sign::Magnitude,
-    };
     let module = name.strip_suffix("weight").unwrap_or("");
     let of_columns = of_columns(stored, module, columns, &mut parts)?;
     let element = match values {
@@ -87,12 +110,14 @@ fn scaled<'a>(
         group: tiles.group,
         index: None,
         scales: Box::new(tiles.grid),
-        sign,
+        sign: Sign::Positive,
         shift,
         of_columns,
         factor: None,
     };
     Ok(Found {
+        kind,
+        methods,
         name: name.to_owned(),
         shape: codes.shape.dimensions().to_vec(),
         scheme: format!("{element}, {}", tiles.text),
@@ -145,7 +170,9 @@ fn tiles(
     }
     let found = scales.shape.dimensions();
     let stack = &shape[..shape.len().saturating_sub(2)];
-    let is_of_rows = scales.shape.elements() == all_rows
+    // Powers of two are for blocks alone.
+    let is_of_rows = (number != Number::E8M0 || columns <= 32)
+        && scales.shape.elements() == all_rows
         && (found == &shape[..shape.len() - 1]
             || found == [&shape[..shape.len() - 1], &[1]].concat());
     if is_of_rows {
@@ -162,7 +189,11 @@ fn tiles(
         && leading == stack
     {
         let (down, across) = (*down, *across);
-        if number == Number::E8M0 && down == rows && across == columns.div_ceil(32) {
+        if number == Number::E8M0
+            && down == rows
+            && columns.is_multiple_of(32)
+            && across == columns / 32
+        {
             return tiles(grid([rows, rows], 1, across), 32, "mx blocks of 32".into());
         }
         let said = stored.settings.block();
@@ -202,10 +233,13 @@ fn bare<'a>(stored: &Stored<'a>, tensor: &'a TensorEntry) -> Option<Result<Found
         DType::F8E5M2 => (Values::E5M2, "fp8 e5m2"),
         _ => return None,
     };
-    if stored.settings.is_there() || has_scale(stored, &tensor.name) {
+    // Where others have scales, that of this one is missing.
+    if stored.settings.is_there() || stored.has_scales || has_scale(stored, &tensor.name) {
         return None;
     }
     Some(Ok(Found {
+        kind: Kind::floats(8),
+        methods: None,
         name: tensor.name.clone(),
         shape: tensor.shape.dimensions().to_vec(),
         scheme: format!("{element}, without scales"),

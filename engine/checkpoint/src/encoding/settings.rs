@@ -63,13 +63,18 @@ impl Settings {
         self.text("quant_method").or_else(|| self.text("quant_algo").map(|_| "modelopt"))
     }
 
+    /// Whether a setting is there and true.
+    pub(crate) fn is_set(&self, key: &str) -> bool {
+        self.get(key).and_then(Value::as_bool) == Some(true)
+    }
+
     /// A setting that is a count.
     pub(crate) fn count(&self, key: &str) -> Option<u64> {
         self.get(key)?.as_u64()
     }
 
     /// What compressed-tensors says of weights, one for each group of modules.
-    fn weights(&self) -> impl Iterator<Item = &Value> {
+    pub(super) fn weights(&self) -> impl Iterator<Item = &Value> {
         let groups = self.get("config_groups").and_then(Value::as_object);
         groups
             .into_iter()

@@ -48,6 +48,31 @@ pub(super) enum Codec {
     Said(Option<String>),
 }
 
+impl Codec {
+    /// Whether weights of it are decoded, so that tensors of it that are left over lack others.
+    pub(super) fn is_decoded(&self, methods: impl Iterator<Item = &'static str>) -> bool {
+        const DECODED: [&str; 10] = [
+            BITSANDBYTES_4,
+            "bitsandbytes int8",
+            "compressed-tensors",
+            "ModelOpt NVFP4",
+            "GPTQ or AWQ",
+            "HQQ",
+            "torchao",
+            "MXFP4",
+            "block fp8",
+            "MLX",
+        ];
+        match self {
+            Self::Named(name) => DECODED.contains(name),
+            Self::Said(method) => {
+                let mut methods = methods;
+                method.as_ref().is_some_and(|said| methods.any(|known| known == said))
+            }
+        }
+    }
+}
+
 impl fmt::Display for Codec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -78,7 +103,7 @@ pub(super) fn codec_of(stored: &Stored<'_>, tensor: &TensorEntry) -> Option<Code
     if name.ends_with(".weight._data") || name.ends_with(".weight._scale") {
         return own("Quanto");
     }
-    if leaf.starts_with("_weight_") && beside("_weight_qdata").is_some() {
+    if ["_weight_qdata", "_weight_scale", "_weight_zero_point"].contains(&leaf) {
         return own("torchao");
     }
     let of_blocks = leaf.strip_suffix("_blocks").or_else(|| leaf.strip_suffix("_scales"));
@@ -93,8 +118,17 @@ pub(super) fn codec_of(stored: &Stored<'_>, tensor: &TensorEntry) -> Option<Code
     {
         return Some(said(stored));
     }
-    if leaf == "scales" && beside("weight").is_some_and(|codes| codes.dtype == DType::U32) {
+    if ["scales", "biases"].contains(&leaf)
+        && ((stored.settings.is_there() && stored.settings.method().is_none())
+            || beside("weight").is_some_and(|codes| codes.dtype == DType::U32))
+    {
         return own("MLX");
+    }
+    if ["nbits", "group_size"].contains(&leaf)
+        && beside("nbits").is_some()
+        && beside("axis").is_some()
+    {
+        return own("HQQ");
     }
     if leaf == "B" && tensor.dtype == DType::I32 && beside("s").is_some() {
         return own("Marlin");

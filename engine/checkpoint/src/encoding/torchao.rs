@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::affine::{Affine, Shift, Sign};
 use super::claims::{Family, Fault, Found, Stored, expect_dtype, expect_shape};
-use super::groups::Grid;
+use super::groups::{Grid, Groups, Within};
+use super::promises::Kind;
 use super::unpack::Stream;
 use super::values::{Number, Values};
 use crate::index::TensorEntry;
@@ -80,6 +81,18 @@ fn subclass<'a>(
         |part, number| Grid { part, number, plane, rows: rows_each, columns: across, whole: None };
     let mut parts = vec![codes, scales];
     let mut shift = Shift::Nothing;
+    let has = |name: &str| {
+        let names = text.as_ref().and_then(|value| value.get("_tensor_data_names")?.as_array());
+        names.is_some_and(|names| names.iter().any(|one| one.as_str() == Some(name)))
+    };
+    if zeros.is_none() && has("zero_point") {
+        stored.need(&format!("{start}_zero_point"))?;
+    }
+    // Codes may be of fewer bits than they take.
+    let width = text.as_ref().and_then(|value| {
+        let target = value.get("_data")?.get("target_dtype")?.get("_data")?.as_str()?;
+        target.strip_prefix("int")?.parse::<u32>().ok().filter(|bits| (1..=8).contains(bits))
+    });
     if let Some(zeros) = zeros {
         expect_shape(zeros, &[down, across])?;
         let Some(number) = Number::of_zero(zeros.dtype).filter(|number| *number != Number::E8M0)
@@ -87,7 +100,11 @@ fn subclass<'a>(
             expect_dtype(zeros, &[DType::I8])?;
             return Err(Fault::new("its zero points have no type"));
         };
-        shift = Shift::Zeros(Box::new(grid(2, number)));
+        let plain: Box<dyn Groups> = Box::new(grid(2, number));
+        shift = Shift::Zeros(match number {
+            Number::I8 => Box::new(Within { inner: plain, bits: width.unwrap_or(8) }),
+            _ => plain,
+        });
         parts.push(zeros);
     }
     let codec = Affine {
@@ -96,13 +113,15 @@ fn subclass<'a>(
         group: wide.max(1),
         index: None,
         scales: Box::new(grid(1, number)),
-        sign: Sign::Magnitude,
+        sign: Sign::Positive,
         shift,
         of_columns: None,
         factor: None,
     };
     let element = if values == Values::Signed(8) { "int8" } else { "fp8" };
     Ok(Found {
+        kind: if values == Values::Signed(8) { Kind::whole(8) } else { Kind::floats(8) },
+        methods: None,
         name,
         shape: vec![rows, columns],
         scheme: format!("torchao {element}, blocks of {high} x {wide}"),
