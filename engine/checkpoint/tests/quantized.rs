@@ -562,5 +562,68 @@ fn gguf_files_that_lie_are_refused_with_the_place() {
     let heads = find("llama.attention.head_count") + "llama.attention.head_count".len() + 4;
     refused(&changed(heads, &[7]), codes::PACKED_BROKEN, "does not divide");
     let name = find("blk.0.attn_norm.weight") + "blk.0.attn_norm".len();
-    refused(&changed(name, b"_.scale"), codes::PACKED, "not multiplied in");
+    refused(&changed(name, b"_.scale"), codes::PACKED, "goes with none");
+}
+
+/// A GGUF file of this family: tensors with their sizes, the fastest first, and type.
+fn gguf(family: &str, tensors: &[(&str, &[u64], u32, Vec<u8>)]) -> Vec<u8> {
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+    let mut file = b"GGUF\x03\0\0\0".to_vec();
+    file.extend((tensors.len() as u64).to_le_bytes());
+    file.extend(1_u64.to_le_bytes());
+    file.extend(
+        [text("general.architecture"), 8_u32.to_le_bytes().to_vec(), text(family)].concat(),
+    );
+    let mut offset = 0_u64;
+    for (name, sizes, kind, data) in tensors {
+        file.extend(text(name));
+        file.extend((sizes.len() as u32).to_le_bytes());
+        sizes.iter().for_each(|size| file.extend(size.to_le_bytes()));
+        file.extend(kind.to_le_bytes());
+        file.extend(offset.to_le_bytes());
+        offset += (data.len() as u64).next_multiple_of(32);
+    }
+    for (.., data) in tensors {
+        file.resize(file.len().next_multiple_of(32), 0);
+        file.extend(data);
+    }
+    file
+}
+
+/// NVFP4 has a factor beside its blocks: one for a tensor, or one for each matrix of a stack.
+#[test]
+fn factors_of_nvfp4_are_multiplied_in() {
+    // 64 values of 1 each: scales of 1 in unsigned E4M3, and codes of 1.
+    let block = |count: usize| [vec![0x38; 4], vec![0x22; 32]].concat().repeat(count);
+    let floats = |all: &[f32]| all.iter().flat_map(|one| one.to_le_bytes()).collect::<Vec<u8>>();
+    let opened = |factors: &[f32]| {
+        let (down, up) = ("blk.0.ffn_down", "blk.0.ffn_up_exps");
+        let file = gguf(
+            "llama",
+            &[
+                (&format!("{down}.weight"), &[64, 2], 40, block(2)),
+                (&format!("{down}.scale"), &[1], 0, floats(&[0.5])),
+                (&format!("{down}.input_scale"), &[1], 0, floats(&[3.0])),
+                (&format!("{up}.weight"), &[64, 1, 2], 40, block(2)),
+                (&format!("{up}.scale"), &[factors.len() as u64], 0, floats(factors)),
+            ],
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        fs::write(&path, file).unwrap();
+        (open(&path, None), folder)
+    };
+    let (checkpoint, _folder) = opened(&[2.0, 0.25]);
+    let checkpoint = checkpoint.unwrap();
+    assert_eq!(checkpoint.index.tensors().len(), 3);
+    let values = |name: &str| {
+        let tensor = checkpoint.index.get(name).unwrap();
+        read(&checkpoint, tensor, 0, tensor.shape.elements())
+    };
+    assert_eq!(values("model.layers.0.mlp.down_proj.weight"), vec![0.5; 128]);
+    for (expert, factor) in [2.0, 0.25].into_iter().enumerate() {
+        let name = format!("model.layers.0.block_sparse_moe.experts.{expert}.w3.weight");
+        assert_eq!(values(&name), vec![factor; 64]);
+    }
+    assert_eq!(opened(&[2.0, 1.0, 3.0]).0.unwrap_err()[0].code, codes::PACKED);
 }

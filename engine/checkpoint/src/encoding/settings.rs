@@ -27,7 +27,10 @@ impl Settings {
                 KEYS.iter().find_map(|key| part.get(key).filter(|found| found.is_object()))
             })
         });
-        let in_file = || beside?.get("quantization").filter(|found| found.is_object());
+        let in_file = || {
+            let nested = beside?.get("quantization").filter(|found| found.is_object());
+            nested.cloned().or_else(|| older(beside?))
+        };
         let model_dtype = config.and_then(|config| {
             let parts = config.as_object().into_iter().flat_map(|map| map.values());
             std::iter::once(config).chain(parts).find_map(|part| {
@@ -35,7 +38,7 @@ impl Settings {
                 text.parse::<DType>().ok().filter(|dtype| dtype.is_float())
             })
         });
-        Self { value: in_config.or_else(in_file).cloned(), model_dtype }
+        Self { value: in_config.cloned().or_else(in_file), model_dtype }
     }
 
     /// The type in which the model calculates.
@@ -151,6 +154,24 @@ impl Settings {
     }
 }
 
+/// The settings of files that GPTQ and AWQ wrote before config.json had them, in the words that it has.
+fn older(file: &Value) -> Option<Value> {
+    const WORDS: [(&str, &str); 2] = [("w_bit", "bits"), ("q_group_size", "group_size")];
+    let mut settings = file.as_object()?.clone();
+    let is_awq = settings.contains_key("w_bit");
+    let method = if is_awq { "awq" } else { "gptq" };
+    if !is_awq && !settings.contains_key("bits") {
+        return None;
+    }
+    for (old, new) in WORDS {
+        if let Some(value) = settings.remove(old) {
+            settings.entry(new).or_insert(value);
+        }
+    }
+    settings.entry("quant_method").or_insert_with(|| method.into());
+    Some(Value::Object(settings))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -169,6 +190,13 @@ mod tests {
         let beside = json!({"quantization": {"quant_algo": "FP8"}});
         assert_eq!(method(json!({}), Some(beside)).as_deref(), Some("modelopt"));
         assert!(!Settings::of(Some(&json!({"quantization_config": null})), None).is_there());
+        // Files of their own, from before config.json had that.
+        let gptq = json!({"bits": 4, "group_size": 128, "desc_act": true, "damp_percent": 0.1});
+        assert_eq!(method(json!({}), Some(gptq)).as_deref(), Some("gptq"));
+        let awq = json!({"zero_point": true, "q_group_size": 64, "w_bit": 4, "version": "GEMM"});
+        assert_eq!(method(json!({}), Some(awq.clone())).as_deref(), Some("awq"));
+        assert_eq!(Settings::of(None, Some(&awq)).group(), Some(64));
+        assert!(!Settings::of(None, Some(&json!({"other": 1}))).is_there());
         let mlx = json!({"quantization": {"bits": 4, "group_size": 64}});
         assert_eq!(Settings::of(Some(&mlx), None).shown().as_deref(), Some("bits: 4"));
     }

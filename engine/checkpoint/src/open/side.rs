@@ -17,12 +17,17 @@ pub(super) fn config(root: &Path, shown_root: &str) -> Result<Option<Value>, Box
     map(root, shown_root, "config.json")
 }
 
-/// ModelOpt's description of what it quantized, if there is one.
+/// What ModelOpt, GPTQ or AWQ tell of what they quantized in a file of its own, if there is one.
 pub(super) fn quantization(
     root: &Path,
     shown_root: &str,
 ) -> Result<Option<Value>, Box<Diagnostic>> {
-    map(root, shown_root, "hf_quant_config.json")
+    for file in ["hf_quant_config.json", "quantize_config.json", "quant_config.json"] {
+        if let Some(found) = map(root, shown_root, file)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
 /// A file of a model's folder that holds a JSON map.

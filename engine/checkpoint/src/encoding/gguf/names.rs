@@ -100,15 +100,17 @@ pub(crate) fn restored(
     };
     let (mut made, mut faults) = (Vec::new(), Vec::new());
     let (mut unknown, mut left_out) = (Vec::new(), Vec::new());
+    let (tensors, of_activations) = multiplied(tensors);
+    left_out.extend(of_activations);
     for tensor in tensors {
         let (pattern, layer) = pattern_of(&tensor.name);
         match description.tensors.get(&pattern) {
-            // NVFP4 has one for each tensor, beside its blocks. Merged as a weight it would be lost.
+            // Of NVFP4 that is not there, or of another count. Merged as a weight it would be lost.
             None if tensor.name.ends_with(".scale") => faults.push(
                 Diagnostic::error(
                     codes::PACKED,
                     format!(
-                        "`{}` is a factor of packed weights, which is not multiplied in",
+                        "`{}` is a factor of packed weights, and goes with none",
                         shown(&tensor.name)
                     ),
                 )
@@ -151,6 +153,84 @@ pub(crate) fn restored(
         told(&left_out, "tensors that the family computes from its configuration are left out"),
     ];
     Ok((made, warnings.into_iter().flatten().collect()))
+}
+
+/// NVFP4 has a factor for each tensor, or each matrix of a stack, beside its blocks: tensors with those
+/// multiplied in, and the names of scales of what flows through the model.
+fn multiplied(tensors: Vec<TensorEntry>) -> (Vec<TensorEntry>, Vec<String>) {
+    let is_packed = |tensor: &TensorEntry| {
+        tensor.encoding.as_ref().is_some_and(|own| own.scheme.ends_with("NVFP4"))
+    };
+    let packed: HashMap<String, u64> = tensors
+        .iter()
+        .filter(|tensor| is_packed(tensor))
+        .filter_map(|tensor| {
+            let matrices = match tensor.shape.dimensions() {
+                [matrices, _, _] => *matrices,
+                _ => 1,
+            };
+            Some((tensor.name.strip_suffix(".weight")?.to_owned(), matrices))
+        })
+        .collect();
+    let (mut factors, mut others, mut beside) = (HashMap::new(), Vec::new(), Vec::new());
+    for tensor in tensors {
+        let of_weight = |end: &str| tensor.name.strip_suffix(end).and_then(|one| packed.get(one));
+        let count = tensor.shape.elements();
+        if of_weight(".input_scale").is_some() {
+            beside.push(tensor.name);
+            continue;
+        }
+        let is_factor = tensor.dtype == DType::F32
+            && count > 0
+            && of_weight(".scale").is_some_and(|matrices| [1, *matrices].contains(&count));
+        match tensor.name.strip_suffix(".scale").filter(|_| is_factor) {
+            Some(module) => drop(factors.insert(format!("{module}.weight"), tensor)),
+            None => others.push(tensor),
+        }
+    }
+    let multiply = |tensor: TensorEntry| {
+        let (Some(own), Some(factor)) = (&tensor.encoding, factors.get(&tensor.name)) else {
+            return tensor;
+        };
+        let codec = Times {
+            inner: own.codec.clone(),
+            part: own.parts.len(),
+            each: (tensor.shape.elements() / factor.shape.elements()).max(1),
+        };
+        let mut encoding = Encoding::clone(own);
+        encoding.parts.push(factor.clone());
+        encoding.codec = Arc::new(codec);
+        TensorEntry { encoding: Some(Arc::new(encoding)), ..tensor }
+    };
+    (others.into_iter().map(multiply).collect(), beside)
+}
+
+/// Values with a factor for each so many of them.
+#[derive(Debug)]
+struct Times {
+    inner: Arc<dyn Codec>,
+    part: usize,
+    each: u64,
+}
+
+impl Codec for Times {
+    fn decode(&self, reader: &Reader<'_>, first: u64, out: &mut [f32]) -> Result<(), ReadError> {
+        self.inner.decode(reader, first, out)?;
+        let (mut at, mut rest) = (first, out);
+        while !rest.is_empty() {
+            let count = (self.each - at % self.each).min(rest.len() as u64);
+            let (part, others) = rest.split_at_mut(count as usize);
+            let mut factor = [0.0];
+            reader.floats(self.part, at / self.each, &mut factor)?;
+            let [factor] = factor;
+            if !factor.is_finite() || factor <= 0.0 {
+                return Err(reader.wrong_value(self.part, &format!("is {factor}")));
+            }
+            part.iter_mut().for_each(|value| *value *= factor);
+            (at, rest) = (at + count, others);
+        }
+        Ok(())
+    }
 }
 
 /// A name with `{i}` for its layer, and the layer.
