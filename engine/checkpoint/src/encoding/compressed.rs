@@ -101,7 +101,7 @@ fn floats<'a>(
         factor: None,
     };
     Ok(Found {
-        kind: kind,
+        kind,
         methods: None,
         name: format!("{module}weight"),
         shape: [leading, &[columns]].concat(),

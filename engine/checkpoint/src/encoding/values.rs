@@ -38,6 +38,8 @@ pub(super) enum Values {
     E5M2,
     /// The 4-bit float of 2 exponent bits.
     E2M1,
+    /// The same where the code of the negative zero stands for the positive one.
+    E2M1OneZero,
     /// The 6-bit float of 2 exponent bits.
     E2M3,
 }
@@ -60,6 +62,7 @@ impl Values {
             Self::E4M3 => from_table(pairs, &*E4M3),
             Self::E5M2 => from_table(pairs, &*E5M2),
             Self::E2M1 => from_table(pairs, &E2M1),
+            Self::E2M1OneZero => from_table(pairs, &E2M1_ONE_ZERO),
             Self::E2M3 => from_table(pairs, &*E2M3),
         }
     }
@@ -84,6 +87,10 @@ static E2M3: LazyLock<[f32; 64]> =
 
 const E2M1: [f32; 16] =
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+
+/// As ggml has it.
+const E2M1_ONE_ZERO: [f32; 16] =
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
 /// A float of a sign, so many exponent bits, so many mantissa bits, and this bias, all finite.
 fn small_float(code: u32, [exponent_bits, mantissa_bits]: [u32; 2], bias: i32) -> f32 {

@@ -185,7 +185,7 @@ fn two_bits(bytes: &[u8], at: usize) -> u8 {
 
 fn e2m1(code: u8) -> f32 {
     let mut out = [0.0];
-    Values::E2M1.of(&[code], &mut out);
+    Values::E2M1OneZero.of(&[code], &mut out);
     out[0]
 }
 
