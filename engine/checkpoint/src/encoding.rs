@@ -98,6 +98,16 @@ impl Encoding {
         self.codec.held_bytes()
     }
 
+    /// Bytes that one reading takes for itself at most, whatever its length: what is read ahead of each part, and
+    /// what a stretch is decoded in.
+    pub fn reading_bytes(&self) -> u64 {
+        /// Codes, scales and zero points of a segment, and values on the stack.
+        const DECODED: u64 = 64 << 10;
+        /// Of a tensor that is joined of many parts a reading takes few.
+        const MOST_PARTS: usize = 8;
+        self.parts.len().min(MOST_PARTS) as u64 * Ahead::MOST as u64 + DECODED
+    }
+
     /// The codec with its settings, in words: `fp8 e4m3, blocks of 128 x 128`.
     pub fn scheme(&self) -> &str {
         &self.scheme

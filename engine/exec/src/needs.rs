@@ -66,6 +66,13 @@ impl<'a> Indexes<'a> {
         read + Blocks::room_for(self.0.iter().copied())
     }
 
+    /// Bytes that a thread takes for itself while it reads a packed tensor.
+    fn reading_bytes(&self) -> u64 {
+        let encodings = self.0.iter().flat_map(|index| index.tensors());
+        let encodings = encodings.filter_map(|one| one.encoding.as_ref());
+        encodings.map(|encoding| encoding.reading_bytes()).max().unwrap_or(0)
+    }
+
     fn leaf_dtype(&self, leaf: Leaf, precision: Precision) -> DType {
         match leaf {
             Leaf::Tensor(tensor) => self.entry(tensor).dtype,
@@ -144,7 +151,7 @@ impl Needs {
     ) -> Self {
         let mut needs = Self {
             fixed: plan_bytes(plan) + indexes.blocks_bytes(),
-            per_worker: THREAD_BYTES + Arena::bytes([]),
+            per_worker: THREAD_BYTES + Arena::bytes([]) + indexes.reading_bytes(),
             ..Self::default()
         };
         let mut scratch = 0;

@@ -78,7 +78,10 @@ impl<'a> Reader<'a> {
 
     /// Bytes that are held for packed tensors.
     pub fn bytes(sources: &[Source<'_>]) -> u64 {
-        Blocks::BYTES + Blocks::room_for(sources.iter().map(|source| source.index))
+        let encodings = sources.iter().flat_map(|source| source.index.tensors());
+        let encodings = encodings.filter_map(|one| one.encoding.as_ref());
+        let reading = encodings.map(|encoding| encoding.reading_bytes()).max().unwrap_or(0);
+        Blocks::BYTES + Blocks::room_for(sources.iter().map(|source| source.index)) + reading
     }
 
     fn entry(&self, tensor: TensorRef) -> &'a TensorEntry {
