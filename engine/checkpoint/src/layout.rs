@@ -9,6 +9,7 @@ use mixdown_tensor::{DType, Shape};
 use serde_json::{Map, Value, json};
 
 use crate::gguf_file::GgufFile;
+use crate::manifest::{FileRecord, sha256_hex};
 use crate::torch_file::TorchFile;
 
 /// Name of the index beside several shards.
@@ -127,6 +128,17 @@ impl Layout {
             shard.file_bytes = file.bytes();
         }
         Ok(layout)
+    }
+
+    /// The headers of shards that say more than which tensors they hold.
+    pub(crate) fn told_headers(&self) -> Vec<FileRecord> {
+        let told = self.shards.iter().filter(|shard| shard.header.starts_with(b"GGUF"));
+        let record = |shard: &Shard| FileRecord {
+            name: shard.name.clone(),
+            bytes: shard.header.len() as u64,
+            sha256: sha256_hex(&shard.header),
+        };
+        told.map(record).collect()
     }
 
     /// Lays out these tensors like [`new`](Self::new), so that copies can share blocks with where

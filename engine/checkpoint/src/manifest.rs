@@ -43,6 +43,10 @@ pub struct Manifest {
     pub tensors: Vec<TensorRecord>,
     /// All other files of the output but the manifest itself, by name.
     pub files: Vec<FileRecord>,
+    /// The headers of weight files that say more of the model than which tensors they hold, as those of GGUF
+    /// do: so many bytes from the file's beginning.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<FileRecord>,
     /// Input tensors that are not in the output.
     pub dropped: Vec<DroppedRecord>,
     /// What the merge warned about, one sentence each.
@@ -251,6 +255,11 @@ impl Manifest {
                 return Err(ManifestProblem::Twice(tensor.name.clone()));
             }
         }
+        for header in &self.headers {
+            if !self.tensors.iter().any(|tensor| tensor.shard == header.name) {
+                return Err(ManifestProblem::Name(header.name.clone()));
+            }
+        }
         let mut files = BTreeMap::new();
         for file in &self.files {
             if !crate::side_files::is_plain_path(&file.name) {
@@ -342,6 +351,7 @@ mod tests {
                 bytes: 2,
                 sha256: sha256_hex(b"{}"),
             }],
+            headers: Vec::new(),
             dropped: vec![DroppedRecord {
                 input: "base".into(),
                 name: "b".into(),

@@ -90,6 +90,9 @@ pub fn verify(
     for file in &manifest.files {
         check_file(folder, file, &mut problems);
     }
+    for header in &manifest.headers {
+        check_header(folder, header, &mut problems);
+    }
     if !problems.is_empty() {
         return Err(VerifyError::Failed(problems));
     }
@@ -286,8 +289,31 @@ fn check_file(folder: &Path, file: &FileRecord, problems: &mut Vec<Diagnostic>) 
     }
 }
 
+/// The first bytes of a weight file, whose tensors are looked at by themselves.
+fn check_header(folder: &Path, header: &FileRecord, problems: &mut Vec<Diagnostic>) {
+    let path = folder.join(&header.name);
+    match sha256_of(&path, header.bytes) {
+        Ok((sha256, bytes)) if sha256 == header.sha256 && bytes == header.bytes => {}
+        Ok((sha256, _)) => problems.push(
+            failed(format!("the header of `{}` is not what was written", shown(&header.name)))
+                .in_file(shown_path(&path))
+                .fact("manifest", format!("{}, sha256 {}", bytes_text(header.bytes), header.sha256))
+                .fact("file", format!("sha256 {sha256}"))
+                .help(AGAIN),
+        ),
+        // That it is missing or unreadable is told where its tensors are looked for.
+        Err(_) => {}
+    }
+}
+
 fn sha256(path: &Path) -> io::Result<(String, u64)> {
-    let (mut file, _) = open_regular(path)?;
+    sha256_of(path, u64::MAX)
+}
+
+/// The digest of at most so many bytes from a file's beginning, and how many there are.
+fn sha256_of(path: &Path, most: u64) -> io::Result<(String, u64)> {
+    let (file, _) = open_regular(path)?;
+    let mut file = file.take(most);
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 64 << 10];
     let mut bytes = 0;

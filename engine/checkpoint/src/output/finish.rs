@@ -132,6 +132,7 @@ impl OutputFolder {
             inputs: record.inputs,
             tensors,
             files: files.values().cloned().collect(),
+            headers: self.layout.told_headers(),
             dropped: record.dropped,
             warnings: record.warnings,
         }
