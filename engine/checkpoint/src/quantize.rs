@@ -12,6 +12,7 @@ mod form;
 mod gguf;
 mod gguf_k;
 mod gguf_names;
+mod llm_int8;
 mod mlx;
 mod nf4;
 mod round;
@@ -28,7 +29,7 @@ use mixdown_tensor::{DType, Shape};
 pub use config::{Written, config};
 pub use form::{Form, FormFault, Settings, Words};
 pub use gguf::GgufType;
-pub use gguf_names::{GgufFileType, GgufNames, GgufPlace};
+pub use gguf_names::{GgufFileType, GgufNames, GgufPlace, Norm, Positions};
 
 use crate::layout::OutputTensor;
 use crate::shown::shown;
@@ -42,6 +43,8 @@ pub struct Quantizer {
     coding: Arc<dyn Coding>,
     /// Rows of a head and the length of a row, where the two halves of heads alternate as they are stored.
     woven: Option<(u64, u64)>,
+    /// Rows and columns, where a matrix is stored with these exchanged.
+    turned: Option<[u64; 2]>,
     /// Sizes of what is stored, in elements.
     sizes: Vec<u64>,
     /// How messages speak of settings.
@@ -171,6 +174,7 @@ impl Quantizer {
             Form::BlockFp8 { rows, columns } => scaled::plan_block_fp8([*rows, *columns], &wanted)?,
             Form::Mxfp4 | Form::Nvfp4 => small_floats::plan(form, &wanted)?,
             Form::Nf4 => nf4::plan(&wanted)?,
+            Form::LlmInt8 => llm_int8::plan(&wanted)?,
             Form::Gguf(kind) => gguf::plan(*kind, 0.0, &wanted)?,
             Form::Mlx { bits, group } => mlx::plan(*bits, *group, &wanted)?,
         };
@@ -181,6 +185,7 @@ impl Quantizer {
             parts,
             coding,
             woven: None,
+            turned: None,
             sizes,
             words,
             stack: None,
@@ -201,6 +206,11 @@ impl Quantizer {
         let row = shape.elements();
         let row = Shape::new(vec![row]).ok().filter(|_| place.is_row);
         let shape = row.as_ref().unwrap_or(shape);
+        let turned = match *shape.dimensions() {
+            [rows, columns] if place.is_turned => Some([rows, columns]),
+            _ => None,
+        };
+        let shape = &place.stored(shape);
         let name = match place.expert {
             Some(expert) => &format!("{}.{expert}", place.name),
             None => &place.name,
@@ -222,11 +232,14 @@ impl Quantizer {
         }
         let (form, name) = (Form::Gguf(kind), name.to_owned());
         let stack = place.expert.map(|expert| (place.name.clone(), expert));
-        Ok(Self { form, name, parts, coding, woven, sizes, words, stack, taken_over: None })
+        Ok(Self { form, name, parts, coding, woven, turned, sizes, words, stack, taken_over: None })
     }
 
     /// Where an element is stored, and how many that follow it are stored behind it.
     pub fn place(&self, element: u64) -> (u64, u64) {
+        if let Some([rows, columns]) = self.turned {
+            return (element % columns * rows + element / columns, 1);
+        }
         let Some((head, columns)) = self.woven else { return (element, u64::MAX) };
         let (row, column) = (element / columns, element % columns);
         let within = row % head;
@@ -236,7 +249,11 @@ impl Quantizer {
 
     /// Elements that may be stored in another order among each other.
     pub fn scattered(&self) -> u64 {
-        self.woven.map_or(0, |(head, columns)| head * columns)
+        match (self.woven, self.turned) {
+            (_, Some([rows, columns])) => rows * columns,
+            (Some((head, columns)), None) => head * columns,
+            (None, None) => 0,
+        }
     }
 
     /// What a GGUF file says of it, if that is its form.

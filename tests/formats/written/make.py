@@ -69,6 +69,7 @@ FORMS = {
 # Forms of other libraries.
 OTHERS = {
     "--to nf4": lambda weight: nf4(weight),
+    "--to int8 --as bitsandbytes": lambda weight: llm_int8(weight),
     "--to fp8 --as block-fp8": lambda weight: block_fp8(weight),
     "--to int4 --as mlx --group 32": lambda weight: mlx(weight, 4, 32),
     "--to int3 --as mlx --group 32": lambda weight: mlx(weight, 3, 32),
@@ -80,6 +81,12 @@ def nf4(weight):
     packed, state = bitsandbytes.functional.quantize_4bit(weight, quant_type="nf4", blocksize=64)
     state = {f"weight.{key}": value for key, value in state.as_dict(packed=True).items()}
     return {"weight": packed} | state
+
+
+def llm_int8(weight):
+    """As bitsandbytes.nn.Int8Params does it, and transformers saves it."""
+    codes, largest, _ = bitsandbytes.functional.int8_vectorwise_quant(weight.to(torch.float16))
+    return {"weight": codes, "SCB": largest, "weight_format": torch.tensor(0, dtype=torch.uint8)}
 
 
 def block_fp8(weight):

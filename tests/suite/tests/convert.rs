@@ -392,6 +392,139 @@ fn write_experts(space: &Space, experts: u64) {
     space.write("experts/config.json", config.to_string());
 }
 
+/// A GPT-2 of one layer, under the names that its published files have, with the masks that these hold.
+fn write_gpt2(space: &Space) {
+    let config = serde_json::json!({
+        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "torch_dtype": "float32",
+        "n_embd": 64, "n_head": 4, "n_layer": 1, "n_positions": 32, "n_ctx": 32, "vocab_size": 24,
+        "layer_norm_epsilon": 1e-5, "tie_word_embeddings": true
+    });
+    let mut all: Vec<(String, Vec<u64>)> =
+        vec![("wte.weight".into(), vec![24, 64]), ("wpe.weight".into(), vec![32, 64])];
+    for norm in ["ln_f", "h.0.ln_1", "h.0.ln_2"] {
+        for end in ["weight", "bias"] {
+            all.push((format!("{norm}.{end}"), vec![64]));
+        }
+    }
+    for (module, inputs, outputs) in [
+        ("attn.c_attn", 64, 192),
+        ("attn.c_proj", 64, 64),
+        ("mlp.c_fc", 64, 256),
+        ("mlp.c_proj", 256, 64),
+    ] {
+        all.push((format!("h.0.{module}.weight"), vec![inputs, outputs]));
+        all.push((format!("h.0.{module}.bias"), vec![outputs]));
+    }
+    all.push(("h.0.attn.bias".into(), vec![1, 1, 32, 32]));
+    let tensors: Vec<Tensor> = (1..)
+        .zip(&all)
+        .map(|(seed, (name, shape))| mixdown_suite::modalities::drawn(seed, name, shape))
+        .collect();
+    space.write("gpt2/model.safetensors", safetensors_bytes(&tensors.iter().collect::<Vec<_>>()));
+    space.write("gpt2/config.json", config.to_string());
+}
+
+/// Rows of GPT-2's matrices are inputs, and files have them the other way round; positions are learned.
+#[test]
+fn matrices_with_inputs_first_are_turned_in_gguf_files() {
+    let space = Space::new();
+    write_gpt2(&space);
+    let source = read_checkpoint(space.path("gpt2"));
+    for (kind, most) in [("f32", 0.0), ("q8_0", 0.006), ("q4_0", 0.09)] {
+        let arguments =
+            ["convert", "gpt2", "--to", kind, "--as", "gguf", "--out", "out", "--force"];
+        let outcome = mixdown(&space, arguments).success();
+        assert!(outcome.stderr.contains("h.0.attn.bias"), "{}", outcome.stderr);
+        mixdown(&space, ["verify", "out"]).success();
+        let file = read_gguf(space.path("out/model.gguf"));
+        for (key, value) in [
+            ("general.architecture", "gpt2"),
+            ("gpt2.block_count", "1"),
+            ("gpt2.context_length", "32"),
+            ("gpt2.embedding_length", "64"),
+            ("gpt2.feed_forward_length", "256"),
+            ("gpt2.attention.head_count", "4"),
+        ] {
+            assert_eq!(file.values[key], value, "{key}");
+        }
+        assert!(file.values.contains_key("gpt2.attention.layer_norm_epsilon"));
+        assert!(!file.values.contains_key("gpt2.rope.freq_base"));
+        assert_eq!(file.tensors["blk.0.attn_qkv.weight"].sizes, [192, 64]);
+        assert_eq!(file.tensors["blk.0.ffn_down.weight"].sizes, [64, 256]);
+        assert_eq!(file.tensors["position_embd.weight"].kind, 0);
+        if kind == "f32" {
+            let stored = &file.tensors["blk.0.ffn_up.weight"].data;
+            let stored: Vec<f32> =
+                stored.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect();
+            let own = source.values("h.0.mlp.c_fc.weight");
+            assert!((0..256).all(|output| (0..64).all(|input| {
+                f64::from(stored[output * 64 + input]) == own[input * 256 + output]
+            })));
+        }
+        mixdown(&space, ["convert", "out", "--to", "f32", "--out", "back", "--force"]).success();
+        let back = read_checkpoint(space.path("back"));
+        for name in source.names().into_iter().filter(|name| *name != "h.0.attn.bias") {
+            let own = format!("transformer.{name}");
+            assert_eq!(back.tensor(&own).shape, source.tensor(name).shape, "{name}");
+            let (found, wanted) = (back.values(&own), source.values(name));
+            let apart: f64 = found.iter().zip(&wanted).map(|(a, b)| (a - b) * (a - b)).sum();
+            let all: f64 = wanted.iter().map(|value| value * value).sum();
+            assert!((apart / all).sqrt() <= most, "{kind}: {name} is {} off", (apart / all).sqrt());
+        }
+    }
+    // Codes that nothing touched stay, square or not.
+    space.write("out/config.json", space.read("gpt2/config.json"));
+    let outcome = mixdown(&space, ["convert", "out", "--to", "q4_0", "--out", "again"]).success();
+    assert!(outcome.stderr.contains("with the codes and scales of an input"), "{}", outcome.stderr);
+    let again = read_gguf(space.path("again/model.gguf"));
+    for (name, tensor) in &read_gguf(space.path("out/model.gguf")).tensors {
+        assert_eq!(tensor.data, again.tensors[name].data, "{name}");
+    }
+}
+
+/// What a GGUF file says beside its tensors is a part of what was written.
+#[test]
+fn the_header_of_a_gguf_file_is_proven() {
+    let space = models();
+    mixdown(&space, ["convert", "bf16", "--to", "q8_0", "--out", "out"]).success();
+    mixdown(&space, ["verify", "out"]).success();
+    let mut bytes = std::fs::read(space.path("out/model.gguf")).unwrap();
+    let key = b"llama.rope.freq_base";
+    let at = bytes.windows(key.len()).position(|found| found == key).unwrap();
+    // Behind the key stand the type and the number.
+    bytes[at + key.len() + 4] ^= 1;
+    std::fs::write(space.path("out/model.gguf"), bytes).unwrap();
+    let outcome = mixdown(&space, ["verify", "out"]).exits(1);
+    assert!(outcome.stderr.contains("the header of `model.gguf`"), "{}", outcome.stderr);
+}
+
+/// Blocks of another size can have as many scales as those that are wanted; their codes are made again.
+#[test]
+fn blocks_of_another_size_are_not_taken_for_those_that_are_wanted() {
+    let space = models();
+    mixdown(&space, ["convert", "f32", "--to", "fp8", "--as", "block-fp8", "--out", "first"])
+        .success();
+    // Two blocks of 96 rows or of 128 are there for 160 rows: the scales say the same only of the latter.
+    let config = space.read_text("first/config.json");
+    let compact: String = config.split_whitespace().collect();
+    assert!(compact.contains("\"weight_block_size\":[128,128]"), "{config}");
+    let mut value: Value = serde_json::from_str(&config).unwrap();
+    value["quantization_config"]["weight_block_size"] = serde_json::json!([96, 128]);
+    space.write("first/config.json", value.to_string());
+    let convert = |model: &str, typed: &[&str], out: &str| {
+        mixdown(&space, [&["convert", model, "--out", out], typed].concat()).success()
+    };
+    convert("first", &["--to", "f32"], "wide");
+    convert("first", &["--to", "fp8", "--as", "block-fp8"], "second");
+    convert("second", &["--to", "f32"], "back");
+    let (wide, back) = (read_checkpoint(space.path("wide")), read_checkpoint(space.path("back")));
+    let name = "model.layers.0.mlp.up_proj.weight";
+    let (found, wanted) = (back.values(name), wide.values(name));
+    let apart: f64 = found.iter().zip(&wanted).map(|(a, b)| (a - b) * (a - b)).sum();
+    let all: f64 = wanted.iter().map(|value| value * value).sum();
+    assert!((apart / all).sqrt() < 0.05, "{}", (apart / all).sqrt());
+}
+
 #[test]
 fn a_family_without_names_is_refused() {
     let space = models();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 pub(crate) use blocks::Blocks;
 use mixdown_tensor::{DType, Shape};
 pub(crate) use names::{Description, descriptions, restored};
+pub use names::{Norm, Positions};
 
 use super::{Codec, Encoding, Reader};
 use crate::index::TensorEntry;

@@ -31,9 +31,9 @@ pub fn config(modules: &[Written], dtype: Option<DType>) -> Option<(&'static str
         Form::Scaled(_) | Form::Mxfp4 | Form::Nvfp4 => {
             ("quantization_config", compressed_tensors(modules, &wide))
         }
-        Form::Nf4 => {
+        Form::Nf4 | Form::LlmInt8 => {
             let dtype = dtype.map_or("bfloat16", DType::torch_name);
-            ("quantization_config", bitsandbytes(&wide, dtype))
+            ("quantization_config", bitsandbytes(modules, &wide, dtype))
         }
         // The file itself says how.
         Form::Gguf(_) => return None,
@@ -51,11 +51,12 @@ pub fn config(modules: &[Written], dtype: Option<DType>) -> Option<(&'static str
     })
 }
 
-/// As transformers writes it for weights of 4 bits without a second quantization of magnitudes.
-fn bitsandbytes(wide: &[&str], dtype: &str) -> Value {
+/// As transformers writes it for weights of 8 bits, or of 4 without a second quantization of magnitudes.
+fn bitsandbytes(modules: &[Written], wide: &[&str], dtype: &str) -> Value {
+    let is_four = modules.iter().any(|module| module.form == Some(Form::Nf4));
     json!({
-        "_load_in_4bit": true,
-        "_load_in_8bit": false,
+        "_load_in_4bit": is_four,
+        "_load_in_8bit": !is_four,
         "bnb_4bit_compute_dtype": dtype,
         "bnb_4bit_quant_storage": "uint8",
         "bnb_4bit_quant_type": "nf4",
@@ -64,8 +65,8 @@ fn bitsandbytes(wide: &[&str], dtype: &str) -> Value {
         "llm_int8_has_fp16_weight": false,
         "llm_int8_skip_modules": wide,
         "llm_int8_threshold": 6.0,
-        "load_in_4bit": true,
-        "load_in_8bit": false,
+        "load_in_4bit": is_four,
+        "load_in_8bit": !is_four,
         "quant_method": "bitsandbytes",
     })
 }
@@ -140,7 +141,9 @@ fn format_of(form: &Form) -> &'static str {
         Form::Mxfp4 => "mxfp4-pack-quantized",
         Form::Nvfp4 => "nvfp4-pack-quantized",
         // A folder has the forms of one library.
-        Form::BlockFp8 { .. } | Form::Nf4 | Form::Mlx { .. } | Form::Gguf(_) => "dense",
+        Form::BlockFp8 { .. } | Form::Nf4 | Form::LlmInt8 | Form::Mlx { .. } | Form::Gguf(_) => {
+            "dense"
+        }
     }
 }
 
@@ -180,7 +183,7 @@ fn weights(form: &Form) -> Value {
             set("group_size", 16.into());
             set("scale_dtype", "torch.float8_e4m3fn".into());
         }
-        Form::BlockFp8 { .. } | Form::Nf4 | Form::Mlx { .. } | Form::Gguf(_) => {}
+        Form::BlockFp8 { .. } | Form::Nf4 | Form::LlmInt8 | Form::Mlx { .. } | Form::Gguf(_) => {}
     }
     weights
 }

@@ -26,6 +26,8 @@ pub enum Form {
     Gguf(GgufType),
     /// bitsandbytes: 16 values of a normal distribution beside a magnitude for each 64.
     Nf4,
+    /// bitsandbytes: whole numbers of 8 bits beside the largest magnitude of their row.
+    LlmInt8,
     /// MLX: whole numbers beside a scale and a bias for each group.
     Mlx {
         /// Bits of a code.
@@ -191,6 +193,10 @@ impl Form {
                 settings.only(word, word, &["as"])?;
                 Ok(Self::Nf4)
             }
+            ("bitsandbytes", "int8") => {
+                settings.only(word, "bitsandbytes", &["as"])?;
+                Ok(Self::LlmInt8)
+            }
             ("mlx", _) if bits.is_some_and(|bits| bits != 7) => settings.mlx(word, bits.unwrap_or(4)),
             ("compressed-tensors", _) if word != "nf4" => Self::compressed(word, settings),
             ("block-fp8", "fp8") => {
@@ -201,7 +207,7 @@ impl Form {
             (known, _) if LIBRARIES.contains(&known) => Err(FormFault {
                 key: "as",
                 headline: format!("`{known}` has no `{word}`"),
-                help: "`block-fp8` has `fp8`, `bitsandbytes` has `nf4`, `mlx` has whole numbers of 2 to 6 and of 8 bits, and `compressed-tensors` has all but `nf4`".to_owned(),
+                help: "`block-fp8` has `fp8`, `bitsandbytes` has `nf4` and `int8`, `mlx` has whole numbers of 2 to 6 and of 8 bits, and `compressed-tensors` has all but `nf4`".to_owned(),
             }),
             (other, _) => Err(unknown("as", "library", other, &LIBRARIES)),
         }
@@ -264,7 +270,7 @@ impl Form {
         match self {
             Self::Scaled(_) | Self::Mxfp4 | Self::Nvfp4 => "compressed-tensors",
             Self::BlockFp8 { .. } => "block-fp8",
-            Self::Nf4 => "bitsandbytes",
+            Self::Nf4 | Self::LlmInt8 => "bitsandbytes",
             Self::Gguf(_) => "gguf",
             Self::Mlx { .. } => "mlx",
         }
@@ -362,6 +368,7 @@ impl fmt::Display for Form {
             Self::Nvfp4 => f.write_str("nvfp4, groups of 16"),
             Self::Gguf(kind) => write!(f, "GGUF {}", kind.name()),
             Self::Nf4 => f.write_str("nf4, blocks of 64"),
+            Self::LlmInt8 => f.write_str("int8 of bitsandbytes, a scale for each row"),
             Self::Mlx { bits, group } => write!(f, "mlx affine, {bits} bits, groups of {group}"),
             Self::Scaled(Scaled { code, spread, symmetric, .. }) => {
                 match code {

@@ -4,6 +4,7 @@ use mixdown_tensor::Shape;
 
 use super::gguf::GgufType;
 use crate::encoding::gguf::{Description, descriptions};
+pub use crate::encoding::gguf::{Norm, Positions};
 
 /// How GGUF files hold the tensors of a family.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +26,20 @@ pub struct GgufPlace {
     pub expert: Option<u64>,
     /// Whether files have it without its axis of one.
     pub is_row: bool,
+    /// Whether files have it with rows and columns exchanged.
+    pub is_turned: bool,
+}
+
+impl GgufPlace {
+    /// The shape that files have of a tensor of this one.
+    pub fn stored(&self, shape: &Shape) -> Shape {
+        match *shape.dimensions() {
+            [rows, columns] if self.is_turned => {
+                Shape::new(vec![columns, rows]).unwrap_or_else(|_| shape.clone())
+            }
+            _ => shape.clone(),
+        }
+    }
 }
 
 impl GgufNames {
@@ -59,8 +74,24 @@ impl GgufNames {
         self.description.numbers.iter().map(|(key, from)| (key.as_str(), from.as_slice()))
     }
 
-    /// Where a tensor goes; none where files have no such tensor.
-    pub fn place(&self, name: &str) -> Option<GgufPlace> {
+    /// How the family's norms are computed.
+    pub fn norm(&self) -> Norm {
+        self.description.norm
+    }
+
+    /// How it knows positions.
+    pub fn positions(&self) -> Positions {
+        self.description.positions
+    }
+
+    /// Whether a tensor is one that programs compute, so that files do not have it.
+    pub fn is_computed(&self, name: &str) -> bool {
+        let (pattern, _) = self.pattern(name);
+        self.description.not_written.contains(&pattern)
+    }
+
+    /// A name with letters for its numbers, as descriptions have it, and the numbers.
+    fn pattern<'n>(&self, name: &'n str) -> (String, Vec<&'n str>) {
         let is_number =
             |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
         let numbers: Vec<&str> = name.split('.').filter(is_number).collect();
@@ -69,7 +100,21 @@ impl GgufNames {
             .split('.')
             .map(|part| if is_number(&part) { letters.next().unwrap_or(part) } else { part })
             .collect();
+        let prefix = &self.description.prefix;
         let pattern = pattern.join(".");
+        let described = format!("{prefix}{pattern}");
+        let is_known = |pattern: &String| {
+            let mut known = self.description.tensors.values();
+            known.any(|one| one.name.as_ref() == Some(pattern))
+                || self.description.not_written.contains(pattern)
+        };
+        let lacks_prefix = !prefix.is_empty() && !is_known(&pattern) && is_known(&described);
+        (if lacks_prefix { described } else { pattern }, numbers)
+    }
+
+    /// Where a tensor goes; none where files have no such tensor.
+    pub fn place(&self, name: &str) -> Option<GgufPlace> {
+        let (pattern, numbers) = self.pattern(name);
         let (stored, one) = self
             .description
             .tensors
@@ -81,6 +126,7 @@ impl GgufNames {
             added: one.added,
             expert: numbers.get(1).filter(|_| one.experts).and_then(|number| number.parse().ok()),
             is_row: one.row,
+            is_turned: one.turned,
         })
     }
 }
@@ -138,7 +184,8 @@ impl GgufFileType {
     /// for most, and f32 for what is no matrix.
     pub fn of_tensor(self, name: &str, shape: &Shape, layers: u64, is_tied: bool) -> GgufType {
         let &[.., columns] = shape.dimensions() else { return GgufType::F32 };
-        if shape.dimensions().len() < 2 || name.contains("ffn_gate_inp") {
+        let is_small = name.contains("ffn_gate_inp") || name == "position_embd.weight";
+        if shape.dimensions().len() < 2 || is_small {
             return GgufType::F32;
         }
         let usual = self.usual();
@@ -150,6 +197,9 @@ impl GgufFileType {
             GgufType::F32 | GgufType::F16 | GgufType::Bf16 | GgufType::Q8_0 => usual,
             GgufType::Mxfp4 if is_output || name == "token_embd.weight" => GgufType::Q8_0,
             _ if is_output => GgufType::Q6K,
+            // Queries, keys and values in one.
+            GgufType::Q4K if is_mixed && name.ends_with("attn_qkv.weight") => GgufType::Q5K,
+            GgufType::Q5K if is_mixed && name.ends_with("attn_qkv.weight") => GgufType::Q6K,
             _ if is_mixed
                 && is_careful
                 && layer.is_some_and(|layer| has_more_bits(layer, layers)) =>

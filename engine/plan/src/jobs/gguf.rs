@@ -12,14 +12,14 @@ use crate::families::knowledge::number;
 use crate::families::layer;
 use crate::jobs::kept_codes::write_with;
 use crate::models::request::Request;
-use crate::plan::{GgufOutput, Job, OutputFiles};
+use crate::plan::{GgufOutput, Job, OutputFiles, Work};
 use crate::report::Reporter;
 
 /// Gives jobs the places that they have in a GGUF file, where the recipe wants one.
 pub(crate) fn choose(
     request: &Request<'_>,
     output: &mut OutputFiles,
-    (jobs, programs): (&mut [Job], &[Arc<Program>]),
+    (jobs, programs): (&mut Vec<Job>, &[Arc<Program>]),
     reporter: &mut Reporter,
 ) {
     let recipe = &request.recipes[0];
@@ -48,6 +48,7 @@ pub(crate) fn choose(
         reporter.add(error.at(&recipe.source, wanted.span));
         return;
     };
+    leave_out(names, jobs, reporter);
     let layers = layers(jobs);
     let is_tied = !jobs
         .iter()
@@ -69,7 +70,7 @@ pub(crate) fn choose(
         };
         let heads =
             place.woven.and_then(|key| if key.ends_with("_kv") { shared.or(own) } else { own });
-        let kind = file_type.of_tensor(&place.name, &job.shape, layers, is_tied);
+        let kind = file_type.of_tensor(&place.name, &place.stored(&job.shape), layers, is_tied);
         match Quantizer::gguf(&place, heads, kind, &job.shape, job.dtype) {
             Ok(quantizer) => {
                 if let Some(expert) = place.expert {
@@ -91,6 +92,29 @@ pub(crate) fn choose(
         architecture: names.architecture().to_owned(),
         file_type: file_type.number(),
     });
+}
+
+/// Leaves out what programs compute themselves, such as masks that older checkpoints hold.
+fn leave_out(names: GgufNames, jobs: &mut Vec<Job>, reporter: &mut Reporter) {
+    let is_alone = |job: &Job| match &job.work {
+        Work::Merge(merge) => merge.groups.is_empty(),
+        _ => true,
+    };
+    let mut left_out = Vec::new();
+    jobs.retain(|job| {
+        let is_needed = !names.is_computed(&job.name) || !is_alone(job);
+        if !is_needed {
+            left_out.push(job.name.clone());
+        }
+        is_needed
+    });
+    if let Some(first) = left_out.first() {
+        let headline = "tensors that programs compute themselves are not in the GGUF file";
+        let warning = Diagnostic::warning(codes::GGUF_NAMES, headline)
+            .fact("tensors", left_out.len().to_string())
+            .fact("the first", format!("`{first}`"));
+        reporter.add(warning);
+    }
 }
 
 /// Experts that a file has as one tensor.

@@ -256,6 +256,18 @@ impl Chooser<'_> {
             reporter.add(error.at(&self.recipe.source, other.rule.span));
             is_sound = false;
         }
+        // What transformers reads of bitsandbytes has one width for all.
+        if let Some((other, _)) = forms().find(|(_, form)| **form == Form::LlmInt8)
+            && forms().any(|(_, form)| *form == Form::Nf4)
+        {
+            let headline =
+                "a folder of bitsandbytes has weights of one width, and these rules name two";
+            let error = Diagnostic::error(codes::QUANTIZE_FORM, headline)
+                .fact("forms", "nf4 and int8")
+                .help("give all rules the same `to`");
+            reporter.add(error.at(&self.recipe.source, other.rule.span));
+            is_sound = false;
+        }
         is_sound & self.check_words(jobs, reporter)
     }
 

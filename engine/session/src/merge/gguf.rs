@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mixdown_checkpoint::gguf_file::{GgufFile, GgufValue};
 use mixdown_checkpoint::layout::Layout;
-use mixdown_checkpoint::quantize::GgufNames;
+use mixdown_checkpoint::quantize::{GgufNames, Norm, Positions};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_plan::GgufOutput;
 use serde_json::Value;
@@ -50,6 +50,28 @@ pub fn refuse_parts(planned: &Planned) -> Result<(), Box<Diagnostic>> {
     Err(Box::new(error.help("make safetensors in parts, and convert what they are joined to")))
 }
 
+/// A size of a config, by the name that most families have for it, or those that others do.
+fn size(config: &Value, key: &str) -> Option<u64> {
+    const OTHERS: [(&str, &[&str]); 5] = [
+        ("num_attention_heads", &["n_head"]),
+        ("hidden_size", &["n_embd"]),
+        ("num_hidden_layers", &["n_layer"]),
+        ("max_position_embeddings", &["n_positions", "n_ctx"]),
+        ("intermediate_size", &["n_inner"]),
+    ];
+    let number = |key: &str| mixdown_plan::knowledge::number(config, key);
+    let others = || {
+        let (_, names) = OTHERS.iter().find(|(known, _)| *known == key)?;
+        names.iter().find_map(|name| number(name))
+    };
+    // GPT-2's layers are four times as wide inside where its config says nothing.
+    let usual = || match key {
+        "intermediate_size" => Some(4 * number("n_embd")?),
+        _ => None,
+    };
+    number(key).or_else(others).or_else(usual)
+}
+
 /// The part of a config about positions: of layers that see everything, where others see a window.
 fn positions(config: &Value) -> Option<&Value> {
     let said = config.get("rope_parameters").or_else(|| config.get("rope_scaling"))?;
@@ -82,7 +104,7 @@ pub fn head(
     let architecture = &wanted.architecture;
     let mut head = Head::default();
     let mut put = |key: &str, value: GgufValue| head.metadata.push((key.to_owned(), value));
-    let of = |key: &str| mixdown_plan::knowledge::number(config, key);
+    let of = |key: &str| size(config, key);
     let need = |key: &str| {
         of(key).and_then(|value| u32::try_from(value).ok()).ok_or_else(|| {
             let headline = format!("config.json has no `{key}`, which a GGUF file must say");
@@ -105,19 +127,29 @@ pub fn head(
     own("attention.head_count_kv", GgufValue::U32(shared));
     own("attention.key_length", GgufValue::U32(head_size));
     own("attention.value_length", GgufValue::U32(head_size));
-    let epsilon = float(config, "rms_norm_eps").unwrap_or(1e-6);
-    own("attention.layer_norm_rms_epsilon", GgufValue::F32(epsilon as f32));
+    let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let names = GgufNames::of(model_type);
+    if names.is_some_and(|names| names.norm() == Norm::Layer) {
+        let epsilon = ["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"];
+        let epsilon = epsilon.iter().find_map(|key| float(config, key)).unwrap_or(1e-5);
+        own("attention.layer_norm_epsilon", GgufValue::F32(epsilon as f32));
+    } else {
+        let epsilon = float(config, "rms_norm_eps").unwrap_or(1e-6);
+        own("attention.layer_norm_rms_epsilon", GgufValue::F32(epsilon as f32));
+    }
+    let is_rotary = names.is_none_or(|names| names.positions() == Positions::Rotary);
     let base = float(config, "rope_theta").unwrap_or(10_000.0);
-    own("rope.freq_base", GgufValue::F32(base as f32));
-    // A head may be turned in its first part alone.
-    let turned = float(config, "partial_rotary_factor").unwrap_or(1.0);
-    let turned_size = (f64::from(head_size) * turned) as u32;
-    own("rope.dimension_count", GgufValue::U32(turned_size));
-    if let Some(base) = base_of_windows(config) {
+    if is_rotary {
+        own("rope.freq_base", GgufValue::F32(base as f32));
+        // A head may be turned in its first part alone.
+        let turned = float(config, "partial_rotary_factor").unwrap_or(1.0);
+        let turned_size = (f64::from(head_size) * turned) as u32;
+        own("rope.dimension_count", GgufValue::U32(turned_size));
+    }
+    if let Some(base) = base_of_windows(config).filter(|_| is_rotary) {
         own("rope.freq_base_swa", GgufValue::F32(base as f32));
     }
-    let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
-    if let Some(names) = GgufNames::of(model_type) {
+    if let Some(names) = names {
         for (key, from) in names.counts() {
             let found = from.iter().find_map(|name| u32::try_from(of(name)?).ok());
             found.into_iter().for_each(|count| own(key, GgufValue::U32(count)));

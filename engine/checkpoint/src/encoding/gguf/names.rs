@@ -9,19 +9,23 @@ use mixdown_tensor::{DType, Shape};
 use serde::Deserialize;
 
 use crate::encoding::values::Number;
-use crate::encoding::{Codec, Encoding, Reader};
+use crate::encoding::{Codec, Encoding, Held, Reader};
 use crate::index::TensorEntry;
 use crate::shown::{shown, some_of};
 use crate::source::ReadError;
 
 /// The descriptions that are built in.
-const TEXTS: [&str; 6] = [
+const TEXTS: [&str; 10] = [
+    include_str!("../../../../../schemas/gguf/command_r.json"),
     include_str!("../../../../../schemas/gguf/gemma.json"),
     include_str!("../../../../../schemas/gguf/gemma2.json"),
+    include_str!("../../../../../schemas/gguf/gpt2.json"),
     include_str!("../../../../../schemas/gguf/llama.json"),
+    include_str!("../../../../../schemas/gguf/olmo2.json"),
     include_str!("../../../../../schemas/gguf/phi3.json"),
     include_str!("../../../../../schemas/gguf/qwen.json"),
     include_str!("../../../../../schemas/gguf/qwen_moe.json"),
+    include_str!("../../../../../schemas/gguf/starcoder2.json"),
 ];
 
 /// Families that share names and layouts.
@@ -42,6 +46,38 @@ pub(crate) struct Description {
     /// The same of other numbers.
     #[serde(default)]
     pub(crate) numbers: BTreeMap<String, Vec<String>>,
+    /// What the names of some checkpoints lack at their beginning.
+    #[serde(default)]
+    pub(crate) prefix: String,
+    /// Names of tensors that checkpoints may hold and files do not, because programs compute them.
+    #[serde(default)]
+    pub(crate) not_written: Vec<String>,
+    #[serde(default)]
+    pub(crate) norm: Norm,
+    #[serde(default)]
+    pub(crate) positions: Positions,
+}
+
+/// How a family's norms are computed.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Norm {
+    /// Over the root of the mean square.
+    #[default]
+    Rms,
+    /// With the mean taken away first.
+    Layer,
+}
+
+/// How a family knows positions.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Positions {
+    /// By turning queries and keys.
+    #[default]
+    Rotary,
+    /// By an embedding that was learned.
+    Learned,
 }
 
 /// What becomes of a tensor.
@@ -62,6 +98,9 @@ pub(crate) struct Restoration {
     /// Whether files have the only row of a matrix without its axis of one.
     #[serde(default)]
     pub(crate) row: bool,
+    /// Whether files have the matrix with rows and columns exchanged.
+    #[serde(default)]
+    pub(crate) turned: bool,
 }
 
 static DESCRIPTIONS: LazyLock<Vec<Description>> = LazyLock::new(|| {
@@ -272,6 +311,12 @@ impl Restoration {
             let shape = Shape::new(vec![1, columns]).map_err(|_| "is too large".to_owned())?;
             return Ok(vec![TensorEntry { name, shape, ..tensor.clone() }]);
         }
+        if self.turned {
+            let &[outputs, inputs] = sizes else { return Err("is no matrix".to_owned()) };
+            let shape = Shape::new(vec![inputs, outputs]).map_err(|_| "is too large".to_owned())?;
+            let part = Part { turned: Some([outputs, inputs]), ..Part::default() };
+            return decoded(tensor, name, shape, part).map(|entry| vec![entry]);
+        }
         let mut part = Part { added: self.added, ..Part::default() };
         if let Some(key) = &self.woven {
             let key = format!("{architecture}.{key}");
@@ -330,6 +375,8 @@ struct Part {
     added: f32,
     /// Rows of a head whose two halves alternate, and the length of a row.
     woven: Option<(u64, u64)>,
+    /// Rows and columns of a stored matrix that are exchanged.
+    turned: Option<[u64; 2]>,
 }
 
 #[derive(Debug)]
@@ -339,7 +386,18 @@ struct Restored {
 }
 
 impl Codec for Restored {
+    /// A row of a turned matrix is in all rows as they are stored, so that all of it is made at once.
+    fn held_bytes(&self) -> u64 {
+        self.part.turned.map_or(0, |[rows, columns]| rows.saturating_mul(columns).saturating_mul(4))
+    }
+
     fn decode(&self, reader: &Reader<'_>, first: u64, out: &mut [f32]) -> Result<(), ReadError> {
+        if let Some(sizes) = self.part.turned {
+            let held = reader.held(&|| self.turned(reader, sizes))?;
+            let first = first as usize;
+            out.copy_from_slice(&held.numbers[0][first..first + out.len()]);
+            return Ok(());
+        }
         match self.part.woven {
             None => self.inner.decode(reader, self.part.first + first, out)?,
             Some((head, columns)) => {
@@ -359,6 +417,21 @@ impl Codec for Restored {
             out.iter_mut().for_each(|value| *value -= self.part.added);
         }
         Ok(())
+    }
+}
+
+impl Restored {
+    /// All values of a matrix that is stored in this size, with rows and columns exchanged.
+    fn turned(&self, reader: &Reader<'_>, [rows, columns]: [u64; 2]) -> Result<Held, ReadError> {
+        let (rows, columns) = (rows as usize, columns as usize);
+        let (mut all, mut row) = (vec![0.0; rows * columns], vec![0.0; columns]);
+        for number in 0..rows {
+            self.inner.decode(reader, (number * columns) as u64, &mut row)?;
+            for (at, value) in row.iter().enumerate() {
+                all[at * rows + number] = *value;
+            }
+        }
+        Ok(Held { numbers: vec![all], counts: Vec::new() })
     }
 }
 
