@@ -2,7 +2,8 @@
 
 use mixdown_tensor::DType;
 
-use super::{Form, Quantizer};
+use super::Quantizer;
+use super::form::{Code, Form, Scaled, Spread};
 use crate::encoding::Encoding;
 use crate::index::TensorEntry;
 use crate::layout::OutputTensor;
@@ -11,11 +12,14 @@ impl Quantizer {
     /// The same, but with the stored parts of this tensor instead of codes of its values; none where it is
     /// stored in another way than this form would be.
     ///
-    /// Parts are compared by their names behind that of the tensor, by type and by shape: what they mean
-    /// follows from these, in both directions.
+    /// Parts are compared by their names behind that of the tensor, by type and by shape, and what these leave
+    /// open by the scheme.
     pub fn taking_over(&self, name: &str, entry: &TensorEntry) -> Option<Self> {
         let encoding = entry.encoding.as_deref().filter(|encoding| !encoding.is_computed())?;
-        let is_same_tensor = entry.shape.dimensions() == self.sizes;
+        let is_same_tensor = match self.turned {
+            Some(sizes) => entry.shape.dimensions() == sizes,
+            None => entry.shape.dimensions() == self.sizes,
+        };
         if !is_same_tensor || encoding.parts().len() != self.parts.len() {
             return None;
         }
@@ -24,6 +28,9 @@ impl Quantizer {
                 && stem(&encoding.parts()[0].name) == stem(&self.name)
                 && encoding.bytes() == self.bytes();
             return is_same.then(|| self.with_parts(self.parts.clone(), vec![0]));
+        }
+        if !self.means_the_same(encoding) {
+            return None;
         }
         let (own_module, module) = (module(name), module(&entry.name));
         let (mut parts, mut sources) = (Vec::new(), Vec::new());
@@ -43,6 +50,24 @@ impl Quantizer {
             });
         }
         Some(self.with_parts(parts, sources))
+    }
+
+    /// Whether codes are of as many bits, and blocks as large: of small matrices shapes do not tell.
+    fn means_the_same(&self, encoding: &Encoding) -> bool {
+        let scheme = encoding.scheme();
+        match &self.form {
+            Form::Scaled(Scaled { code: Code::Packed(bits), .. }) => {
+                let rest = scheme.strip_prefix(&format!("int{bits}"));
+                rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+            }
+            Form::BlockFp8 { rows, columns }
+            | Form::Scaled(Scaled { spread: Spread::Block(rows, columns), .. }) => {
+                let is_one =
+                    matches!(self.sizes[..], [high, wide] if high <= *rows && wide <= *columns);
+                scheme == self.form.to_string() || (is_one && scheme == "fp8 e4m3, one scale")
+            }
+            _ => true,
+        }
     }
 
     /// Whether a stored part can stand for one that would be written.
