@@ -19,8 +19,8 @@ use crate::terminal::Terminal;
 /// more: `output: {quantize: …}` has rules for tensors, modules and roles, in one pass with a merge.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
-Forms, as compressed-tensors has them: fp8, int8, int7 to int2, mxfp4, nvfp4; nf4 as bitsandbytes
-has it, and int8 with --as bitsandbytes;
+Forms, as compressed-tensors has them: fp8, int8, int7 to int2, mxfp4, nvfp4;
+nf4 as bitsandbytes has it, and with --as bitsandbytes int8;
 with --as block-fp8 fp8 as DeepSeek's checkpoints have it, with --as mlx int8, int6 to int2.
 Types: bf16, f16, f32. Files for llama.cpp: q4_k_m, q5_k_m, q6_k, q8_0, q4_0 and others, and with --as
 gguf also mxfp4, bf16, f16 and f32.
