@@ -8,6 +8,8 @@ pub mod far;
 #[cfg(feature = "hub")]
 mod fetch;
 mod id;
+#[cfg_attr(not(feature = "hub"), allow(dead_code))]
+pub mod kept;
 #[cfg(feature = "hub")]
 mod known;
 mod options;
@@ -33,6 +35,7 @@ pub use options::HubOptions;
 #[cfg(feature = "hub")]
 pub use store::StoreOptions;
 
+use crate::output::elsewhere::{Elsewhere, Outgoing};
 use crate::shown::{shown, shown_path};
 use cache::{Repository, State};
 use id::{is_hub_id, is_revision};
@@ -197,6 +200,37 @@ pub fn prepare(
     let headline = format!("`{}` lies elsewhere", shown(reference));
     Err(Box::new(
         Diagnostic::error(codes::MODEL_NOT_FOUND, headline)
+            .fact("network", "not used, because this program was built without downloads"),
+    ))
+}
+
+/// Whether an address names an object store, which takes outputs too.
+pub fn is_store(address: &str) -> bool {
+    ["s3://", "gs://", "az://"].iter().any(|scheme| address.starts_with(scheme))
+}
+
+/// Bytes that are held at most while an output is sent to a store.
+pub const SENT_BYTES: u64 = 32 << 20;
+
+/// Begins to send an output to a store, or goes on where an interrupted run was.
+#[cfg(feature = "hub")]
+pub(crate) fn begin_sending(
+    outgoing: &Outgoing<'_>,
+    options: &HubOptions,
+) -> Result<Box<dyn Elsewhere>, Box<Diagnostic>> {
+    store::begin_sending(outgoing, options)
+}
+
+/// The same without a network.
+#[cfg(not(feature = "hub"))]
+pub(crate) fn begin_sending(
+    outgoing: &Outgoing<'_>,
+    _options: &HubOptions,
+) -> Result<Box<dyn Elsewhere>, Box<Diagnostic>> {
+    let headline = "an output is written to a folder of this machine";
+    Err(Box::new(
+        Diagnostic::error(codes::OUTPUT_REMOTE, headline)
+            .in_file(shown(outgoing.address))
             .fact("network", "not used, because this program was built without downloads"),
     ))
 }

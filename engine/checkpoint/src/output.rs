@@ -17,6 +17,7 @@ mod aside;
 mod begin;
 mod clone;
 mod disk;
+pub(crate) mod elsewhere;
 mod finish;
 mod lock;
 mod owned;
@@ -35,6 +36,7 @@ use std::sync::{Arc, Mutex};
 use mixdown_diagnostics::{Diagnostic, codes};
 use sha2::{Digest, Sha256};
 
+use crate::hub::{self, HubOptions};
 use crate::journal::{Entry, OwnerKey};
 use crate::layout::{INDEX_NAME, Layout};
 use crate::manifest::{FileRecord, MANIFEST_NAME, hex};
@@ -44,9 +46,10 @@ use crate::side_files::is_plain_path;
 use crate::tensor_digest::TensorDigest;
 use aside::Aside;
 use disk::Disk;
+use elsewhere::{Elsewhere, Outgoing, Sent};
 use lock::Lock;
 use shards::Shards;
-use trouble::refused;
+pub(crate) use trouble::refused;
 
 /// What an output is of: a digest of the plan and of the identities of its inputs. Work that was
 /// interrupted is continued only for the same identity.
@@ -216,6 +219,8 @@ pub struct OutputFolder {
     finished: Mutex<Vec<Option<TensorDigest>>>,
     files: Mutex<BTreeMap<String, FileRecord>>,
     aside: Aside,
+    /// Where it goes, if it does not stay here.
+    elsewhere: Option<Box<dyn Elsewhere>>,
     /// Makes the journal's lines recognizable.
     key: OwnerKey,
     /// Held until the end; other processes see it.
@@ -239,6 +244,64 @@ impl OutputFolder {
         options: &OutputOptions,
     ) -> Result<Begun, Box<Diagnostic>> {
         begin::begin(Disk::default(), target, layout, identity, options)
+    }
+
+    /// Begins an output that is sent to an object store, or continues one. `place` is the folder on this
+    /// machine that its shards pass through; nothing is left of it at the end.
+    ///
+    /// **Errors.** Those of [`begin`](Self::begin); `OUTPUT_EXISTS` where objects lie at the address;
+    /// `OUTPUT_REFUSED` where the store does not take the output; `OUTPUT_NOT_SENT` where it cannot be reached.
+    pub fn begin_in_store(
+        address: &str,
+        hub: &HubOptions,
+        place: &Path,
+        layout: Arc<Layout>,
+        identity: &PlanIdentity,
+        options: &OutputOptions,
+    ) -> Result<Box<Self>, Box<Diagnostic>> {
+        let (disk, shown) = (Disk::default(), shown(address).into_owned());
+        let mut output = match begin::begin_as(disk, place, shown, layout, identity, options)? {
+            Begun::Open(output) => output,
+            // Nothing ever gets this name.
+            Begun::Complete(_) => return Err(trouble::taken(place)),
+        };
+        match output.send_to(address, hub) {
+            Ok(()) => Ok(output),
+            Err(problem) => {
+                if output.recorded.is_empty() {
+                    output.discard();
+                }
+                Err(problem)
+            }
+        }
+    }
+
+    /// Sends what is finished from now on, and goes by what was sent before.
+    fn send_to(&mut self, address: &str, hub: &HubOptions) -> Result<(), Box<Diagnostic>> {
+        let outgoing = Outgoing {
+            address,
+            layout: &self.layout,
+            folder: self.shards.folder().to_owned(),
+            record: self.partial.join("sent"),
+            key: self.key,
+            identity: &self.identity,
+            replaces: self.force,
+        };
+        let elsewhere = hub::begin_sending(&outgoing, hub)?;
+        let recorded = std::mem::take(&mut self.recorded);
+        let (mut sent, mut here) = (Vec::new(), BTreeMap::new());
+        for (index, digest) in recorded {
+            match elsewhere.sent(self.layout.place(index)) {
+                Sent::All => sent.push((index, digest)),
+                Sent::Nothing => drop(here.insert(index, digest)),
+                // Some of its bytes are gone from here; it is computed again.
+                Sent::Some => {}
+            }
+        }
+        self.recorded = here;
+        self.elsewhere = Some(elsewhere);
+        sent.into_iter().for_each(|(index, digest)| self.note_finished(index, digest));
+        Ok(())
     }
 
     /// What was found at the beginning.
@@ -362,7 +425,10 @@ impl OutputFolder {
         debug_assert!(told.iter().all(|told| !told.contains('\n')), "one line");
         self.append(Entry::Tensor(tensor, digest, told))?;
         self.note_finished(tensor, digest);
-        Ok(())
+        match &self.elsewhere {
+            Some(elsewhere) => elsewhere.wait_for_room(),
+            None => Ok(()),
+        }
     }
 
     /// Adds a file beside the shards.
@@ -422,6 +488,9 @@ impl OutputFolder {
     /// Removes the work so far: for a failure that the same merge would only meet again.
     pub fn discard(mut self) {
         self.shards.stop();
+        if let Some(elsewhere) = self.elsewhere.take() {
+            elsewhere.give_up();
+        }
         finish::clean_up(&self.disk, &self.partial);
     }
 
@@ -483,7 +552,11 @@ impl OutputFolder {
         let is_new = finished[tensor].replace(digest).is_none();
         drop(finished);
         if is_new {
-            self.shards.tensor_finished(self.layout.place(tensor).shard);
+            let place = self.layout.place(tensor);
+            self.shards.tensor_finished(place.shard);
+            if let Some(elsewhere) = &self.elsewhere {
+                elsewhere.finished(place);
+            }
         }
     }
 

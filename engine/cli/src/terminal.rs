@@ -51,6 +51,7 @@ impl Terminal {
     /// The same for models that are reached in this way.
     pub fn reading(mut self, reading: Reading) -> Self {
         self.places.remote = reading.remote;
+        self.places.hub.kept_bytes = reading.remote_cache.unwrap_or(0);
         self
     }
 

@@ -164,7 +164,9 @@ codes! {
     REMOTE_FAILED = "E0556", "a remote file cannot be read";
     REMOTE_RANGES = "E0557", "a server does not give parts of its files";
     STORE_REFUSED = "E0558", "an object store refuses what it is asked for";
-    OUTPUT_REMOTE = "E0559", "an output is to be written to a remote place";
+    OUTPUT_REMOTE = "E0559", "an output is to be written to a remote place that takes none";
+    OUTPUT_REFUSED = "E0560", "an object store does not take an output";
+    OUTPUT_NOT_SENT = "E0561", "an output could not be sent to its store";
     PUSH_REFUSED = "E0575", "an output cannot be pushed to the hub";
     IGNORED_KEY = "W0601", "a key of a mergekit configuration has no effect";
     IGNORED_PARAMETER = "W0602", "a parameter of a mergekit configuration has no effect";

@@ -7,6 +7,7 @@ mod gguf;
 mod gguf_tokenizer;
 pub mod losses;
 pub mod matrices;
+mod outgoing;
 pub mod quantized;
 pub(crate) mod record;
 mod report_page;
@@ -17,15 +18,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mixdown_checkpoint::hub;
 use mixdown_checkpoint::journal::OwnerKey;
 use mixdown_checkpoint::layout::Layout;
 use mixdown_checkpoint::output::{Begun, OutputFolder, OutputOptions};
-use mixdown_checkpoint::{shown_path, stored};
+use mixdown_checkpoint::{shown, shown_path, stored};
 use mixdown_diagnostics::{Code, Diagnostic, codes};
 use mixdown_exec::{NoResults, Outcome, Report, Results};
 use mixdown_store::Store;
 use serde_json::Value;
 
+use outgoing::Outgoing;
+pub use outgoing::in_folder;
 use target::Target;
 
 use crate::kept::{self, StoredResults};
@@ -206,6 +210,7 @@ pub fn partition(
 /// then the first trouble with data or disk. An interruption when the session is cancelled.
 pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Trouble> {
     let begun = Instant::now();
+    let outgoing = Outgoing::of(request, session)?;
     let recipe =
         RecipeInput { memory_bytes: request.machine.memory_bytes, ..request.recipe.clone() };
     let mut planned = planning::plan(&recipe, session, None)?;
@@ -213,7 +218,8 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     let threads = request.machine.threads();
     chosen.open()?;
     let backend = chosen.backend();
-    let (footprint, mut options) = planned.costs(backend, &request.machine)?;
+    let sent_bytes = if outgoing.is_some() { hub::SENT_BYTES } else { 0 };
+    let (footprint, mut options) = planned.costs_beside(backend, &request.machine, sent_bytes)?;
     options.allow_nonfinite = request.allow_nonfinite;
     check_target(&request.out, &planned)?;
     let files = files::choose(&planned, request, session)?;
@@ -237,13 +243,21 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     let side_bytes = files_bytes.saturating_add(footprint.bytes_aside);
     let key = owner_key(session)?;
     let _working = session.working();
-    let output_options = OutputOptions { force: request.force, side_bytes, adopted_bytes: 0, key };
-    let begun_output = OutputFolder::begin(
-        &target.folder,
-        Arc::clone(&layout),
-        &target.identity,
-        &output_options,
-    )?;
+    // What is sent is let go of.
+    let adopted_bytes = if outgoing.is_some() { layout.file_bytes() } else { 0 };
+    let output_options = OutputOptions { force: request.force, side_bytes, adopted_bytes, key };
+    let (own, identity) = (Arc::clone(&layout), &target.identity);
+    let begun_output = match &outgoing {
+        None => OutputFolder::begin(&target.folder, own, identity, &output_options)?,
+        Some(Outgoing { address, place }) => Begun::Open(OutputFolder::begin_in_store(
+            address,
+            &session.places.hub,
+            place,
+            own,
+            identity,
+            &output_options,
+        )?),
+    };
     let mut output = match begun_output {
         Begun::Open(output) => *output,
         Begun::Complete(path) => return Ok(Merged::Earlier(path)),
@@ -322,11 +336,22 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
         output.add_file(parts::RECORD_NAME, record.text().as_bytes())?;
     }
     let record = record::of(&planned, request, &chosen, (inputs, &target.jobs), &warnings);
+    if let Some(outgoing) = &outgoing {
+        session.notice(&format!("sending the rest to {}", shown(&outgoing.address)));
+    }
     output.finish(record)?;
     drop(sources);
-    let (out, elapsed) = (target.folder, begun.elapsed());
+    let is_sent = outgoing.is_some();
+    let out = outgoing.map_or(target.folder, |outgoing| PathBuf::from(outgoing.address));
+    let elapsed = begun.elapsed();
     if let (Some(path), None) = (&request.report, request.part) {
-        let survived = survival::measure(&mut planned.loaded, &out, &request.machine, session)?;
+        let survived = match is_sent {
+            false => survival::measure(&mut planned.loaded, &out, &request.machine, session)?,
+            true => {
+                session.notice("the report does not say what survives: the output is in a store");
+                Vec::new()
+            }
+        };
         if !survived.is_empty() {
             write_report(
                 path,

@@ -143,8 +143,21 @@ impl Planned {
         backend: &dyn Backend,
         machine: &Machine,
     ) -> Result<(Footprint, mixdown_exec::Options), Box<Diagnostic>> {
+        self.costs_beside(backend, machine, 0)
+    }
+
+    /// The same beside what holds so many bytes on top.
+    ///
+    /// **Errors.** Those of [`costs`](Self::costs).
+    pub(crate) fn costs_beside(
+        &self,
+        backend: &dyn Backend,
+        machine: &Machine,
+        held_bytes: u64,
+    ) -> Result<(Footprint, mixdown_exec::Options), Box<Diagnostic>> {
         let budget = machine.budget();
-        let options = self.options(budget.bytes, machine.threads());
+        let mut options = self.options(budget.bytes, machine.threads());
+        options.held_bytes += held_bytes;
         match self.footprint(backend, &options) {
             Ok(footprint) => Ok((footprint, options)),
             Err(problem) if problem.code == codes::BUDGET_TOO_SMALL => {

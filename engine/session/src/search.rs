@@ -13,7 +13,7 @@ use mixdown_search::report::Report;
 use mixdown_search::run::{self, Chosen, Host, Merged, Place};
 use mixdown_search::settings::{self, Objective, Settings, Tried};
 
-use crate::merge::{self, MergeRequest, owner_key};
+use crate::merge::{self, MergeRequest, in_folder, owner_key};
 use crate::planning::RecipeInput;
 use crate::progress::Meter;
 use crate::recipes;
@@ -62,6 +62,7 @@ const INTERRUPTED: &str =
 /// **Errors.** Mistakes of recipe and settings together; what stops a merge or a generator; candidates that
 /// are equally good where the settings leave that open.
 pub fn search(request: &SearchRequest, session: &Session<'_>) -> Result<Found, Trouble> {
+    in_folder(&request.out, "a search")?;
     let mut settings = read_settings(request)?;
     if let Objective::Neighbors(neighbors) = &mut settings.objective {
         neighbors.prepare(&request.programs)?;

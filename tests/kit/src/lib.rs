@@ -16,6 +16,7 @@ pub mod raw;
 pub mod read;
 pub mod side_files;
 pub mod space;
+pub mod store;
 pub mod tensor;
 pub mod torch;
 pub mod torch_read;

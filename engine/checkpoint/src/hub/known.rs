@@ -72,7 +72,11 @@ pub(super) fn find(
     match remembered.filter(|info| is_commit(&info.sha)) {
         Some(info) => {
             let used = format!("headers of commit {} that an earlier run read", info.sha);
-            progress.warn(warning.fact("used instead", used).note("its weights cannot be read"));
+            progress.warn(
+                warning
+                    .fact("used instead", used)
+                    .note("of its weights only what `--remote-cache` keeps can be read"),
+            );
             let unreachable = Some(trouble.in_words());
             Ok(Found::Described(Box::new(Known { web, info, unreachable })))
         }

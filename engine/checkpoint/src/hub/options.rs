@@ -25,6 +25,8 @@ pub struct HubOptions {
     pub patience: Duration,
     /// How long to wait before a failed transfer is taken up again; doubled each time.
     pub retry_after: Duration,
+    /// Bytes of remote files that are kept for later runs at most; none are at 0.
+    pub kept_bytes: u64,
     /// Where object stores are, and who asks them.
     #[cfg(feature = "hub")]
     pub stores: super::store::StoreOptions,
@@ -75,6 +77,7 @@ impl HubOptions {
             headers_only: false,
             patience: Duration::from_secs(60),
             retry_after: Duration::from_secs(1),
+            kept_bytes: 0,
             #[cfg(feature = "hub")]
             stores,
         }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use mixdown_diagnostics::{Diagnostic, codes};
 
 use super::far::HELD_BYTES;
+use super::kept::KeptFile;
 use super::options::without_credentials;
 use super::trouble::Trouble;
 use super::web::Web;
@@ -51,6 +52,8 @@ pub(super) struct Remote {
     retry_after: Duration,
     /// The stand-in, whose first bytes are the file's.
     head: (PathBuf, u64),
+    /// Where its blocks are kept for later runs.
+    kept: Option<KeptFile>,
 }
 
 /// Why a block did not come.
@@ -70,16 +73,28 @@ impl Remote {
         state: State,
         (patience, retry_after): (Duration, Duration),
         head: (PathBuf, u64),
+        kept: Option<KeptFile>,
     ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { number, web, address, state, patience, retry_after, head })
+        Arc::new(Self { number, web, address, state, patience, retry_after, head, kept })
     }
 
-    /// The bytes of a block, however often they must be asked for.
+    /// The bytes of a block, from an earlier run, or from the network.
     fn fetch(&self, block: u64) -> Result<Vec<u8>, Fault> {
         let first = block * BLOCK_BYTES;
         let count = BLOCK_BYTES.min(self.state.size - first);
+        let Some(kept) = &self.kept else { return self.fetch_anew(first, count) };
+        if let Some(bytes) = kept.get(block, count) {
+            return Ok(bytes);
+        }
+        let bytes = self.fetch_anew(first, count)?;
+        kept.put(block, &bytes);
+        Ok(bytes)
+    }
+
+    /// Bytes from the network, however often they must be asked for.
+    fn fetch_anew(&self, first: u64, count: u64) -> Result<Vec<u8>, Fault> {
         let mut bytes = Vec::with_capacity(count as usize);
         let mut failures = 0;
         while (bytes.len() as u64) < count {

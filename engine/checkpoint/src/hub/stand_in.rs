@@ -5,14 +5,15 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::{Value, json};
 
 use super::far::{self, FOLDER};
 use super::fetch::patiently;
+use super::kept::Kept;
 use super::known::{self, Found, Known};
 use super::ranges::{Remote, RemoteSource, State};
 use super::store;
@@ -63,7 +64,7 @@ pub(super) fn prepare(
     cache: &Path,
     progress: &dyn FetchProgress,
 ) -> Result<PathBuf, Box<Diagnostic>> {
-    let in_store = store::is_store(reference).then(|| store::located(reference, &options.stores));
+    let in_store = super::is_store(reference).then(|| store::located(reference, &options.stores));
     // Messages name the server that was asked.
     let endpoint = match &in_store {
         Some(Ok(located)) => origin_of(&located.address),
@@ -100,7 +101,8 @@ pub(super) fn prepare(
                 .and_then(|web| Place::of_address(web, reference, false, cache)),
         },
     };
-    let place = place.map_err(fault)?;
+    let mut place = place.map_err(fault)?;
+    place.kept = (options.kept_bytes > 0).then(|| Kept::of(cache, options.kept_bytes));
     fs::create_dir_all(&place.folder).map_err(|error| fault(Trouble::Disk(error)))?;
     for name in &place.small {
         let found = place.small_file(name, options, progress);
@@ -157,6 +159,8 @@ struct Place {
     is_store: bool,
     /// Why nobody can be asked, where an earlier run's stand-ins are all there is.
     unreachable: Option<String>,
+    /// Where what is read is kept for later runs.
+    kept: Option<Arc<Kept>>,
 }
 
 impl Place {
@@ -182,6 +186,7 @@ impl Place {
             is_file: false,
             is_store: false,
             unreachable,
+            kept: None,
         }
     }
 
@@ -211,6 +216,7 @@ impl Place {
             is_file,
             is_store,
             unreachable: None,
+            kept: None,
         })
     }
 
@@ -322,8 +328,11 @@ impl Place {
     fn register(&self, name: &str, path: PathBuf, state: State, head: u64, options: &HubOptions) {
         let patience = (options.patience, options.retry_after);
         let address = self.address_of(name);
-        let remote = Remote::new(self.web.clone(), address, state, patience, (path.clone(), head));
-        far::register(path, std::sync::Arc::new(RemoteSource(remote)));
+        let kept = self.kept.as_ref();
+        let kept = kept.and_then(|kept| kept.file(&address, state.size, state.etag.as_deref()));
+        let head = (path.clone(), head);
+        let remote = Remote::new(self.web.clone(), address, state, patience, head, kept);
+        far::register(path, Arc::new(RemoteSource(remote)));
     }
 }
 

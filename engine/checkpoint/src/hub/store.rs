@@ -6,8 +6,13 @@
 
 mod azure;
 mod environment;
+mod multipart;
+mod objects;
 mod s3;
+mod sending;
+mod sent;
 mod time;
+mod xml;
 
 use std::fmt;
 
@@ -15,6 +20,7 @@ use super::trouble::Trouble;
 use crate::shown::shown;
 
 pub use environment::StoreOptions;
+pub(crate) use sending::begin as begin_sending;
 
 /// Which store an address names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +33,35 @@ enum Kind {
 const SCHEMES: [(&str, Kind); 3] =
     [("s3://", Kind::S3), ("gs://", Kind::Google), ("az://", Kind::Azure)];
 
-/// Whether an address names an object store.
-pub fn is_store(address: &str) -> bool {
-    SCHEMES.iter().any(|(scheme, _)| address.starts_with(scheme))
+/// A request before it says who asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unsigned<'a> {
+    pub method: &'static str,
+    /// Host and port.
+    pub host: &'a str,
+    /// The path, escaped.
+    pub path: &'a str,
+    /// What stands behind the question mark, sorted and not yet escaped.
+    pub query: &'a [(&'a str, &'a str)],
+    /// The stretch of a file that is asked for.
+    pub range: Option<&'a str>,
+    /// Headers that the store's own protocol asks for, by name.
+    pub headers: &'a [(&'static str, &'a str)],
+    /// What is sent.
+    pub body: &'a [u8],
+}
+
+impl<'a> Unsigned<'a> {
+    /// A request for a file of a store's host, or a stretch of it.
+    pub fn get(host: &'a str, path: &'a str, range: Option<&'a str>) -> Self {
+        Self { method: "GET", host, path, query: &[], range, headers: &[], body: &[] }
+    }
+}
+
+/// What stands behind the question mark of an address, as stores escape it.
+pub(super) fn query_text(query: &[(&str, &str)]) -> String {
+    let pairs = query.iter().map(|(name, value)| format!("{name}={}", escaped_all(value)));
+    pairs.collect::<Vec<_>>().join("&")
 }
 
 /// Where a model in a store is asked for.
@@ -65,15 +97,15 @@ pub(super) struct Signed {
 }
 
 impl Signer {
-    /// What is added to a request for a path of the store's host, with a range or none.
-    pub fn sign(&self, host: &str, path: &str, range: Option<&str>) -> Signed {
+    /// What is added to a request to the store's host.
+    pub fn sign(&self, request: Unsigned<'_>) -> Signed {
         let now = time::Moment::now();
         match self {
-            Self::S3(keys) => keys.sign(host, path, now),
+            Self::S3(keys) => keys.sign(request, now),
             Self::Bearer(token) => {
                 Signed { headers: vec![("authorization", format!("Bearer {token}"))], query: None }
             }
-            Self::Azure(access) => access.sign(path, range, now),
+            Self::Azure(access) => access.sign(request, now),
         }
     }
 }
@@ -111,6 +143,11 @@ pub(super) fn escaped(key: &str) -> String {
         }
     }
     text
+}
+
+/// A value behind the question mark: as a path, and slashes too.
+fn escaped_all(value: &str) -> String {
+    escaped(value).replace('/', "%2F")
 }
 
 /// HMAC-SHA256, RFC 2104.

@@ -176,7 +176,7 @@ impl Asked<'_> {
     }
 
     fn refused(&self, status: u16, reason: &str) -> Diagnostic {
-        if super::store::is_store(self.id) {
+        if super::is_store(self.id) {
             return self.refused_by_store(status, reason);
         }
         let (id, endpoint) = (shown(self.id), self.options.shown_endpoint());

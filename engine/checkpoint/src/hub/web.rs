@@ -13,7 +13,7 @@ use ureq::http::{HeaderMap, Response, Uri};
 use ureq::{Agent, Body, BodyReader};
 
 use super::HubOptions;
-use super::store::{Located, Signer};
+use super::store::{Located, Signer, Unsigned};
 use super::trouble::Trouble;
 
 pub(super) use send::{Sent, Verb};
@@ -182,7 +182,8 @@ impl Web {
             // Positions in a file count its own bytes, not those of a packed form.
             let is_home = Origin::of(&at).is_some_and(|origin| origin == self.origin);
             let signer = self.signer.as_ref().filter(|_| is_home);
-            let signed = signer.map(|signer| signer.sign(&host_of(&at), at.path(), range));
+            let signed =
+                signer.map(|signer| signer.sign(Unsigned::get(&host_of(&at), at.path(), range)));
             let signed = signed.unwrap_or_default();
             let asked = match &signed.query {
                 Some(query) => with_query(&at, query).ok_or_else(|| confused("no web address"))?,
@@ -274,7 +275,7 @@ fn followed(from: &Uri, to: &Uri) -> Option<Uri> {
 }
 
 /// Host and port as a request names them.
-fn host_of(uri: &Uri) -> String {
+pub(super) fn host_of(uri: &Uri) -> String {
     let host = uri.host().unwrap_or_default();
     let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
     match uri.port_u16().filter(|port| *port != usual) {
@@ -283,13 +284,13 @@ fn host_of(uri: &Uri) -> String {
     }
 }
 
-fn with_query(uri: &Uri, query: &str) -> Option<Uri> {
+pub(super) fn with_query(uri: &Uri, query: &str) -> Option<Uri> {
     let separator = if uri.query().is_some() { '&' } else { '?' };
     format!("{uri}{separator}{query}").parse().ok()
 }
 
 /// The word by which a store says in a document why it refuses: `<Code>AccessDenied</Code>`.
-fn reason_in(response: Response<Body>) -> Option<String> {
+pub(super) fn reason_in(response: Response<Body>) -> Option<String> {
     const LONGEST: u64 = 64 << 10;
     let text = response.into_body().with_config().limit(LONGEST).read_to_string().ok()?;
     let code = text.split_once("<Code>")?.1.split_once("</Code>")?.0;

@@ -46,7 +46,18 @@ pub(super) fn begin(
     identity: &PlanIdentity,
     options: &OutputOptions,
 ) -> Result<Begun, Box<Diagnostic>> {
-    let shown_target = shown_path(target);
+    begin_as(disk, target, shown_path(target), layout, identity, options)
+}
+
+/// The same for a target that messages call so.
+pub(super) fn begin_as(
+    disk: Disk,
+    target: &Path,
+    shown_target: String,
+    layout: Arc<Layout>,
+    identity: &PlanIdentity,
+    options: &OutputOptions,
+) -> Result<Begun, Box<Diagnostic>> {
     let (target, partial) = find_place(&disk, target)?;
     if fs::symlink_metadata(&partial).is_err() && !options.force && !is_free(&target) {
         return Err(exists(&shown_target));
@@ -139,6 +150,7 @@ pub(super) fn begin(
         told,
         files: Mutex::default(),
         aside: Aside::default(),
+        elsewhere: None,
         key: options.key,
         lock,
     })))
@@ -170,12 +182,10 @@ fn find_place(disk: &Disk, target: &Path) -> Result<(PathBuf, PathBuf), Box<Diag
     let text = target.to_string_lossy();
     if hub::is_remote(&text) {
         return Err(Box::new(
-            Diagnostic::error(
-                codes::OUTPUT_REMOTE,
-                "an output is written to a folder of this machine",
-            )
-            .in_file(text)
-            .help("name a folder with `--out`, and copy it when it is complete"),
+            Diagnostic::error(codes::OUTPUT_REMOTE, "this is written to a folder of this machine")
+                .in_file(text)
+                .note("object stores, `s3://`, `gs://` and `az://`, take whole outputs of merges")
+                .help("name a folder with `--out`, and copy it when it is complete"),
         ));
     }
     let target = match fs::symlink_metadata(target) {

@@ -37,6 +37,13 @@ impl OutputFolder {
         let text = manifest.to_json();
         self.put_file(MANIFEST_NAME, text.as_bytes())?;
         self.remove_strays()?;
+        if let Some(elsewhere) = self.elsewhere.take() {
+            self.shards.stop();
+            elsewhere.deliver(self.shards.folder(), &self.names_to_send())?;
+            drop(elsewhere);
+            clean_up(&self.disk, &self.partial);
+            return Ok(manifest);
+        }
         if let Err((shard, failure)) = self.shards.store_all(&self.disk) {
             // After a failed sync the system may drop the bytes and still show them, so reading them
             // again proves nothing: they have to be written again.
@@ -58,6 +65,17 @@ impl OutputFolder {
         Ok(manifest)
     }
 
+    /// The files beside the shards in the order in which they appear in a store: by what readers begin with, an
+    /// output is there when the last of them are.
+    fn names_to_send(&self) -> Vec<String> {
+        let files = self.files.lock().expect("no thread panics while it holds the list");
+        let last = ["config.json", INDEX_NAME, MANIFEST_NAME];
+        let is_last = |name: &&String| last.contains(&name.as_str());
+        let first = files.keys().filter(|name| !is_last(name)).cloned();
+        let last = last.iter().filter(|name| files.contains_key(**name));
+        first.chain(last.map(|name| (*name).to_owned())).collect()
+    }
+
     /// Puts the checksums of tensors into archives of torch, for which all bytes are read again.
     fn seal(&self) -> Result<(), Box<Diagnostic>> {
         for (number, shard) in self.layout.shards().iter().enumerate() {
@@ -71,6 +89,9 @@ impl OutputFolder {
             let sums = sums().map_err(|error| refused("read a shard again", &path, &error))?;
             for (at, bytes) in torch.parts(Some(&sums)) {
                 self.shards.write_at(&self.disk, number, at, &bytes)?;
+            }
+            if let Some(elsewhere) = &self.elsewhere {
+                elsewhere.sealed(number);
             }
         }
         Ok(())
@@ -233,6 +254,7 @@ pub(super) fn clean_up(disk: &Disk, partial: &Path) {
     let _ = disk
         .remove_all(&output_path(partial))
         .and_then(|()| disk.remove_all(&replaced_path(partial)))
+        .and_then(|()| disk.remove_file(&partial.join("sent")))
         .and_then(|()| disk.remove_file(&partial.join("journal.new")))
         .and_then(|()| disk.remove_file(&journal_path(partial)))
         .and_then(|()| disk.remove_file(&lock_path(partial)))

@@ -98,7 +98,7 @@ pub(super) fn journal(
     partial: &Path,
     force: bool,
 ) -> Result<Option<Vec<u8>>, Box<Diagnostic>> {
-    for name in ["journal.new", "aside"] {
+    for name in ["journal.new", "aside", "sent"] {
         check_file(disk, &partial.join(name), force)?;
     }
     let output = output_path(partial);

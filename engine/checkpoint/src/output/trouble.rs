@@ -70,6 +70,15 @@ pub(crate) fn refused(action: &str, path: &Path, error: &io::Error) -> Box<Diagn
     Box::new(diagnostic)
 }
 
+/// Something has the name of a place that only outputs pass through.
+pub(crate) fn taken(place: &Path) -> Box<Diagnostic> {
+    Box::new(
+        Diagnostic::error(codes::WRITE_FAILED, "something lies where an output is to pass through")
+            .in_file(shown_path(place))
+            .help("remove it, and run the same command again"),
+    )
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cause {
     Full,

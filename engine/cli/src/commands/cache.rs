@@ -1,8 +1,10 @@
 //! `mixdown cache`: what the store of results holds, and making room.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
+use mixdown_checkpoint::hub::kept::{self, KeptState};
 use mixdown_checkpoint::{shown, shown_path};
 use mixdown_diagnostics::Diagnostic;
 use mixdown_session::{Trouble, quantity};
@@ -20,8 +22,9 @@ use crate::terminal::Terminal;
 /// Show or prune the results that are kept from earlier merges
 ///
 /// Results that cost more to compute than to read are kept in the folder `store` of mixdown's cache:
-/// MIXDOWN_CACHE if set, else `mixdown` in XDG_CACHE_HOME or ~/.cache. Removing them is always safe:
-/// they are computed again.
+/// MIXDOWN_CACHE if set, else `mixdown` in XDG_CACHE_HOME or ~/.cache. What `--remote-cache` keeps of
+/// remote files is in the folder `remote` there. Removing either is always safe: it is computed or
+/// fetched again.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -82,33 +85,97 @@ struct Prune {
 
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
-    let store = Store::new(Terminal::new(talk).places().store());
+    let terminal = Terminal::new(talk);
+    let places = terminal.places();
+    let store = Store::new(places.store());
     match arguments.action {
-        Action::List(arguments) => list(&store, &arguments, talk),
-        Action::Prune(arguments) => prune(&store, &arguments, talk),
+        Action::List(arguments) => list(&store, &places.cache, &arguments, talk),
+        Action::Prune(arguments) => prune(&store, &places.cache, &arguments, talk),
     }
 }
 
-fn list(store: &Store, arguments: &List, talk: Talk) -> Outcome {
+fn list(store: &Store, cache: &Path, arguments: &List, talk: Talk) -> Outcome {
     let entries = store.list().map_err(|error| error.error())?;
+    let files = kept::list(cache);
     if arguments.json {
         let value = json!({
             "folder": store.folder().to_string_lossy(),
             "bytes": bytes(&entries),
             "entries": entries.iter().map(json_of).collect::<Vec<_>>(),
+            "remote": {
+                "folder": kept::folder(cache).to_string_lossy(),
+                "bytes": files.iter().map(|file| file.bytes).sum::<u64>(),
+                "files": files.iter().map(json_of_file).collect::<Vec<_>>(),
+            },
         });
         talk::data(&format!("{value:#}\n"));
         return Ok(Exit::Done);
     }
     talk::data(&table(&entries));
+    talk::data(&table_of_files(&files));
     talk.say(&format!("{} in {}", weight(&entries), shown_path(store.folder())));
+    if !files.is_empty() {
+        let bytes = quantity::bytes(files.iter().map(|file| file.bytes).sum());
+        let count = quantity::count(files.len(), "remote file");
+        talk.say(&format!("{bytes} of {count} in {}", shown_path(&kept::folder(cache))));
+    }
     Ok(Exit::Done)
 }
 
-fn prune(store: &Store, arguments: &Prune, talk: Talk) -> Outcome {
+fn table_of_files(files: &[KeptState]) -> String {
+    if files.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&[
+        ("remote file", Align::Left),
+        ("kept", Align::Right),
+        ("unused", Align::Right),
+    ]);
+    for file in files {
+        let unused = age::text(since(file.last_used));
+        table.row([shown(&file.address).into_owned(), quantity::bytes(file.bytes), unused]);
+    }
+    table.text("")
+}
+
+fn json_of_file(file: &KeptState) -> Value {
+    json!({
+        "address": file.address,
+        "bytes": file.bytes,
+        "last_used": seconds(file.last_used),
+    })
+}
+
+/// How many bytes of results and of remote files stay, where both together have a limit: what was used last,
+/// whichever it is.
+fn shares(entries: &[Listed], cache: &Path, most: u64) -> (u64, u64) {
+    let results = entries.iter().map(|entry| (entry.bytes, entry.last_used, true));
+    let files = kept::uses(cache).into_iter().map(|(bytes, used)| (bytes, used, false));
+    let mut all: Vec<(u64, SystemTime, bool)> = results.chain(files).collect();
+    all.sort_by_key(|(_, used, _)| std::cmp::Reverse(*used));
+    let (mut of_results, mut of_files) = (0_u64, 0_u64);
+    for (bytes, _, is_result) in all {
+        if of_results.saturating_add(of_files).saturating_add(bytes) > most {
+            break;
+        }
+        *(if is_result { &mut of_results } else { &mut of_files }) += bytes;
+    }
+    (of_results, of_files)
+}
+
+fn prune(store: &Store, cache: &Path, arguments: &Prune, talk: Talk) -> Outcome {
+    let shares = match arguments.max_size {
+        Some(most) => {
+            let entries = store.list().map_err(|error| error.error())?;
+            Some(shares(&entries, cache, most))
+        }
+        None => None,
+    };
+    let most_of_files = if arguments.all { Some(0) } else { shares.map(|(_, files)| files) };
+    let files = kept::prune(cache, most_of_files, arguments.older_than, arguments.dry_run);
     let pruned = store
         .prune(&PruneOptions {
-            max_bytes: arguments.max_size,
+            max_bytes: shares.map(|(results, _)| results),
             max_age: arguments.older_than,
             all: arguments.all,
             dry_run: arguments.dry_run,
@@ -126,11 +193,16 @@ fn prune(store: &Store, arguments: &Prune, talk: Talk) -> Outcome {
             "kept_bytes": bytes(&pruned.kept),
             "leftovers": pruned.leftovers,
             "leftover_bytes": pruned.leftover_bytes,
+            "remote": {"removed_blocks": files.blocks, "removed_bytes": files.bytes},
         });
         talk::data(&format!("{value:#}\n"));
     } else {
         talk::data(&table(&pruned.removed));
         talk.say(&summary(&pruned, arguments.dry_run));
+        if files.blocks > 0 {
+            let verb = if arguments.dry_run { "would remove" } else { "removed" };
+            talk.say(&format!("{verb} {} of remote files", quantity::bytes(files.bytes)));
+        }
     }
     if pruned.failed.is_empty() {
         return Ok(Exit::Done);
@@ -201,8 +273,11 @@ fn since(time: SystemTime) -> Duration {
     time.elapsed().unwrap_or_default()
 }
 
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 fn json_of(entry: &Listed) -> Value {
-    let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut value = json!({
         "key": entry.key.to_string(),
         "title": entry.title(),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use mixdown_checkpoint::shown;
 use mixdown_session::fuse::{FuseRequest, fuse};
+use mixdown_session::merge::in_folder;
 use mixdown_session::push::{self, PushRequest};
 
 use crate::commands::Outcome;
@@ -97,6 +98,9 @@ fn fused(
         threads: request.machine.threads(),
     });
     // Known before hours of work.
+    if push.is_some() {
+        in_folder(&request.out, "what is pushed to the hub")?;
+    }
     push.iter().try_for_each(|push| push::check(push, &session))?;
     let merged = fuse(request, &session)?;
     let exit = merge::tell(&merged, terminal, false);

@@ -8,7 +8,7 @@ mod updates;
 use std::path::PathBuf;
 
 use clap::Args;
-use mixdown_session::merge::{Keep, MergeRequest, Merged, adapter, identity, merge};
+use mixdown_session::merge::{Keep, MergeRequest, Merged, adapter, identity, in_folder, merge};
 use mixdown_session::parts::PartNumber;
 use mixdown_session::{Session, Silence, Trouble};
 use sweep::Marks;
@@ -40,6 +40,7 @@ Examples:
   mixdown merge recipe.yaml --out merged --sweep lambda=0.1,0.3,1.0
   mixdown merge recipe.yaml --out merged --memory 500MB --threads 4 --shard-size 2GB
   mixdown merge recipe.yaml --out merged --part 3/16
+  mixdown merge recipe.yaml --out s3://bucket/merged
 
 Prints the folder to stdout and talks on stderr. With --json each line of stdout is an event: started,
 warning, progress, tensor, error, done.
@@ -49,7 +50,7 @@ nowhere to be found counts as a wrong recipe; one that is there and cannot be us
 pub struct Arguments {
     #[command(flatten)]
     recipe: RecipeArguments,
-    /// The folder to make
+    /// The folder to make, or the address of one in an object store: s3://, gs://, az://
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]
@@ -141,6 +142,7 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
 
 /// One merge for each value of a sweep. What they have in common comes from the store.
 fn merge_all(arguments: &Arguments, sweep: &Sweep, terminal: &Terminal) -> Outcome {
+    in_folder(&arguments.out, "a sweep")?;
     let session = terminal.session();
     let request = arguments.request();
     let planned = mixdown_session::plan(&request.recipe, &session, None)?;

@@ -1,7 +1,7 @@
 //! Azure Blob Storage: requests with a shared key, a shared access signature, or a token.
 
 use super::time::Moment;
-use super::{Signed, hmac};
+use super::{Signed, Unsigned, hmac};
 
 /// The version of the protocol.
 const VERSION: &str = "2021-12-02";
@@ -18,16 +18,32 @@ pub(crate) enum Access {
 }
 
 impl Access {
-    /// What is added to a GET of this path with a range or none.
-    pub(super) fn sign(&self, path: &str, range: Option<&str>, now: Moment) -> Signed {
-        let date = now.of_web();
-        let mut headers = vec![("x-ms-date", date.clone()), ("x-ms-version", VERSION.to_owned())];
+    /// What is added to a request.
+    pub(super) fn sign(&self, request: Unsigned<'_>, now: Moment) -> Signed {
+        let Unsigned { method, path, query, range, headers: own, body, .. } = request;
+        let mut headers = vec![("x-ms-date", now.of_web()), ("x-ms-version", VERSION.to_owned())];
         match self {
             Self::Key { account, key } => {
-                // Method, ten headers that a GET has not, the range, headers of the store, the object.
+                let of_store = headers.iter().map(|(name, value)| (*name, value.as_str()));
+                let mut lines: Vec<String> = own
+                    .iter()
+                    .copied()
+                    .chain(of_store)
+                    .filter(|(name, _)| name.starts_with("x-ms-"))
+                    .map(|(name, value)| format!("{name}:{value}\n"))
+                    .collect();
+                lines.sort();
+                let content_type = own.iter().find(|(name, _)| *name == "content-type");
+                let content_type = content_type.map_or("", |(_, value)| value);
+                let length = if body.is_empty() { String::new() } else { body.len().to_string() };
+                let query: String =
+                    query.iter().map(|(name, value)| format!("\n{name}:{value}")).collect();
+                // Method, two headers that are never there, length, a digest that is not there, type, five
+                // headers that are not there, the range, headers of the store, the object.
                 let to_sign = format!(
-                    "GET\n\n\n\n\n\n\n\n\n\n\n{}\nx-ms-date:{date}\nx-ms-version:{VERSION}\n/{account}{path}",
-                    range.unwrap_or_default()
+                    "{method}\n\n\n{length}\n\n{content_type}\n\n\n\n\n\n{}\n{}/{account}{path}{query}",
+                    range.unwrap_or_default(),
+                    lines.concat()
                 );
                 let signature = base64(&hmac(key, to_sign.as_bytes()));
                 headers.push(("authorization", format!("SharedKey {account}:{signature}")));
@@ -44,7 +60,7 @@ impl Access {
 
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-fn base64(bytes: &[u8]) -> String {
+pub(super) fn base64(bytes: &[u8]) -> String {
     let mut text = String::new();
     for chunk in bytes.chunks(3) {
         let number = chunk.iter().fold(0u32, |number, byte| number << 8 | u32::from(*byte))
@@ -95,11 +111,31 @@ mod tests {
         let key = decoded("Zm9vYmFyZm9vYmFyZm9vYmFy").unwrap();
         let access = Access::Key { account: "mine".to_owned(), key };
         let check = |range, expected: &str| {
-            let signed = access.sign("/models/a", range, Moment(1_369_353_600));
+            let signed =
+                access.sign(Unsigned::get("localhost", "/models/a", range), Moment(1_369_353_600));
             let (_, authorization) = signed.headers.last().unwrap();
             assert_eq!(authorization, expected);
         };
         check(None, "SharedKey mine:fQ1qj+H6h1iTXRX7esLLi0U8zwZtag+DWwI+x7NGmOM=");
         check(Some("bytes=0-9"), "SharedKey mine:ywy+D0efILHakqNa6JukwveYigS4Ydi52actsptMEsc=");
+        let check = |request: Unsigned<'_>, expected: &str| {
+            let signed = access.sign(request, Moment(1_369_353_600));
+            assert_eq!(signed.headers.last().unwrap().1, format!("SharedKey mine:{expected}"));
+        };
+        let of_bytes = [("content-type", "application/octet-stream")];
+        let plain = Unsigned::get("localhost", "/models/a", None);
+        let put = Unsigned { method: "PUT", body: b"hello", headers: &of_bytes, ..plain };
+        let query = [("blockid", "AA=="), ("comp", "block")];
+        let block = Unsigned { query: &query, ..put };
+        check(block, "a8FOQiACVG0gAcfCMTyqMDGGRe2yjrRIgA+5XUf4sHo=");
+        let of_blob = [of_bytes[0], ("x-ms-blob-type", "BlockBlob")];
+        check(
+            Unsigned { headers: &of_blob, ..put },
+            "rwSydY0gAvJ6fOEMH/jsg2fE4SYwExBZKydna3wkdtE=",
+        );
+        let query =
+            [("comp", "list"), ("maxresults", "1"), ("prefix", "a/"), ("restype", "container")];
+        let list = Unsigned { path: "/models", query: &query, ..plain };
+        check(list, "jNBH+Z8WeKh/iaQlLFcBlh8s5V7eop3uJlZbiyOVsnE=");
     }
 }

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::time::Moment;
-use super::{Located, Signed, Signer, hex, hmac};
+use super::{Located, Signed, Signer, Unsigned, hex, hmac, query_text};
 
 /// Where buckets are, and who asks.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -39,16 +39,15 @@ impl Place {
     }
 }
 
-/// The digest of a body that is empty.
-const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-
 impl Keys {
-    /// What is added to a GET of this path, which is escaped already.
-    pub(super) fn sign(&self, host: &str, path: &str, now: Moment) -> Signed {
+    /// What is added to a request. The digest of its body is signed too, so that a store takes no other.
+    pub(super) fn sign(&self, request: Unsigned<'_>, now: Moment) -> Signed {
         let moment = now.basic();
+        let Unsigned { method, host, path, query, body, .. } = request;
+        let content = hex(&Sha256::digest(body));
         let mut headers = vec![
             ("host", host.to_owned()),
-            ("x-amz-content-sha256", EMPTY.to_owned()),
+            ("x-amz-content-sha256", content.clone()),
             ("x-amz-date", moment.clone()),
         ];
         if let Some(session) = &self.session {
@@ -58,7 +57,8 @@ impl Keys {
         let named = named.join(";");
         let lines: String =
             headers.iter().map(|(name, value)| format!("{name}:{}\n", value.trim())).collect();
-        let canonical = format!("GET\n{path}\n\n{lines}\n{named}\n{EMPTY}");
+        let canonical =
+            format!("{method}\n{path}\n{}\n{lines}\n{named}\n{content}", query_text(query));
         let day = &moment[..8];
         let scope = format!("{day}/{}/s3/aws4_request", self.region);
         let digest = hex(&Sha256::digest(canonical.as_bytes()));
@@ -93,7 +93,8 @@ mod tests {
             region: "us-east-1".to_owned(),
         };
         let now = Moment(1_369_353_600);
-        let signed = keys.sign("examplebucket.s3.amazonaws.com", "/a%20b/test.txt", now);
+        let signed = keys
+            .sign(Unsigned::get("examplebucket.s3.amazonaws.com", "/a%20b/test.txt", None), now);
         let (_, authorization) = signed.headers.last().unwrap();
         assert!(
             authorization.ends_with(
@@ -102,7 +103,7 @@ mod tests {
             "{authorization}"
         );
         let keys = Keys { session: Some("token".to_owned()), ..keys };
-        let signed = keys.sign("127.0.0.1:5000", "/models/a", now);
+        let signed = keys.sign(Unsigned::get("127.0.0.1:5000", "/models/a", None), now);
         let (_, authorization) = signed.headers.last().unwrap();
         assert!(
             authorization.ends_with(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use mixdown_checkpoint::shown_path;
+use mixdown_checkpoint::{hub, shown_path};
 use mixdown_exec::Report;
 use mixdown_session::merge::adapter::Update;
 use mixdown_session::merge::{Done, Started, losses, quantized};
@@ -106,7 +106,12 @@ pub fn complete(path: &Path, terminal: &Terminal) {
 
 fn say_where(talk: Talk, path: &Path) {
     let shown = quoted(&shown_path(path));
-    talk.say(&format!("look at it:  mixdown inspect {shown}\nprove it:    mixdown verify {shown}"));
+    let mut text = format!("look at it:  mixdown inspect {shown}");
+    // An output in a store is proved where it was fetched to.
+    if !hub::is_remote(&path.to_string_lossy()) {
+        text.push_str(&format!("\nprove it:    mixdown verify {shown}"));
+    }
+    talk.say(&text);
     talk::data(&format!("{}\n", path.display()));
 }
 
