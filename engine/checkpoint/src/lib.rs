@@ -14,6 +14,7 @@ pub mod gguf_file;
 pub mod hub;
 pub mod index;
 pub mod journal;
+pub mod known;
 pub mod layout;
 pub mod links;
 pub mod manifest;

@@ -3,52 +3,26 @@
 use serde_json::Value;
 
 use crate::config::says_tied;
-
-/// Ends of the names of input embeddings, the longer before those that end alike, and of the output layer
-/// that each can stand in for.
-const PAIRS: [(&str, &str); 6] = [
-    ("model.language_model.embed_tokens.weight", "lm_head.weight"),
-    ("model.embed_tokens.weight", "lm_head.weight"),
-    ("embed_tokens.weight", "lm_head.weight"),
-    ("transformer.wte.weight", "lm_head.weight"),
-    ("wte.weight", "lm_head.weight"),
-    ("gpt_neox.embed_in.weight", "embed_out.weight"),
-];
-
-/// Tensors that some files store and that are others under a second name, in families that tie them: T5, BART,
-/// Whisper, BERT. With the end of the name of the tensor that they are.
-const COPIES: [(&str, &str); 12] = [
-    ("model.encoder.embed_tokens.weight", "model.shared.weight"),
-    ("model.decoder.embed_tokens.weight", "model.shared.weight"),
-    ("encoder.embed_tokens.weight", "shared.weight"),
-    ("decoder.embed_tokens.weight", "shared.weight"),
-    ("lm_head.weight", "model.shared.weight"),
-    ("lm_head.weight", "shared.weight"),
-    ("proj_out.weight", "model.decoder.embed_tokens.weight"),
-    ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
-    ("cls.predictions.decoder.bias", "cls.predictions.bias"),
-    ("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"),
-    ("lm_head.decoder.bias", "lm_head.bias"),
-    ("vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight"),
-];
+use crate::known::names;
 
 /// The names that a tensor may have of which this is a copy.
 pub fn originals_of(copy: &str) -> impl Iterator<Item = &'static str> {
-    COPIES.iter().filter(move |(known, _)| *known == copy).map(|(_, original)| *original)
+    let own = names().copies.iter().filter(move |[known, _]| known == copy);
+    own.map(|[_, original]| original.as_str())
 }
 
 /// The name that the output layer beside an input embedding has; none if the name is no input embedding's.
 pub fn head_of(embedding: &str) -> Option<String> {
-    PAIRS.iter().find_map(|(end, head)| {
-        let stem = embedding.strip_suffix(end)?;
+    names().tied.iter().find_map(|[end, head]| {
+        let stem = embedding.strip_suffix(end.as_str())?;
         is_stem(stem).then(|| format!("{stem}{head}"))
     })
 }
 
 /// The names that the input embedding may have which is tied to an output layer.
 pub fn embeddings_of(head: &str) -> impl Iterator<Item = String> {
-    PAIRS.iter().filter_map(move |(end, known)| {
-        let stem = head.strip_suffix(known)?;
+    names().tied.iter().filter_map(move |[end, known]| {
+        let stem = head.strip_suffix(known.as_str())?;
         is_stem(stem).then(|| format!("{stem}{end}"))
     })
 }

@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mixdown_checkpoint::{FilePool, Form, Index, TensorEntry, shown, shown_path};
+use mixdown_checkpoint::{FilePool, Form, Index, TensorEntry, known, shown, shown_path};
 use mixdown_cpu::Rotary;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_plan::knowledge::{self, Architectures};
@@ -128,19 +128,12 @@ impl Side {
 
 /// Where no family is known.
 fn by_name(name: &str) -> Option<Role> {
-    let ends =
-        |ends: &[&str]| ends.iter().any(|end| name == *end || name.ends_with(&format!(".{end}")));
-    if ends(&[
-        "embed_tokens.weight",
-        "wte.weight",
-        "embed_in.weight",
-        "word_embeddings.weight",
-        "tok_embeddings.weight",
-    ]) {
+    if known::is_embedding(name) {
         return Some(Role::Embedding);
     }
-    ends(&["lm_head.weight", "lm_head.bias", "embed_out.weight", "output.weight"])
-        .then_some(Role::Unembedding)
+    let names = known::names();
+    let is_head = known::is_last(name, &names.heads) || known::is_last(name, &names.other_heads);
+    is_head.then_some(Role::Unembedding)
 }
 
 /// The tensors of a model with a row for each token.

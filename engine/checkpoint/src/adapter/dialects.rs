@@ -1,6 +1,7 @@
 //! Adapters that other programs than peft wrote: which program's a file is, by the names in it, and the same
 //! tensors under peft's names. One file for each dialect, and one line in [`DIALECTS`].
 
+mod blocks;
 mod diffusers;
 mod kohya;
 mod mlx;

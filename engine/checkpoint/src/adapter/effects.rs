@@ -10,10 +10,11 @@ use super::computed::{Along, ByRows, Effect, Factor, Made, Part, Workshop};
 use super::experts::Factors;
 use super::kinds::{Fault, Kind, Module, is_plain};
 use super::names::Side;
-use super::resolve::{Changes, Halves, Resolver, is_conv1d};
+use super::resolve::{Changes, Halves, Resolver};
 use super::{Delta, Magnitude, Replacement, Update};
 use crate::encoding::{Held, Reader};
 use crate::index::Index;
+use crate::known::is_inputs_first;
 use crate::source::ReadError;
 use crate::ties;
 
@@ -83,8 +84,8 @@ impl Resolver<'_> {
                 .fact("base", target.dtype.name());
             return self.tell(name, fault);
         }
-        let inputs_first =
-            is_conv1d(&target.name) || (self.config.fan_in_fan_out && !ties::is_head(&target.name));
+        let inputs_first = is_inputs_first(&target.name)
+            || (self.config.fan_in_fan_out && !ties::is_head(&target.name));
         let bias = target.name.strip_suffix("weight").map(|stem| format!("{stem}bias"));
         let bias = bias.and_then(|bias| self.base.position(&bias)).map(|at| at as u32);
         let module = Module {
@@ -124,6 +125,7 @@ impl Resolver<'_> {
             }
             false => (codes::ADAPTER_SHAPE, None),
         };
+        let help = fault.help.or(help);
         self.faults.add(code, fault.headline, module, shown, fault.facts, help);
     }
 
@@ -181,7 +183,8 @@ impl Resolver<'_> {
         let Some(base_tensor) = self.find_one(&format!("{module}.bias")) else {
             let fault = Fault::unsupported(
                 "the update of `{}` has a bias, and the base has none there that it could be added to",
-            );
+            )
+            .help("peft cannot merge it either: keep it beside its base, or train without `lora_bias`");
             return self.tell(module, fault);
         };
         let (target, entry) =

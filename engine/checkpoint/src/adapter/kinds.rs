@@ -108,17 +108,23 @@ pub(super) struct Fault {
     /// With `{}` for the module.
     pub headline: &'static str,
     pub facts: Vec<(String, String)>,
+    /// What to do, where it is not what the code says of all.
+    pub help: Option<&'static str>,
     pub is_unsupported: bool,
 }
 
 impl Fault {
     pub fn new(headline: &'static str) -> Self {
-        Self { headline, facts: Vec::new(), is_unsupported: false }
+        Self { headline, facts: Vec::new(), is_unsupported: false, help: None }
     }
 
     /// A form that is not read.
     pub fn unsupported(headline: &'static str) -> Self {
         Self { is_unsupported: true, ..Self::new(headline) }
+    }
+
+    pub fn help(self, help: &'static str) -> Self {
+        Self { help: Some(help), ..self }
     }
 
     pub fn fact(mut self, label: &str, text: impl Into<String>) -> Self {

@@ -3,6 +3,7 @@
 
 use super::kinds::{Kind, TOKENS};
 use crate::index::Index;
+use crate::known;
 
 /// What peft puts in front of every name.
 pub(super) const PREFIX: &str = "base_model.model.";
@@ -139,20 +140,6 @@ fn adapter_after<'a>(rest: &[&'a str]) -> Option<&'a str> {
     rest.first().copied().filter(|name| *name != "weight")
 }
 
-/// Where the language model of a checkpoint may begin: published files, files saved by
-/// transformers since 4.52, files of the language model alone, GPT-2 with and without.
-const BODIES: [&str; 6] = [
-    "model.language_model.",
-    "language_model.model.",
-    "language_model.",
-    "model.",
-    "transformer.",
-    "",
-];
-
-/// Towers whose tensors are stored with and without the level of the model class.
-const TOWERS: [&str; 3] = ["vision_tower.", "image_tower.", "video_tower."];
-
 /// The names that a tensor may have in a base, the given one first.
 pub(super) fn aliases(name: &str) -> Vec<String> {
     let mut all = vec![name.to_owned()];
@@ -161,17 +148,19 @@ pub(super) fn aliases(name: &str) -> Vec<String> {
             all.push(alias);
         }
     };
-    for rest in BODIES.iter().filter_map(|body| name.strip_prefix(body)) {
-        for body in BODIES {
+    let known = known::names();
+    for rest in known.bodies.iter().filter_map(|body| name.strip_prefix(body.as_str())) {
+        for body in &known.bodies {
             add(&mut all, format!("{body}{rest}"));
         }
     }
     for position in 0..all.len() {
-        for tower in TOWERS {
-            let Some((before, after)) = all[position].split_once(tower) else { continue };
-            let alias = match after.strip_prefix("vision_model.") {
+        for tower in &known.towers {
+            let Some((before, after)) = all[position].split_once(tower.as_str()) else { continue };
+            let level = known.tower_level.as_str();
+            let alias = match after.strip_prefix(level) {
                 Some(after) => format!("{before}{tower}{after}"),
-                None => format!("{before}{tower}vision_model.{after}"),
+                None => format!("{before}{tower}{level}{after}"),
             };
             add(&mut all, alias);
         }

@@ -15,6 +15,7 @@ use super::effects::{Others, Placed, placed};
 use super::names::{Role, Side, aliases, role_of, without_numbers};
 use super::{Adapter, AddedFrom, Addition, Replacement, Update};
 use crate::index::{Index, TensorEntry};
+use crate::known::is_inputs_first;
 use crate::shown::{grouped, shown, some_of};
 use crate::ties;
 pub(super) use told::Faults;
@@ -494,7 +495,7 @@ impl<'a> Resolver<'a> {
             Some(dialect) if dialect.is_turned => ties::head_of(&target.name).is_none(),
             _ => {
                 embedding
-                    || is_conv1d(&target.name)
+                    || is_inputs_first(&target.name)
                     || (self.config.fan_in_fan_out && !ties::is_head(&target.name))
             }
         };
@@ -568,18 +569,6 @@ impl<'a> Resolver<'a> {
         let shard = self.adapter.shards().first();
         shard.map_or_else(|| self.config.shown.clone(), |shard| shard.shown.clone())
     }
-}
-
-/// Whether a tensor is the weight of a linear layer that GPT-2 and its kin store as [in, out].
-pub(super) fn is_conv1d(name: &str) -> bool {
-    let is_layer = |module: &str| {
-        ["attn.c_attn", "attn.c_proj", "attn.q_attn", "mlp.c_fc", "mlp.c_proj"]
-            .iter()
-            .any(|end| module.ends_with(end))
-    };
-    let module = name.strip_suffix(".weight");
-    // Other families call layers of their own so, which are stored as usual.
-    module.is_some_and(|module| is_layer(module) && module.split('.').any(|part| part == "h"))
 }
 
 /// What a message says of a tensor of the base.

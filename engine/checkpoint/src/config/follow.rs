@@ -180,7 +180,7 @@ impl Layers<'_> {
                 && key.parse::<u64>().is_ok_and(|layer| layer < self.before)
         };
         // Labels of a classifier are numbered too, and are texts.
-        if map.is_empty() || !map.keys().all(is_layer) || !map.values().all(Value::is_object) {
+        if map.is_empty() || !map.keys().all(is_layer) || map.values().any(Value::is_string) {
             return None;
         }
         let entry = |(position, layer): (u64, &u64)| {
@@ -203,12 +203,27 @@ impl Layers<'_> {
             return Some(Followed { value: numbers.join(",").into(), said });
         }
         let letters: Vec<char> = text.chars().collect();
-        if !key.contains("pattern") || !self.has_count(letters.len()) {
+        if !self.has_count(letters.len()) || !key.contains("pattern") && !is_code(key, &letters) {
             return None;
         }
         let value: String = self.gathered(&letters)?.into_iter().collect();
         Some(Followed { value: value.into(), said: letters.iter().map(char::to_string).collect() })
     }
+}
+
+/// Whether a text under a key that nobody knows has a letter for each layer: few different ones, none of them of a
+/// word.
+fn is_code(key: &str, letters: &[char]) -> bool {
+    const MOST_KINDS: usize = 4;
+    let mut kinds = letters.to_vec();
+    kinds.sort_unstable();
+    kinds.dedup();
+    let is_sign = |letter: &char| {
+        letter.is_ascii_uppercase() || letter.is_ascii_digit() || "*-|+_".contains(*letter)
+    };
+    (2..=MOST_KINDS).contains(&kinds.len())
+        && kinds.iter().all(is_sign)
+        && !["version", "name", "revision", "date"].iter().any(|word| key.contains(word))
 }
 
 #[cfg(test)]
@@ -253,6 +268,17 @@ mod tests {
         assert_eq!(follow("out_indices", json!([2, 4]), &[0, 1, 3]), Some(json!([2, 3])));
         let gone = Layers { before: 4, sources: &[0, 2] };
         assert_eq!(gone.follow("out_indices", &json!([2, 3]), false), Err(()));
+    }
+
+    #[test]
+    fn keys_that_nobody_knows_follow_where_their_values_tell() {
+        assert_eq!(follow("attn_map", json!("0101"), &[1, 3, 0]), Some(json!("110")));
+        for (key, value) in [("hidden_act", "silu"), ("some_version", "1001"), ("kind", "AAAA")] {
+            assert_eq!(follow(key, json!(value), &[1]), None, "{key}");
+        }
+        let widths = json!({"0": 8, "3": 4});
+        assert_eq!(follow("widths", widths, &[3, 1, 0]), Some(json!({"0": 4, "2": 8})));
+        assert_eq!(follow("id2label", json!({"0": "no", "1": "yes"}), &[1]), None);
     }
 
     #[test]

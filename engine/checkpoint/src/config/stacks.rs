@@ -234,7 +234,12 @@ pub fn restack(
         let Some(part) = part.as_object_mut() else { return Err(StackFault::NotCounted) };
         let own = places.iter().filter(|place| place.path == path && !place.is_list);
         let keys: Vec<&str> = own.map(|place| place.key.as_str()).collect();
-        restack_part(part, &keys, (outer.as_deref(), purpose), &stack, &mut signatures)?;
+        // In a part that describes encoder and decoder, what names neither is the encoder's.
+        let is_shared = purpose == Purpose::Decoder
+            && others.iter().any(|prefix| Purpose::of_stack(prefix) == Purpose::Encoder)
+            && !path.iter().any(|name| name.contains("decoder"));
+        let whose = Whose { outer: outer.as_deref(), purpose, is_shared };
+        restack_part(part, &keys, whose, &stack, &mut signatures)?;
         if let Some(key) = &predictor
             && part.contains_key(key)
         {
@@ -272,24 +277,40 @@ fn without_predictors(
     Ok((own, Some(key)))
 }
 
+/// Whose layers a part of a config describes.
+#[derive(Clone, Copy)]
+struct Whose<'o> {
+    /// The `model_type` of the whole config, where it tells of this stack.
+    outer: Option<&'o str>,
+    purpose: Purpose,
+    /// Whether the part describes an encoder beside this decoder.
+    is_shared: bool,
+}
+
+impl Whose<'_> {
+    fn is_of_other_stack(self, key: &str) -> bool {
+        match self.purpose {
+            Purpose::Encoder => key.contains("decoder"),
+            _ => key.contains("encoder") || self.is_shared && !key.contains("decoder"),
+        }
+    }
+}
+
 fn restack_part(
     part: &mut Map<String, Value>,
     counts: &[&str],
-    (outer, purpose): (Option<&str>, Purpose),
+    whose: Whose<'_>,
     stack: &StackChange,
     signatures: &mut [String],
 ) -> Result<(), StackFault> {
     let (before, sources) = (stack.before, &stack.sources);
-    let is_of_other_stack = |key: &str| match purpose {
-        Purpose::Encoder => key.contains("decoder"),
-        _ => key.contains("encoder"),
-    };
+    let is_of_other_stack = |key: &str| whose.is_of_other_stack(key);
     let is_packed = |key: &&String| part.get(*key).and_then(Value::as_u64).is_some_and(|n| n > 0);
     let mut packed = config_words().packed.iter().filter(|key| !is_of_other_stack(key));
     if let Some(key) = packed.find(is_packed) {
         return Err(StackFault::Packed(key.clone()));
     }
-    let mut positional = Positional::of(part, outer, before);
+    let mut positional = Positional::of(part, whose.outer, before);
     // A config of encoder and decoder says of either what holds for it alone; one of a single stack may call it
     // the decoder.
     positional.retain(|one| !is_of_other_stack(one.key()));
@@ -301,7 +322,7 @@ fn restack_part(
             signature.push_str(&format!("{key}={};", entry(layer)));
         }
     };
-    follow_all(part, Layers { before, sources }, false, &mut note)?;
+    follow_all(part, Layers { before, sources }, Some(whose), &mut note)?;
     let known = config_words();
     for (key, value) in part.iter_mut() {
         // Counts from the first layer on: `max_window_layers` of Qwen2, `first_k_dense_replace` of DeepSeek. A
@@ -350,15 +371,20 @@ fn restack_part(
 /// Hears of a key whose values follow the layers, with the word for each layer.
 type Note<'a> = dyn FnMut(&str, &dyn Fn(u64) -> String) + 'a;
 
-/// Changes all values of a part that follow the layers, and those in groups of settings within it.
+/// Changes all values of a part that follow the layers, and those in groups of settings within it, for which
+/// `whose` is nothing.
 fn follow_all(
     part: &mut Map<String, Value>,
     layers: Layers<'_>,
-    is_inner: bool,
+    whose: Option<Whose<'_>>,
     note: &mut Note<'_>,
 ) -> Result<(), StackFault> {
     let is_longer = layers.sources.len() as u64 != layers.before;
+    let is_inner = whose.is_none();
     for (key, value) in part.iter_mut() {
+        if whose.is_some_and(|whose| whose.is_of_other_stack(key)) {
+            continue;
+        }
         let found = layers.follow(key, value, is_inner);
         let Some(followed) = found.map_err(|()| StackFault::Packed(key.clone()))? else {
             // Another part counts layers of its own.
@@ -368,7 +394,7 @@ fn follow_all(
                     && !config_words().counts.iter().any(|count| inner.contains_key(count))
             });
             if let Some(settings) = settings {
-                follow_all(settings, layers, true, note)?;
+                follow_all(settings, layers, None, note)?;
             }
             continue;
         };
@@ -484,6 +510,22 @@ mod tests {
         );
         let fault = refused(json!({"num_layers": 4}), &change(stacks[1], 4, &[0]), &stacks[..1]);
         assert_eq!(fault, StackFault::Several(vec!["num_layers".to_owned()]));
+    }
+
+    /// LED's windows are its encoder's.
+    #[test]
+    fn what_names_no_stack_is_the_encoders() {
+        let led = |encoder: u64, decoder: u64, windows: Value| {
+            json!({
+                "encoder_layers": encoder, "decoder_layers": decoder, "attention_window": windows,
+            })
+        };
+        let stacks = ["led.encoder.layers.", "led.decoder.layers."];
+        let before = led(4, 4, json!([8, 8, 16, 16]));
+        let decoder = change(stacks[1], 4, &[1, 2]);
+        check(before.clone(), &decoder, &stacks[..1], led(4, 2, json!([8, 8, 16, 16])));
+        let encoder = change(stacks[0], 4, &[1, 2]);
+        check(before, &encoder, &stacks[1..], led(2, 4, json!([8, 16])));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Where a tensor's name says which layer it belongs to.
 
+use mixdown_checkpoint::known;
+
 /// A name taken apart at its layer number: `model.layers.`, 12, `.mlp.up_proj.weight`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LayerName<'a> {
@@ -37,42 +39,12 @@ pub(crate) fn is_after_layers(name: &str) -> bool {
     let bare = name.strip_suffix(".weight").or_else(|| name.strip_suffix(".bias")).unwrap_or(name);
     let last = bare.rsplit('.').next().unwrap_or(bare);
     // Whisper's; `layer_norm` elsewhere belongs to an embedding.
+    let known = known::names();
     let of_stack = bare.ends_with("encoder.layer_norm") || bare.ends_with("decoder.layer_norm");
     of_stack
-        || AFTER_LAYERS.contains(&last)
-        || AFTER_LAYERS_PARTS.iter().any(|part| bare.split('.').any(|segment| segment == *part))
+        || known.after_layers.iter().any(|own| own == last)
+        || known::has_part(bare, &known.after_layers_parts)
 }
-
-/// Last segments of names that stand after the layers, over the families that mergekit knows.
-const AFTER_LAYERS: &[&str] = &[
-    "lm_head",
-    "norm",
-    "ln_f",
-    "final_layernorm",
-    "final_layer_norm",
-    "final_norm",
-    "norm_f",
-    "embed_out",
-    "score",
-    "output_layer",
-    "dense_block_norm",
-    "post_layernorm",
-    "layernorm_post",
-];
-
-/// Segments anywhere in the name.
-const AFTER_LAYERS_PARTS: &[&str] = &[
-    "lm_head",
-    "vision_adapter",
-    "classifier",
-    "pre_classifier",
-    "pooler",
-    "cls",
-    "vocab_transform",
-    "vocab_layer_norm",
-    "vocab_projector",
-    "qa_outputs",
-];
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,7 @@
 //! matrices are meant for. A recipe can say it; else the model's family does, and names and shapes where
 //! that is not known.
 
+use mixdown_checkpoint::known as shared;
 use mixdown_ops::matrix::MatrixLayout;
 use mixdown_recipe::{MatrixAxes, MatrixSelector, Role};
 
@@ -68,35 +69,9 @@ pub(crate) struct OfFamily {
     pub inputs_first: bool,
 }
 
-/// Words in the names of tensors that are no linear weights though they may have two axes.
-const OTHER: &[&str] = &["embed", "lm_head", "norm", "bias", "rotary_emb", "query_tokens", "lora_"];
-
-/// Whole segments of names with the same meaning.
-const OTHER_SEGMENTS: &[&str] = &["wte", "wpe", "ln_f", "ln_1", "ln_2", "ln_q", "shared"];
-
-/// Segments that begin a modality encoder; beside a language model, what encoders learn is none of its
-/// linear layers.
-const ENCODERS: &[&str] = &[
-    "visual",
-    "vision",
-    "vision_model",
-    "vision_tower",
-    "image_tower",
-    "video_tower",
-    "audio_tower",
-    "modal_encoders",
-];
-
-/// Segments that only models with a language model have.
-const LANGUAGE_MODELS: &[&str] =
-    &["embed_tokens", "lm_head", "language_model", "llm", "wte", "tok_embeddings", "embed_in"];
-
-/// Words in the names of weights of three axes that are kernels of convolutions.
-const CONVOLUTIONS: &[&str] = &["conv", "patch"];
-
 /// Whether a name is one of a language model.
 pub(crate) fn is_of_language_model(name: &str) -> bool {
-    name.split('.').any(|part| LANGUAGE_MODELS.contains(&part))
+    shared::has_part(name, &shared::names().language_models)
 }
 
 /// What a tensor is.
@@ -161,23 +136,23 @@ fn of_family(known: &Known, family: &OfFamily, name: &str, shape: &[u64]) -> Cla
 }
 
 fn of_names(known: &Known, name: &str, shape: &[u64]) -> Class {
-    let is_other = |word: &&str| name.contains(*word);
-    let is_kernel = shape.len() > 3 || CONVOLUTIONS.iter().any(is_other);
+    let names = shared::names();
+    let has_one = |words: &[String]| words.iter().any(|word| name.contains(word.as_str()));
+    let is_kernel = shape.len() > 3 || has_one(&names.convolutions);
     let is_embedding = match shape.len() {
         2 => name.contains("embed"),
         // What makes patches is a convolution, and what adds places to them is not.
         _ => name.contains("embed") && !is_kernel || name.contains("pos_embed"),
     };
-    let mut parts = name.split('.');
     let is_excluded = is_embedding
-        || OTHER.iter().filter(|word| **word != "embed").any(|word| name.contains(word))
-        || parts.any(|part| OTHER_SEGMENTS.contains(&part))
+        || names.not_linear.iter().any(|word| word != "embed" && name.contains(word.as_str()))
+        || shared::has_part(name, &names.not_linear_parts)
         || is_output_layer(name)
         || is_one_dimensional(shape);
     if is_excluded {
         return Class::Other { could_be: false };
     }
-    let is_encoder = name.split('.').any(|part| ENCODERS.contains(&part));
+    let is_encoder = shared::has_part(name, &names.encoders);
     if is_encoder && known.has_language_model {
         return Class::Other { could_be: true };
     }

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use mixdown_checkpoint::adapter::{OutputAdapter, OutputUpdate};
 use mixdown_checkpoint::index::Index;
+use mixdown_checkpoint::known;
 use mixdown_checkpoint::ties;
 use mixdown_diagnostics::{Diagnostic, Span, codes};
 use mixdown_ops::MapOp;
@@ -190,7 +191,7 @@ impl<'r> Adapting<'r> {
     /// Whether the base is one that an adapter can be on, and has matrices of the stated rank.
     fn check(&self, reporter: &mut Reporter) -> bool {
         let tensors = self.index.tensors();
-        if let Some(found) = tensors.iter().find(|one| one.name.ends_with("attn.c_attn.weight")) {
+        if let Some(found) = tensors.iter().find(|one| known::is_inputs_first(&one.name)) {
             let headline =
                 "adapters on models that store linear layers as [in, out] are not written";
             let diagnostic = Diagnostic::error(codes::UNSUPPORTED, headline)

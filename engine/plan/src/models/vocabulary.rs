@@ -5,6 +5,7 @@ mod files;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use mixdown_checkpoint::known;
 use mixdown_diagnostics::{Diagnostic, codes, suggest};
 use mixdown_recipe::recipe::{
     Body, ModelId, ModuleContent, Recipe, Slice, SourceModel, TokenSource, Tokenizer, Vocabulary,
@@ -141,28 +142,10 @@ fn own<'a>(
     Own { tokens, config: tokenizer_config, size, ids }
 }
 
-/// Last parts of the names of tensors with one row for each token.
-const VOCABULARY_TENSORS: &[&str] = &[
-    "embed_tokens.weight",
-    "lm_head.weight",
-    "lm_head.bias",
-    "wte.weight",
-    "embed_in.weight",
-    "embed_out.weight",
-    "word_embeddings.weight",
-    "tok_embeddings.weight",
-    "embeddings.weight",
-];
-
 /// The tensors of a model with one row for each token.
 pub(crate) fn embeddings(view: &View<'_>) -> Vec<u32> {
-    let is_one = |name: &str| {
-        VOCABULARY_TENSORS.iter().any(|end| {
-            name.strip_suffix(end).is_some_and(|stem| stem.is_empty() || stem.ends_with('.'))
-        })
-    };
     view.iter()
-        .filter(|t| is_one(t.name) && !t.shape.dimensions().is_empty())
+        .filter(|t| known::is_of_vocabulary(t.name) && !t.shape.dimensions().is_empty())
         .map(|t| t.position)
         .collect()
 }

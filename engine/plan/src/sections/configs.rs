@@ -187,7 +187,11 @@ fn walk<'v>(
         let Some(b) = b.get(key).filter(|b| *b != a) else { continue };
         path.push(key);
         let shown = path.join(".");
-        if a.is_object() && b.is_object() {
+        let count = |value: &Value| value.as_object().map(serde_json::Map::len);
+        if *key == "id2label" && path.len() == 1 && count(a) == count(b) {
+            // Heads of equal shapes, whose rows mean other labels.
+            found.push((shown, text_of(a), text_of(b)));
+        } else if a.is_object() && b.is_object() {
             if path.len() < DEEPEST {
                 walk(a, b, path, found);
             }
@@ -224,6 +228,7 @@ fn text_of(value: &Value) -> String {
     let text = value.to_string();
     match value {
         Value::Array(list) if text.len() > LONGEST => format!("a list of {}", list.len()),
+        Value::Object(map) if text.len() > LONGEST => format!("{} others", map.len()),
         _ => text,
     }
 }
@@ -308,6 +313,8 @@ mod tests {
             "vision_config.num_attention_heads",
         ];
         assert_eq!(keys(gemma(1e6, 16, 0.0), gemma(1e4, 8, 0.1)), expected);
+        let labels = |first: &str| json!({"id2label": {"0": first, "1": "b"}});
+        assert_eq!(keys(labels("a"), labels("c")), ["id2label"]);
         let granite = |factor: f64| json!({"embedding_multiplier": factor, "num_hidden_layers": 1});
         assert_eq!(keys(granite(12.0), granite(6.0)), ["embedding_multiplier"]);
         assert_eq!(keys(granite(12.0), json!({"embedding_multiplier": 12})), [""; 0]);

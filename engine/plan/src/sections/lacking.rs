@@ -2,6 +2,7 @@
 //! method say of that, or the message that says it best.
 
 use mixdown_checkpoint::adapter::names_of;
+use mixdown_checkpoint::known;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_recipe::method::Missing;
 use mixdown_recipe::recipe::Form;
@@ -55,7 +56,9 @@ impl Section<'_> {
             let facts = one.input.view.facts(one.tensor.name);
             facts.is_some_and(|facts| facts.tensor.is_buffer)
         };
-        if wanted.output.ends_with("rotary_emb.inv_freq") || present.iter().all(is_buffer) {
+        if known::ends_with(&wanted.output, &known::names().computed)
+            || present.iter().all(is_buffer)
+        {
             let headline = format!("`{}` is left out: not all models store it", wanted.output);
             let diagnostic = Diagnostic::warning(codes::DROPPED, headline)
                 .note("it is computed from the config when a model is loaded");

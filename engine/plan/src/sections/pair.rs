@@ -1,5 +1,6 @@
 //! One output tensor from its inputs: which tensor of each model answers, whether they fit, and the graph.
 
+use mixdown_checkpoint::known;
 use mixdown_diagnostics::{Diagnostic, Place, Source, Span, codes};
 use mixdown_ops::MapOp;
 use mixdown_recipe::method::{BaseUse, Method};
@@ -246,9 +247,7 @@ impl<'a> Section<'a> {
             reporter.tensor(self.id, self.hollow(wanted, hollow));
             return None;
         }
-        let is_vocabulary = ["embed_tokens", "lm_head", "wte", "embed_in", "embed_out"]
-            .iter()
-            .any(|part| wanted.output.contains(part));
+        let is_vocabulary = known::is_of_vocabulary(&wanted.output);
         let headline = format!(
             "`{}` has different shapes in `{}` and `{}`",
             wanted.output, first.input.view.name, other.input.view.name

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use mixdown_checkpoint::adapter::{is_adapter, name_in};
-use mixdown_checkpoint::{Index, shown};
+use mixdown_checkpoint::{Index, known, shown};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_recipe::Recipe;
 use mixdown_recipe::recipe::{Model as Named, ModelReference};
@@ -76,9 +76,7 @@ fn counterparts(own: &Index, other: &Index) -> Option<(String, String)> {
 
 /// Whether a tensor may be in the files of one version and not of another: masks, angles, tied output layers.
 fn is_incidental(name: &str) -> bool {
-    ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "lm_head.weight", "position_ids"]
-        .iter()
-        .any(|end| name.ends_with(end))
+    known::ends_with(name, &known::names().incidental)
 }
 
 /// The message about a model that still has an adapter around its layers.
