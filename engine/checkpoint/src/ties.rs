@@ -11,6 +11,12 @@ pub fn originals_of(copy: &str) -> impl Iterator<Item = &'static str> {
     own.map(|[_, original]| original.as_str())
 }
 
+/// The names under which families that tie them have this tensor a second time.
+pub fn copies_of(original: &str) -> impl Iterator<Item = &'static str> {
+    let own = names().copies.iter().filter(move |[_, known]| known == original);
+    own.map(|[copy, _]| copy.as_str())
+}
+
 /// The name that the output layer beside an input embedding has; none if the name is no input embedding's.
 pub fn head_of(embedding: &str) -> Option<String> {
     names().tied.iter().find_map(|[end, head]| {

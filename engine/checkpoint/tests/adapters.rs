@@ -85,6 +85,47 @@ fn a_plain_adapter() {
     assert!(found.replacements.is_empty() && found.warnings.is_empty());
 }
 
+/// Families with one embedding under several names tie them when they are loaded, whatever was trained apart.
+#[test]
+fn a_trained_tensor_of_several_names_is_told() {
+    let base = index(&[("model.shared.weight", &[8, 6]), (&format!("{Q}.weight"), &[6, 6])]);
+    let whole =
+        Tensor::new("base_model.model.model.shared.weight", DType::F32, &[8, 6], &[1.0; 48]);
+    let adapter = adapter("a", 2).module(Q, 2, [6, 6]).with(whole);
+    let space = Space::new();
+    let files = open_adapter(&adapter.write(&space)).unwrap();
+    let config = json!({"tie_word_embeddings": true});
+    let found = Adapter::resolve(&files.index, files.config, &base, Some(&config)).unwrap();
+    let told: Vec<&str> = found.warnings.iter().map(|one| one.code.id).collect();
+    assert_eq!(told, [codes::UPDATE_OF_TIED.id], "{:?}", found.warnings);
+    assert!(found.warnings[0].headline.contains("`model.encoder.embed_tokens.weight` too"));
+}
+
+/// peft adds the update of the output layer of torch's attention twice, in training too.
+#[test]
+fn the_output_layer_of_attention_is_updated_twice() {
+    let base = index(&[
+        ("head.attention.in_proj_weight", &[18, 6]),
+        ("head.attention.out_proj.weight", &[6, 6]),
+        ("body.out_proj.weight", &[6, 6]),
+    ]);
+    let adapter = adapter("a", 2)
+        .module("head.attention", 2, [18, 6])
+        .module("head.attention.base_layer.out_proj", 2, [6, 6])
+        .module("body.out_proj", 2, [6, 6]);
+    let mut found: Vec<(String, f64)> = changes(&resolved(&adapter, &base), &base)
+        .into_iter()
+        .map(|(name, _, scale, _)| (name, scale))
+        .collect();
+    found.sort_by(|one, other| one.0.cmp(&other.0));
+    let expected = [
+        ("body.out_proj.weight", 2.0),
+        ("head.attention.in_proj_weight", 2.0),
+        ("head.attention.out_proj.weight", 4.0),
+    ];
+    assert_eq!(found, expected.map(|(name, scale)| (name.to_owned(), scale)));
+}
+
 /// Adapters made before and after transformers 4.52, on files of every age.
 #[test]
 fn old_and_new_paths_mean_the_same() {

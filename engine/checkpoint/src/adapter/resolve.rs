@@ -530,7 +530,10 @@ impl<'a> Resolver<'a> {
             self.faults.add(codes::DTYPE_MISMATCH, headline, module, self.shown(), facts, help);
             is_sound = false;
         }
-        let scale = self.config.scale_of(module);
+        let mut scale = self.config.scale_of(module);
+        if self.adapter.tensors()[right as usize].name.contains(ATTENTION_OUTPUT) {
+            scale *= 2.0;
+        }
         if !scale.is_finite() || scale == 0.0 {
             let headline = "the scale of `{}` is not a usable number";
             let facts = vec![("scale".to_owned(), scale.to_string())];
@@ -570,6 +573,10 @@ impl<'a> Resolver<'a> {
         shard.map_or_else(|| self.config.shown.clone(), |shard| shard.shown.clone())
     }
 }
+
+/// In the names of updates of the output layer of torch's attention. peft (seen in 0.21) adds them to the weight and
+/// then merges that layer as well, in training as in `merge_and_unload`: what was trained is twice the product.
+const ATTENTION_OUTPUT: &str = ".base_layer.out_proj.lora_";
 
 /// What a message says of a tensor of the base.
 fn place(base: &Index, tensor: &TensorEntry) -> String {

@@ -27,6 +27,19 @@ impl Resolver<'_> {
                 changes.additions.push(Addition { name: head, from, update: None });
             }
         }
+        for replacement in &changes.replacements {
+            let own = name(replacement.base_tensor);
+            let mut copies = ties::copies_of(own).filter(|copy| self.base.position(copy).is_none());
+            let Some(copy) = copies.next() else { continue };
+            let headline =
+                format!("the adapter replaces `{}`, which is `{}` too", shown(own), shown(copy));
+            self.warnings.push(
+                Diagnostic::warning(codes::UPDATE_OF_TIED, headline)
+                    .in_file(self.shown())
+                    .note("in training the others stayed the base's; programs that tie them give all of them what was trained")
+                    .help("store all of them in the base, and untie them in its config.json, to keep them apart"),
+            );
+        }
         for update in &changes.updates {
             let head = ties::head_of(name(update.base_tensor)).filter(lacks);
             let Some(head) = head else { continue };
