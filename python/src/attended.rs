@@ -124,10 +124,14 @@ pub fn attended_by<T: Send>(
     let mut raised = None;
     let found = py.detach(|| {
         thread::scope(|scope| {
-            let worker = scope.spawn(|| {
+            let worker = thread::Builder::new().spawn_scoped(scope, || {
                 let _finish = Finish(&inbox);
                 work(&Session::new(&places, &inbox, &cancel))
             });
+            let worker = match worker {
+                Ok(worker) => worker,
+                Err(error) => return Err(Trouble::no_thread(&error)),
+            };
             loop {
                 let (events, is_finished) = inbox.wait();
                 if raised.is_none()

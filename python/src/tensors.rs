@@ -94,12 +94,13 @@ pub fn merge_tensors(
     let (send, results) = sync_channel(1);
     let cancel = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&cancel);
-    let worker = thread::spawn(move || {
+    let worker = thread::Builder::new().spawn(move || {
         let places = Places::from_env(&|name| std::env::var_os(name));
         let session = Session::new(&places, &Silence, &stop).with_models(&models);
         let take = |tensor| send.send(tensor).is_ok();
         tensors::merge_tensors(&recipe, &machine, &session, &take).map(|_| ())
     });
+    let worker = worker.map_err(|error| crate::failure(&Trouble::no_thread(&error)))?;
     let (results, worker) = (Mutex::new(Some(results)), Mutex::new(Some(worker)));
     Ok(Merging { results, worker, cancel, _owner: owner })
 }

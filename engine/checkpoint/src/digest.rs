@@ -5,14 +5,17 @@ mod content;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mixdown_diagnostics::Diagnostic;
+use mixdown_files::stored::create_private_folders;
+use mixdown_files::{Fresh, own_file, read_limited};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -78,6 +81,8 @@ pub struct Digests {
     /// The user's own cache of the hub, whose names of blobs are believed.
     hub: Option<PathBuf>,
     known: Mutex<Option<HashMap<Key, FileDigest>>>,
+    /// Whether the store's lock was held for so long that it is not waited for again.
+    is_stuck: AtomicBool,
 }
 
 /// File that holds the digests, in their folder.
@@ -91,6 +96,9 @@ const LARGEST: u64 = 64 << 20;
 /// A file changed so recently may change again without a new time: file systems count in steps of
 /// up to two seconds (FAT).
 const SETTLED: Duration = Duration::from_secs(2);
+/// How long the store's lock is waited for, and how often it is asked for.
+const PATIENCE: Duration = Duration::from_secs(5);
+const WAIT: Duration = Duration::from_millis(20);
 /// Bytes read at once.
 const STEP: usize = 1 << 20;
 /// Stretches of a file in its sample, and the bytes of each: 64 KiB of reads, a fraction of a millisecond,
@@ -101,7 +109,8 @@ const SAMPLE_BYTES: u64 = 4096;
 impl Digests {
     /// Digests remembered in `folder`, which is made when there is something to remember.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), hub: None, known: Mutex::default() }
+        let folder = folder.into();
+        Self { folder, hub: None, known: Mutex::default(), is_stuck: AtomicBool::new(false) }
     }
 
     /// The same, which takes blobs in this cache of the hub at their names. Whoever made another folder of
@@ -166,15 +175,24 @@ impl Digests {
         let Some(key) = Key::of(shard).filter(|_| is_settled(&shard.identity)) else { return };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.get_or_insert_default().insert(key.clone(), digest);
-        // Failure costs a second reading another day, nothing else.
-        let _ = self.add_to_store(key, digest);
+        drop(known);
+        if self.is_stuck.load(Ordering::Relaxed) {
+            return;
+        }
+        // Failure costs a second reading another day, nothing else. A lock that stays held is waited for once.
+        if let Err(error) = self.add_to_store(key, digest)
+            && error.kind() == io::ErrorKind::TimedOut
+        {
+            self.is_stuck.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Adds one digest under a lock, so that what other processes added meanwhile stays.
     fn add_to_store(&self, key: Key, digest: FileDigest) -> std::io::Result<()> {
-        fs::create_dir_all(&self.folder)?;
-        let lock = File::create(self.folder.join("digests.lock"))?;
-        lock.lock()?;
+        create_private_folders(&self.folder)?;
+        let lock = self.folder.join("digests.lock");
+        let lock = own_file().write(true).create(true).truncate(false).open(lock)?;
+        take(&lock)?;
         let mut files = self.load();
         files.retain(|(known, _)| known.path != key.path);
         files.push((key, digest));
@@ -184,19 +202,18 @@ impl Digests {
             .map(|(key, digest)| Line { key, sha256: digest.to_string() })
             .collect();
         let bytes = serde_json::to_vec(&Store { version: VERSION, files })?;
-        let temporary = self.folder.join(format!("digests.{}.tmp", std::process::id()));
-        let mut file = File::create(&temporary)?;
+        let store = self.folder.join(STORE);
+        let fresh = Fresh::beside(&store)?;
+        let mut file = fresh.file();
         file.write_all(&bytes)?;
         file.sync_data()?;
-        fs::rename(temporary, self.folder.join(STORE))
+        fresh.place(&store)
         // The lock ends with its file.
     }
 
     /// What the store holds, oldest first; nothing if it is damaged.
     fn load(&self) -> Vec<(Key, FileDigest)> {
-        let path = self.folder.join(STORE);
-        let small = fs::metadata(&path).is_ok_and(|metadata| metadata.len() <= LARGEST);
-        let Some(bytes) = small.then(|| fs::read(&path).ok()).flatten() else {
+        let Ok(bytes) = read_limited(&self.folder.join(STORE), LARGEST) else {
             return Vec::new();
         };
         match serde_json::from_slice::<Store>(&bytes) {
@@ -206,6 +223,24 @@ impl Digests {
                 .filter_map(|line| Some((line.key, line.sha256.parse().ok()?)))
                 .collect(),
             _ => Vec::new(),
+        }
+    }
+}
+
+/// Takes a lock that others hold for moments. Who holds it longer was stopped, or has put it there to be
+/// waited for.
+fn take(lock: &File) -> io::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(WAIT),
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::TimedOut.into()),
+            // A file system without locks: what is remembered at once may be lost, and is computed again.
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                return Ok(());
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+            Ok(()) => return Ok(()),
         }
     }
 }
@@ -441,6 +476,37 @@ mod tests {
         fs::remove_dir_all(case.store()).unwrap();
         fs::write(case.store(), "a file where the folder should be").unwrap();
         assert_eq!(case.digest(&file), ABC);
+    }
+
+    /// A process that was stopped while it held the lock, or whoever holds it on purpose, stops no merge.
+    #[test]
+    fn a_lock_that_is_held_is_not_waited_for_without_end() {
+        let case = Case::new();
+        let file = case.file("a", b"abc");
+        fs::create_dir_all(case.store()).unwrap();
+        let held = File::create(case.store().join("digests.lock")).unwrap();
+        held.lock().unwrap();
+        assert_eq!(case.digest(&file), ABC);
+        assert_eq!(case.known(&file), None);
+        drop(held);
+        case.digest(&file);
+        assert!(case.known(&file).is_some());
+    }
+
+    #[test]
+    fn planted_links_and_pipes_are_not_followed() {
+        let case = Case::new();
+        let file = case.file("a", b"abc");
+        fs::create_dir_all(case.store()).unwrap();
+        let precious = case.folder.path().join("precious");
+        fs::write(&precious, "data").unwrap();
+        for name in ["digests.lock", &format!("digests.{}.tmp", std::process::id())] {
+            std::os::unix::fs::symlink(&precious, case.store().join(name)).unwrap();
+        }
+        let pipe = case.store().join(STORE);
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert_eq!(case.digest(&file), ABC);
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "data");
     }
 
     #[test]

@@ -25,8 +25,8 @@ pub mod quantize;
 mod reread;
 pub mod shown;
 pub mod side_files;
+pub mod small;
 pub mod source;
-pub mod stored;
 pub mod tensor_digest;
 pub mod ties;
 pub mod torch_file;
@@ -34,6 +34,7 @@ pub mod verify;
 
 pub use adapter::{Adapter, AdapterConfig, AdapterFiles, open_adapter, open_adapter_as};
 pub use index::{DuplicateName, Identity, Index, Shard, TensorEntry};
+pub use mixdown_files::stored;
 pub use open::{Checkpoint, Form, open, open_as};
 pub use shown::{bytes_text, shown, shown_path};
 pub use source::{ByteSource, FilePool, FileSource, MemorySource, ReadError};

@@ -11,7 +11,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::shown::shown_path;
-use crate::source::open_regular;
+use crate::small;
 use crate::tensor_digest::TensorDigest;
 
 /// Name of the manifest in an output folder.
@@ -202,20 +202,13 @@ impl Manifest {
     pub fn read(folder: &Path) -> Result<Self, Box<Diagnostic>> {
         let path = folder.join(MANIFEST_NAME);
         let shown = shown_path(&path);
-        let text = match read_regular(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        let text = match small::bytes_if_there(&path, &shown)? {
+            Some(bytes) => bytes,
+            None => {
                 return Err(Box::new(
                     Diagnostic::error(codes::MANIFEST_BROKEN, "the folder has no manifest")
                         .in_file(shown)
                         .note("mixdown writes one into every output; other tools do not"),
-                ));
-            }
-            Err(error) => {
-                return Err(Box::new(
-                    Diagnostic::error(codes::UNREADABLE, "the manifest cannot be read")
-                        .in_file(shown)
-                        .fact("cause", error.to_string()),
                 ));
             }
         };
@@ -307,14 +300,6 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 /// Lower-case hexadecimal digits of these bytes.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The bytes of a file; a pipe of that name would never end.
-fn read_regular(path: &Path) -> std::io::Result<Vec<u8>> {
-    let (mut file, _) = open_regular(path)?;
-    let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut file, &mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -23,7 +23,6 @@ pub(crate) use files::{USUAL_INDEX, files_of_index, is_index};
 pub(crate) use left_out::is_second_copy;
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
-pub(crate) use side::{not_json, text};
 
 use crate::encoding::{self, Context, Settings};
 use crate::format::gguf::VERSION;

@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::open_regular;
 use sha2::{Digest, Sha256};
 
 use crate::hub::{self, HubOptions};
@@ -451,7 +452,7 @@ impl OutputFolder {
                     .fact("system", io_text(&error)),
             )
         };
-        let mut input = File::open(source).map_err(unreadable)?;
+        let (mut input, _) = open_regular(source).map_err(unreadable)?;
         let (path, file) = self.create(name)?;
         let mut digest = Sha256::new();
         let mut buffer = vec![0; 256 << 10];

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use mixdown_files::open_regular;
+
 use crate::tensor_digest::{PieceHash, Pieces, TensorDigest, TensorHasher};
 
 /// What one thread takes at a time. Large enough that finding the next piece costs nothing, small
@@ -96,7 +98,8 @@ struct Reader {
 impl Reader {
     fn piece(&mut self, stretch: &Stretch, cut: &Pieces, piece: usize) -> io::Result<PieceHash> {
         if self.open.as_ref().is_none_or(|(path, _)| *path != stretch.path) {
-            self.open = Some((stretch.path.clone(), File::open(&stretch.path)?));
+            let (file, _) = open_regular(&stretch.path)?;
+            self.open = Some((stretch.path.clone(), file));
         }
         let (_, file) = self.open.as_ref().expect("the file was opened above");
         let mut hasher = cut.hasher(piece);

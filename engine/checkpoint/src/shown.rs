@@ -55,7 +55,7 @@ pub(crate) fn grouped(number: u64) -> String {
 }
 
 /// The first few names of a list, each in backticks, and how many more there are.
-pub(crate) fn some_of(names: &[&str]) -> String {
+pub fn some_of(names: &[&str]) -> String {
     const FEW: usize = 3;
     let mut text = String::new();
     for (position, name) in names.iter().take(FEW).enumerate() {

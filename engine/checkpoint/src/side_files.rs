@@ -5,9 +5,10 @@ use std::io;
 use std::path::Path;
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::{open_regular, retried};
 
 use crate::shown::{io_text, shown, shown_path, some_of};
-use crate::source::open_regular;
+use crate::small::{self, is_absent};
 
 /// Endings of files that hold weights.
 const WEIGHT_ENDINGS: [&str; 11] = [
@@ -34,6 +35,9 @@ const OF_ZERO: [&str; 2] = ["latest", "zero_to_fp32.py"];
 
 /// What names the parts of a model of sentence-transformers.
 const MODULES: &str = "modules.json";
+
+/// The folder of chat templates beside the first one, of which transformers loads those that end in `.jinja`.
+const TEMPLATES: &str = "additional_chat_templates";
 
 /// Files that are called like weights and hold none of the model's: the voices of Qwen2.5-Omni.
 const NO_WEIGHTS: [&str; 1] = ["spk_dict.pt"];
@@ -74,7 +78,8 @@ impl SideFiles {
 /// The files in `folder` that an output takes over.
 ///
 /// `config.json` is among them: the output gets a rewritten one. Left out are weights and their
-/// indexes, the model card and the manifest of the input, hidden files, and subfolders.
+/// indexes, the model card and the manifest of the input, hidden files, and subfolders but that of further chat
+/// templates.
 ///
 /// **Errors.** What the folder lists was promised: an entry that leads nowhere, cannot be opened, or
 /// is a pipe, a socket or a device is named, all of them at once.
@@ -107,6 +112,9 @@ pub fn side_files(folder: &Path) -> Result<SideFiles, Box<Diagnostic>> {
                 Ok(_) => found.names.push(name),
                 Err(error) => lost.push((name, io_text(&error))),
             },
+            Ok(there) if there.is_dir() && name == TEMPLATES => {
+                further_templates(&entry.path(), &mut found, &mut lost);
+            }
             Ok(there) if there.is_dir() => {}
             Ok(_) => lost.push((name, "a pipe, socket or device".to_owned())),
             Err(error) => lost.push((name, io_text(&error))),
@@ -121,17 +129,34 @@ pub fn side_files(folder: &Path) -> Result<SideFiles, Box<Diagnostic>> {
     Ok(found)
 }
 
-/// Whether a path is not there at all. A link that leads nowhere is.
-fn is_absent(path: &Path, error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err()
+/// Whether this is the name, within a model's folder, of a chat template beside the first one.
+pub fn is_further_template(name: &str) -> bool {
+    let file = name.strip_prefix(TEMPLATES).and_then(|rest| rest.strip_prefix('/'));
+    file.is_some_and(|file| is_plain_name(file) && file.ends_with(".jinja"))
 }
 
-/// Asks again where a signal came between.
-fn retried<T>(ask: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match ask() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            answer => return answer,
+/// Adds the further chat templates of a model.
+fn further_templates(folder: &Path, found: &mut SideFiles, lost: &mut Vec<(String, String)>) {
+    let mut files = Vec::new();
+    let listed = std::fs::read_dir(folder).and_then(|entries| {
+        entries.map(|entry| entry.map(|entry| files.push(entry.file_name()))).collect()
+    });
+    let listed: io::Result<()> = listed;
+    if let Err(error) = listed {
+        return lost.push((TEMPLATES.to_owned(), io_text(&error)));
+    }
+    for file in files {
+        let path = folder.join(&file);
+        let name = format!("{TEMPLATES}/{}", file.to_string_lossy());
+        if !file.as_encoded_bytes().ends_with(b".jinja") || name.contains("/.") {
+            continue;
+        }
+        match retried(|| open_regular(&path)) {
+            Err(error) => lost.push((name, io_text(&error))),
+            Ok(_) if file.to_str().is_some() && is_further_template(&name) => {
+                found.names.push(name);
+            }
+            Ok(_) => found.odd.push(shown(&name).into_owned()),
         }
     }
 }
@@ -199,13 +224,11 @@ pub fn module_folders(folder: &Path) -> Result<Vec<ModuleFolder>, Box<Diagnostic
         let headline = format!("`{MODULES}` cannot be followed: {what}");
         Box::new(Diagnostic::error(codes::MODULES_BROKEN, headline).in_file(shown_path(&path)))
     };
-    let text = match retried(|| std::fs::read_to_string(&path)) {
-        Ok(text) => text,
-        Err(error) if is_absent(&path, &error) => return Ok(Vec::new()),
-        Err(error) => return Err(broken(io_text(&error))),
+    let Some(text) = small::bytes_if_there(&path, &shown_path(&path))? else {
+        return Ok(Vec::new());
     };
     let list: Vec<serde_json::Value> =
-        serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
+        serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
     let mut found: Vec<ModuleFolder> = Vec::new();
     for module in list {
         let name = module.get("path").and_then(serde_json::Value::as_str).unwrap_or_default();
@@ -334,6 +357,25 @@ mod tests {
             assert!(text.contains(name), "{name}: {text}");
         }
         assert!(!text.contains("blob.txt"), "{text}");
+    }
+
+    #[test]
+    fn further_chat_templates_travel_with_the_tokenizer() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join(TEMPLATES);
+        std::fs::create_dir_all(inner.join("deeper")).unwrap();
+        for name in ["tool_use.jinja", "rag.jinja", ".hidden.jinja", "notes.txt"] {
+            std::fs::write(inner.join(name), "x").unwrap();
+        }
+        std::fs::write(folder.path().join("tokenizer.json"), "x").unwrap();
+        let found = side_files(folder.path()).unwrap();
+        let further = ["rag.jinja", "tool_use.jinja"].map(|name| format!("{TEMPLATES}/{name}"));
+        assert_eq!(found.names, [&further[0], &further[1], "tokenizer.json"]);
+        assert!(found.odd.is_empty());
+        // What cannot be read is told here, too.
+        std::os::unix::fs::symlink("absent", inner.join("gone.jinja")).unwrap();
+        let told = format!("{:?}", side_files(folder.path()).unwrap_err());
+        assert!(told.contains("gone.jinja"), "{told}");
     }
 
     #[test]

@@ -4,11 +4,11 @@
 use std::collections::VecDeque;
 use std::fs::{File, Metadata};
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::open_regular;
 
 use crate::hub::far;
 use crate::index::{Identity, Shard};
@@ -294,49 +294,6 @@ fn check_unchanged(shard: &Shard, metadata: &Metadata) -> Result<(), ReadError> 
     })
 }
 
-/// Opens a file for reading if it is one; never waits for the other end of a pipe.
-pub(crate) fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
-    // Asked first, because opening a device can have effects of its own.
-    refuse_special(&std::fs::metadata(path)?)?;
-    let mut options = File::options();
-    options.read(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        // A pipe that takes the file's place between the question and the opening does not block.
-        options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
-    }
-    let file = options.open(path)?;
-    let metadata = file.metadata()?;
-    refuse_special(&metadata)?;
-    Ok((file, metadata))
-}
-
-/// The bytes of a file of at most `longest` bytes.
-///
-/// **Errors.** `FileTooLarge` for a longer one, and what the system says; also where it is no file.
-pub fn read_limited(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
-    let (file, found) = open_regular(path)?;
-    // At once, because a buffer that grows is twice as large at times.
-    let mut bytes = Vec::with_capacity(found.len().min(longest) as usize + 1);
-    // Counted while it is read, because a file may grow.
-    io::Read::read_to_end(&mut io::Read::take(file, longest.saturating_add(1)), &mut bytes)?;
-    match bytes.len() as u64 <= longest {
-        true => Ok(bytes),
-        false => Err(io::ErrorKind::FileTooLarge.into()),
-    }
-}
-
-pub(crate) fn refuse_special(metadata: &Metadata) -> io::Result<()> {
-    if metadata.is_file() {
-        Ok(())
-    } else if metadata.is_dir() {
-        Err(io::Error::other("a folder stands where a file should be"))
-    } else {
-        Err(io::Error::other("a pipe, socket or device stands where a file should be"))
-    }
-}
-
 /// What tells this state of a file from another.
 #[cfg(unix)]
 pub(crate) fn identity(metadata: &Metadata) -> Identity {
@@ -405,6 +362,8 @@ fn advise(_file: &File, _offset: u64, _len: u64) {}
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn shard(path: &Path) -> Shard {

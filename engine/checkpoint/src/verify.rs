@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::{open_regular, retried};
 use sha2::{Digest, Sha256};
 
 use crate::format::gguf;
@@ -17,7 +18,7 @@ use crate::index::TensorEntry;
 use crate::manifest::{FileRecord, MANIFEST_NAME, Manifest, TensorRecord, hex};
 use crate::reread::{self, Stretch};
 use crate::shown::{bytes_text, io_text, shown, shown_path};
-use crate::source::{ByteSource, ReadError, open_regular};
+use crate::source::{ByteSource, ReadError};
 
 const AGAIN: &str = "merge again, or fetch this file again from where the model came from";
 
@@ -271,7 +272,7 @@ fn check_file(folder: &Path, file: &FileRecord, problems: &mut Vec<Diagnostic>) 
     let path = folder.join(&file.name);
     let problem = |headline: String| failed(headline).in_file(shown_path(&path));
     let name = shown(&file.name);
-    match sha256(&path) {
+    match sha256_of_file(&path) {
         Ok((sha256, bytes)) if sha256 == file.sha256 && bytes == file.bytes => {}
         Ok((sha256, bytes)) => {
             let found = problem(format!("`{name}` is not what was written"))
@@ -306,7 +307,10 @@ fn check_header(folder: &Path, header: &FileRecord, problems: &mut Vec<Diagnosti
     }
 }
 
-fn sha256(path: &Path) -> io::Result<(String, u64)> {
+/// SHA-256 of a plain file in hexadecimal digits, and its bytes. It is never held as a whole.
+///
+/// **Errors.** What the system says, and where it is no file.
+pub fn sha256_of_file(path: &Path) -> io::Result<(String, u64)> {
     sha256_of(path, u64::MAX)
 }
 
@@ -318,7 +322,7 @@ fn sha256_of(path: &Path, most: u64) -> io::Result<(String, u64)> {
     let mut buffer = vec![0; 64 << 10];
     let mut bytes = 0;
     loop {
-        match file.read(&mut buffer)? {
+        match retried(|| file.read(&mut buffer))? {
             0 => return Ok((hex(&digest.finalize()), bytes)),
             count => {
                 digest.update(&buffer[..count]);

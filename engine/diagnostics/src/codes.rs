@@ -155,6 +155,9 @@ codes! {
     LINK_LEADS_OUT = "E0525", "a file of a model is a link that leads out of its folder";
     NAME_TOO_LONG = "E0526", "a tensor has a name that is too long";
     TOKENIZER_TOO_LARGE = "E0527", "a tokenizer takes more memory than the merge may use";
+    CACHE_NOT_OWN = "E0528", "others may have put something into the folder of the cache";
+    REPORT_INSIDE = "E0529", "a report would lie in the folder of the output";
+    NO_THREAD = "E0530", "the system starts no thread for work that needs one";
     FUSE_ARGUMENTS = "E0550", "what is to be fused does not go together";
     TENSOR_DATA = "E0551", "the data of a tensor in memory is not what its type and shape say";
     PARTS_MISSING = "E0552", "parts of an output are not there";
@@ -219,6 +222,7 @@ codes! {
     ROWS_CLAMPED = "W0656", "a map takes fewer rows of a tensor than it says";
     KEY_NOT_KEPT = "W0660", "the key that unfinished outputs carry cannot be kept";
     ODD_NAME = "W0661", "a file beside the weights is not copied for its name";
+    REPORT_NOT_WRITTEN = "W0662", "a merge was done whose report cannot be written";
     DEVICE_UNUSED = "W0670", "a device was asked for, and nothing is done on it";
     PARTS_COMPUTED = "W0680", "parts of an output were computed with different instructions";
     CACHED_INSTEAD = "W0681", "the hub cannot be reached, and what an earlier run fetched is used";

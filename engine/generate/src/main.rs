@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use mixdown_diagnostics::render::{Color, render_all};
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::{read_given, stored};
 use mixdown_generate::VERSION;
 use mixdown_generate::answer::answer;
 use mixdown_generate::model::Model;
@@ -90,9 +91,12 @@ fn run(arguments: &Arguments) -> Result<(), Vec<Diagnostic>> {
 fn representations(arguments: &Arguments, what: Represent) -> Result<(), Vec<Diagnostic>> {
     let is_pipe = |path: &Path| path == Path::new("-");
     let lines = match is_pipe(&arguments.prompts) {
-        true => io::read_to_string(io::stdin()),
-        false => std::fs::read_to_string(&arguments.prompts),
+        true => read_given(Path::new("/dev/stdin"), prompts::LONGEST),
+        false => read_given(&arguments.prompts, prompts::LONGEST),
     };
+    let lines = lines.and_then(|bytes| {
+        String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    });
     let lines = lines.map_err(|error| {
         let headline = format!("the texts cannot be read: {error}");
         let error = Diagnostic::error(codes::UNREADABLE, headline);
@@ -102,7 +106,7 @@ fn representations(arguments: &Arguments, what: Represent) -> Result<(), Vec<Dia
     let text: String = found.iter().map(|one| format!("{one}\n")).collect();
     let written = match is_pipe(&arguments.out) {
         true => io::stdout().write_all(text.as_bytes()),
-        false => std::fs::write(&arguments.out, text),
+        false => stored::write_named(&arguments.out, text.as_bytes()),
     };
     written.map_err(|error| unwritable(&arguments.out, &error))
 }

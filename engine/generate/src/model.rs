@@ -5,7 +5,7 @@ mod llama;
 
 use std::path::Path;
 
-use mixdown_checkpoint::{Checkpoint, open};
+use mixdown_checkpoint::{Checkpoint, open, shown_path, small};
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
 
@@ -129,17 +129,5 @@ fn add(x: &mut [f32], change: &[f32]) {
 /// A JSON file of the folder, if it is there.
 pub fn json_beside(folder: &Path, name: &str) -> Result<Option<Value>, Vec<Diagnostic>> {
     let path = folder.join(name);
-    let shown = path.to_string_lossy();
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            let headline = format!("the file cannot be read: {error}");
-            return Err(vec![Diagnostic::error(codes::UNREADABLE, headline).in_file(shown)]);
-        }
-    };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        let headline = format!("the file is not JSON: {error}");
-        vec![Diagnostic::error(codes::CONFIG_BROKEN, headline).in_file(shown)]
-    })
+    small::json_if_there(&path, &shown_path(&path)).map_err(|fault| vec![*fault])
 }

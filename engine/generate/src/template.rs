@@ -5,6 +5,7 @@ use std::path::Path;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Error, ErrorKind, context};
+use mixdown_checkpoint::{shown_path, small};
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::{Map, Value};
 
@@ -28,17 +29,13 @@ impl Template {
     pub fn read(folder: &Path) -> Result<Option<Self>, Vec<Diagnostic>> {
         let config = json_beside(folder, "tokenizer_config.json")?.unwrap_or_default();
         let own = folder.join("chat_template.jinja");
-        let (source, shown) = match std::fs::read_to_string(&own) {
-            Ok(source) => (Some(source), own),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        let found = small::text_if_there(&own, &shown_path(&own)).map_err(|fault| vec![*fault])?;
+        let (source, shown) = match found {
+            Some(source) => (Some(source.text().to_owned()), own),
+            None => {
                 let beside = json_beside(folder, "chat_template.json")?.unwrap_or_default();
                 let source = named(&beside).or_else(|| named(&config));
                 (source, folder.join("tokenizer_config.json"))
-            }
-            Err(error) => {
-                let headline = format!("the file cannot be read: {error}");
-                let error = Diagnostic::error(codes::UNREADABLE, headline);
-                return Err(vec![error.in_file(own.to_string_lossy())]);
             }
         };
         let Some(source) = source else { return Ok(None) };

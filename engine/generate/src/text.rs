@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use mixdown_checkpoint::{shown_path, small};
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
 use tokenizers::Tokenizer;
@@ -19,14 +20,12 @@ impl Text {
     /// What is in the model's folder. A model without a tokenizer answers prompts of `input_ids`.
     pub fn read(folder: &Path) -> Result<Self, Vec<Diagnostic>> {
         let path = folder.join("tokenizer.json");
-        let tokenizer = match path.exists() {
-            false => None,
-            true => Some(Tokenizer::from_file(&path).map_err(|error| {
-                let headline = format!("the tokenizer cannot be understood: {error}");
-                let error = Diagnostic::error(codes::GENERATOR_TEXT, headline);
-                vec![error.in_file(path.to_string_lossy())]
-            })?),
-        };
+        let shown = shown_path(&path);
+        let bytes = small::bytes_if_there(&path, &shown).map_err(|fault| vec![*fault])?;
+        let tokenizer = bytes.map(Tokenizer::from_bytes).transpose().map_err(|error| {
+            let headline = format!("the tokenizer cannot be understood: {error}");
+            vec![Diagnostic::error(codes::GENERATOR_TEXT, headline).in_file(shown)]
+        })?;
         Ok(Self { tokenizer, template: Template::read(folder)? })
     }
 

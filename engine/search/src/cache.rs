@@ -1,14 +1,18 @@
 //! Answers that are kept: by model, by what answered, and by prompt. An answer is written as a whole
 //! or not at all; one that is damaged counts as not there.
 
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::read_limited;
+use mixdown_files::stored::write_file;
 use serde::{Deserialize, Serialize};
 
 use crate::prompts::Prompt;
 use crate::responses::Response;
+
+/// Longest answer that is read.
+const LONGEST: u64 = 64 << 20;
 
 /// A folder of answers.
 #[derive(Clone, Debug)]
@@ -39,7 +43,7 @@ impl Cache {
 
     /// The answer of this model to this prompt, if it is known. It carries the prompt's present name.
     pub fn get(&self, model: &str, generator: &str, prompt: &Prompt) -> Option<Response> {
-        let bytes = std::fs::read(self.path(model, generator, prompt)).ok()?;
+        let bytes = read_limited(&self.path(model, generator, prompt), LONGEST).ok()?;
         let entry: Entry = serde_json::from_slice(&bytes).ok()?;
         let is_same = entry.model == model
             && entry.generator == generator
@@ -67,28 +71,13 @@ impl Cache {
         };
         let text = serde_json::to_string(&entry).unwrap_or_default();
         let path = self.path(model, generator, prompt);
-        write_whole(&path, text.as_bytes()).map_err(|error| {
+        write_file(&path, text.as_bytes()).map_err(|error| {
             let headline = format!("an answer cannot be kept: {error}");
             Box::new(
                 Diagnostic::error(codes::WRITE_FAILED, headline).in_file(path.to_string_lossy()),
             )
         })
     }
-}
-
-/// Writes a file beside its place, and gives it its name when it is whole. Makes the folders above.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
-    // Readable like other files of the person; temporary files are not.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    }
-    file.persist(path).map(drop).map_err(|error| error.error)
 }
 
 #[cfg(test)]

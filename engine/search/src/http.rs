@@ -101,7 +101,7 @@ impl Connection {
             config = config.proxy(None);
         }
         let base_url = base_url.trim_end_matches('/').to_owned();
-        Self { agent: config.build().into(), base_url, key }
+        Self { agent: mixdown_web::agent(config.build()), base_url, key }
     }
 
     /// Asks once. A status with the body, or none where nothing came.

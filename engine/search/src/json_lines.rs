@@ -3,10 +3,14 @@
 use std::path::Path;
 
 use mixdown_diagnostics::{Code, Diagnostic, Source, Span, codes};
+use mixdown_files::read_given;
 use serde_json::{Map, Value};
 
 /// Mistakes of one file that are told.
 pub const MOST_MESSAGES: usize = 20;
+
+/// Longest file of prompts or answers: texts and numbers, while media are files of their own.
+pub const LONGEST: u64 = 1 << 30;
 
 const HELP: &str = "write one JSON object on each line, as `{\"id\": \"a\", …}`";
 
@@ -33,7 +37,7 @@ impl Lines {
     /// Reads a file.
     pub fn open(path: &Path, code: Code) -> Result<Self, Box<Diagnostic>> {
         let name = path.to_string_lossy().into_owned();
-        let bytes = std::fs::read(path).map_err(|error| {
+        let bytes = read_given(path, LONGEST).map_err(|error| {
             Diagnostic::error(codes::UNREADABLE, format!("the file cannot be read: {error}"))
                 .in_file(&name)
         })?;

@@ -1,7 +1,7 @@
 //! Running programs that a search names: no shell, a group of their own, an end in any case.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::open_regular;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 /// How often a program is asked whether it has ended.
@@ -214,8 +215,18 @@ pub fn failure(headline: String, ended: Ended, log: &Path) -> Diagnostic {
     error.in_file(log.to_string_lossy())
 }
 
+/// The last bytes of a log, which may be of any length.
+fn end_of(log: &Path) -> std::io::Result<Vec<u8>> {
+    const LONGEST: u64 = 1 << 20;
+    let (mut file, found) = open_regular(log)?;
+    file.seek(SeekFrom::Start(found.len().saturating_sub(LONGEST)))?;
+    let mut bytes = Vec::new();
+    file.take(LONGEST).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 fn last_lines(log: &Path) -> Vec<String> {
-    let bytes = std::fs::read(log).unwrap_or_default();
+    let bytes = end_of(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let own = text.rfind(BEGUN).map_or(&*text, |start| &text[start..]);
     let is_said = |line: &&str| !line.trim().is_empty() && !line.starts_with(BEGUN);

@@ -1,15 +1,16 @@
 //! The prompts: one JSON object per line, with messages, media beside the file, and limits.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use mixdown_diagnostics::suggest::nearest;
 use mixdown_diagnostics::{Diagnostic, any_error, codes};
+use mixdown_files::{open_regular, retried};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+pub use crate::json_lines::LONGEST;
 use crate::json_lines::{Line, Lines, canonical};
 
 /// A prompt.
@@ -348,11 +349,11 @@ pub fn check_media(file: &Path, prompts: &[&Prompt]) -> Result<(), Vec<Diagnosti
 }
 
 fn sha256(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    let (mut file, _) = open_regular(path)?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
-        match file.read(&mut buffer)? {
+        match retried(|| file.read(&mut buffer))? {
             0 => break,
             read => digest.update(&buffer[..read]),
         }

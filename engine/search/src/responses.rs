@@ -4,10 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::read_given;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::json_lines::{Line, Lines};
+use crate::json_lines::{LONGEST, Line, Lines};
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +73,7 @@ pub enum Ending {
 
 /// Reads the answers to the prompts of these names. Some may be missing; [`missing`] tells them.
 pub fn read(path: &Path, asked: &[&str], ending: Ending) -> Result<Vec<Response>, Vec<Diagnostic>> {
-    let mut bytes = match std::fs::read(path) {
+    let mut bytes = match read_given(path, LONGEST) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => {

@@ -5,11 +5,15 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::read_limited;
 use serde_json::Value;
 
 use crate::generate::Failure;
 use crate::grid::Candidate;
 use crate::process::{self, Ended, Program};
+
+/// Longest output that is read as a score.
+const LONGEST_SCORE: u64 = 1 << 20;
 
 /// The placeholders of its command.
 pub const PLACEHOLDERS: [&str; 1] = ["model_dir"];
@@ -74,7 +78,7 @@ impl Score {
                 return Err(process::failure(headline, ended, &log).into());
             }
         }
-        let text = std::fs::read(&printed).unwrap_or_default();
+        let text = read_limited(&printed, LONGEST_SCORE).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         parse(&text).ok_or_else(|| {
             let shown: String = text.trim().chars().take(200).collect();

@@ -6,9 +6,9 @@ use std::io;
 use std::path::Path;
 
 use mixdown_checkpoint::journal::OwnerKey;
-use mixdown_checkpoint::source::read_limited;
 use mixdown_checkpoint::{shown_path, stored};
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::read_limited;
 
 /// Name of the mark.
 const MARK: &str = "owner";

@@ -231,6 +231,9 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     if target.is_done(request)? {
         return Ok(Merged::Earlier(target.folder));
     }
+    if let Some(path) = &request.report {
+        promise_report(path, &request.out)?;
+    }
     let mut warnings = planned.warnings.clone();
     warnings.extend(files.warnings.iter().cloned());
     session.warn(&warnings);
@@ -326,7 +329,9 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     session.warn(&[told.as_slice(), &unkept].concat());
     warnings.extend(told);
     if let Some(path) = &request.report {
-        write_report(path, &told_of(&report), &planned, &request.out)?;
+        // What was computed for hours is not lost for it.
+        let written = write_report(path, &told_of(&report), &planned, &request.out);
+        session.warn(written.err().as_slice());
     }
     if has_files {
         files.write(&output)?;
@@ -371,8 +376,10 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
 /// The key of this user's runs. Without a place to keep it, which is told, a merge runs, but cannot go on after it was
 /// interrupted.
 ///
-/// **Errors.** `WRITE_FAILED` where the system gives no random numbers.
+/// **Errors.** `CACHE_NOT_OWN` where others may have put one there; `WRITE_FAILED` where the system gives no random
+/// numbers.
 pub fn owner_key(session: &Session<'_>) -> Result<OwnerKey, Box<Diagnostic>> {
+    session.places.check()?;
     let folder = &session.places.cache;
     let random = |error: std::io::Error| {
         let headline = "no key can be kept, so an interrupted merge could not go on";
@@ -401,13 +408,34 @@ fn told_of(report: &Report) -> Value {
     }
 }
 
+/// Refuses a report that could not be written, before hours of work.
+fn promise_report(path: &Path, out: &Path) -> Result<(), Box<Diagnostic>> {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if absolute(path).starts_with(absolute(out)) {
+        let headline = "the report would lie in the folder of the output";
+        return Err(Box::new(
+            Diagnostic::error(codes::REPORT_INSIDE, headline)
+                .in_file(shown_path(path))
+                .note("that folder holds what its manifest tells of, and appears as a whole")
+                .help("name a place beside it"),
+        ));
+    }
+    stored::try_named(path).map_err(|error| {
+        let headline = format!("the report cannot be written: {error}");
+        let fault = Diagnostic::error(codes::WRITE_FAILED, headline).in_file(shown_path(path));
+        Box::new(fault.help("name a place that can be written to"))
+    })
+}
+
 /// Writes what matrix ops told: as JSON, or as a page where the name ends as that of one does.
+///
+/// **Errors.** A warning: what the system refuses.
 fn write_report(
     path: &Path,
     told: &Value,
     planned: &Planned,
     out: &Path,
-) -> Result<(), Box<Diagnostic>> {
+) -> Result<(), Diagnostic> {
     let is_page = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("html"));
     let text = match is_page {
         true => report_page::page(told, planned, out),
@@ -415,7 +443,10 @@ fn write_report(
     };
     stored::write_named(path, text.as_bytes()).map_err(|error| {
         let headline = format!("the report cannot be written: {error}");
-        Box::new(Diagnostic::error(codes::WRITE_FAILED, headline).in_file(shown_path(path)))
+        Diagnostic::warning(codes::REPORT_NOT_WRITTEN, headline)
+            .in_file(shown_path(path))
+            .note("the output is written all the same, and holds what it should")
+            .help("make room, and merge again into another folder for a report")
     })
 }
 

@@ -160,6 +160,7 @@ pub fn located(reference: &Reference, session: &Session<'_>) -> Result<PathBuf, 
         let why = "addresses stand in manifests, model cards and messages, where they can be read";
         return Err(vec![fault.note(why).help("fetch the files, and name their folder")]);
     }
+    session.places.check().map_err(|fault| vec![*fault])?;
     let meter = session.meter(Task::Fetching);
     let fetching = Fetching {
         session,

@@ -1,14 +1,13 @@
 //! The key by which the runs of this user recognize the unfinished outputs of each other: random, made
 //! by the first of them, and readable by this user alone.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use mixdown_checkpoint::journal::OwnerKey;
-use mixdown_checkpoint::stored;
+use mixdown_files::{Fresh, own_file, stored};
 
 /// The key in this folder, made where there is none.
 ///
@@ -19,26 +18,20 @@ pub fn in_folder(folder: &Path) -> io::Result<OwnerKey> {
         return Ok(key);
     }
     let key = OwnerKey::random()?;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    // Merges of one process may come here at once.
-    static MADE: AtomicU32 = AtomicU32::new(0);
-    let number = MADE.fetch_add(1, Ordering::Relaxed);
-    let fresh = folder.join(format!("key.{}.{number}.tmp", std::process::id()));
-    let _ = fs::remove_file(&fresh);
-    let made = own_file().write(true).create_new(true).mode(0o600).open(&fresh);
-    let made = made.and_then(|mut file| file.write_all(key.bytes()).and_then(|()| file.sync_all()));
+    stored::create_private_folders(folder)?;
+    let fresh = Fresh::private_beside(&path)?;
+    let mut file = fresh.file();
+    file.write_all(key.bytes()).and_then(|()| file.sync_all())?;
     // The first of several processes wins, and all others take its key.
-    let placed = made.and_then(|()| match fs::hard_link(&fresh, &path) {
+    match fs::hard_link(fresh.path(), &path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match read(&path)? {
-            Some(_) => Ok(()),
-            None => fs::rename(&fresh, &path),
+            Some(_) => drop(fresh),
+            None => fresh.place(&path)?,
         },
         // Some file systems have no second names.
-        Err(_) => fs::rename(&fresh, &path),
-        Ok(()) => Ok(()),
-    });
-    let _ = fs::remove_file(&fresh);
-    placed?;
+        Err(_) => fresh.place(&path)?,
+        Ok(()) => drop(fresh),
+    }
     // Other folders are known by it: it must not go in a power cut that they survive.
     sync_all_above(folder)?;
     read(&path)?.ok_or_else(|| io::Error::other("the key that was written is not there"))
@@ -82,13 +75,6 @@ fn check(file: &File) -> io::Result<()> {
         () if found.mode() & 0o077 != 0 => refused("others may read the key or write to it"),
         () => Ok(()),
     }
-}
-
-fn own_file() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    options.custom_flags(flags.bits().cast_signed());
-    options
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ mod record;
 mod sink;
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -114,7 +113,7 @@ pub(crate) fn check_folder(out: &Path, part: PartNumber) -> Result<(), Box<Diagn
                 .help("choose another folder with `--out`; with `--force` all of it is replaced when the parts are assembled"),
         ));
     }
-    match found::numbers(out).into_iter().find(|found| found.of() != part.of()) {
+    match found::numbers(out)?.into_iter().find(|found| found.of() != part.of()) {
         None => Ok(()),
         Some(other) => Err(Box::new(
             Diagnostic::error(
@@ -131,21 +130,9 @@ pub(crate) fn check_folder(out: &Path, part: PartNumber) -> Result<(), Box<Diagn
 
 /// Names in the output's folder that belong to no part, sorted.
 pub(crate) fn strangers(out: &Path) -> Result<Vec<String>, Box<Diagnostic>> {
-    let entries = match fs::read_dir(out) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => {
-            let headline = format!("the output folder cannot be listed: {error}");
-            return Err(Box::new(
-                Diagnostic::error(codes::WRITE_FAILED, headline).in_file(shown_path(out)),
-            ));
-        }
-    };
-    let mut found: Vec<String> = entries
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| !is_of_part(name))
-        .collect();
+    let entries = found::entries(out)?.into_iter();
+    let mut found: Vec<String> =
+        entries.map(|(name, _)| name).filter(|name| !is_of_part(name)).collect();
     found.sort();
     Ok(found)
 }

@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mixdown_checkpoint::{FilePool, Form, Index, TensorEntry, known, shown, shown_path};
+use mixdown_checkpoint::{FilePool, Form, Index, TensorEntry, known, shown, shown_path, small};
 use mixdown_cpu::Rotary;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_plan::knowledge::{self, Architectures};
@@ -341,8 +341,10 @@ fn vocabulary(
             return Ok(None);
         }
         let path = side.model.checkpoint.root.join(GENERATION);
-        let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
-        serde_json::from_str(&text).map(Some).map_err(|error| {
+        let text =
+            small::bytes_if_there(&path, &shown_path(&path)).map_err(|fault| vec![*fault])?;
+        let Some(text) = text else { return Ok(None) };
+        serde_json::from_slice(&text).map(Some).map_err(|error| {
             let headline = format!("`{GENERATION}` cannot be understood: {error}");
             vec![Diagnostic::error(codes::CONFIG_BROKEN, headline).in_file(shown_path(&path))]
         })

@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
-use mixdown_diagnostics::Diagnostic;
 use mixdown_diagnostics::render::{self, Color};
+use mixdown_diagnostics::{Diagnostic, codes};
 
 /// Why what was asked for was not done.
 #[derive(Debug)]
@@ -18,6 +18,14 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// Work could not begin, because the system starts no thread for it.
+    pub fn no_thread(error: &std::io::Error) -> Self {
+        let headline = format!("the system starts no thread: {error}");
+        let fault = Diagnostic::error(codes::NO_THREAD, headline)
+            .help("end other programs, or allow more processes (`ulimit -u`, a container's limit)");
+        Self::Found(vec![fault])
+    }
+
     /// What was found, if that is what stopped the work.
     pub fn found(&self) -> Option<&[Diagnostic]> {
         match self {

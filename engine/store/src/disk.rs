@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use mixdown_files::{open_regular, retried, stored};
+
 /// A kind of access, as a test sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
@@ -57,10 +59,9 @@ impl Disk {
     pub fn open(&self, path: &Path) -> io::Result<File> {
         self.ask(Access::Open, path)?;
         // A folder can be opened, and only reading it fails; a pipe would be waited for.
-        if fs::metadata(path)?.is_file() {
-            File::open(path)
-        } else {
-            Err(io::ErrorKind::NotFound.into())
+        match retried(|| fs::metadata(path))?.is_file() {
+            true => open_regular(path).map(|(file, _)| file),
+            false => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
@@ -77,7 +78,7 @@ impl Disk {
 
     pub fn create_folder(&self, path: &Path) -> io::Result<()> {
         self.ask(Access::CreateFolder, path)?;
-        fs::create_dir_all(path)
+        stored::create_private_folders(path)
     }
 
     /// Makes a file that must not be there yet.
@@ -107,11 +108,7 @@ impl Disk {
 
     pub fn sync_folder(&self, path: &Path) -> io::Result<()> {
         self.ask(Access::SyncFolder, path)?;
-        match File::open(path)?.sync_all() {
-            // Some network and FUSE file systems cannot sync a folder; they store names at once.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-            result => result,
-        }
+        stored::sync_folder(path)
     }
 
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

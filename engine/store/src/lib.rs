@@ -10,7 +10,7 @@
 //!   v1/                               the format's version: another one never looks in here
 //!     3f/
 //!       3f0a….entry                   one entry, named by its key
-//!       3f0a….4711-0-1a2b3c.tmp       an entry that is being written, or what a crash left of it
+//!       3f0a….1a2b3c4d5e6f7081.tmp      an entry that is being written, or what a crash left of it
 //! ```
 //!
 //! Any number of processes may use one folder. An entry appears under its name when all of it is

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
+use mixdown_files::unforeseen;
 use mixdown_tensor::DType;
 
 use crate::disk::{self, Disk};
@@ -315,13 +315,9 @@ impl Temporary {
     }
 }
 
-/// A name that no other writer has: the process, a number within it, and the time, because numbers of
-/// processes come back and are not even unique where several machines share a folder.
+/// A name that no other writer has and nobody can foresee.
 fn unique_name(key: &Key) -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    format!("{key}.{}-{count}-{time:x}{TEMPORARY}", std::process::id())
+    format!("{key}.{}{TEMPORARY}", unforeseen())
 }
 
 #[cfg(test)]

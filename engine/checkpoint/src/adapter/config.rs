@@ -10,9 +10,9 @@ use serde_json::{Map, Value};
 use super::dialects::Dialect;
 use super::kinds::{self, Kind};
 use super::pattern::ModulePattern;
-use crate::open::not_json;
 use crate::pairs::{Pairs, place_in, span};
 use crate::shown::shown;
+use crate::small::not_json;
 
 /// How the scale of an update follows from its α and its rank r.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

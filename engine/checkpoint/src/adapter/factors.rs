@@ -14,7 +14,8 @@ use super::names::{Role, role};
 use super::{Adapter, AddedFrom};
 use crate::index::Index;
 use crate::open::open_as;
-use crate::shown::{shown, some_of};
+use crate::shown::{shown, shown_path, some_of};
+use crate::small;
 use crate::stored;
 
 /// What is wanted of a file of factors.
@@ -144,8 +145,12 @@ pub fn open_factors_as(
     let files = AdapterFiles { name, root: checkpoint.root, index, config: own, warnings };
     let (config, left) = (checkpoint.config, others.into_iter().collect());
     let beside = path.parent().map(|folder| folder.join("adapter_config.json"));
-    let text = beside.and_then(|path| fs::read_to_string(path).ok());
-    let adapter_config = text.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    let adapter_config = match beside {
+        Some(path) => {
+            small::json_if_there(&path, &shown_path(&path)).map_err(|fault| vec![*fault])?
+        }
+        None => None,
+    };
     let own_alpha = [&config, &adapter_config]
         .into_iter()
         .flatten()

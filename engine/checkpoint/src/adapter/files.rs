@@ -9,8 +9,9 @@ use super::beside;
 use super::config::AdapterConfig;
 use super::dialects;
 use crate::index::Index;
-use crate::open::{Checkpoint, File, Form, is_weights, read, text, torch_names};
+use crate::open::{Checkpoint, File, Form, is_weights, read, torch_names};
 use crate::shown::{io_text, shown, shown_path};
+use crate::small::text;
 use crate::source::FilePool;
 use crate::stored;
 

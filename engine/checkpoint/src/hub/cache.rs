@@ -1,11 +1,15 @@
 //! The hub cache's layout: `models--ORGANIZATION--NAME` with `refs/REVISION`, which holds a commit,
 //! `snapshots/COMMIT/FILE`, and `blobs`, which the snapshots' links lead to.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+
+use mixdown_files::read_limited;
 
 use super::id::{is_commit, is_revision};
 use crate::open::weights_of;
+
+/// Longest file that names a commit.
+const LONGEST_REFERENCE: u64 = 4096;
 
 /// A model's folder in the cache.
 pub(super) struct Repository {
@@ -59,7 +63,9 @@ impl Repository {
         if is_commit(revision) {
             return Some(revision.to_owned());
         }
-        let text = fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
+        let text =
+            read_limited(&self.folder.join("refs").join(revision), LONGEST_REFERENCE).ok()?;
+        let text = String::from_utf8(text).ok()?;
         let commit = text.trim();
         // The name of a folder, and nothing that leads out of it.
         (is_revision(commit) && !commit.contains('/')).then(|| commit.to_owned())
@@ -72,17 +78,14 @@ impl Repository {
             return Ok(());
         }
         let path = self.folder.join("refs").join(revision);
-        let folder = path.parent().unwrap_or(&self.folder);
-        fs::create_dir_all(folder)?;
-        let mut temporary = path.clone().into_os_string();
-        temporary.push(format!(".{}.tmp", std::process::id()));
-        fs::write(&temporary, commit)?;
-        fs::rename(temporary, path)
+        crate::stored::write_file(&path, commit.as_bytes())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";

@@ -3,11 +3,13 @@
 //! Beside a file's blob lie, as other clients of the cache have them, `ETAG.part` with what has arrived
 //! and `ETAG.lock` while a process fetches it.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
+
+use mixdown_files::own_file;
 
 use super::trouble::{Trouble, wrong_size};
 use super::web::{Announced, Web};
@@ -204,7 +206,7 @@ impl Transfer {
         }
         self.check_content(&part, &announced)?;
         // What has its final name is believed by later runs, and so has to be stored before.
-        let stored = fs::File::open(&part).and_then(|file| file.sync_all());
+        let stored = own_file().read(true).open(&part).and_then(|file| file.sync_all());
         stored.and_then(|()| fs::rename(&part, &blob)).map_err(Trouble::Disk)?;
         stored::sync_folder(blob.parent().unwrap_or(Path::new("."))).map_err(Trouble::Disk)?;
         self.link(&blob)
@@ -212,8 +214,7 @@ impl Transfer {
 
     /// Adds to the part what it lacks.
     fn receive(&self, part: &Path, size: u64) -> Result<(), Trouble> {
-        let mut file =
-            OpenOptions::new().append(true).create(true).open(part).map_err(Trouble::Disk)?;
+        let mut file = own_file().append(true).create(true).open(part).map_err(Trouble::Disk)?;
         let start = file.metadata().map_err(Trouble::Disk)?.len();
         let (mut body, begins) = self.web.bytes(&self.address, start, None)?;
         if begins != start {
@@ -301,15 +302,15 @@ impl Transfer {
     }
 
     fn place_empty(&self) -> Result<(), Trouble> {
-        let folder = self.pointer.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder).map_err(Trouble::Disk)?;
-        fs::write(&self.pointer, b"").map_err(Trouble::Disk)
+        // Put in the place of a link that leads nowhere, and not written through it.
+        stored::write_file(&self.pointer, b"").map_err(Trouble::Disk)
     }
 }
 
 /// Takes the lock of a blob; none while another process has it.
 fn lock(path: &Path) -> Result<Option<File>, Trouble> {
-    let file = File::create(path).map_err(Trouble::Disk)?;
+    let file =
+        own_file().write(true).create(true).truncate(false).open(path).map_err(Trouble::Disk)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),

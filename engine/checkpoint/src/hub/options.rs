@@ -5,7 +5,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use mixdown_files::read_given;
+
 use crate::shown::shown;
+
+/// Longest file of a token. One has about 40 bytes.
+const LONGEST_TOKEN: u64 = 64 << 10;
 
 /// Where the hub and its cache are.
 #[derive(Clone, PartialEq, Eq)]
@@ -58,7 +63,7 @@ impl HubOptions {
         };
         let token = text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(|| {
             let file = path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
-            let text = std::fs::read_to_string(file).ok()?;
+            let text = String::from_utf8(read_given(&file, LONGEST_TOKEN).ok()?).ok()?;
             Some(text.trim().to_owned()).filter(|text| !text.is_empty())
         });
         let is_true = |name| {

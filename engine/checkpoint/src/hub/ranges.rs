@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +10,7 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::open_regular;
 
 use super::far::HELD_BYTES;
 use super::kept::KeptFile;
@@ -207,8 +207,9 @@ impl ByteSource for RemoteSource {
         let remote = &self.0;
         let (path, head) = &remote.head;
         if offset.saturating_add(buffer.len() as u64) <= *head {
-            let read = File::open(path)
-                .and_then(|file| std::os::unix::fs::FileExt::read_exact_at(&file, buffer, offset));
+            let read = open_regular(path).and_then(|(file, _)| {
+                std::os::unix::fs::FileExt::read_exact_at(&file, buffer, offset)
+            });
             let shown = path.display().to_string();
             return read.map_err(|error| ReadError::Io { shown, offset, error });
         }

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::stored::create_private_folders;
+use mixdown_files::{Fresh, open_regular, read_limited};
 use serde_json::{Value, json};
 
 use super::far::{self, FOLDER};
@@ -32,6 +34,9 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// Longest file beside the weights.
 const LONGEST_SMALL: u64 = 128 << 20;
+
+/// Longest note of the state of a remote file.
+const LONGEST_NOTE: u64 = 64 << 10;
 
 /// Headers that are asked for at the same time.
 const AT_ONCE: usize = 8;
@@ -103,7 +108,7 @@ pub(super) fn prepare(
     };
     let mut place = place.map_err(fault)?;
     place.kept = (options.kept_bytes > 0).then(|| Kept::of(cache, options.kept_bytes));
-    fs::create_dir_all(&place.folder).map_err(|error| fault(Trouble::Disk(error)))?;
+    create_private_folders(&place.folder).map_err(|error| fault(Trouble::Disk(error)))?;
     for name in &place.small {
         let found = place.small_file(name, options, progress);
         found.map_err(|trouble| asked(Some(name)).diagnostic(&trouble))?;
@@ -309,9 +314,9 @@ impl Place {
         head.truncate(end as usize);
         let text = json!({"size": state.size, "etag": state.etag}).to_string();
         let is_there = || {
-            let known = fs::read(&note).ok()?;
+            let known = read_limited(&note, LONGEST_NOTE).ok()?;
             let mut begins = vec![0; head.len()];
-            let file = File::open(&path).ok()?;
+            let (file, _) = open_regular(&path).ok()?;
             file.read_exact_at(&mut begins, 0).ok()?;
             let is_same = known == text.as_bytes() && begins == head;
             (is_same && file.metadata().ok()?.len() == state.size).then_some(())
@@ -367,7 +372,10 @@ fn stand_ins(
     };
     std::thread::scope(|scope| {
         for _ in 1..AT_ONCE.min(names.len()) {
-            scope.spawn(|| work(&()));
+            // Where the system starts no thread, fewer do it all.
+            if std::thread::Builder::new().spawn_scoped(scope, || work(&())).is_err() {
+                break;
+            }
         }
         work(progress);
     });
@@ -396,17 +404,12 @@ fn put_sparse(path: &Path, head: &[u8], size: u64) -> Result<(), Trouble> {
 }
 
 fn put_with(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> Result<(), Trouble> {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let fresh = path.with_file_name(format!(".{name}.{}.{number}", std::process::id()));
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(Trouble::Disk)?;
+        create_private_folders(parent).map_err(Trouble::Disk)?;
     }
-    let written = File::create(&fresh).and_then(|file| write(&file));
-    let placed = written.and_then(|()| fs::rename(&fresh, path));
-    placed.map_err(|error| {
-        let _ = fs::remove_file(&fresh);
-        Trouble::Disk(error)
-    })
+    let placed = Fresh::beside(path).and_then(|fresh| {
+        write(fresh.file())?;
+        fresh.place(path)
+    });
+    placed.map_err(Trouble::Disk)
 }

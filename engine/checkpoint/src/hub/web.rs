@@ -66,7 +66,7 @@ impl Web {
             .http_status_as_error(false)
             .build();
         let token = options.token.clone().map(Token);
-        Ok(Self { agent: agent.into(), endpoint, origin, token, signer: None })
+        Ok(Self { agent: mixdown_web::agent(agent), endpoint, origin, token, signer: None })
     }
 
     /// The address of what the hub tells of a revision of a model.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::refuse_special;
 
 use super::Form;
 use super::distributed;
@@ -18,7 +19,7 @@ use super::zero;
 use crate::format::{self, Format, Header, START};
 use crate::index::Shard;
 use crate::shown::{bytes_text, io_text, shown, shown_path, some_of};
-use crate::source::{ByteSource, FilePool, identity, refuse_special};
+use crate::source::{ByteSource, FilePool, identity};
 
 /// Longest name of a tensor. Those of real models stay below 300 bytes; each is compared with the patterns
 /// of all architectures and rules, which megabytes of text would stretch to minutes.

@@ -6,10 +6,10 @@ use std::path::{Component, Path};
 use mixdown_diagnostics::{Diagnostic, Source, Span, codes};
 use serde::Deserialize;
 
-use super::side;
 use crate::index::TensorEntry;
 use crate::pairs::{Pairs, place_in, span};
 use crate::shown::{shown, some_of};
+use crate::small;
 
 /// An index, not yet compared with the files it names.
 pub(super) struct WeightMap {
@@ -21,9 +21,9 @@ pub(super) struct WeightMap {
 impl WeightMap {
     /// Reads an index.
     pub fn read(path: &Path, name: &str) -> Result<Self, Vec<Diagnostic>> {
-        let source = side::text(path, name).map_err(|fault| vec![*fault])?;
+        let source = small::text(path, name).map_err(|fault| vec![*fault])?;
         let file: IndexFile<'_> = serde_json::from_str(source.text())
-            .map_err(|error| vec![side::not_json(codes::INDEX_BROKEN, &source, &error)])?;
+            .map_err(|error| vec![small::not_json(codes::INDEX_BROKEN, &source, &error)])?;
         let mut entries = Vec::new();
         let mut faults = Vec::new();
         let mut known = HashSet::with_capacity(file.weight_map.0.len());

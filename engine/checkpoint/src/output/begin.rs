@@ -21,6 +21,7 @@ use crate::journal::{Found, Journal, OwnerKey};
 use crate::layout::Layout;
 use crate::manifest::MANIFEST_NAME;
 use crate::shown::shown_path;
+use crate::small;
 use crate::tensor_digest::TensorDigest;
 
 pub(super) fn journal_path(partial: &Path) -> PathBuf {
@@ -165,7 +166,7 @@ pub(super) fn tidy(disk: Disk, target: &Path, key: &OwnerKey) {
         journal.is_some_and(|journal| is_complete(&journal, &target))
     };
     // Taking the lock writes over the words, so they are read before.
-    if !fs::read(lock_path(&partial)).is_ok_and(|words| is_over(&words)) {
+    if !owned::peek_at_lock(&disk, &lock_path(&partial)).is_some_and(|words| is_over(&words)) {
         return;
     }
     let taken = Lock::take(&disk, &partial, &shown_path(&target), false);
@@ -262,7 +263,8 @@ fn heal(disk: &Disk, partial: &Path, target: &Path) -> Result<Option<Notice>, Bo
 /// Whether the target is what this journal says was finished.
 fn is_complete(journal: &Journal, target: &Path) -> bool {
     let Some(expected) = journal.finished else { return false };
-    fs::read(target.join(MANIFEST_NAME)).is_ok_and(|text| TensorDigest::of(&text) == expected)
+    let manifest = small::bytes(&target.join(MANIFEST_NAME), MANIFEST_NAME);
+    manifest.is_ok_and(|text| TensorDigest::of(&text) == expected)
 }
 
 /// The plan's identity together with the layout: other shards are other files.

@@ -1,11 +1,13 @@
 //! Every change that an output makes on disk goes through here, so that tests can let any one of
 //! them fail, tear, or be the last thing a process did.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::Path;
 use std::sync::Arc;
+
+use mixdown_files::own_file;
 
 use crate::stored;
 
@@ -192,15 +194,6 @@ impl std::fmt::Debug for Disk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Disk").field("gated", &self.gate.is_some()).finish()
     }
-}
-
-/// Opens files of this process's own alone: what a link leads to belongs to somebody else, and a pipe
-/// in a file's place is not waited for.
-fn own_file() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    options.custom_flags(flags.bits().cast_signed());
-    options
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::open_regular;
 
 use super::OutputFolder;
 use super::begin::{exists, journal_path, lock_path, output_path, replaced_path};
@@ -82,7 +83,7 @@ impl OutputFolder {
             let Some(torch) = &shard.torch else { continue };
             let path = self.shards.path(number);
             let sums = || -> io::Result<Vec<u32>> {
-                let file = File::open(&path)?;
+                let (file, _) = open_regular(&path)?;
                 let places = shard.tensors.iter().map(|&tensor| self.layout.place(tensor));
                 places.map(|place| checksum(&file, place)).collect()
             };

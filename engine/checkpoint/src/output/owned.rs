@@ -87,9 +87,14 @@ pub(super) fn last_words(
 
 /// What another process wrote into its lock, as far as it can be read.
 pub(super) fn lock_text(lock: &Path) -> String {
-    let file = Disk::default().open_to_read(lock);
-    let words = file.and_then(|file| read_limited(&file, LONGEST_LOCK)).ok().flatten();
-    String::from_utf8_lossy(&words.unwrap_or_default()).into_owned()
+    String::from_utf8_lossy(&peek_at_lock(&Disk::default(), lock).unwrap_or_default()).into_owned()
+}
+
+/// The words of a lock that is not held, if it is a plain file of a lock's length.
+pub(super) fn peek_at_lock(disk: &Disk, lock: &Path) -> Option<Vec<u8>> {
+    let file = disk.open_to_read(lock).ok()?;
+    file.metadata().ok().filter(Metadata::is_file)?;
+    read_limited(&file, LONGEST_LOCK).ok().flatten()
 }
 
 /// Checks what else is in the folder, whose lock is held, and gives the journal's bytes if there is one.

@@ -86,6 +86,7 @@ struct Prune {
 /// Runs the command.
 pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     let terminal = Terminal::new(talk);
+    terminal.places().check()?;
     let places = terminal.places();
     let store = Store::new(places.store());
     match arguments.action {

@@ -178,18 +178,23 @@ impl Session {
         thread::scope(|scope| {
             // A request can take minutes; without its server it ends now.
             if let Some(served) = served {
-                scope.spawn(|| {
+                let watch = || {
                     while !is_done.load(Ordering::SeqCst) {
                         if task.stop.load(Ordering::SeqCst) {
                             return served.kill();
                         }
                         thread::park_timeout(WAKE);
                     }
-                });
+                };
+                // Where the system starts no thread, a stop waits for the answer.
+                let _ = thread::Builder::new().spawn_scoped(scope, watch);
             }
             thread::scope(|workers| {
                 for _ in 1..concurrency.min(task.prompts.len()) {
-                    workers.spawn(work);
+                    // Where the system starts no thread, fewer ask at once.
+                    if thread::Builder::new().spawn_scoped(workers, work).is_err() {
+                        break;
+                    }
                 }
                 work();
             });

@@ -6,9 +6,11 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::read_given;
 use serde_json::Value;
 
 use super::{Answers, Failure, Generator, Task};
+use crate::json_lines::LONGEST;
 use crate::responses::{self, Ending, Response, missing, shown_ids};
 
 /// What the files are.
@@ -106,7 +108,7 @@ impl ReplayGenerator {
             vec![Diagnostic::error(codes::ANSWERS_WRONG, headline).in_file(&shown)]
         };
         let text = || {
-            std::fs::read(path)
+            read_given(path, LONGEST)
                 .map_err(|error| fail(format!("the answers cannot be read: {error}")))
                 .and_then(|bytes| {
                     String::from_utf8(bytes).map_err(|error| {

@@ -1,10 +1,10 @@
 //! The chat template of an output: one that the recipe names or writes, or the one that most models have.
 
-use std::fs;
 use std::path::Path;
 
-use mixdown_checkpoint::{Form, shown_path};
-use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_checkpoint::side_files::is_further_template;
+use mixdown_checkpoint::{Form, shown_path, small};
+use mixdown_diagnostics::Diagnostic;
 use serde_json::Value;
 
 use crate::recipes::Loaded;
@@ -30,7 +30,7 @@ static NAMED: [(&str, &str); 5] = [
 
 /// Whether a file of a model holds a template that could be read in place of the wanted one.
 pub fn is_other(name: &str) -> bool {
-    matches!(name, NAME | "chat_template.json") || name.starts_with("additional_chat_templates")
+    matches!(name, NAME | "chat_template.json") || is_further_template(name)
 }
 
 /// The text of the wanted template; none where no model has one to choose from.
@@ -59,16 +59,16 @@ pub fn text(wanted: &str, loaded: &Loaded) -> Result<Option<String>, Box<Diagnos
 
 /// The template of a model, as transformers finds it.
 fn of_folder(folder: &Path) -> Result<Option<String>, Box<Diagnostic>> {
-    let path = folder.join(NAME);
-    if path.is_file() {
-        return read(&path).map(Some);
+    let read = |name: &str| {
+        let path = folder.join(name);
+        small::text_if_there(&path, &shown_path(&path))
+    };
+    if let Some(source) = read(NAME)? {
+        return Ok(Some(source.text().to_owned()));
     }
     for name in [CONFIG_NAME, "chat_template.json"] {
-        let path = folder.join(name);
-        if !path.is_file() {
-            continue;
-        }
-        let Ok(Value::Object(fields)) = serde_json::from_str(&read(&path)?) else { continue };
+        let Some(source) = read(name)? else { continue };
+        let Ok(Value::Object(fields)) = serde_json::from_str(source.text()) else { continue };
         if let Some(found) = fields.get("chat_template").and_then(default_of) {
             return Ok(Some(found));
         }
@@ -99,10 +99,7 @@ pub fn without(text: &str) -> Option<String> {
 
 /// The text of a file.
 pub fn read(path: &Path) -> Result<String, Box<Diagnostic>> {
-    fs::read_to_string(path).map_err(|error| {
-        let headline = format!("a chat template cannot be read: {error}");
-        Box::new(Diagnostic::error(codes::UNREADABLE, headline).in_file(shown_path(path)))
-    })
+    small::text(path, &shown_path(path)).map(|source| source.text().to_owned())
 }
 
 #[cfg(test)]

@@ -8,14 +8,17 @@ use mixdown_checkpoint::card::{CARD_NAME, Card, CardMethod, CardModel};
 use mixdown_checkpoint::config::{ConfigChanges, StackChange, leave_out_packing, rewrite_config};
 use mixdown_checkpoint::manifest::RecipeRecord;
 use mixdown_checkpoint::output::OutputFolder;
+use mixdown_checkpoint::shown::some_of;
 use mixdown_checkpoint::side_files::{self, ModuleFolder};
-use mixdown_checkpoint::{Form, shown, shown_path};
+use mixdown_checkpoint::small::same_bytes;
+use mixdown_checkpoint::{Form, shown, shown_path, small};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_plan::GgufOutput;
 use mixdown_recipe::setting::Spanned;
 use mixdown_tensor::DType;
 use serde_json::Value;
 
+use super::gguf_tokenizer::Beside;
 use super::{MergeRequest, adapter, chat_template, gguf};
 use crate::Session;
 use crate::beside;
@@ -50,6 +53,24 @@ fn is_of_tokenizer(name: &str) -> bool {
     TOKENIZERS.contains(&name)
         || VOCABULARY_FILES.contains(&name)
         || TOKENIZER_NOTES.contains(&name)
+        || side_files::is_further_template(name)
+}
+
+/// Says that a GGUF file, which has one chat template, leaves others out.
+fn further_templates_left(folder: &Path) -> Result<Option<Diagnostic>, Box<Diagnostic>> {
+    let mut names = side_files::side_files(folder)?.names;
+    names.retain(|name| side_files::is_further_template(name));
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let headline = "further chat templates of the model are not in the GGUF file";
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    Ok(Some(
+        Diagnostic::warning(codes::NOT_COPIED, headline)
+            .in_file(shown_path(folder))
+            .fact("left out", some_of(&names))
+            .note("the file has the model's first template alone"),
+    ))
 }
 
 /// The files of a folder that make its tokenizer.
@@ -154,16 +175,33 @@ impl Files {
         if let Some(wanted) = &planned.loaded.recipes[0].chat_template {
             template = chat_template::text(&wanted.value, &planned.loaded)?;
         }
-        let texts = |name: &str| -> Option<String> {
-            if name == chat_template::NAME && template.is_some() {
-                return template.clone();
+        let has_template = template.is_some();
+        let text = |name: &str| -> Result<Option<String>, Box<Diagnostic>> {
+            if let Some((_, text)) = self.made.iter().find(|(made, _)| made == name) {
+                return Ok(Some(text.clone()));
             }
-            let made = self.made.iter().find(|(made, _)| made == name);
-            made.map(|(_, text)| text.clone())
-                .or_else(|| std::fs::read_to_string(folder?.join(name)).ok())
+            let Some(path) = folder.map(|folder| folder.join(name)) else { return Ok(None) };
+            let source = small::text_if_there(&path, &shown_path(&path))?;
+            Ok(source.map(|source| source.text().to_owned()))
         };
-        let head = gguf::head(wanted, &title(planned), &config, &texts, folder)?;
+        let pieces = folder.map(|folder| folder.join("tokenizer.model"));
+        let beside = Beside {
+            tokenizer: text("tokenizer.json")?,
+            settings: text(chat_template::CONFIG_NAME)?,
+            template: match template {
+                Some(template) => Some(template),
+                None => text(chat_template::NAME)?,
+            },
+            pieces: match pieces {
+                Some(path) => small::bytes_if_there(&path, &shown_path(&path))?,
+                None => None,
+            },
+        };
+        let head = gguf::head(wanted, &title(planned), &config, &beside)?;
         self.warnings.extend(head.warnings.iter().cloned());
+        if let Some(folder) = folder.filter(|_| !has_template) {
+            self.warnings.extend(further_templates_left(folder)?);
+        }
         self.made.clear();
         self.gguf = Some(head);
         Ok(())
@@ -332,14 +370,6 @@ impl Files {
 fn differs(folder: &ModuleFolder, root: &Path, other: &Path) -> bool {
     let own = |root: &Path, file: &str| root.join(&folder.name).join(file);
     folder.files.iter().any(|file| !same_bytes(&own(root, file), &own(other, file)))
-}
-
-/// Whether two files can be read and hold the same. Files beside weights are small.
-fn same_bytes(one: &Path, other: &Path) -> bool {
-    let is_alike = |a: std::fs::Metadata, b: std::fs::Metadata| a.len() == b.len();
-    let sizes = (std::fs::metadata(one), std::fs::metadata(other));
-    let (Ok(a), Ok(b)) = sizes else { return false };
-    is_alike(a, b) && matches!((std::fs::read(one), std::fs::read(other)), (Ok(a), Ok(b)) if a == b)
 }
 
 /// The config with what the merge changed.

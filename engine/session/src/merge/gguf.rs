@@ -1,7 +1,5 @@
 //! The header of a GGUF file: what config.json, the tokenizer and the chat template say, by GGUF's keys.
 
-use std::path::Path;
-
 use mixdown_checkpoint::gguf_file::{GgufFile, GgufValue};
 use mixdown_checkpoint::layout::Layout;
 use mixdown_checkpoint::quantize::{GgufNames, Norm, Positions};
@@ -9,6 +7,7 @@ use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_plan::GgufOutput;
 use serde_json::Value;
 
+use super::gguf_tokenizer::Beside;
 use super::{MergeRequest, gguf_tokenizer};
 use crate::planning::Planned;
 
@@ -90,16 +89,15 @@ fn base_of_windows(config: &Value) -> Option<f64> {
     config.get("rope_local_base_freq").and_then(Value::as_f64).or_else(own)
 }
 
-/// The header of a model with this config.json. `texts` gives the text of a file beside the weights, `folder`
-/// is where the others lie.
+/// The header of a model with this config.json. `beside` is what lies beside the
+/// weights.
 ///
 /// **Errors.** Positions that llama.cpp computes in another way, and sizes that the config lacks.
 pub fn head(
     wanted: &GgufOutput,
     title: &str,
     config: &Value,
-    texts: &dyn Fn(&str) -> Option<String>,
-    folder: Option<&Path>,
+    beside: &Beside,
 ) -> Result<Head, Box<Diagnostic>> {
     let architecture = &wanted.architecture;
     let mut head = Head::default();
@@ -190,7 +188,7 @@ pub fn head(
         }
     }
     let vocabulary = need("vocab_size")? as usize;
-    match gguf_tokenizer::values(architecture, config, vocabulary, texts, folder) {
+    match gguf_tokenizer::values(architecture, config, vocabulary, beside) {
         Ok((values, warning)) => {
             head.metadata.extend(values);
             head.warnings.extend(warning);

@@ -1,7 +1,5 @@
 //! A tokenizer by GGUF's keys: byte-level BPE from tokenizer.json, or the pieces of a sentencepiece model.
 
-use std::path::Path;
-
 use mixdown_checkpoint::gguf_file::GgufValue;
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
@@ -13,6 +11,19 @@ const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
+
+/// What lies beside a model's weights and makes its tokenizer.
+#[derive(Debug, Default)]
+pub struct Beside {
+    /// The text of tokenizer.json.
+    pub tokenizer: Option<String>,
+    /// That of tokenizer_config.json.
+    pub settings: Option<String>,
+    /// The chat template, where it is a file of its own or the recipe's.
+    pub template: Option<String>,
+    /// The bytes of tokenizer.model.
+    pub pieces: Option<Vec<u8>>,
+}
 
 /// A vocabulary in the order of ids.
 struct Vocabulary {
@@ -26,17 +37,19 @@ pub fn values(
     architecture: &str,
     config: &Value,
     size: usize,
-    texts: &dyn Fn(&str) -> Option<String>,
-    folder: Option<&Path>,
+    beside: &Beside,
 ) -> Result<(Values, Option<Diagnostic>), String> {
-    let json = |name: &str| texts(name).and_then(|text| serde_json::from_str::<Value>(&text).ok());
-    let (file, settings) = (json("tokenizer.json"), json("tokenizer_config.json"));
-    let pieces = folder.and_then(|folder| std::fs::read(folder.join("tokenizer.model")).ok());
+    let json = |name: &str, text: &Option<String>| {
+        let value = text.as_deref().map(serde_json::from_str::<Value>).transpose();
+        value.map_err(|error| format!("{name} is not JSON: {error}"))
+    };
+    let file = json("tokenizer.json", &beside.tokenizer)?;
+    let settings = json("tokenizer_config.json", &beside.settings)?;
     let mut values = Values::new();
     let mut put = |key: &str, value: GgufValue| values.push((format!("tokenizer.{key}"), value));
     let mut warning = None;
     let is_bytes = file.as_ref().is_some_and(is_byte_level);
-    let mut vocabulary = match (&file, pieces) {
+    let mut vocabulary = match (&file, &beside.pieces) {
         (Some(file), _) if is_bytes => {
             let (pre, told) = pre_tokenizer(file, architecture);
             warning = told;
@@ -48,7 +61,7 @@ pub fn values(
         (_, Some(pieces)) => {
             put("ggml.model", GgufValue::Text("llama".to_owned()));
             put("ggml.pre", GgufValue::Text("default".to_owned()));
-            of_pieces(&pieces).ok_or("tokenizer.model is no sentencepiece model")?
+            of_pieces(pieces).ok_or("tokenizer.model is no sentencepiece model")?
         }
         (Some(_), None) => return Err("tokenizer.json is of a kind that GGUF files do not hold, and there is no tokenizer.model".to_owned()),
         (None, None) => return Err("the model has neither tokenizer.json nor tokenizer.model".to_owned()),
@@ -81,7 +94,7 @@ pub fn values(
         }
     }
     let own = settings.as_ref().and_then(|settings| settings.get("chat_template")?.as_str());
-    let template = texts("chat_template.jinja").or_else(|| own.map(str::to_owned));
+    let template = beside.template.clone().or_else(|| own.map(str::to_owned));
     if let Some(template) = template {
         put("chat_template", GgufValue::Text(template));
     }

@@ -79,7 +79,7 @@ impl Target {
         if !self.folder.exists() {
             return Ok(false);
         }
-        match parts::record(&self.folder) {
+        match parts::record(&self.folder)? {
             Some(found) if found.identity == self.identity.whole() => Ok(true),
             found => {
                 let headline = format!("another merge has made part {part} there");

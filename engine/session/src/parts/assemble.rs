@@ -1,7 +1,7 @@
 //! Parts become one output: proven to be of one plan, joined without copying whole shards, and with the
 //! bytes that one run would have given.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use mixdown_checkpoint::layout::{INDEX_NAME, Layout, OutputTensor};
 use mixdown_checkpoint::manifest::{
-    InputRecord, MANIFEST_NAME, MergeRecord, OriginRecord, TensorRecord, sha256_hex,
+    FileRecord, InputRecord, MANIFEST_NAME, MergeRecord, OriginRecord, TensorRecord,
 };
 use mixdown_checkpoint::output::{Begun, OutputFolder, OutputOptions, PlanIdentity, tidy};
 use mixdown_checkpoint::shown::{shown, shown_path};
 use mixdown_checkpoint::tensor_digest::TensorDigest;
+use mixdown_checkpoint::verify::sha256_of_file;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_exec::{Told, overflow_warning};
+use mixdown_files::open_regular;
 use mixdown_tensor::{DType, Shape};
 
 use super::found::{self, Found};
@@ -76,7 +78,7 @@ pub fn assemble(request: &AssembleRequest, session: &Session<'_>) -> Result<Asse
         let headline = format!("there is no folder `{}`", shown_path(out));
         return Err(Trouble::Usage(vec![Diagnostic::error(codes::PARTS_MISSING, headline)]));
     }
-    if found::numbers(out).is_empty() && out.join(MANIFEST_NAME).is_file() {
+    if found::numbers(out)?.is_empty() && out.join(MANIFEST_NAME).is_file() {
         // A process that was killed right after it had joined them left its hidden folder.
         tidy(out, &owner_key(session)?);
         return Ok(Assembled::Earlier(out.clone()));
@@ -93,7 +95,7 @@ pub fn assemble(request: &AssembleRequest, session: &Session<'_>) -> Result<Asse
         pieces.iter().filter(|one| one.adopted.is_some()).map(|one| one.bytes).sum();
     let options = OutputOptions {
         force: true,
-        side_bytes: sides.iter().map(|(_, bytes)| bytes.len() as u64).sum(),
+        side_bytes: sides.iter().map(|side| side.bytes).sum(),
         adopted_bytes,
         key: owner_key(session)?,
     };
@@ -103,8 +105,8 @@ pub fn assemble(request: &AssembleRequest, session: &Session<'_>) -> Result<Asse
         Begun::Complete(path) => return Ok(Assembled::Earlier(path)),
     };
     let bytes_copied = join(&parts, &pieces, &output, session)?;
-    for (name, bytes) in &sides {
-        output.add_file(name, bytes)?;
+    for side in &sides {
+        output.copy_file(&side.name, &parts[0].folder.join(&side.name))?;
     }
     output.finish(record(&parts, &warnings))?;
     Ok(Assembled::Now(Joined {
@@ -229,7 +231,7 @@ fn check_file(path: &Path, header: &[u8], bytes: u64) -> Result<(), Box<Diagnost
         ));
     }
     let mut there = vec![0; header.len()];
-    let read = File::open(path).and_then(|file| file.read_exact_at(&mut there, 0));
+    let read = open_regular(path).and_then(|(file, _)| file.read_exact_at(&mut there, 0));
     match read {
         Err(error) => Err(Box::new(
             wrong("a file of a part cannot be read").fact("system", error.to_string()),
@@ -242,21 +244,19 @@ fn check_file(path: &Path, header: &[u8], bytes: u64) -> Result<(), Box<Diagnost
 }
 
 /// The files beside the weights, which the first part has.
-fn side_files(first: &Found) -> Result<Vec<(String, Vec<u8>)>, Trouble> {
+fn side_files(first: &Found) -> Result<Vec<FileRecord>, Trouble> {
     let (mut files, mut problems) = (Vec::new(), Vec::new());
     // The index is of the part's own files.
     let is_own = |name: &str| [RECORD_NAME, INDEX_NAME].contains(&name);
     for file in first.manifest.files.iter().filter(|file| !is_own(&file.name)) {
         let path = first.folder.join(&file.name);
         let is_file = fs::symlink_metadata(&path).is_ok_and(|found| found.is_file());
-        let bytes = match is_file {
-            true => fs::read(&path),
+        let found = match is_file {
+            true => sha256_of_file(&path),
             false => Err(io::ErrorKind::NotFound.into()),
         };
-        match bytes {
-            Ok(bytes) if sha256_hex(&bytes) == file.sha256 => {
-                files.push((file.name.clone(), bytes));
-            }
+        match found {
+            Ok(found) if found == (file.sha256.clone(), file.bytes) => files.push(file.clone()),
             Ok(_) => problems.push(broken(&path, "a file of a part is not what was written")),
             Err(error) => problems.push(
                 broken(&path, "a file of a part cannot be read").fact("system", error.to_string()),
@@ -330,7 +330,7 @@ fn copy(
     let unreadable = |error: io::Error| {
         broken(path, "a file of a part cannot be read").fact("system", error.to_string())
     };
-    let file = File::open(path).map_err(unreadable)?;
+    let (file, _) = open_regular(path).map_err(unreadable)?;
     let mut block = vec![0; bytes.min(BLOCK_BYTES) as usize];
     let mut hasher = blake3::Hasher::new();
     let mut done = 0;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::manifest::Manifest;
-use mixdown_checkpoint::shown_path;
+use mixdown_checkpoint::{shown_path, small};
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::retried;
 
 use super::record::{PartRecord, RECORD_NAME};
 use super::{PartNumber, folder};
@@ -22,30 +24,55 @@ pub struct Found {
     pub manifest: Manifest,
 }
 
+/// Names in the output's folder, as they are shown, and which are folders; none where there is no such folder.
+///
+/// **Errors.** A folder that cannot be listed to its end: what it did not tell would be taken to be absent.
+pub fn entries(out: &Path) -> Result<Vec<(String, bool)>, Box<Diagnostic>> {
+    let list = || -> io::Result<Vec<(String, bool)>> {
+        let one = |entry: io::Result<fs::DirEntry>| {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            Ok((name, retried(|| entry.file_type())?.is_dir()))
+        };
+        fs::read_dir(out)?.map(one).collect()
+    };
+    match list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        result => result.map_err(|error| {
+            let headline = format!("the output folder cannot be listed: {error}");
+            Box::new(Diagnostic::error(codes::WRITE_FAILED, headline).in_file(shown_path(out)))
+        }),
+    }
+}
+
 /// The parts whose folders lie there, in order.
-pub fn numbers(out: &Path) -> Vec<PartNumber> {
-    let entries = fs::read_dir(out).into_iter().flatten().flatten();
-    let mut found: Vec<PartNumber> = entries
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .filter_map(|entry| PartNumber::of_folder(entry.file_name().to_str()?))
-        .collect();
+///
+/// **Errors.** Those of [`entries`].
+pub fn numbers(out: &Path) -> Result<Vec<PartNumber>, Box<Diagnostic>> {
+    let entries = entries(out)?.into_iter().filter(|(_, is_folder)| *is_folder);
+    let mut found: Vec<PartNumber> =
+        entries.filter_map(|(name, _)| PartNumber::of_folder(&name)).collect();
     found.sort_unstable_by_key(|part| (part.of(), part.number()));
-    found
+    Ok(found)
 }
 
 /// The record in a folder of a part; none where there is none that is understood.
-pub fn record(folder: &Path) -> Option<PartRecord> {
+///
+/// **Errors.** One that is there and cannot be read. A link is none that mixdown made.
+pub fn record(folder: &Path) -> Result<Option<PartRecord>, Box<Diagnostic>> {
     let path = folder.join(RECORD_NAME);
-    // A pipe of that name would never end.
-    let is_file = fs::symlink_metadata(&path).is_ok_and(|found| found.is_file());
-    PartRecord::parse(&is_file.then(|| fs::read(&path).ok()).flatten()?)
+    if path.is_symlink() {
+        return Ok(None);
+    }
+    let bytes = small::bytes_if_there(&path, &shown_path(&path))?;
+    Ok(bytes.and_then(|bytes| PartRecord::parse(&bytes)))
 }
 
 /// All parts of a whole, in order.
 ///
 /// **Errors.** All that is missing, repeated or different, together.
 pub fn all(out: &Path) -> Result<Vec<Found>, Vec<Diagnostic>> {
-    let numbers = numbers(out);
+    let numbers = numbers(out).map_err(|problem| vec![*problem])?;
     let of = check_counts(out, &numbers).map_err(|problem| vec![*problem])?;
     let (mut parts, mut problems) = (Vec::new(), Vec::new());
     for &part in &numbers {
@@ -104,7 +131,7 @@ fn read(folder: &Path) -> Result<Found, Box<Diagnostic>> {
                 ),
         )
     };
-    let record = record(folder).ok_or_else(broken)?;
+    let record = record(folder)?.ok_or_else(broken)?;
     Ok(Found { folder: folder.to_owned(), record, manifest })
 }
 

@@ -3,9 +3,9 @@
 
 use std::io;
 
-use mixdown_checkpoint::source::read_limited;
 use mixdown_checkpoint::{Form, bytes_text, shown_path};
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::read_limited;
 use mixdown_plan::{TokenizerFile, json_within};
 use mixdown_recipe::Recipe;
 use serde_json::Value;

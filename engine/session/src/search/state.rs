@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::journal::OwnerKey;
 use mixdown_checkpoint::manifest::{MANIFEST_NAME, Manifest};
-use mixdown_checkpoint::{shown_path, stored};
+use mixdown_checkpoint::{shown_path, small, stored};
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::read_limited;
 use serde_json::Value;
 
 use crate::claimed;
@@ -186,7 +187,8 @@ impl State {
 }
 
 fn read(path: &Path) -> Option<String> {
-    fs::read_to_string(path).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+    let text = String::from_utf8(read_limited(path, small::LONGEST).ok()?).ok()?;
+    Some(text).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -258,7 +260,7 @@ pub fn model_key(folder: &Path) -> Result<String> {
 
 /// A config without the keys that change nothing; its digest where it is no JSON.
 fn config(folder: &Path, sha256: &str) -> String {
-    let bytes = fs::read(folder.join("config.json")).unwrap_or_default();
+    let bytes = read_limited(&folder.join("config.json"), small::LONGEST).unwrap_or_default();
     match serde_json::from_slice::<Value>(&bytes) {
         Ok(Value::Object(mut config)) => {
             config.retain(|key, _| !IDLE_KEYS.contains(&key.as_str()));

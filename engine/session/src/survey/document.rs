@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mixdown_checkpoint::{TensorEntry, shown};
+use mixdown_checkpoint::stored::is_there;
+use mixdown_checkpoint::{TensorEntry, shown, small};
 use mixdown_cpu::survey::{OfExpert, OfPair, Tally};
 use mixdown_plan::{Described, knowledge};
 use serde_json::{Map, Value, json};
@@ -243,25 +244,13 @@ fn vocabulary(loaded: &Loaded, model: Model) -> Option<u64> {
 fn same_tokenizer(told: &Told<'_>, number: usize) -> Option<bool> {
     let file = |model: Model| {
         let Input { model, .. } = &told.loaded.models[model.checkpoint as usize];
-        std::fs::File::open(model.checkpoint.root.join("tokenizer.json")).ok()
+        Some(model.checkpoint.root.join("tokenizer.json")).filter(|path| is_there(path))
     };
     let (base, expert) = (told.compared.base, told.compared.experts[number]);
     if base.checkpoint == expert.checkpoint {
         return None;
     }
-    same_bytes(file(base)?, file(expert)?).ok()
-}
-
-fn same_bytes(first: std::fs::File, second: std::fs::File) -> std::io::Result<bool> {
-    use std::io::{BufReader, Read as _};
-    let (mut first, mut second) = (BufReader::new(first).bytes(), BufReader::new(second).bytes());
-    loop {
-        match (first.next().transpose()?, second.next().transpose()?) {
-            (None, None) => return Ok(true),
-            (one, other) if one != other => return Ok(false),
-            _ => {}
-        }
-    }
+    Some(small::same_bytes(&file(base)?, &file(expert)?))
 }
 
 /// What is told of a tensor.

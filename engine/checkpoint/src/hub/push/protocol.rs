@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::open_regular;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -22,7 +23,7 @@ use crate::hub::web::{Sent, Verb, Web};
 use crate::hub::{FetchProgress, HubOptions};
 use crate::index::Shard;
 use crate::shown::{bytes_text, io_text, shown, shown_path};
-use crate::source::{FilePool, identity, open_regular};
+use crate::source::{FilePool, identity};
 
 /// Files that the hub takes into the commit itself are small; larger ones belong into its store.
 const LARGEST_IN_COMMIT: u64 = 32 << 20;

@@ -4,9 +4,14 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
+use mixdown_files::read_given;
+
 use super::azure::{self, Access};
 use super::s3::{Keys, Place};
 use super::{Located, Signer};
+
+/// Longest file of settings of a store.
+const LONGEST: u64 = 1 << 20;
 
 /// Where stores are, and who asks them.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -50,7 +55,7 @@ impl StoreOptions {
         let file = |variable: &str, usual: &str| {
             let path = text(variable).map(PathBuf::from);
             let path = path.or_else(|| Some(home.clone()?.join(".aws").join(usual)))?;
-            std::fs::read_to_string(path).ok()
+            String::from_utf8(read_given(&path, LONGEST).ok()?).ok()
         };
         let profile = text("AWS_PROFILE").unwrap_or_else(|| "default".to_owned());
         let credentials = file("AWS_SHARED_CREDENTIALS_FILE", "credentials");

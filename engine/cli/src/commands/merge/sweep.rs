@@ -1,12 +1,11 @@
 //! `--sweep`: one merge for each of several values of a parameter, from one computation.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use mixdown_checkpoint::journal::OwnerKey;
 use mixdown_checkpoint::manifest::{MANIFEST_NAME, Manifest};
-use mixdown_checkpoint::{shown_path, stored};
+use mixdown_checkpoint::{shown_path, small, stored};
 use mixdown_diagnostics::{Diagnostic, codes};
 
 /// A parameter and its values, as typed.
@@ -87,8 +86,8 @@ impl Marks {
 
     /// Whether an earlier run finished the output of this identity.
     pub fn is_done(&self, folder: &str, identity: &str) -> bool {
-        let mark = fs::read_to_string(self.folder().join(folder));
-        mark.is_ok_and(|mark| mark == identity) && Manifest::read(&self.out.join(folder)).is_ok()
+        let mark = small::bytes(&self.folder().join(folder), folder);
+        mark.is_ok_and(|mark| mark == identity.as_bytes()) && Manifest::read(&self.out.join(folder)).is_ok()
     }
 
     /// Notes what is about to be made. What a folder holds that is there already is not noted, unless it is
@@ -119,6 +118,8 @@ impl fmt::Display for Sweep {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

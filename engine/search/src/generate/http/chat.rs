@@ -4,10 +4,14 @@ use std::path::Path;
 
 use base64::Engine as _;
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::read_limited;
 use serde_json::{Value, json};
 
 use crate::prompts::Prompt;
 use crate::responses::{FinishReason, Response};
+
+/// Longest file that is sent with a message. Servers take less.
+const LONGEST_MEDIA: u64 = 256 << 20;
 
 /// What is sent beside messages and limits. It is part of what an answer depends on.
 pub const DECODING: &str = "temperature 0 top_p 1 n 1 seed 0";
@@ -101,7 +105,7 @@ fn part(part: &Value) -> Result<Value, Box<Diagnostic>> {
     else {
         return Ok(part.clone());
     };
-    let bytes = std::fs::read(path).map_err(|error| {
+    let bytes = read_limited(Path::new(path), LONGEST_MEDIA).map_err(|error| {
         Diagnostic::error(codes::UNREADABLE, format!("the file cannot be read: {error}"))
             .in_file(path)
     })?;

@@ -1,8 +1,10 @@
 //! Folders and small files that are there after a power cut, once these functions have returned.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::fresh::Fresh;
 
 /// Makes a folder and those above it that are missing, and stores their names.
 pub fn create_folders(path: &Path) -> io::Result<()> {
@@ -40,22 +42,39 @@ pub fn sync_folder(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes a folder and those above it that are missing, for this user alone: what was kept in a folder that
+/// others may write to could be theirs.
+pub fn create_private_folders(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
 /// Writes a file beside its place and gives it its name when all of it is stored, so that under this name
 /// there is never a part of it. Makes the folders above.
 pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = parent(path);
     create_folders(folder)?;
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
-    name.push(format!(".{}.tmp", std::process::id()));
-    let fresh = Temporary(folder.join(name));
-    // What a process of the same number left.
-    let _ = fs::remove_file(&fresh.0);
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&fresh.0)?;
+    let fresh = Fresh::beside(path)?;
+    let mut file = fresh.file();
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&fresh.0, path)?;
+    fresh.place(path)?;
     sync_folder(folder)
+}
+
+/// Whether [`write_named`] could begin to write there: makes the folders above, and a file that goes again.
+pub fn try_named(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(found) if !found.is_file() => Ok(()),
+        _ => {
+            create_folders(parent(path))?;
+            Fresh::beside(path).map(drop)
+        }
+    }
 }
 
 /// Writes to where a person says: like [`write_file`], but into a pipe or a device as it stands there.
@@ -66,17 +85,8 @@ pub fn write_named(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// A file that goes away where it was not renamed.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
 /// The folder of a path.
-fn parent(path: &Path) -> &Path {
+pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -86,6 +96,19 @@ fn parent(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two containers that share a folder have the same numbers of processes.
+    #[test]
+    fn a_link_under_a_name_by_the_process_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("precious"), "data").unwrap();
+        let foreseen = format!(".file.{}.tmp", std::process::id());
+        std::os::unix::fs::symlink(at("precious"), at(&foreseen)).unwrap();
+        write_file(&at("file"), b"x").unwrap();
+        assert_eq!(fs::read_to_string(at("precious")).unwrap(), "data");
+        assert!(at(&foreseen).is_symlink(), "what is another's stays");
+    }
 
     #[test]
     fn a_file_is_replaced_as_a_whole() {
