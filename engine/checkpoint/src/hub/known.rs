@@ -1,10 +1,10 @@
 //! What the hub says of a model that is read where it lies; or what an earlier run left of it, while the hub
 //! cannot be reached.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::read_limited;
 
 use super::download::{RepoInfo, describe};
 use super::id::{is_commit, is_hub_id};
@@ -12,6 +12,9 @@ use super::trouble::Trouble;
 use super::web::Web;
 use super::{FetchProgress, HubOptions, stand_in};
 use crate::shown::{shown, shown_path};
+
+/// Longest description of a model that is kept; those with thousands of files have about a megabyte.
+const LONGEST: u64 = 64 << 20;
 
 /// A model that can be read.
 pub(super) enum Found {
@@ -68,7 +71,7 @@ pub(super) fn find(
         return Ok(Found::Here(folder));
     }
     let remembered: Option<RepoInfo> =
-        fs::read(note).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        read_limited(&note, LONGEST).ok().and_then(|text| serde_json::from_slice(&text).ok());
     match remembered.filter(|info| is_commit(&info.sha)) {
         Some(info) => {
             let used = format!("headers of commit {} that an earlier run read", info.sha);

@@ -343,10 +343,10 @@ impl Place {
 
 /// The state of a file that an earlier run made a stand-in of, and how many bytes of it are there.
 fn earlier(path: &Path, note: &Path) -> Option<(State, u64)> {
-    let note: Value = serde_json::from_slice(&fs::read(note).ok()?).ok()?;
+    let note: Value = serde_json::from_slice(&read_limited(note, LONGEST_NOTE).ok()?).ok()?;
     let etag = note["etag"].as_str().map(str::to_owned);
     let state = State { size: note["size"].as_u64()?, etag };
-    let file = File::open(path).ok()?;
+    let (file, _) = open_regular(path).ok()?;
     let mut length = [0; 8];
     file.read_exact_at(&mut length, 0).ok()?;
     let head = u64::from_le_bytes(length).checked_add(8).filter(|head| *head <= state.size)?;
