@@ -138,10 +138,9 @@ pub fn is_further_template(name: &str) -> bool {
 /// Adds the further chat templates of a model.
 fn further_templates(folder: &Path, found: &mut SideFiles, lost: &mut Vec<(String, String)>) {
     let mut files = Vec::new();
-    let listed = std::fs::read_dir(folder).and_then(|entries| {
-        entries.map(|entry| entry.map(|entry| files.push(entry.file_name()))).collect()
+    let listed = std::fs::read_dir(folder).and_then(|mut entries| {
+        entries.try_for_each(|entry| entry.map(|entry| files.push(entry.file_name())))
     });
-    let listed: io::Result<()> = listed;
     if let Err(error) = listed {
         return lost.push((TEMPLATES.to_owned(), io_text(&error)));
     }

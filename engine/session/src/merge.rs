@@ -330,8 +330,8 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     warnings.extend(told);
     if let Some(path) = &request.report {
         // What was computed for hours is not lost for it.
-        let written = write_report(path, &told_of(&report), &planned, &request.out);
-        session.warn(written.err().as_slice());
+        let unwritten = write_report(path, &told_of(&report), &planned, &request.out);
+        session.warn(unwritten.as_slice());
     }
     if has_files {
         files.write(&output)?;
@@ -427,27 +427,20 @@ fn promise_report(path: &Path, out: &Path) -> Result<(), Box<Diagnostic>> {
     })
 }
 
-/// Writes what matrix ops told: as JSON, or as a page where the name ends as that of one does.
-///
-/// **Errors.** A warning: what the system refuses.
-fn write_report(
-    path: &Path,
-    told: &Value,
-    planned: &Planned,
-    out: &Path,
-) -> Result<(), Diagnostic> {
+/// Writes what matrix ops told: as JSON, or as a page where the name ends as that of one does. Gives a warning of
+/// what the system refuses.
+fn write_report(path: &Path, told: &Value, planned: &Planned, out: &Path) -> Option<Diagnostic> {
     let is_page = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("html"));
     let text = match is_page {
         true => report_page::page(told, planned, out),
         false => format!("{told:#}\n"),
     };
-    stored::write_named(path, text.as_bytes()).map_err(|error| {
-        let headline = format!("the report cannot be written: {error}");
-        Diagnostic::warning(codes::REPORT_NOT_WRITTEN, headline)
-            .in_file(shown_path(path))
-            .note("the output is written all the same, and holds what it should")
-            .help("make room, and merge again into another folder for a report")
-    })
+    let error = stored::write_named(path, text.as_bytes()).err()?;
+    let headline = format!("the report cannot be written: {error}");
+    let warning = Diagnostic::warning(codes::REPORT_NOT_WRITTEN, headline)
+        .in_file(shown_path(path))
+        .note("the output is written all the same, and holds what it should");
+    Some(warning.help("make room, and merge again into another folder for a report"))
 }
 
 /// Where each tensor will lie.
