@@ -207,7 +207,7 @@ fn an_index_that_cannot_be_understood() {
         refused(&space, &[(codes::INDEX_BROKEN, headline)]);
     }
     space.write("m/model.safetensors.index.json", b"{\"\xff\": 1}");
-    let faults = refused(&space, &[(codes::UNREADABLE, "a JSON file is not UTF-8")]);
+    let faults = refused(&space, &[(codes::UNREADABLE, "a file is not UTF-8")]);
     assert!(matches!(faults[0].place, Some(Place::Byte(_, 2))));
 }
 
