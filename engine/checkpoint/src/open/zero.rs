@@ -10,6 +10,7 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 
 use mixdown_diagnostics::{Diagnostic, codes};
+use mixdown_files::read_limited;
 use mixdown_tensor::{DType, Shape};
 
 use super::distributed::Opened;
@@ -46,9 +47,7 @@ pub(super) fn states(path: &Path, names: &[String]) -> Option<String> {
     }
     if names.iter().any(|name| name == LATEST) {
         let file = path.join(LATEST);
-        let is_short =
-            fs::metadata(&file).is_ok_and(|it| it.is_file() && it.len() <= LONGEST_LATEST);
-        let step = if is_short { fs::read_to_string(file).ok()? } else { return None };
+        let step = String::from_utf8(read_limited(&file, LONGEST_LATEST).ok()?).ok()?;
         let step = step.trim();
         let mut parts = Path::new(step).components();
         let is_own = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));

@@ -9,6 +9,7 @@ use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 use calamine::{DataRef, Reader, Xlsx, XlsxError, XlsxFormulaMetadata};
+use mixdown_files::open_regular;
 
 /// Longest file. Its table of contents is held, at some hundred bytes for each 46 of the file.
 const LONGEST_FILE: u64 = 64 << 20;
@@ -31,7 +32,8 @@ const SHEET_COLUMNS: u32 = 1 << 14;
 ///
 /// **Errors.** What is wrong with the file, in words; a row by its number in the sheet, from 1.
 pub(super) fn pairs(path: &Path) -> super::Pairs {
-    let file = File::open(path).map_err(|error| format!("the answers cannot be read: {error}"))?;
+    let (file, _) =
+        open_regular(path).map_err(|error| format!("the answers cannot be read: {error}"))?;
     check(&file)?;
     let broken = |error: &XlsxError| format!("the workbook is damaged: {error}");
     let mut book = Xlsx::new(BufReader::new(&file)).map_err(|error| broken(&error))?;
