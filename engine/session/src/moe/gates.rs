@@ -9,7 +9,6 @@ use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::random::uniform_bits;
 use mixdown_recipe::moe_file::GateMode;
 use mixdown_search::generate::represented::{Representation, represent};
-use mixdown_tensor::DType;
 
 use super::EMBEDDING;
 use crate::numbers::{normal, number};
