@@ -56,7 +56,7 @@ impl Section<'_> {
             let facts = one.input.view.facts(one.tensor.name);
             facts.is_some_and(|facts| facts.tensor.is_buffer)
         };
-        if known::ends_with(&wanted.output, &known::names().computed)
+        if known::ends_with(wanted.output, &known::names().computed)
             || present.iter().all(is_buffer)
         {
             let headline = format!("`{}` is left out: not all models store it", wanted.output);

@@ -247,7 +247,7 @@ impl<'a> Section<'a> {
             reporter.tensor(self.id, self.hollow(wanted, hollow));
             return None;
         }
-        let is_vocabulary = known::is_of_vocabulary(&wanted.output);
+        let is_vocabulary = known::is_of_vocabulary(wanted.output);
         let headline = format!(
             "`{}` has different shapes in `{}` and `{}`",
             wanted.output, first.input.view.name, other.input.view.name
