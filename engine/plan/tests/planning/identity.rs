@@ -84,7 +84,7 @@ fn keys_of_results_stay() {
             "optmerge dd17447d26a9258f",
             "tsv eca8fdacccadd67b",
             "iso_c 3c520a8999bf0203",
-            "iso_cts dfd4525d6a8cfd67",
+            "iso_cts 255c3093b007bf34",
             "swudi 025d4fb85c37474b",
             "knots_ties b745b3c1ede057a8",
         ]
