@@ -5,6 +5,7 @@ from typing import Any, Callable, Sequence, final
 __all__ = [
     "Failure",
     "MODEL_NOT_FOUND",
+    "Made",
     "Merging",
     "Opened",
     "VERSION",
@@ -38,9 +39,13 @@ _Listener = Callable[[str], None] | None
 _Described = tuple[str, str, list[int], int, int]
 
 @final
+class Made:
+    def place(self) -> tuple[int, int]: ...
+
+@final
 class Merging:
     def __iter__(self) -> Merging: ...
-    def __next__(self) -> tuple[str, str, list[int], bytearray]: ...
+    def __next__(self) -> tuple[str, str, list[int], Made]: ...
     def close(self) -> None: ...
 
 @final

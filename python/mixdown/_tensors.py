@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sys
@@ -135,7 +136,7 @@ def _taken(merging: Any, wants_torch: bool) -> Iterator[tuple[str, Any]]:
             if found is None:
                 return
             name, dtype, shape, data = found
-            yield name, _tensor(dtype, shape, data, wants_torch)
+            yield name, _tensor(dtype, shape, _held(data), wants_torch)
     finally:
         merging.close()
 
@@ -164,12 +165,22 @@ def merge_tensors(
     return dict(sorted(found, key=lambda item: item[0]))
 
 
-def _tensor(dtype: str, shape: Sequence[int], data: bytearray, wants_torch: bool) -> Any:
+def _held(made: _mixdown.Made) -> Any:
+    """The bytes of a tensor that was made, as a buffer; it and what lies on it keep them alive."""
+    address, count = made.place()
+    if count == 0:
+        return bytearray()
+    buffer = (ctypes.c_ubyte * count).from_address(address)
+    setattr(buffer, "made", made)
+    return buffer
+
+
+def _tensor(dtype: str, shape: Sequence[int], data: Any, wants_torch: bool) -> Any:
     word = _TYPES[dtype]
     if wants_torch:
         import torch
 
-        if not data:
+        if len(data) == 0:
             return torch.empty(tuple(shape), dtype=getattr(torch, word))
         return torch.frombuffer(data, dtype=getattr(torch, word)).reshape(tuple(shape))
     import numpy

@@ -61,7 +61,7 @@ mod _mixdown {
     #[pymodule_export]
     use super::Failure;
     #[pymodule_export]
-    use crate::tensors::{Merging, Opened, merge_tensors, open};
+    use crate::tensors::{Made, Merging, Opened, merge_tensors, open};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -24,7 +24,22 @@ use crate::request::{Recipe, machine, read};
 type Described = (String, String, Vec<u64>, usize, usize);
 
 /// A tensor on its way out: name, type, shape, bytes.
-type Taken<'py> = (String, &'static str, Vec<u64>, Bound<'py, PyByteArray>);
+type Taken = (String, &'static str, Vec<u64>, Made);
+
+/// The bytes of a tensor that was made, which live as long as this does. Arrays of Python lie on them: a copy
+/// would cost as much as a merge of two tensors.
+#[pyclass]
+pub struct Made {
+    data: Vec<u8>,
+}
+
+#[pymethods]
+impl Made {
+    /// Where the bytes are, and how many.
+    fn place(&self) -> (usize, usize) {
+        (self.data.as_ptr() as usize, self.data.len())
+    }
+}
 
 /// Bytes of an array that Python keeps alive and does not change.
 struct Borrowed {
@@ -129,7 +144,7 @@ impl Merging {
     }
 
     /// Name, type, shape and bytes of the next tensor.
-    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Taken<'py>>> {
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Taken>> {
         loop {
             let next = py.detach(|| match &*lock(&self.results) {
                 Some(results) => results.recv_timeout(Duration::from_millis(100)),
@@ -137,9 +152,9 @@ impl Merging {
             });
             match next {
                 Ok(tensor) => {
-                    let data = PyByteArray::new(py, &tensor.data);
                     let shape = tensor.shape.dimensions().to_vec();
-                    return Ok(Some((tensor.name, tensor.dtype.safetensors_name(), shape, data)));
+                    let made = Made { data: tensor.data };
+                    return Ok(Some((tensor.name, tensor.dtype.safetensors_name(), shape, made)));
                 }
                 Err(RecvTimeoutError::Timeout) => py.check_signals()?,
                 Err(RecvTimeoutError::Disconnected) => {

@@ -195,6 +195,8 @@ def test_ctrl_c_stops_where_it_can_go_on(models, linear, tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps(linear))
     script = """
 import json, mixdown, signal, sys
+# A shell that put the tests into the background had it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def stop(event):
     signal.raise_signal(signal.SIGINT)
 try:

@@ -131,3 +131,18 @@ def test_a_checkpoint_is_read_lazily(models):
         mixdown.open("./nowhere")
     with pytest.raises(ValueError, match="numpy"):
         mixdown.open("a", library="jax")
+
+
+def test_results_outlive_the_merge_and_can_be_written_to():
+    """Arrays lie on the memory that the merge wrote: it must not be freed before them, nor shared by two."""
+    import gc
+
+    one = {f"layers.{n}.weight": numpy.full((64, 64), float(n), "float32") for n in range(20)}
+    recipe = {"mixdown": 1, "models": {"a": "a", "b": "b"}, "method": "linear", "parameters": {"weight": 1}}
+    views = {name: tensor[1:] for name, tensor in mixdown.iter_tensors(recipe, {"a": one, "b": one})}
+    gc.collect()
+    again = mixdown.merge_tensors(recipe, {"a": one, "b": one})
+    for name, view in views.items():
+        assert (view == one[name][1:]).all() and view.flags.writeable
+        view[:] = -1
+        assert (again[name] == one[name]).all()

@@ -199,6 +199,8 @@ impl<'a> Handing<'a> {
 }
 
 /// Puts bytes at a place, where zeros stand for what has not come yet.
+///
+/// Of what is put aside nobody knows the length before.
 fn put(held: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
     let (start, end) = (offset as usize, offset as usize + bytes.len());
     if held.len() < end {
@@ -215,9 +217,11 @@ impl Sink for Handing<'_> {
     fn write_at(&self, tensor: usize, offset: u64, bytes: &[u8]) -> Result<(), Box<Diagnostic>> {
         let mut held = lock(&self.made[tensor]);
         if held.is_empty() {
-            held.reserve_exact(self.bytes(tensor));
+            // Pages of zeros cost nothing until something is written to them.
+            *held = vec![0; self.bytes(tensor)];
         }
-        put(&mut held, offset, bytes);
+        let start = offset as usize;
+        held[start..start + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
 
