@@ -4,7 +4,7 @@ pub mod adapter;
 mod chat_template;
 pub(crate) mod files;
 mod gguf;
-mod gguf_tokenizer;
+pub mod gguf_tokenizer;
 pub mod losses;
 pub mod matrices;
 mod outgoing;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use mixdown_checkpoint::hub;
 use mixdown_checkpoint::journal::OwnerKey;
 use mixdown_checkpoint::layout::Layout;
-use mixdown_checkpoint::output::{Begun, OutputFolder, OutputOptions};
+use mixdown_checkpoint::output::{Begun, OutputFolder, OutputOptions, tidy};
 use mixdown_checkpoint::{shown, shown_path, stored};
 use mixdown_diagnostics::{Code, Diagnostic, codes};
 use mixdown_exec::{NoResults, Outcome, Report, Results};
@@ -229,6 +229,8 @@ pub fn merge(request: &MergeRequest, session: &Session<'_>) -> Result<Merged, Tr
     };
     let target = Target::new(request, &planned, whole, &chosen)?;
     if target.is_done(request)? {
+        // A process that was killed at its very end left its hidden folder.
+        tidy(&target.folder, &owner_key(session)?);
         return Ok(Merged::Earlier(target.folder));
     }
     if let Some(path) = &request.report {

@@ -3,6 +3,8 @@
 //! the right bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use mixdown_kit::{Outcome, Space};
@@ -52,68 +54,116 @@ pub fn run(shim: &Shim, until: Instant, most: usize, seed: u64) -> Figures {
         let (call, count) = &reference.calls[random.below(reference.calls.len())];
         let number = 1 + random.below(*count);
         let faults = faults_of(call);
-        figures.meet(shim, reference, (call, number, faults[random.below(faults.len())]));
+        let point = (call.as_str(), number, faults[random.below(faults.len())]);
+        figures.count(reference, point, meet(shim, reference, point));
     }
     figures
 }
 
-/// Lets each call of each command fail once, in each way that it can; then kills at calls, evenly over all
-/// of them, as often as `kills` says. Tells after each command,
-/// with all that was wrong.
+/// What a whole campaign tries.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Whether each call of each command fails once, in each way that it can.
+    pub failures: bool,
+    /// Kills, evenly over all calls of all commands.
+    pub kills: usize,
+    /// Runs at the same time.
+    pub threads: usize,
+}
+
+/// How far a campaign is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Faults tried.
+    pub tried: usize,
+    /// Of so many.
+    pub of: usize,
+    /// Of these, kills.
+    pub kills: usize,
+    /// What was wrong so far.
+    pub wrong: usize,
+}
+
+/// Tries what is wanted until `until`, in an order that is the same on every run, failures first. `tell` hears of each
+/// fault that was wrong, and now and then how far it is.
 pub fn run_all(
     shim: &Shim,
-    kills: usize,
+    wanted: Wanted,
     until: Instant,
-    tell: &mut dyn FnMut(&str, &[String]),
+    tell: &(dyn Fn(Progress, Option<&str>) + Sync),
 ) -> Figures {
     let references = references(shim);
-    let mut figures = Figures::default();
-    for reference in &references {
-        for (call, count) in &reference.calls {
-            for fault in faults_of(call).iter().filter(|fault| **fault != Fault::Kill) {
-                for number in 1..=*count {
-                    if Instant::now() >= until {
-                        return figures;
-                    }
-                    figures.meet(shim, reference, (call, number, *fault));
-                }
-            }
+    let points = points(&references, wanted);
+    let (next, figures) = (AtomicUsize::new(0), Mutex::new(Figures::default()));
+    let work = || {
+        while Instant::now() < until {
+            let Some(&(reference, point)) = points.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                return;
+            };
+            let outcome = meet(shim, reference, point);
+            let mut figures = figures.lock().expect("no thread panics while it counts");
+            let wrong = figures.count(reference, point, outcome);
+            let progress = Progress {
+                tried: figures.tried.values().sum(),
+                of: points.len(),
+                kills: figures.kills,
+                wrong: figures.wrong.len(),
+            };
+            tell(progress, wrong.then(|| figures.wrong.last().map(String::as_str)).flatten());
         }
-        let (name, wrong) = (reference.case.name, figures.wrong.len());
-        let line = format!("{name}: {} failures, {wrong} wrong so far", figures.tried[name]);
-        tell(&line, &figures.wrong);
-    }
-    let points =
-        |reference: &Reference| reference.calls.iter().map(|(_, count)| *count).sum::<usize>();
-    let all: usize = references.iter().map(points).sum();
-    for (position, reference) in references.iter().enumerate() {
-        let own = (kills * points(reference)).div_ceil(all);
-        let before = figures.kills;
-        for kill in 0..own {
-            if Instant::now() >= until {
-                return figures;
-            }
-            // Evenly over the calls; beyond their count again, where threads make each run another one.
-            let mut at = kill * points(reference) / own;
-            let (call, number) = reference
-                .calls
-                .iter()
-                .find_map(|(call, count)| match at < *count {
-                    true => Some((call, at + 1)),
-                    false => {
-                        at -= count;
-                        None
-                    }
-                })
-                .expect("the point is one of the calls");
-            figures.meet(shim, reference, (call, number, Fault::Kill));
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..wanted.threads {
+            scope.spawn(work);
         }
-        let (name, killed) = (reference.case.name, figures.kills - before);
-        let (left, wrong) = (references.len() - position - 1, figures.wrong.len());
-        let line = format!("{name}: {killed} kills, {wrong} wrong so far, {left} commands left");
-        tell(&line, &figures.wrong);
+        work();
+    });
+    figures.into_inner().expect("no thread panics while it counts")
+}
+
+/// All that is tried. Commands take turns, so that what is tried in less time is of all of them.
+fn points(references: &[Reference], wanted: Wanted) -> Vec<(&Reference, Point<'_>)> {
+    let failures = references.iter().map(|reference| match wanted.failures {
+        true => failures(reference),
+        false => Vec::new(),
+    });
+    let all: usize = references.iter().map(Reference::points).sum();
+    let kills = references.iter().map(|reference| {
+        let own = (wanted.kills * reference.points()).div_ceil(all.max(1));
+        // Beyond the count of calls they come again, where threads make each run another one.
+        (0..own).map(|kill| reference.kill(kill * reference.points() / own)).collect()
+    });
+    [
+        in_turn(references, &failures.collect::<Vec<_>>()),
+        in_turn(references, &kills.collect::<Vec<_>>()),
+    ]
+    .concat()
+}
+
+/// The first points of all commands, then the second ones, and on.
+fn in_turn<'a>(
+    references: &'a [Reference],
+    of_each: &[Vec<Point<'a>>],
+) -> Vec<(&'a Reference, Point<'a>)> {
+    let longest = of_each.iter().map(Vec::len).max().unwrap_or_default();
+    let mut all = Vec::new();
+    for round in 0..longest {
+        for (reference, points) in references.iter().zip(of_each) {
+            all.extend(points.get(round).map(|point| (reference, *point)));
+        }
     }
-    figures
+    all
+}
+
+/// Each call, failing in each way that it can.
+fn failures(reference: &Reference) -> Vec<Point<'_>> {
+    let mut points = Vec::new();
+    for (call, count) in &reference.calls {
+        for fault in faults_of(call).iter().filter(|fault| **fault != Fault::Kill) {
+            points.extend((1..=*count).map(|number| (call.as_str(), number, *fault)));
+        }
+    }
+    points
 }
 
 /// All commands, run undisturbed.
@@ -135,6 +185,10 @@ fn files(space: &Space, case: &Case) -> Files {
             let mut files = space.files_under(output);
             // What a sweep notes while it runs.
             files.retain(|(name, _)| !name.starts_with('.'));
+            // The record of a part knows the input files by their times, which are those of each space.
+            if case.name == "merge part" {
+                files.retain(|(name, _)| !name.ends_with(".json"));
+            }
             files
         }
         _ => Vec::new(),
@@ -171,14 +225,20 @@ fn must_pass(call: &str, fault: Fault) -> bool {
 }
 
 impl Figures {
-    fn meet(&mut self, shim: &Shim, reference: &Reference, point: Point<'_>) {
-        let (call, number, fault) = point;
+    /// Counts a fault and what came of it. Whether it was wrong.
+    fn count(
+        &mut self,
+        reference: &Reference,
+        (call, number, fault): Point<'_>,
+        outcome: Result<(), String>,
+    ) -> bool {
         self.kills += usize::from(fault == Fault::Kill);
-        *self.tried.entry(reference.case.name).or_default() += 1;
-        if let Err(what) = meet(shim, reference, point) {
-            let name = reference.case.name;
-            self.wrong.push(format!("{name}: {call} {number} {fault:?}: {what}"));
-        }
+        let name = reference.case.name;
+        *self.tried.entry(name).or_default() += 1;
+        let wrong = outcome.map_err(|what| format!("{name}: {call} {number} {fault:?}: {what}"));
+        let is_wrong = wrong.is_err();
+        self.wrong.extend(wrong.err());
+        is_wrong
     }
 }
 
@@ -213,7 +273,7 @@ fn meet(
         other => return Err(format!("ended with {other:?}: {talk}")),
     }
     reference.is_whole(&before, &now)?;
-    reference.again(&space)
+    reference.again(&space, true)
 }
 
 /// The first error and its place, or what was said first.
@@ -234,7 +294,9 @@ fn first_other(wanted: &Files, found: &Files) -> String {
         files.iter().find(|(known, _)| known == name).map(|(_, bytes)| bytes.clone())
     };
     let names: BTreeSet<&String> = wanted.iter().chain(found).map(|(name, _)| name).collect();
-    let other = names.into_iter().find(|name| of(wanted, name) != of(found, name));
+    let others = names.into_iter().filter(|name| of(wanted, name) != of(found, name));
+    // The manifest has digests of the others.
+    let other = others.min_by_key(|name| name.ends_with("mixdown-manifest.json"));
     let Some(name) = other else { return "none".to_owned() };
     match (of(wanted, name), of(found, name)) {
         (Some(wanted), Some(found)) => {
@@ -252,6 +314,22 @@ fn first_other(wanted: &Files, found: &Files) -> String {
 }
 
 impl Reference {
+    /// How many calls it makes.
+    fn points(&self) -> usize {
+        self.calls.iter().map(|(_, count)| *count).sum()
+    }
+
+    /// A kill at this one of its calls.
+    fn kill(&self, mut at: usize) -> Point<'_> {
+        for (call, count) in &self.calls {
+            if at < *count {
+                return (call, at + 1, Fault::Kill);
+            }
+            at -= count;
+        }
+        unreachable!("the point is one of the calls")
+    }
+
     /// What the output's folder holds.
     pub fn files(&self, space: &Space) -> Files {
         files(space, &self.case)
@@ -285,8 +363,9 @@ impl Reference {
         Ok(())
     }
 
-    /// Whatever happened, the same command ends with the same bytes.
-    pub fn again(&self, space: &Space) -> Result<(), String> {
+    /// Whatever happened, the same command ends with the same bytes, and, where its notes were `kept`, without the
+    /// unfinished folder; a folder whose notes are lost is nobody's.
+    pub fn again(&self, space: &Space, kept: bool) -> Result<(), String> {
         let case = &self.case;
         let Some(output) = case.output else { return Ok(()) };
         let again = mixdown_kit::mixdown(space, &case.arguments);
@@ -298,7 +377,7 @@ impl Reference {
             let other = first_other(&self.files, &self.files(space));
             return Err(format!("and a second run gave other files: {other}"));
         }
-        if space.exists(hidden(output)) && again.status == Some(0) {
+        if kept && space.exists(hidden(output)) && again.status == Some(0) {
             return Err("and a second run left the unfinished folder".to_owned());
         }
         Ok(())

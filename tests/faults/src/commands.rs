@@ -55,7 +55,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-const RECIPES: [(&str, &str); 9] = [
+const RECIPES: [(&str, &str); 10] = [
     (
         "linear.yaml",
         "merge_method: linear\nmodels:\n  - {model: a, parameters: {weight: 0.25}}\n  \
@@ -85,6 +85,10 @@ const RECIPES: [(&str, &str); 9] = [
         "map.yaml",
         "mixdown: 1\nmodels:\n  s: {path: source, map: {name: maps/own.yaml, target: t}}\n  t: target\n\
          base: t\nrules:\n  - {tensors: \"**\", method: linear, experts: [s, t], parameters: {weight: 0.5}}\n",
+    ),
+    (
+        "moe.yaml",
+        "base_model: base\ngate_mode: random\nexperts:\n  - source_model: a\n  - source_model: b\n",
     ),
     (
         "packed.yaml",
@@ -152,6 +156,11 @@ pub fn all() -> Vec<Case> {
     let kept = |space: &Space| {
         mixdown(space, ["merge", "tsv.yaml", "--out", "there"]).success();
     };
+    let in_parts = |space: &Space| {
+        for part in ["1/2", "2/2"] {
+            mixdown(space, ["merge", "linear.yaml", "--out", "out", "--part", part]).success();
+        }
+    };
     let interrupted = |space: &Space| {
         // What a killed run leaves: the journal of some tensors.
         let moment = [("SHIM_CALL", "pwrite64"), ("SHIM_N", "15"), ("SHIM_ERR", "KILL")];
@@ -209,7 +218,30 @@ pub fn all() -> Vec<Case> {
         ),
         case("extract", "extract a base --rank 2 --out out", Some("out"), &nothing),
         case("fuse", "fuse base lora --out out", Some("out"), &nothing),
+        case("convert", "convert a --to q8_0 --as gguf --out out", Some("out"), &nothing),
+        case(
+            "convert form",
+            "convert a --to f16 --out out --shard-size 2kB",
+            Some("out"),
+            &nothing,
+        ),
+        case(
+            "transplant",
+            "transplant words others --method mean --out out",
+            Some("out"),
+            &nothing,
+        ),
+        case("merge moe", "merge moe.yaml --out out", Some("out"), &nothing),
+        case(
+            "merge part",
+            "merge linear.yaml --out out --part 1/2",
+            Some("out/part-00001-of-00002"),
+            &nothing,
+        ),
+        case("assemble", "assemble out", Some("out"), &in_parts),
+        case("mergekit-yaml", "mergekit-yaml linear.yaml out", Some("out"), &nothing),
         parts(Whole::EachFile, case("schemas", "schemas out", Some("out"), &folder)),
+        parts(Whole::EachFile, case("man", "man out", Some("out"), &folder)),
         case("check", "check tsv.yaml", None, &nothing),
         case("plan", "plan tsv.yaml", None, &nothing),
         case("explain", "explain linear.yaml model.norm.weight", None, &nothing),

@@ -33,8 +33,14 @@ struct Recorded {
 }
 
 /// Cuts the power until `until`, at most `most` times, at moments that `seed` gives, evenly over commands;
-/// none where the system does not let all changes be seen.
-pub fn run(shim: &Shim, until: Instant, most: usize, seed: u64) -> Option<Figures> {
+/// none where the system does not let all changes be seen. `tell` hears how many there were, and what was wrong.
+pub fn run(
+    shim: &Shim,
+    until: Instant,
+    most: usize,
+    seed: u64,
+    mut tell: impl FnMut(usize, Option<&str>),
+) -> Option<Figures> {
     let mut random = Random::new(seed);
     let mut figures = Figures::default();
     let writing = references(shim).into_iter().filter(|reference| reference.case.output.is_some());
@@ -59,8 +65,11 @@ pub fn run(shim: &Shim, until: Instant, most: usize, seed: u64) -> Option<Figure
         *figures.tried.entry(name).or_default() += 1;
         if let Err(what) = cut(run, moment, loss, seed.wrapping_add(tried as u64)) {
             let of = run.recording.moments();
-            figures.wrong.push(format!("{name}: after {moment} of {of}, {loss:?}: {what}"));
+            let what = format!("{name}: after {moment} of {of}, {loss:?}: {what}");
+            tell(tried + 1, Some(&what));
+            figures.wrong.push(what);
         }
+        tell(tried + 1, None);
     }
     Some(figures)
 }
@@ -86,5 +95,5 @@ fn cut(run: &Recorded, moment: usize, loss: Loss, seed: u64) -> Result<(), Strin
         return Err("what was told to be done is not there".to_owned());
     }
     reference.is_whole(&run.before, &reference.files(space))?;
-    reference.again(space)
+    reference.again(space, false)
 }

@@ -3,6 +3,7 @@
 //! `fuzz/seeds`, is read by the tests, and is what damaged files are made from.
 
 mod list;
+mod tokenizers;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,5 +1,6 @@
 //! A few faults of each kind; the program `faults` tries as many as there is time for.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mixdown_faults::shim::Shim;
@@ -28,12 +29,24 @@ fn the_power_may_go() {
         eprintln!("skipped: power cuts need Linux and a C compiler");
         return;
     };
-    let Some(figures) = cuts::run(&shim, Instant::now() + HOUR, 54, SEED) else {
+    let Some(figures) = cuts::run(&shim, Instant::now() + HOUR, 54, SEED, |_, _| ()) else {
         eprintln!("skipped: the system lets no program see all its calls");
         return;
     };
-    assert_eq!(figures.tried.len(), 18, "each command that writes: {:?}", figures.tried);
+    assert_eq!(figures.tried.len(), 26, "each command that writes: {:?}", figures.tried);
     assert_eq!(figures.wrong, [""; 0]);
+}
+
+/// A reader without a fuzzer is read once a test and never again.
+#[test]
+fn every_reader_is_fuzzed() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz");
+    let targets = std::fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+    for reader in readers::all() {
+        let name = reader.name;
+        assert!(targets.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name}");
+        assert!(fuzz.join(format!("fuzz_targets/{name}.rs")).is_file(), "{name}");
+    }
 }
 
 /// Sound files, and what fuzzers found.

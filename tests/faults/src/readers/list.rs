@@ -16,7 +16,7 @@ use mixdown_search::{prompts, settings};
 use mixdown_store::{Array, Data, Entry, Key, Store};
 use mixdown_tensor::{DType, Shape};
 
-use super::Reader;
+use super::{Reader, tokenizers};
 
 const KEY: OwnerKey = OwnerKey::new([7; 32]);
 
@@ -282,6 +282,16 @@ pub fn all() -> Vec<Reader> {
                 let pattern = mixdown_recipe::Pattern::new(&String::from_utf8_lossy(bytes));
                 let _ = pattern.map(|pattern| pattern.matches("model.layers.2.self_attn.q_proj.weight"));
             },
+        },
+        Reader {
+            name: "tokenizers",
+            seeds: tokenizers::seeds(),
+            read: tokenizers::merge,
+        },
+        Reader {
+            name: "tokenizer_pieces",
+            seeds: vec![tokenizers::pieces()],
+            read: |_, bytes| tokenizers::to_gguf(None, Some(bytes.to_vec())),
         },
         Reader {
             name: "store_entries",
