@@ -3,13 +3,14 @@
 import base64
 import hashlib
 import http.server
+import importlib
 import json
 import threading
 
 import mixdown
 import pytest
 
-huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -67,7 +68,8 @@ def hub(monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.asked, server.stored, server.created, server.commit = [], {}, None, None
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    constants = importlib.import_module("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     yield server
     server.shutdown()
     server.server_close()
