@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use mixdown_diagnostics::Diagnostic;
 use mixdown_plan::TokenizerFile;
 use serde_json::{Map, Value, json};
@@ -69,34 +71,10 @@ fn of_tiktoken(bytes: &[u8]) -> Option<Tokens> {
     let mut tokens = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let (token, rank) = line.trim().split_once(' ')?;
-        let letters = base64(token)?.into_iter().map(letter).collect();
+        let letters = STANDARD.decode(token).ok()?.into_iter().map(letter).collect();
         tokens.push((letters, rank.trim().parse().ok()?));
     }
     (!tokens.is_empty()).then_some((tokens, true))
-}
-
-/// Bytes of a text in base 64.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let text = text.trim_end_matches('=');
-    let (mut bytes, mut bits, mut held) = (Vec::new(), 0_u32, 0);
-    for byte in text.bytes() {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push((bits >> held) as u8);
-            bits &= (1 << held) - 1;
-        }
-    }
-    Some(bytes)
 }
 
 /// The letter that stands for a byte in the vocabulary of GPT-2: what is shown stands for itself, and the others are

@@ -9,6 +9,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_files::open_regular;
 use serde::Deserialize;
@@ -221,7 +223,7 @@ impl Push<'_> {
         for some in entries.chunks(256) {
             let asked = some.iter().map(|entry| {
                 let sample = read(entry, SAMPLE.min(entry.size))?;
-                Ok(json!({"path": entry.name, "size": entry.size, "sample": base64(&sample)}))
+                Ok(json!({"path": entry.name, "size": entry.size, "sample": STANDARD.encode(&sample)}))
             });
             let files = asked.collect::<Result<Vec<Value>, Trouble>>()?;
             let body = json!({"files": files}).to_string();
@@ -328,7 +330,7 @@ impl Push<'_> {
             let size = bytes_text(entry.size);
             return Err(Trouble::Confused(format!("`{}` of {size} within a commit", entry.name)));
         }
-        let content = base64(&read(entry, entry.size)?);
+        let content = STANDARD.encode(read(entry, entry.size)?);
         self.progress.advance(&entry.name, entry.size, entry.size);
         let value = json!({"path": entry.name, "encoding": "base64", "content": content});
         Ok(json!({"key": "file", "value": value}))
@@ -398,23 +400,6 @@ fn understood<T: for<'a> Deserialize<'a>>(text: &str) -> Result<T, Trouble> {
     serde_json::from_str(text).map_err(|error| Trouble::Confused(error.to_string()))
 }
 
-/// Bytes as text of 64 signs, RFC 4648 section 4.
-fn base64(bytes: &[u8]) -> String {
-    const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let all =
-            three.iter().chain(&[0, 0]).take(3).fold(0u32, |all, byte| all << 8 | u32::from(*byte));
-        for place in 0..4 {
-            match place > three.len() {
-                true => text.push('='),
-                false => text.push(char::from(SIGNS[(all >> (18 - 6 * place)) as usize & 63])),
-            }
-        }
-    }
-    text
-}
-
 fn diagnostic(trouble: &Trouble, to: &Destination, options: &HubOptions) -> Box<Diagnostic> {
     let (repository, endpoint) = (&to.repository, options.shown_endpoint());
     let error = |what: &str| {
@@ -459,15 +444,6 @@ fn diagnostic(trouble: &Trouble, to: &Destination, options: &HubOptions) -> Box<
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_that_of_the_standard() {
-        let cases = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
-        for (length, wanted) in cases.iter().enumerate() {
-            assert_eq!(base64(&b"foobar"[..length]), *wanted);
-        }
-        assert_eq!(base64(&[0xfb, 0xff, 0xbf]), "+/+/");
-    }
 
     #[test]
     fn pieces_are_numbered_from_one_without_a_gap() {

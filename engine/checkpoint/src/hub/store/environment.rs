@@ -4,9 +4,11 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use mixdown_files::read_given;
 
-use super::azure::{self, Access};
+use super::azure::Access;
 use super::s3::{Keys, Place};
 use super::{Located, Signer};
 
@@ -114,7 +116,7 @@ impl StoreOptions {
             None => None,
             Some(AzureAccess::Key(text)) => {
                 let no_key = || "the account's key is no base64".to_owned();
-                let key = azure::decoded(&text).ok_or_else(no_key)?;
+                let key = STANDARD.decode(text.trim()).map_err(|_| no_key())?;
                 Some(Signer::Azure(Access::Key { account: account.clone(), key }))
             }
             Some(AzureAccess::Signature(text)) => Some(Signer::Azure(Access::Signature(text))),

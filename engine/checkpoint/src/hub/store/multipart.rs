@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::objects::{Asked, Objects};
-use super::{Kind, azure, hex, xml};
+use super::{Kind, hex, xml};
 use crate::hub::trouble::Trouble;
 
 impl Objects {
@@ -71,7 +74,8 @@ impl Objects {
                 answer => answer?,
             };
             for block in xml::all(&answer.body, "Block") {
-                let id = xml::text_of(block, "Name").and_then(|name| azure::decoded(&name));
+                let id =
+                    xml::text_of(block, "Name").and_then(|name| STANDARD.decode(name.trim()).ok());
                 let id = id.and_then(|id| String::from_utf8(id).ok()).unwrap_or_default();
                 let number = id.strip_prefix(upload).and_then(|number| number.parse().ok());
                 found.extend(number.map(|number| (number, "-".to_owned())));
@@ -176,5 +180,5 @@ impl Objects {
 
 /// The name of a block; those of one object must be of one length.
 fn block(upload: &str, number: usize) -> String {
-    azure::base64(format!("{upload}{number:05}").as_bytes())
+    STANDARD.encode(format!("{upload}{number:05}"))
 }

@@ -78,7 +78,7 @@ impl Objects {
             .http_status_as_error(false)
             .build();
         Ok(Self {
-            agent: agent.into(),
+            agent: mixdown_web::agent(agent),
             kind: *kind,
             address: address.to_owned(),
             bucket: bucket.to_owned(),
