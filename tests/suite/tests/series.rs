@@ -67,8 +67,16 @@ fn what_makes_no_series_is_refused() {
     check(
         &[500, 1000, 2000, 2500],
         "run/checkpoint-*",
-        &["checkpoints are missing", "1500 and on, between 1000 and 2000", "{2000..2500}"],
+        &["checkpoints are missing", "1500 and on, between 1000 and 2000"],
     );
+    // The help is a window that can be merged: of the longer side, and with its folder.
+    for (numbers, window) in [
+        (&[500, 1000, 2000, 2500], "run/checkpoint-{2000..2500}"),
+        (&[10, 20, 30, 50], "run/checkpoint-{10..30}"),
+    ] {
+        check(numbers, "run/checkpoint-*", &[&format!("such as `{window}`")]);
+        merge(&run(numbers), &series(window), &[]).success();
+    }
     check(&[5, 6, 7], "run/checkpoint-0*", &["no checkpoint is called"]);
     let base = "merge_method: task_arithmetic\nbase_model: run/checkpoint-*\n\
                 models: [{model: ./run/checkpoint-5, parameters: {weight: 1}}]\n";

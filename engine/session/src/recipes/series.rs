@@ -186,6 +186,21 @@ impl Pattern {
             .help("a series has one `*`, or one window such as `{2000..4000}`")
     }
 
+    /// The longer side of a hole as a window, the later one of two alike; none if both are single checkpoints.
+    fn longer(&self, before: &[u64], after: &[u64]) -> Option<String> {
+        let side = if before.len() > after.len() { before } else { after };
+        let [first, .., last] = side else { return None };
+        let name = format!("{}{{{first}..{last}}}{}", self.prefix, self.suffix);
+        Some(
+            self.folder
+                .join(name)
+                .join(&self.rest)
+                .to_string_lossy()
+                .trim_end_matches('/')
+                .to_owned(),
+        )
+    }
+
     /// The checkpoints of the series, the oldest first, and what is told of names that have no number.
     fn checkpoints(
         &self,
@@ -268,15 +283,17 @@ impl Pattern {
         let numbers: Vec<u64> = found.keys().copied().collect();
         if let Some((before, after, step)) = hole(&numbers) {
             let headline = format!("checkpoints are missing in `{}`", shown(path));
-            return Err(Box::new(problem(headline)
+            let at = numbers.partition_point(|number| *number <= before);
+            let error = problem(headline)
                 .fact("usual step", step.to_string())
-                .fact("missing", format!("{} and on, between {before} and {after}", before + step))
-                .help(format!(
-                    "take a window without the hole, such as `{}{{{after}..{}}}{}`, or list the checkpoints under `models`",
-                    self.prefix,
-                    numbers.last().copied().unwrap_or(after),
-                    self.suffix
-                ))));
+                .fact("missing", format!("{} and on, between {before} and {after}", before + step));
+            return Err(Box::new(error.help(match self.longer(&numbers[..at], &numbers[at..]) {
+                Some(window) => format!(
+                    "take a window without the hole, such as `{}`, or list the checkpoints under `models`",
+                    shown(&window)
+                ),
+                None => "list the checkpoints under `models`".to_owned(),
+            })));
         }
         let has_others = !others(problem(String::new())).facts.is_empty();
         let warning = has_others.then(|| {
