@@ -158,12 +158,21 @@ pub(super) fn begin_as(
 }
 
 /// Removes what a process left that was killed between giving an output its name and cleaning up: a hidden
-/// folder of ours whose last words are of the output that is there. Anything else stays as it is.
+/// folder of ours whose last words are of the output that is there, or one with nothing in it but its lock.
+/// Anything else stays as it is.
 pub(super) fn tidy(disk: Disk, target: &Path, key: &OwnerKey) {
     let Ok((target, partial)) = find_place(&disk, target) else { return };
+    if !owned::is_own_folder(&partial) {
+        return;
+    }
+    // Only an empty folder goes so; whoever makes a lock in it meanwhile finds it gone and makes it again.
+    if disk.remove_folder(&partial).is_ok() {
+        return;
+    }
     let is_over = |words: &[u8]| {
         let journal = Journal::parse(words, key, |_| None).ours();
         journal.is_some_and(|journal| is_complete(&journal, &target))
+            || owned::holds_only_lock(&partial)
     };
     // Taking the lock writes over the words, so they are read before.
     if !owned::peek_at_lock(&disk, &lock_path(&partial)).is_some_and(|words| is_over(&words)) {

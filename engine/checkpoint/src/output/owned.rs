@@ -50,6 +50,18 @@ pub(super) fn check_folder(
         .map_err(|error| refused_early("remove what is in the place", partial, &error))
 }
 
+/// Whether the hidden folder is there, a folder and this user's.
+pub(super) fn is_own_folder(partial: &Path) -> bool {
+    fs::symlink_metadata(partial).is_ok_and(|found| found.is_dir() && is_own(&found))
+}
+
+/// Whether nothing was left in the hidden folder but a lock.
+pub(super) fn holds_only_lock(partial: &Path) -> bool {
+    let lock = lock_path(partial);
+    fs::read_dir(partial)
+        .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|one| one.path() == lock)))
+}
+
 /// Takes the rights of others away, which an earlier version or a loose umask gave. A file system
 /// without rights keeps showing them, and then the key alone decides.
 fn keep_from_others(partial: &Path, found: &Metadata) -> Result<(), Box<Diagnostic>> {

@@ -150,6 +150,26 @@ fn what_is_left_of_an_output_that_is_there_is_removed() {
     assert!(left(&KEY, "another"), "that of another output stays");
 }
 
+/// The last steps are to remove the lock and then the folder; either may have failed.
+#[test]
+fn an_empty_hidden_folder_is_removed() {
+    let left = |files: &[&str]| {
+        let space = Space::new();
+        fs::create_dir(space.target()).unwrap();
+        fs::create_dir(space.partial()).unwrap();
+        for name in files {
+            fs::write(space.partial().join(name), "").unwrap();
+        }
+        crate::output::tidy(&space.target(), &KEY);
+        assert!(space.target().exists());
+        space.partial().exists()
+    };
+    assert!(!left(&[]));
+    assert!(!left(&["lock"]));
+    assert!(left(&["journal"]), "without a lock it may be anything");
+    assert!(left(&["lock", "journal"]), "work may go on from it");
+}
+
 /// When the power goes, bytes of the lock may be lost, and zeros stand in their place.
 #[test]
 fn a_lock_that_lost_its_bytes_is_taken_over() {
