@@ -1,10 +1,8 @@
 //! Each elementwise op, with each shape of operands, on each instruction set: the bits must be those
 //! of the formula applied to one element after another.
 
-mod harness;
-
-use harness::{Job, PIECE_SIZES, PRECISIONS, SIZES, bits, exact, numbers, store};
-use mixdown_cpu::Features;
+use mixdown_backends::job::{Job, PIECE_SIZES, PRECISIONS, SIZES, bits, exact, numbers, store};
+use mixdown_cpu::{CpuBackend, Features};
 use mixdown_ops::elementwise::{Elementwise, Visitor};
 use mixdown_ops::{Instruction, MapOp, Operand, Precision};
 
@@ -40,8 +38,9 @@ fn check(op: MapOp, shape: usize, elements: usize, scalars: [f64; 3]) {
         let expected: Vec<_> = expected.collect();
         for features in Features::available() {
             let inputs = operands.each_ref().map(Vec::as_slice);
-            let mut job = Job::new(features, precision, exact(precision), &inputs)
-                .steps(&[Instruction::Map { op, arguments, to: 0 }, store(0)]);
+            let mut job =
+                Job::new(CpuBackend::with_features(features), precision, exact(precision), &inputs)
+                    .steps(&[Instruction::Map { op, arguments, to: 0 }, store(0)]);
             job.scalars = scalars.to_vec();
             let got: Vec<_> = job.values().iter().map(|value| bits(precision, *value)).collect();
             for (element, (got, expected)) in got.iter().zip(&expected).enumerate() {
@@ -93,8 +92,13 @@ fn the_target_may_be_an_operand() {
         for to in [0, 1, 5] {
             let arguments = [0, 1, 0].map(Operand::Register);
             let subtract = Instruction::Map { op: MapOp::Subtract, arguments, to };
-            let job = Job::new(features, Precision::Double, exact(Precision::Double), &[&a, &b])
-                .steps(&[subtract, store(to)]);
+            let job = Job::new(
+                CpuBackend::with_features(features),
+                Precision::Double,
+                exact(Precision::Double),
+                &[&a, &b],
+            )
+            .steps(&[subtract, store(to)]);
             for (got, (a, b)) in job.values().iter().zip(a.iter().zip(&b)) {
                 assert_eq!(bits(Precision::Double, *got), bits(Precision::Double, a - b));
             }

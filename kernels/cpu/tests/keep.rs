@@ -1,9 +1,9 @@
 //! Keeping the largest and random elements, at every boundary and on each instruction set.
 
-mod harness;
-
-use harness::{Job, PIECE_SIZES, PRECISIONS, SIZES, bits, exact, numbers, ordinaries, store};
-use mixdown_cpu::Features;
+use mixdown_backends::job::{
+    Job, PIECE_SIZES, PRECISIONS, SIZES, bits, exact, numbers, ordinaries, store,
+};
+use mixdown_cpu::{CpuBackend, Features};
 use mixdown_ops::random::{keep_below, uniform_bits};
 use mixdown_ops::selection::Cut;
 use mixdown_ops::{Instruction, Operand, Precision, Real};
@@ -23,7 +23,8 @@ fn check_largest(size: usize, first: u64, cut: impl Fn(Precision) -> Cut) {
         let cut = cut(precision);
         let keep = Instruction::KeepLargest { from: 0, cut: 0, to: 1 };
         let mut job =
-            Job::new(features, precision, exact(precision), &[&values]).steps(&[keep, store(1)]);
+            Job::new(CpuBackend::with_features(features), precision, exact(precision), &[&values])
+                .steps(&[keep, store(1)]);
         job.cuts = vec![cut];
         job.first = first;
         for (element, got) in job.values().into_iter().enumerate() {
@@ -73,8 +74,13 @@ fn all_and_none() {
     for features in Features::available() {
         let keep = Instruction::KeepLargest { from: 0, cut: 0, to: 0 };
         let nan = [f64::NAN, 1.0];
-        let mut job = Job::new(features, Precision::Single, exact(Precision::Single), &[&nan])
-            .steps(&[keep, store(0)]);
+        let mut job = Job::new(
+            CpuBackend::with_features(features),
+            Precision::Single,
+            exact(Precision::Single),
+            &[&nan],
+        )
+        .steps(&[keep, store(0)]);
         job.cuts = vec![Cut::NONE];
         assert_eq!(job.values(), [0.0, 0.0]);
     }
@@ -89,7 +95,8 @@ fn check_random(size: usize, first: u64, density: f64) {
         let keep =
             Instruction::KeepRandom { from: 0, density: Operand::Scalar(1), stream: 2, to: 0 };
         let mut job =
-            Job::new(features, precision, exact(precision), &[&values]).steps(&[keep, store(0)]);
+            Job::new(CpuBackend::with_features(features), precision, exact(precision), &[&values])
+                .steps(&[keep, store(0)]);
         job.scalars = vec![0.0, density];
         job.streams = vec![0, 0, stream];
         job.first = first;
@@ -130,8 +137,13 @@ fn random_elements_by_probabilities_of_their_own() {
         {
             let density = Operand::Register(1);
             let keep = Instruction::KeepRandom { from: 0, density, stream: 0, to: 0 };
-            let mut job = Job::new(features, precision, exact(precision), &[&values, &densities])
-                .steps(&[keep, store(0)]);
+            let mut job = Job::new(
+                CpuBackend::with_features(features),
+                precision,
+                exact(precision),
+                &[&values, &densities],
+            )
+            .steps(&[keep, store(0)]);
             job.streams = vec![stream];
             job.first = (1 << 32) - 7;
             for (element, got) in job.values().into_iter().enumerate() {

@@ -1,9 +1,7 @@
 //! Sums: the same bits on each instruction set and however a piece is cut, near the exact sum.
 
-mod harness;
-
-use harness::{Job, PIECE_SIZES, PRECISIONS, SIZES, exact, numbers, ordinaries};
-use mixdown_cpu::Features;
+use mixdown_backends::job::{Job, PIECE_SIZES, PRECISIONS, SIZES, exact, numbers, ordinaries};
+use mixdown_cpu::{CpuBackend, Features};
 use mixdown_ops::program::{ReductionSlot, Scope};
 use mixdown_ops::{Instruction, Operand, Precision, Reduction};
 
@@ -16,7 +14,8 @@ const REDUCTIONS: [Reduction; 5] = [
 ];
 
 fn job(features: Features, precision: Precision, inputs: &[&[f64]], b: Operand) -> Job {
-    let mut job = Job::new(features, precision, exact(precision), inputs);
+    let mut job =
+        Job::new(CpuBackend::with_features(features), precision, exact(precision), inputs);
     let slots = REDUCTIONS.iter().enumerate();
     let slot = |(to, &reduction)| ReductionSlot { reduction, to: to as u32, scope: Scope::Tensor };
     job.pass.reductions = slots.clone().map(slot).collect();

@@ -1,10 +1,10 @@
 //! Selections through the worker: the partials of each round on each instruction set, and whole
 //! selections against a sort.
 
-mod harness;
-
-use harness::{Job, PIECE_SIZES, PRECISIONS, SIZES, exact, numbers, ordinaries};
-use mixdown_cpu::Features;
+use mixdown_backends::job::{
+    self, Job, PIECE_SIZES, PRECISIONS, SIZES, exact, numbers, ordinaries,
+};
+use mixdown_cpu::{CpuBackend, Features};
 use mixdown_ops::program::{BLOCK, PIECE, Scope, SelectionSlot};
 use mixdown_ops::real::Key;
 use mixdown_ops::selection::{BUCKETS, Coverage, Keys, Round, RoundPartial, Selection, Ties};
@@ -12,7 +12,8 @@ use mixdown_ops::{Instruction, Precision, Real};
 use mixdown_tensor::DType;
 
 fn job(features: Features, precision: Precision, values: &[f64], round: Round) -> Job {
-    let mut job = Job::new(features, precision, exact(precision), &[values]);
+    let mut job =
+        Job::new(CpuBackend::with_features(features), precision, exact(precision), &[values]);
     let slot = SelectionSlot {
         density: 0,
         is_count: false,
@@ -170,8 +171,8 @@ fn an_idle_selection_finds_nothing() {
 fn survivors(features: Features, precision: Precision, density: f64, budget: usize) {
     let members = [ordinaries(2 * PIECE as usize + 77, 3), ordinaries(5000, 4)];
     let members = members.map(|values| {
-        let stored = harness::encode(DType::Bf16, &values);
-        harness::decode(DType::Bf16, &stored[harness::GUARD..][..2 * values.len()])
+        let stored = job::encode(DType::Bf16, &values);
+        job::decode(DType::Bf16, &stored[job::GUARD..][..2 * values.len()])
     });
     let sizes: Vec<_> = members.iter().map(|values| values.len() as u64).collect();
     let mut selection = Selection::new(&sizes, density, Ties::Exact, precision, budget);

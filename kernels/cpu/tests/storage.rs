@@ -1,11 +1,9 @@
 //! Loads and stores: every dtype, every half-precision pattern, odd places, and what is not finite.
 
-mod harness;
-
-use harness::{
+use mixdown_backends::job::{
     GUARD, Job, PIECE_SIZES, PRECISIONS, SIZES, bits, decode, encode, exact, numbers, store,
 };
-use mixdown_cpu::Features;
+use mixdown_cpu::{CpuBackend, Features};
 use mixdown_ops::{Instruction, NonFinite, Operand, Precision};
 use mixdown_tensor::{DType, convert};
 
@@ -24,7 +22,9 @@ fn every_pair_of_dtypes_rounds_once() {
         for (from, to) in FLOATS.iter().flat_map(|from| FLOATS.map(|to| (*from, to))) {
             let values = numbers(1100, 9);
             for features in Features::available() {
-                let mut job = Job::new(features, precision, from, &[&values]).steps(&[store(0)]);
+                let mut job =
+                    Job::new(CpuBackend::with_features(features), precision, from, &[&values])
+                        .steps(&[store(0)]);
                 job.out = to;
                 for (value, got) in values.iter().zip(job.values()) {
                     let expected = expected(precision, from, to, *value);
@@ -47,7 +47,8 @@ fn every_half_precision_pattern_passes_through() {
         for (features, precision) in
             Features::available().into_iter().flat_map(|f| PRECISIONS.map(|p| (f, p)))
         {
-            let mut job = Job::new(features, precision, dtype, &[&[]]).steps(&[store(0)]);
+            let mut job = Job::new(CpuBackend::with_features(features), precision, dtype, &[&[]])
+                .steps(&[store(0)]);
             job.inputs[0].1 = [&[0; GUARD], patterns.as_slice(), &[0; GUARD]].concat();
             job.elements = 1 << 16;
             job.out = dtype;
@@ -68,7 +69,8 @@ fn sizes_cross_every_boundary() {
             Features::available().into_iter().flat_map(|f| FLOATS.map(|dtype| (f, dtype)))
         {
             let mut job =
-                Job::new(features, Precision::Double, dtype, &[&values]).steps(&[store(0)]);
+                Job::new(CpuBackend::with_features(features), Precision::Double, dtype, &[&values])
+                    .steps(&[store(0)]);
             job.out = dtype;
             let reference = decode(dtype, &encode(dtype, &values)[GUARD..][..size * dtype.bytes()]);
             let got = job.values();
@@ -95,7 +97,9 @@ fn every_nan_is_stored_the_same() {
             (DType::F32, 0x7fc0_0000),
             (DType::F64, 0x7ff8_0000_0000_0000),
         ] {
-            let mut job = Job::new(features, precision, DType::F64, &[&values]).steps(&[store(0)]);
+            let mut job =
+                Job::new(CpuBackend::with_features(features), precision, DType::F64, &[&values])
+                    .steps(&[store(0)]);
             job.out = dtype;
             let expected = &pattern.to_le_bytes()[..dtype.bytes()];
             assert!(job.run().0.chunks(dtype.bytes()).all(|got| got == expected), "{dtype}");
@@ -110,8 +114,13 @@ fn rounding_in_a_register() {
     for features in Features::available() {
         for (precision, dtype) in PRECISIONS.into_iter().flat_map(|p| FLOATS.map(|d| (p, d))) {
             let round = Instruction::Round { from: 0, dtype, to: 1 };
-            let job = Job::new(features, precision, exact(precision), &[&values])
-                .steps(&[round, store(1)]);
+            let job = Job::new(
+                CpuBackend::with_features(features),
+                precision,
+                exact(precision),
+                &[&values],
+            )
+            .steps(&[round, store(1)]);
             for (value, got) in values.iter().zip(job.values()) {
                 let held =
                     if precision == Precision::Single { f64::from(*value as f32) } else { *value };
@@ -125,7 +134,12 @@ fn rounding_in_a_register() {
 #[test]
 fn a_scalar_fills_the_output() {
     for features in Features::available() {
-        let mut job = Job::new(features, Precision::Single, DType::F32, &[&[0.0; 1030]]);
+        let mut job = Job::new(
+            CpuBackend::with_features(features),
+            Precision::Single,
+            DType::F32,
+            &[&[0.0; 1030]],
+        );
         job = job.steps(&[Instruction::Store { from: Operand::Scalar(1) }]);
         job.scalars = vec![0.0, 0.1];
         job.out = DType::Bf16;
@@ -145,7 +159,9 @@ fn nan_and_infinity_are_found_where_they_are() {
             Features::available().into_iter().flat_map(|f| FLOATS.map(|dtype| (f, dtype)))
         {
             let slices = inputs.each_ref().map(Vec::as_slice);
-            let mut job = Job::new(features, Precision::Double, dtype, &slices).steps(&[store(0)]);
+            let mut job =
+                Job::new(CpuBackend::with_features(features), Precision::Double, dtype, &slices)
+                    .steps(&[store(0)]);
             job.first = 1 << 16;
             job.stretch = 1024;
             assert_eq!(job.run().1.nonfinite, None, "nobody asked");

@@ -1,7 +1,7 @@
-//! Runs passes over numbers, from bytes at odd places to bytes at odd places.
-#![allow(dead_code, reason = "each test binary uses some of it")]
+//! Passes over numbers, from bytes at odd places to bytes at odd places.
 
-use mixdown_cpu::{CpuBackend, Features};
+use std::sync::Arc;
+
 use mixdown_ops::program::{BLOCK, PIECE};
 use mixdown_ops::random::uniform_bits;
 use mixdown_ops::selection::{Cut, Round};
@@ -16,22 +16,35 @@ pub const SIZES: [usize; 13] = [0, 1, 7, 8, 9, 63, 65, 1023, 1024, 1025, 2047, 2
 /// Counts around a piece, for fewer cases.
 pub const PIECE_SIZES: [usize; 3] = [65_535, 65_536, 65_537];
 
+/// Both.
 pub const PRECISIONS: [Precision; 2] = [Precision::Single, Precision::Double];
 
-/// All that one job needs, with room for a test to change a part.
+/// All that one pass over a piece needs, with room for a test to change a part.
+#[derive(Clone)]
 pub struct Job {
-    pub features: Features,
+    /// What runs it.
+    pub backend: Arc<dyn Backend>,
+    /// In which type.
     pub precision: Precision,
+    /// What is done.
     pub pass: Pass,
+    /// Each with bytes as [`encode`] makes them.
     pub inputs: Vec<(DType, Vec<u8>)>,
+    /// Count of elements.
     pub elements: usize,
     /// Index of the first element.
     pub first: u64,
+    /// The scalar table.
     pub scalars: Vec<f64>,
+    /// Cuts of earlier passes.
     pub cuts: Vec<Cut>,
+    /// Keys of random streams.
     pub streams: Vec<u64>,
+    /// What each selection does.
     pub rounds: Vec<Round>,
+    /// Whether loads look for NaN and infinity.
     pub check_finite: bool,
+    /// Type of the output.
     pub out: DType,
     /// Elements per call.
     pub stretch: usize,
@@ -39,10 +52,15 @@ pub struct Job {
 
 impl Job {
     /// A job over inputs stored as `dtype`, each holding these numbers.
-    pub fn new(features: Features, precision: Precision, dtype: DType, inputs: &[&[f64]]) -> Self {
+    pub fn new(
+        backend: impl Backend + 'static,
+        precision: Precision,
+        dtype: DType,
+        inputs: &[&[f64]],
+    ) -> Self {
         let elements = inputs.first().map_or(0, |values| values.len());
         Self {
-            features,
+            backend: Arc::new(backend),
             precision,
             pass: Pass::default(),
             inputs: inputs.iter().map(|values| (dtype, encode(dtype, values))).collect(),
@@ -73,10 +91,10 @@ impl Job {
 
     /// Runs one piece; yields the stored bytes and what the worker found.
     pub fn run(&self) -> (Vec<u8>, Partial) {
-        let mut worker = CpuBackend::with_features(self.features).worker();
-        self.run_with(worker.as_mut())
+        self.run_with(self.backend.worker().as_mut())
     }
 
+    /// Runs one piece with a worker that may have done others.
     pub fn run_with(&self, worker: &mut dyn Worker) -> (Vec<u8>, Partial) {
         let program = Program::default();
         worker.begin(&self.pass, self.precision, &self.rounds);
