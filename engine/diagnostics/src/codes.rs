@@ -129,6 +129,7 @@ codes! {
     DEVICE_MEMORY = "E0386", "a tensor does not fit into a device's memory";
     BACKEND_DIFFERS = "E0387", "an unfinished output was begun on another device";
     DEVICES_DIFFER = "E0388", "devices of several kinds are named together";
+    BACKEND_LACKS = "E0389", "a backend does not have an op";
     BUDGET_TOO_SMALL = "E0401", "the memory budget is below what one block needs";
     NONFINITE = "E0402", "a weight is NaN or infinite";
     COPIES_DIFFER = "E0403", "tensors that should be equal differ";

@@ -295,6 +295,8 @@ pub(crate) fn stop_diagnostic(stop: Stop, step: &MatrixStep, tensor: &str) -> Di
         Stop::Failed(headline) => Diagnostic::error(codes::NUMERICS, headline).help(
             "look at this tensor in each model with `mixdown inspect`; a rule can give it another method",
         ),
+        Stop::Lacks(headline) => Diagnostic::error(codes::BACKEND_LACKS, headline)
+            .help("merge on the processor with `--device cpu`, which has every op"),
         Stop::Device(headline, help) => {
             Diagnostic::error(codes::CUDA_FAILED, headline).help(help)
         }

@@ -26,8 +26,7 @@ const START: f64 = 3.0;
 /// What computes a merge.
 #[derive(Debug)]
 pub struct Chosen {
-    cpu: CpuBackend,
-    device: Option<(Assisted, Arc<CudaDevices>)>,
+    computes: Computes,
     is_asked_for: bool,
     /// Why no device is used where one could have been, in one line.
     pub note: Option<String>,
@@ -35,48 +34,75 @@ pub struct Chosen {
     pub warnings: Vec<Diagnostic>,
 }
 
+enum Computes {
+    Processor(CpuBackend),
+    Devices(Assisted, Arc<CudaDevices>),
+    /// What the caller brought.
+    Lent(Arc<dyn Backend>),
+}
+
+impl std::fmt::Debug for Computes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.backend().name())
+    }
+}
+
+impl Computes {
+    fn backend(&self) -> &dyn Backend {
+        match self {
+            Self::Processor(cpu) => cpu,
+            Self::Devices(assisted, _) => assisted,
+            Self::Lent(backend) => &**backend,
+        }
+    }
+}
+
 impl Chosen {
+    fn new(computes: Computes) -> Self {
+        Self { computes, is_asked_for: false, note: None, warnings: Vec::new() }
+    }
+
     fn cpu(note: Option<String>) -> Self {
-        let cpu = CpuBackend::new();
-        Self { cpu, device: None, is_asked_for: false, note, warnings: Vec::new() }
+        Self { note, ..Self::new(Computes::Processor(CpuBackend::new())) }
     }
 
     /// It, for the plan that it was chosen for.
     pub fn backend(&self) -> &dyn Backend {
-        match &self.device {
-            Some((assisted, _)) => assisted,
-            None => &self.cpu,
-        }
+        self.computes.backend()
     }
 
     /// How manifests and unfinished outputs know it: everything of a device that bits depend on.
     pub fn word(&self) -> String {
-        match &self.device {
-            Some((_, devices)) => format!("cuda ({})", devices.describe()),
-            None => self.cpu.name().to_owned(),
+        match &self.computes {
+            Computes::Devices(_, devices) => format!("cuda ({})", devices.describe()),
+            computes => computes.backend().name().to_owned(),
         }
     }
 
     /// With what it computes, for people and for those who compare parts of an output.
     pub fn describe(&self) -> String {
-        match &self.device {
-            Some((assisted, devices)) => {
+        match &self.computes {
+            Computes::Devices(assisted, devices) => {
                 format!("{}; {}", assisted.describe(), devices.describe())
             }
-            None => self.cpu.describe(),
+            computes => computes.backend().describe(),
         }
     }
 
     /// By what an unfinished output of it is told from those of others; none for the processor's.
     pub(crate) fn device_word(&self) -> Option<String> {
-        self.device.as_ref().map(|_| self.word())
+        match &self.computes {
+            Computes::Processor(_) => None,
+            Computes::Devices(..) => Some(self.word()),
+            Computes::Lent(backend) => Some(format!("{}: {}", self.word(), backend.describe())),
+        }
     }
 
     /// Opens the devices. Where none was asked for, one that fails is left out.
     ///
     /// **Errors.** `CUDA_FAILED`, for devices that were asked for.
     pub(crate) fn open(&mut self) -> Result<(), Box<Diagnostic>> {
-        let Some((_, devices)) = &self.device else { return Ok(()) };
+        let Computes::Devices(_, devices) = &self.computes else { return Ok(()) };
         match devices.open() {
             Ok(()) => Ok(()),
             Err(headline) if self.is_asked_for => {
@@ -101,7 +127,7 @@ impl Chosen {
 }
 
 impl Planned {
-    /// What computes this plan on a machine. Devices are asked for what they are, and not opened.
+    /// What computes this plan on a machine, unless the session brings what does. Devices are asked for what they are, and not opened.
     ///
     /// **Errors.** A device that was asked for and cannot be used; a tensor that does not fit into it; an op that
     /// cannot be applied to its operands.
@@ -110,6 +136,9 @@ impl Planned {
         machine: &Machine,
         session: &Session<'_>,
     ) -> Result<Chosen, Box<Diagnostic>> {
+        if let Some(backend) = session.backend {
+            return Ok(Chosen::new(Computes::Lent(Arc::clone(backend))));
+        }
         match machine.device {
             Device::Cpu => Ok(Chosen::cpu(None)),
             Device::Auto => self.best(machine, session),
@@ -159,7 +188,7 @@ impl Planned {
             let nothing = "a device would hardly be faster".to_owned();
             return without(&declined.unwrap_or(nothing));
         }
-        Ok(Chosen { device: Some((assisted, devices)), ..Chosen::cpu(None) })
+        Ok(Chosen::new(Computes::Devices(assisted, devices)))
     }
 
     fn asked(
@@ -197,8 +226,8 @@ impl Planned {
         let places = placements(&self.plan, &assisted)?;
         let is_used = places.values().any(|place| matches!(place, Placement::Device(_)));
         if is_used {
-            let device = Some((assisted, devices));
-            return Ok(Chosen { device, is_asked_for: true, ..Chosen::cpu(None) });
+            let computes = Computes::Devices(assisted, devices);
+            return Ok(Chosen { is_asked_for: true, ..Chosen::new(computes) });
         }
         let headline = format!("nothing of this merge is done on `{}`", machine.device);
         let declined = places.into_values().find_map(|place| match place {

@@ -45,6 +45,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use mixdown_cuda::driver::Driver;
 use mixdown_diagnostics::Diagnostic;
+use mixdown_ops::Backend;
 
 pub use backend::Chosen;
 pub use claimed::{claim, remove_claimed};
@@ -70,6 +71,8 @@ pub struct Session<'a> {
     pub given: &'a [GivenModel],
     /// The driver of CUDA devices; this machine's, looked for when it is needed, if none is lent.
     pub driver: Option<&'a Arc<dyn Driver>>,
+    /// What computes, whatever [`Machine::device`] says; the machine's processor and devices if none is lent.
+    pub backend: Option<&'a Arc<dyn Backend>>,
 }
 
 /// Somebody who listens to the work. Every method has a default that does nothing.
@@ -126,7 +129,7 @@ impl Drop for Working<'_> {
 impl<'a> Session<'a> {
     /// A session of models that lie in files.
     pub fn new(places: &'a Places, listener: &'a dyn Listener, cancel: &'a AtomicBool) -> Self {
-        Self { places, listener, cancel, given: &[], driver: None }
+        Self { places, listener, cancel, given: &[], driver: None, backend: None }
     }
 
     /// The same with models whose tensors the caller holds.
@@ -137,6 +140,11 @@ impl<'a> Session<'a> {
     /// The same with a driver of devices in place of the machine's.
     pub fn with_driver(self, driver: &'a Arc<dyn Driver>) -> Self {
         Self { driver: Some(driver), ..self }
+    }
+
+    /// The same with a backend in place of the machine's processor and devices.
+    pub fn with_backend(self, backend: &'a Arc<dyn Backend>) -> Self {
+        Self { backend: Some(backend), ..self }
     }
 
     /// Whether the caller asked to stop.

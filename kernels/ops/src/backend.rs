@@ -180,7 +180,8 @@ pub trait Backend: Send + Sync {
 
     /// What a matrix op will hold and do on matrices of these shapes.
     ///
-    /// **Errors.** The op cannot be applied to such matrices, whatever their values.
+    /// **Errors.** [`Stop::Lacks`], as by default, where the backend does not have the op; else the op cannot be
+    /// applied to such matrices, whatever their values.
     fn needs(
         &self,
         op: &MatrixOp,
@@ -188,7 +189,7 @@ pub trait Backend: Send + Sync {
         precision: Precision,
     ) -> Result<Needs, Stop> {
         let _ = (operands, precision);
-        Err(Stop::Failed(format!("`{}` does not have `{}`", self.name(), op.name())))
+        Err(Stop::Lacks(format!("`{}` does not have `{}`", self.name(), op.name())))
     }
 
     /// Where a matrix op on matrices of these shapes is done.
@@ -205,6 +206,6 @@ pub trait Backend: Send + Sync {
         precision: Precision,
     ) -> Result<Box<dyn Prepared>, Stop> {
         let _ = (operands, precision);
-        Err(Stop::Failed(format!("`{}` does not have `{}`", self.name(), op.name())))
+        Err(Stop::Lacks(format!("`{}` does not have `{}`", self.name(), op.name())))
     }
 }

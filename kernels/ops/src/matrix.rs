@@ -271,6 +271,8 @@ pub enum Stop {
     Refused(String, String),
     /// The eigensolver did not converge, or a result is NaN: words for the headline.
     Failed(String),
+    /// The backend does not have the op: words for the headline.
+    Lacks(String),
     /// A device failed: words for the headline, and what to do.
     Device(String, String),
     /// What a device may use of its memory is too little, however few rows are there at a time: words for

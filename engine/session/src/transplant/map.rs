@@ -100,6 +100,7 @@ pub(super) fn stopped(stop: Stop) -> Box<Diagnostic> {
     let words = match stop {
         Stop::Refused(words, _)
         | Stop::Failed(words)
+        | Stop::Lacks(words)
         | Stop::Device(words, _)
         | Stop::DeviceMemory(words, _) => words,
         Stop::Reading => "rows could not be read".to_owned(),
