@@ -594,7 +594,10 @@ fn is_one_path(path: &str, more: &str) -> bool {
 fn named_in(diagnostic: Diagnostic, source: &Source, model: &Named) -> Diagnostic {
     match diagnostic.place {
         None => diagnostic.at(source, model.span),
-        Some(_) if source.name().is_empty() => diagnostic,
+        // What is wrong with the cache is no matter of the model that is looked for first.
+        Some(_) if source.name().is_empty() || diagnostic.code == codes::CACHE_NOT_OWN => {
+            diagnostic
+        }
         Some(_) => {
             let place = format!("{}:{}:{}", source.name(), model.span.line, model.span.column);
             diagnostic.note(format!("named in {place}"))

@@ -55,7 +55,11 @@ fn a_cache_that_others_may_write_to_is_refused() {
     for rights in [0o777, 0o770, 0o1777] {
         fs::set_permissions(&cache, fs::Permissions::from_mode(rights)).unwrap();
         for command in all {
-            tells(&with(command).exits(1), &["E0528", "cache", "chmod go-w", "MIXDOWN_CACHE"]);
+            let refused = with(command).exits(1);
+            tells(&refused, &["E0528", "cache", "chmod go-w", "MIXDOWN_CACHE"]);
+            // It is told once, and as no matter of a model.
+            assert_eq!(refused.stderr.matches("E0528").count(), 1, "{}", refused.stderr);
+            assert!(!refused.stderr.contains("recipe.yaml"), "{}", refused.stderr);
         }
         assert!(!space.exists("merged"));
     }

@@ -199,6 +199,7 @@ fn a_sweep_goes_on_behind_what_is_done() {
     // Another recipe is another sweep, which replaces nothing.
     let other = recipe().replace("0.5", "0.25");
     assert!(merge(&space, &other, &sweep).exits(1).talk().contains("E0502"));
+    assert!(!space.exists("merged/.sweep"), "a sweep that made nothing leaves nothing");
 }
 
 /// A recipe that is a pipe is waited for, and a signal ends the wait.

@@ -157,7 +157,7 @@ fn merge_all(arguments: &Arguments, sweep: &Sweep, terminal: &Terminal) -> Outco
     let silent = Session { listener: &Silence, ..session };
     let identities = merges.iter().map(|merge| identity(merge, &silent).map(|found| found.0));
     let identities = identities.collect::<Result<Vec<String>, Trouble>>()?;
-    let marks = Marks::of(&arguments.out);
+    let mut marks = Marks::of(&arguments.out);
     let store = arguments.out.join(".store");
     let key = mixdown_session::merge::owner_key(&session)?;
     marks.claim(&key)?;
@@ -183,8 +183,9 @@ fn merge_all(arguments: &Arguments, sweep: &Sweep, terminal: &Terminal) -> Outco
             break;
         }
     }
-    if outcome.is_ok() {
-        marks.remove();
+    match outcome {
+        Ok(_) => marks.remove(),
+        Err(_) => marks.remove_unused(),
     }
     if arguments.no_cache && store.exists() {
         // What stays behind does no harm, and the outputs are there.

@@ -86,8 +86,15 @@ impl ReplayGenerator {
     /// The file of a candidate, named like the candidate's folder.
     fn file(&self, candidate: &str) -> Result<PathBuf, Vec<Diagnostic>> {
         let path = |ending: &str| self.folder.join(format!("{candidate}.{ending}"));
-        if let Some(found) = ENDINGS.map(path).into_iter().find(|path| path.is_file()) {
-            return Ok(found);
+        let mut found = ENDINGS.map(path).into_iter().filter(|path| path.is_file());
+        if let Some(one) = found.next() {
+            let Some(other) = found.next() else { return Ok(one) };
+            let headline = format!("there are two files of the candidate {candidate}");
+            let error = Diagnostic::error(codes::ANSWERS_WRONG, headline)
+                .in_file(one.to_string_lossy())
+                .fact("other", other.to_string_lossy())
+                .help("remove the one that is not meant");
+            return Err(vec![error]);
         }
         let headline = format!("there are no answers of the candidate {candidate}");
         let error = Diagnostic::error(codes::ANSWERS_WRONG, headline)
@@ -318,5 +325,8 @@ mod tests {
             let found = replay.ids("0.1").unwrap_err();
             assert!(found[0].headline.contains(words), "{found:?}");
         }
+        std::fs::write(folder.path().join("0.1.json"), "[]").unwrap();
+        let found = replay.ids("0.1").unwrap_err();
+        assert!(found[0].headline.contains("two files"), "{found:?}");
     }
 }

@@ -65,12 +65,14 @@ impl Sweep {
 #[derive(Debug)]
 pub struct Marks {
     out: PathBuf,
+    /// Whether their folder is of this run, which has noted nothing in it yet.
+    is_new: bool,
 }
 
 impl Marks {
     /// The marks of a sweep into this folder.
     pub fn of(out: &Path) -> Self {
-        Self { out: out.to_owned() }
+        Self { out: out.to_owned(), is_new: false }
     }
 
     fn folder(&self) -> PathBuf {
@@ -80,8 +82,11 @@ impl Marks {
     /// Makes their folder, or takes one that a run with this key made.
     ///
     /// **Errors.** Those of [`mixdown_session::claim`].
-    pub fn claim(&self, key: &OwnerKey) -> Result<(), Box<Diagnostic>> {
-        mixdown_session::claim(&self.folder(), key)
+    pub fn claim(&mut self, key: &OwnerKey) -> Result<(), Box<Diagnostic>> {
+        let was_there = self.folder().symlink_metadata().is_ok();
+        mixdown_session::claim(&self.folder(), key)?;
+        self.is_new = !was_there;
+        Ok(())
     }
 
     /// Whether an earlier run finished the output of this identity.
@@ -92,16 +97,24 @@ impl Marks {
 
     /// Notes what is about to be made. What a folder holds that is there already is not noted, unless it is
     /// to be replaced: nothing tells what it is of.
-    pub fn begin(&self, folder: &str, identity: &str, force: bool) -> Result<(), Box<Diagnostic>> {
+    pub fn begin(&mut self, folder: &str, identity: &str, force: bool) -> Result<(), Box<Diagnostic>> {
         if !force && self.out.join(folder).join(MANIFEST_NAME).exists() {
             return Ok(());
         }
         let mark = self.folder().join(folder);
+        self.is_new = false;
         stored::write_file(&mark, identity.as_bytes()).map_err(|error| {
             let headline = format!("the state of the sweep cannot be written: {error}");
             let fault = Diagnostic::error(codes::WRITE_FAILED, headline);
             Box::new(fault.in_file(shown_path(&mark)))
         })
+    }
+
+    /// Removes the folder of a sweep that noted nothing in it, because the first output is in the way.
+    pub fn remove_unused(&self) {
+        if self.is_new {
+            self.remove();
+        }
     }
 
     /// Removes the marks of a sweep that is done. What stays behind does no harm.
@@ -144,7 +157,7 @@ mod tests {
     #[test]
     fn what_an_earlier_run_finished_is_known_by_its_mark() {
         let folder = tempfile::tempdir().unwrap();
-        let marks = Marks::of(folder.path());
+        let mut marks = Marks::of(folder.path());
         let made = |name: &str| {
             let output = folder.path().join(name);
             fs::create_dir(&output).unwrap();
