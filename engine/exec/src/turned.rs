@@ -49,10 +49,7 @@ pub(crate) fn solve(
         held.add_product(1.0, 0, &mut values);
         return Ok(Solved { values, held: None, report });
     }
-    // The basis of a matrix of a stack has rows of zeros beneath it.
-    let stored = layout.of_result(op, seen.count()).0.checked_div(layout.matrices);
-    let stored = stored.map_or(rows, |stored| (stored as usize).max(rows));
-    let mut values = vec![0.0; stored * columns];
+    let mut values = vec![0.0; rows_with_zeros(op, layout, seen.count()) as usize * columns];
     for (number, part) in values[..rows * columns].chunks_mut(block * columns).enumerate() {
         let (start, end) = prepared.rows(&mut seen, number * block, part)?;
         if let Some(loss) = &mut report.loss {
@@ -104,8 +101,7 @@ pub(crate) fn needs(
     let working = one.prepare_bytes.max(one.held_bytes + one.rows_bytes + block);
     // The matrix, and once more while it is turned.
     let (rows, columns) = op.result_shape(layout.shape(), count);
-    let stored = layout.of_result(op, count).0.checked_div(layout.matrices);
-    let result = stored.unwrap_or(rows).max(rows).saturating_mul(columns);
+    let result = rows_with_zeros(op, layout, count).saturating_mul(columns);
     let result = result.saturating_mul(if layout.inputs_first { 16 } else { 8 });
     Ok(Needs {
         prepare_bytes: 0,
@@ -115,6 +111,18 @@ pub(crate) fn needs(
         flops: one.flops.saturating_mul(layout.matrices),
         result_rank: if layout.matrices == 1 { one.result_rank } else { None },
     })
+}
+
+/// Rows of the result for one matrix: the basis of a matrix of a stack has rows of zeros beneath it. A weight
+/// has none, whichever way it is stored.
+fn rows_with_zeros(op: &MatrixOp, layout: &MatrixLayout, count: usize) -> u64 {
+    let rows = op.result_shape(layout.shape(), count).0;
+    match op.gives_weight() {
+        true => rows,
+        false => {
+            layout.of_result(op, count).0.checked_div(layout.matrices).unwrap_or(rows).max(rows)
+        }
+    }
 }
 
 /// The reports of the matrices of one tensor as that of the tensor.

@@ -3,28 +3,32 @@
 //! The mixture is a checkpoint that is put together from tensors of the models and from gates, and a recipe that
 //! writes it: it is streamed, resumed and recorded like every other merge.
 
+mod adapted;
 mod gates;
 mod layout;
 mod noise;
+mod opened;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use mixdown_checkpoint::{FilePool, TensorEntry, shown};
+use mixdown_checkpoint::{ByteSource, FilePool, Index, TensorEntry, shown};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_ops::random::stream_key;
 use mixdown_recipe::moe_file::{MoeExpert, MoeFile, read_moe};
-use mixdown_recipe::recipe::{ModelId, ModelReference};
+use mixdown_recipe::recipe::ModelId;
 use mixdown_tensor::{DType, Shape};
 use serde_json::{Map, Value, json};
 
 use crate::Session;
 use crate::composed::{Composed, Composition, Files};
-use crate::models::{Model, Reference};
+use crate::models::Model;
 
+use adapted::{Adapted, OnModel};
 use gates::{GateSource, Gates, Zeros};
 use layout::Layout;
 use noise::Noisy;
+use opened::Opened;
 
 /// The projections of a feed-forward layer, as dense models name them.
 const PROJECTIONS: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
@@ -45,47 +49,36 @@ pub(crate) fn composition(
 /// A file with its models.
 struct Mixture {
     file: MoeFile,
-    /// As the file names them.
-    models: Vec<Model>,
+    opened: Opened,
 }
 
 /// An expert's part in the output.
 struct Part<'m> {
     expert: &'m MoeExpert,
     files: Files,
+    /// What is on the model whose files these are.
+    adapter: Option<&'m Arc<OnModel>>,
     /// `{}` is where the projection stands.
     names: String,
 }
 
+impl Part<'_> {
+    /// A tensor that is another one with the expert's adapter.
+    fn adapted(&self, index: &Index, name: &str) -> Option<Adapted> {
+        let model = self.adapter?;
+        let tensor = index.position(name)? as u32;
+        model.changes(tensor).then(|| Adapted { model: Arc::clone(model), tensor })
+    }
+}
+
 impl Mixture {
     fn open(file: MoeFile, session: &Session<'_>) -> Result<Self, Vec<Diagnostic>> {
-        let (mut models, mut errors) = (Vec::new(), Vec::new());
-        for model in &file.models {
-            let place = |error: Diagnostic| match error.place {
-                None => error.at(&file.source, model.span),
-                Some(_) => error,
-            };
-            let ModelReference::Checkpoint { path, revision, adapter: None, .. } = &model.reference
-            else {
-                let headline = format!("`{}` is no whole model", model.name);
-                let error = Diagnostic::error(codes::UNSUPPORTED, headline).help(
-                    "add the adapter to its base first: `mixdown fuse BASE ADAPTER --out DIR`",
-                );
-                errors.push(place(error));
-                continue;
-            };
-            let reference =
-                Reference { path: path.clone(), revision: revision.clone(), prefix: None };
-            match Model::find(&reference, &reference.shown(), session) {
-                Ok(found) => models.push(found),
-                Err(found) => errors.extend(found.into_iter().map(place)),
-            }
-        }
-        if errors.is_empty() { Ok(Self { file, models }) } else { Err(errors) }
+        let opened = Opened::of(&file, session)?;
+        Ok(Self { file, opened })
     }
 
     fn model(&self, id: ModelId) -> &Model {
-        &self.models[id.0 as usize]
+        self.opened.model(id)
     }
 
     fn base(&self) -> &Model {
@@ -97,10 +90,14 @@ impl Mixture {
         let sizes = self.sizes(layout)?;
         let base = &self.base().checkpoint;
         let mut composed = Composed::new();
+        let opened = &self.opened;
         let files: Vec<Files> =
-            self.models.iter().map(|model| composed.files_of(&model.checkpoint)).collect();
+            opened.models.iter().map(|model| composed.files_of(&model.checkpoint)).collect();
+        for adapter in &opened.adapters {
+            composed.files_of(&adapter.files.checkpoint);
+        }
         let mut errors: Vec<Diagnostic> = Vec::new();
-        let own = files[self.file.base.value.0 as usize];
+        let own = files[opened.position(self.file.base.value)];
         for entry in base.index.tensors() {
             if !entry.name.contains(".mlp.") {
                 errors.extend(
@@ -117,21 +114,33 @@ impl Mixture {
                     let from = dense_name(layer, projection);
                     let Some(entry) = index.get(&from) else { continue };
                     let name = layout.name(layer, &part.names, projection);
-                    if part.expert.noise_scale != 0.0 {
-                        let source = Arc::new(pool.source(index.shard_of(entry)));
-                        let key = stream_key(0, "noise_scale", &name, 0);
-                        match Noisy::new(entry, source, part.expert.noise_scale, key) {
-                            Some(noisy) => composed.make(
-                                name,
-                                entry.dtype,
-                                entry.shape.clone(),
-                                Arc::new(noisy),
+                    let (entry, made) = match part.adapted(index, &from) {
+                        Some(adapted) => (&adapted.entry(), Some(Arc::new(adapted))),
+                        None => (entry, None),
+                    };
+                    let scale = part.expert.noise_scale;
+                    if scale == 0.0 {
+                        match made {
+                            Some(made) => {
+                                composed.make(name, entry.dtype, entry.shape.clone(), made)
+                            }
+                            None => errors.extend(
+                                composed.take(part.files, entry, name).err().map(|error| *error),
                             ),
-                            None => errors.push(self.no_noise(part.expert, entry)),
                         }
                         continue;
                     }
-                    errors.extend(composed.take(part.files, entry, name).err().map(|error| *error));
+                    let source: Arc<dyn ByteSource> = match made {
+                        Some(made) => made,
+                        None => Arc::new(pool.source(index.shard_of(entry))),
+                    };
+                    let key = stream_key(0, "noise_scale", &name, 0);
+                    match Noisy::new(entry, source, scale, key) {
+                        Some(noisy) => {
+                            composed.make(name, entry.dtype, entry.shape.clone(), Arc::new(noisy))
+                        }
+                        None => errors.push(self.no_noise(part.expert, entry)),
+                    }
                 }
             }
         }
@@ -144,8 +153,11 @@ impl Mixture {
         let config = layout.config(base.config.as_ref(), &self.file);
         let recipe = self.recipe(&name, layout, &parts, text);
         let root = base.root.clone();
-        let warnings = self.file.warnings.clone();
-        let model = composed.finish(&name, root, config, self.models)?;
+        let Opened { models, adapters, warnings, .. } = self.opened;
+        let warnings = [self.file.warnings, warnings].concat();
+        let files = adapters.into_iter().map(|adapter| adapter.files);
+        let parts = models.into_iter().chain(files).collect();
+        let model = composed.finish(&name, root, config, parts)?;
         Ok(Composition { name, model, recipe, warnings })
     }
 
@@ -162,7 +174,8 @@ impl Mixture {
     fn parts<'m>(&'m self, layout: Layout, files: &[Files]) -> Vec<Part<'m>> {
         let part = |expert: &'m MoeExpert, names: String| Part {
             expert,
-            files: files[expert.model.value.0 as usize],
+            files: files[self.opened.position(expert.model.value)],
+            adapter: self.opened.adapter(expert.model.value).map(|adapter| &adapter.on_model),
             names,
         };
         let routed = self.file.experts.iter().enumerate();
@@ -303,8 +316,14 @@ impl Mixture {
             return Some(dtype.value.clone());
         }
         let config = self.base().checkpoint.config.as_ref()?;
-        let stated = config.get("torch_dtype").or_else(|| config.get("dtype"))?.as_str()?;
-        Some(stated.to_owned())
+        let stated = config.get("torch_dtype").or_else(|| config.get("dtype"));
+        if let Some(stated) = stated.and_then(Value::as_str) {
+            return Some(stated.to_owned());
+        }
+        // What adapters make is in 32 bits.
+        let is_made = !self.opened.adapters.is_empty();
+        let embedding = self.base().checkpoint.index.get(EMBEDDING).filter(|_| is_made)?;
+        Some(embedding.dtype.name().to_owned())
     }
 }
 

@@ -228,9 +228,8 @@ impl MatrixOp {
             | Self::Interference(_)
             | Self::CommonBasis
             | Self::SharedShift(_)
-            | Self::Reshaped(_)
-            | Self::CalibratedSpectrum { .. } => 6,
-            Self::IsotropicCommon(_) => 7,
+            | Self::Reshaped(_) => 6,
+            Self::IsotropicCommon(_) | Self::CalibratedSpectrum { .. } => 7,
             Self::Gram
             | Self::OutOfBasis { .. }
             | Self::Regression { .. }

@@ -22,6 +22,21 @@ const METHODS: &[(&str, &str)] = &[
     ("aswudi", ""),
 ];
 
+/// Methods over all matrices of a tensor together, and over what makes each output.
+const TOGETHER: &[(&str, &str)] = &[
+    ("actmat", ""),
+    ("ace", ""),
+    ("cart", "rank: 0.5"),
+    ("dc_merge", "keep: 0.4"),
+    ("magic", ""),
+    ("opcm", ""),
+    ("ortho_merge", ""),
+    ("star", ""),
+    ("subspace_boosting", "beta: 0.2"),
+    ("svc", ""),
+    ("swudi", "alpha: 0.02"),
+];
+
 /// Methods that take one matrix, whichever axis comes first.
 const OF_ONE: &[(&str, &str)] = &[("knots_ties", "scope: tensor"), ("doge", "steps: 5")];
 
@@ -126,6 +141,7 @@ fn a_convolution_is_the_matrix_of_all_that_follows_its_outputs() {
     let laid = space(&[(("features.3.conv.weight", &[10, 6, 2, 3], false), "w")], None);
     let plain = space(&[((UP, &[10, 36], false), "w")], None);
     check(METHODS, (&laid, "features.3.conv.weight", false), "", (&plain, &[UP]));
+    check(TOGETHER, (&laid, "features.3.conv.weight", false), "", (&plain, &[UP]));
     check(OF_ONE, (&laid, "features.3.conv.weight", false), "", (&plain, &[UP]));
 }
 
@@ -136,6 +152,14 @@ fn a_weight_with_inputs_first_is_solved_as_its_transpose() {
     let laid = space(&[((name, &[12, 20], true), "w")], Some(&config));
     let plain = space(&[((UP, &[20, 12], false), "w")], None);
     check(METHODS, (&laid, name, true), "", (&plain, &[UP]));
+    check(TOGETHER, (&laid, name, true), "", (&plain, &[UP]));
+    check(OF_ONE, (&laid, name, true), "", (&plain, &[UP]));
+    // With more inputs than outputs.
+    let name = "transformer.h.0.mlp.c_proj.weight";
+    let laid = space(&[((name, &[24, 10], true), "w")], Some(&config));
+    let plain = space(&[((UP, &[10, 24], false), "w")], None);
+    check(METHODS, (&laid, name, true), "", (&plain, &[UP]));
+    check(TOGETHER, (&laid, name, true), "", (&plain, &[UP]));
     check(OF_ONE, (&laid, name, true), "", (&plain, &[UP]));
     // Of a family that nobody knows the biases tell, also where a weight is square.
     let (square, bias) = ("h.0.mixer.all.weight", "h.0.mixer.all.bias");

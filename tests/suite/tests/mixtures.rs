@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use mixdown_kit::{DType, Space, checkpoint, read_checkpoint};
+use mixdown_kit::{
+    DType, Space, Tensor, Tolerance, adapter, assert_same_tensors, checkpoint, read_checkpoint,
+};
 use mixdown_suite::{merge, refusal};
 
 /// A base and two experts of two layers, in f32.
@@ -156,4 +158,55 @@ fn gates_that_are_the_same_are_told() {
     for part in ["W0637", "experts 2 and 3", "recipe.yaml:6:"] {
         assert!(outcome.stderr.contains(part), "{part} in\n{}", outcome.stderr);
     }
+}
+
+/// An adapter as an expert is the expert that it was added to its base as, whatever is asked of it besides.
+#[test]
+fn an_adapter_is_an_expert() {
+    let space = dense();
+    let written = read_checkpoint(space.path("base"));
+    let shape = |name: &str| -> [u64; 2] {
+        let shape = &written.tensor(&format!("{name}.weight")).shape;
+        [shape[0], shape[1]]
+    };
+    let modules = [
+        "model.layers.0.mlp.up_proj",
+        "model.layers.1.mlp.down_proj",
+        "model.layers.1.mlp.gate_proj",
+    ];
+    let mut lora = adapter("lora", 3);
+    for module in modules {
+        lora = lora.module(module, 3, shape(module));
+    }
+    lora.write(&space);
+    mixdown_kit::mixdown(&space, ["fuse", "base", "lora", "--out", "fused"]).success();
+    let values = |recipe: &str, more: &[&str]| {
+        merge(&space, recipe, &[&["--force"], more].concat()).success();
+        read_checkpoint(space.path("merged")).tensors
+    };
+    for more in ["", ", residual_scale: 0.5", ", noise_scale: 0.25"] {
+        let of = |model: &str| {
+            format!(
+                "base_model: ./base\ngate_mode: random\nexperts:\n  - {{source_model: ./a}}\n  \
+                 - {{source_model: {model}{more}}}\n"
+            )
+        };
+        let expected = values(&of("./fused"), &[]);
+        let found = values(&of("./base+./lora"), &["--memory", "64MB", "--threads", "3"]);
+        let tolerance = |_: &Tensor| Tolerance::RelativeToLargest(1e-6);
+        assert_same_tensors(more, &expected, &found, tolerance);
+    }
+    // The manifest knows its files.
+    let manifest = space.read_text("merged/mixdown-manifest.json");
+    assert!(manifest.contains("lora"), "{manifest}");
+    // What changes nothing of an expert is told, and a base is a whole model.
+    let attention = "model.layers.0.self_attn.q_proj";
+    adapter("attention", 2).module(attention, 2, shape(attention)).write(&space);
+    space.write("recipe.yaml", RANDOM.replace("./a", "./base+./attention"));
+    let outcome = mixdown_kit::mixdown(&space, ["check", "recipe.yaml"]);
+    for part in ["W0620", "makes no expert of its own", "recipe.yaml:4:"] {
+        assert!(outcome.stderr.contains(part), "{part} in\n{}", outcome.stderr);
+    }
+    let told = refusal(&space, &RANDOM.replace("./base", "./base+./lora"), &[], 2);
+    assert!(told.contains("is an adapter") && told.contains("recipe.yaml:1:"), "{told}");
 }

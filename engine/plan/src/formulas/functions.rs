@@ -129,15 +129,15 @@ pub static FUNCTIONS: &[Function] = &[
     Function {
         name: "depth",
         signature: "depth()",
-        summary: "The place of the tensor's layer among the layers: 0 for the first, 1 for the last; 0 outside of layers.",
+        summary: "The place of the tensor's layer among the layers: 0 for the first, 1 for the last; 0 outside of layers, and for a layer alone.",
         evaluate: Evaluate::Special(known::depth),
     },
     Function {
         name: "dot",
         signature: "dot(a, b, scope=\"tensor\")",
         summary: "Σ a·b over all elements of the \"tensor\", of all tensors of its \"layer\", or of the \"model\"; \
-                  over each \"row\" (along the last dimension) or \"column\" (along the first) it is one number \
-                  for all elements there.",
+                  over each \"row\" (along the last dimension) or \"column\" (along the first), or over all that makes an \
+                  \"output\" of a linear weight however it is stored, it is one number for all elements there.",
         evaluate: Evaluate::Special(within::dot),
     },
     Function {

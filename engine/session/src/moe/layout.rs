@@ -97,7 +97,7 @@ impl Layout {
             let found = config.and_then(|config| config.get("model_type")?.as_str());
             found.unwrap_or("unknown").to_owned()
         };
-        let mut families: Vec<String> = mixture.models.iter().map(family).collect();
+        let mut families: Vec<String> = mixture.opened.models.iter().map(family).collect();
         families.sort();
         families.dedup();
         let known: &[&str] = match self {

@@ -61,15 +61,18 @@ fn leading(values: &[f64], order: &[usize], wanted: f64) -> usize {
 
 /// **Shapes.** The merged matrix `m × n` and the N that it was merged from; the result has its shape.
 /// **Numerics.** Left directions u of the merged matrix M in f64; for each the factor is
-/// `N / Σ_i max(α, ⟨uᵀM, uᵀτ_i⟩ / ‖uᵀτ_i‖²)`.
+/// `N / Σ_i max(α, ⟨uᵀM, uᵀτ_i⟩ / ‖uᵀτ_i‖²)`. An expert that changes nothing is none of the N: it would count as α
+/// in all directions, and enlarge the merge.
 /// **Source.** Singular value calibration (Zhang et al. 2026).
 pub(crate) fn calibrated(alpha: f64, operands: &mut dyn Operands) -> Result<Product, Stop> {
     let experts = operands.count() - 1;
     let stack = directions(operands)?;
     let largest = stack.singular.iter().copied().fold(0.0, f64::max);
     let positive = stack.singular.iter().copied().filter(|&value| value > 0.0);
-    let least = positive.fold(f64::INFINITY, f64::min);
-    if stack.singular.len() > 1 && largest > 0.0 && largest - least <= 1e-6 * largest {
+    let (rank, least) =
+        positive.fold((0, f64::INFINITY), |(rank, least), value| (rank + 1, least.min(value)));
+    // One direction alone is what it is, however many are empty beside it.
+    if rank > 1 && largest - least <= 1e-6 * largest {
         return Err(Stop::Refused(
             "all singular values of the merged matrix are equal, so that its directions are arbitrary".into(),
             "calibrate before the spectrum is made flat, or merge otherwise than by Iso-C".into(),
@@ -77,8 +80,10 @@ pub(crate) fn calibrated(alpha: f64, operands: &mut dyn Operands) -> Result<Prod
     }
     let size = stack.singular.len();
     let mut projected = vec![0.0; size];
+    let mut counted = 0;
     for expert in 0..experts {
-        let own = along(&stack, operands, expert + 1)?;
+        let Some(own) = along(&stack, operands, expert + 1)? else { continue };
+        counted += 1;
         for (row, sum) in projected.iter_mut().enumerate() {
             let theirs = &own[row * stack.right.columns..(row + 1) * stack.right.columns];
             let merged = merged_row(&stack, row);
@@ -89,10 +94,9 @@ pub(crate) fn calibrated(alpha: f64, operands: &mut dyn Operands) -> Result<Prod
         .singular
         .iter()
         .zip(&projected)
-        .map(|(value, sum)| value * experts as f64 / sum)
+        .map(|(value, sum)| if counted == 0 { *value } else { value * f64::from(counted) / sum })
         .collect();
     let norm = values.iter().map(|value| value * value).sum::<f64>().sqrt();
-    let rank = stack.singular.iter().filter(|&&value| value > 0.0).count();
     let report = Report { ranks: vec![rank], norm: Some(norm), ..Report::default() };
     Ok(stack.with_values(&values, report))
 }
@@ -108,15 +112,21 @@ fn merged_row(stack: &Stack, row: usize) -> Vec<f64> {
     right.iter().map(|value| scale * value).collect()
 }
 
-/// `uᵀ·τ` for all left directions u: `R × n`, zeros for directions without energy.
-fn along(stack: &Stack, operands: &mut dyn Operands, operand: usize) -> Result<Vec<f64>, Stop> {
+/// `uᵀ·τ` for all left directions u: `R × n`, zeros for directions without energy. None of a τ that is all zero.
+fn along(
+    stack: &Stack,
+    operands: &mut dyn Operands,
+    operand: usize,
+) -> Result<Option<Vec<f64>>, Stop> {
     let (rows, columns) = operands.shape(operand);
     let size = stack.singular.len();
     let mut found = zeros(size, columns);
+    let mut is_zero = true;
     for (first, count) in panels(rows, PANEL) {
         let left = stack.left.block(operands, first, count)?;
         let mut own = zeros(count, columns);
         operands.read(operand, first, &mut own.values)?;
+        is_zero &= own.values.iter().all(|&value| value == 0.0);
         accumulate(&mut found, 1.0, view(&left).transpose(), view(&own));
     }
     let is_scaled = matches!(stack.left, LeftRows::Read { .. });
@@ -128,5 +138,5 @@ fn along(stack: &Stack, operands: &mut dyn Operands, operand: usize) -> Result<V
         };
         row.iter_mut().for_each(|value| *value *= factor);
     }
-    Ok(found.values)
+    Ok((!is_zero).then_some(found.values))
 }

@@ -71,6 +71,10 @@ impl MatrixLayout {
         to.count("rows", *rows);
         to.count("columns", *columns);
         to.flag("inputs first", *inputs_first);
+        if *inputs_first {
+            // The version of how matrices are turned.
+            to.count("turned", 2_u64);
+        }
     }
 }
 

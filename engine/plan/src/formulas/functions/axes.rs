@@ -13,18 +13,49 @@ use super::arguments::over_lists;
 use super::matrix::several;
 use super::settings::Bounds;
 use super::within::{REDUCTION_SCOPES, sum_of_products, tensors, zeroed};
+use crate::families::tensor_class::Class;
 use crate::formulas::graph::{Node, NodeId};
 use crate::formulas::kind::Kind;
 use crate::formulas::lower::{Lowering, Reported, Typed, Value};
 use crate::plan::Rectangle;
 
-/// The axis that a scope names.
-pub(super) fn axis(scope: Option<&str>) -> Option<Axis> {
-    match scope {
-        Some("row") => Some(Axis::Rows),
-        Some("column") => Some(Axis::Columns),
-        _ => None,
-    }
+/// What a scope's facts are of: rows or columns, of the tensor seen in these dimensions.
+pub(super) type Along = (Axis, Vec<u64>);
+
+/// Along what the facts of a scope go; none where it is no scope of rows or columns. What makes an output of a
+/// linear weight is a row, a column where inputs come first, and of a convolution all that follows the outputs.
+///
+/// **Errors.** Outputs of a stack of matrices that has its inputs first, whose facts lie in no two dimensions.
+pub(super) fn along(
+    lowering: &mut Lowering<'_>,
+    scope: Option<&str>,
+    span: Span,
+) -> Result<Option<Along>, Reported> {
+    let own = lowering.inputs.shape.unwrap_or_default().to_vec();
+    Ok(Some(match (scope, lowering.class) {
+        (Some("row"), _) => (Axis::Rows, own),
+        (Some("column"), _) => (Axis::Columns, own),
+        (Some("output"), Some(Class::Matrix(layout))) => {
+            let MatrixLayout { matrices, rows, columns, inputs_first } = layout;
+            match (matrices, inputs_first) {
+                (_, false) => (Axis::Rows, vec![matrices.saturating_mul(rows), columns]),
+                (1, true) => (Axis::Columns, vec![rows, columns]),
+                (_, true) => return Err(outputs_of_stack(lowering, span)),
+            }
+        }
+        (Some("output"), _) => (Axis::Rows, own),
+        _ => return Ok(None),
+    }))
+}
+
+/// Reports facts about the outputs of a stack of matrices that has its inputs first.
+fn outputs_of_stack(lowering: &mut Lowering<'_>, span: Span) -> Reported {
+    let tensor = lowering.inputs.own.name();
+    let headline = format!("`{tensor}` is a stack of matrices with inputs first");
+    let diagnostic = Diagnostic::error(codes::STACKED_MATRICES, headline)
+        .note("what each of their outputs is made of cannot be looked at")
+        .help("give them another method in a rule of their own");
+    lowering.report(diagnostic, span)
 }
 
 /// A fact about each row or column, the same number in all its elements.
@@ -75,7 +106,10 @@ fn is_empty(lowering: &Lowering<'_>) -> bool {
 pub(super) fn highest(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
     let options = call.options(lowering, &[("scope", &["row", "column"])]);
     let values = call.positional(lowering, 1)?;
-    let axis = axis(options?[0].as_deref()).unwrap_or(Axis::Rows);
+    let axis = match options?[0].as_deref() {
+        Some("column") => Axis::Columns,
+        _ => Axis::Rows,
+    };
     over_lists(lowering, &values, call.span, |lowering, items, span| {
         axis_fact(lowering, Fact::Highest, axis, items, span)
     })

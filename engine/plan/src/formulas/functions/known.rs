@@ -5,6 +5,7 @@ use mixdown_diagnostics::{Diagnostic, codes};
 use super::Call;
 use super::matrix::several;
 use super::within::tensors;
+use crate::families::layer;
 use crate::formulas::kind::Kind;
 use crate::formulas::lower::{Lowering, Reported, Typed, Value, describe, item};
 
@@ -20,7 +21,11 @@ pub(super) fn ordinal(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Va
 pub(super) fn depth(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
     call.values(lowering, 0)?;
     match lowering.inputs.own.depth() {
-        Some(depth) => Ok(lowering.scalar(depth)),
+        // A layer alone is the last for gradients of parameters, and the first here.
+        Some(depth) => {
+            let layer = layer::split(lowering.inputs.own.name()).map(|name| name.layer);
+            Ok(lowering.scalar(if layer == Some(0) { 0.0 } else { depth }))
+        }
         None => Ok(Value::One(lowering.unknown_scalar())),
     }
 }

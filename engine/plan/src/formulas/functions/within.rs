@@ -9,7 +9,7 @@ use mixdown_ops::selection::Ties;
 
 use super::Call;
 use super::arguments::over_lists;
-use super::axes::{axis, axis_fact, axis_fact_of};
+use super::axes::{along, axis_fact_of};
 use crate::families::layer;
 use crate::families::tensor_class::Class;
 use crate::formulas::graph::{GroupKey, LayerKey, Node, NodeId, Reach};
@@ -76,8 +76,8 @@ pub(super) fn norm(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value
 /// `total`: Σ x.
 pub(super) fn total(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Value, Reported> {
     scoped(lowering, call, 1, |lowering, items, scope, span| {
-        if let Some(axis) = axis(scope) {
-            return axis_fact(lowering, Fact::Sum, axis, items, span);
+        if let Some((axis, dimensions)) = along(lowering, scope, span)? {
+            return axis_fact_of(lowering, Fact::Sum, axis, &dimensions, items, span);
         }
         let reach = reach(lowering, scope);
         reduce_over(lowering, Reduction::Sum, items, reach, span)
@@ -93,9 +93,9 @@ pub(super) fn largest_magnitude(
     let values = call.positional(lowering, 1)?;
     let scope = options?.remove(0);
     over_lists(lowering, &values, call.span, |lowering, items, span| {
-        if let Some(axis) = axis(scope.as_deref()) {
+        if let Some((axis, dimensions)) = along(lowering, scope.as_deref(), span)? {
             let magnitude = lowering.map_one(MapOp::Abs, items, span)?;
-            return axis_fact(lowering, Fact::Highest, axis, &[magnitude], span);
+            return axis_fact_of(lowering, Fact::Highest, axis, &dimensions, &[magnitude], span);
         }
         let reach = reach(lowering, scope.as_deref());
         reduce_over(lowering, Reduction::LargestAbsolute, items, reach, span)
@@ -170,8 +170,8 @@ pub(super) fn sum_of_products(
     span: Span,
 ) -> Result<Typed, Reported> {
     tensors(lowering, &[left, right], span)?;
-    if let Some(axis) = axis(scope) {
-        return axis_fact(lowering, Fact::SumProduct, axis, &[left, right], span);
+    if let Some((axis, dimensions)) = along(lowering, scope, span)? {
+        return axis_fact_of(lowering, Fact::SumProduct, axis, &dimensions, &[left, right], span);
     }
     let reach = reach(lowering, scope);
     reduce_over(lowering, Reduction::SumProduct, &[left, right], reach, span)
@@ -289,7 +289,8 @@ pub(super) fn layers(lowering: &mut Lowering<'_>, call: &Call<'_>) -> Result<Val
 pub(super) const SCOPES: &[&str] = &["tensor", "model"];
 
 /// Scopes of sums.
-pub(super) const REDUCTION_SCOPES: &[&str] = &["tensor", "layer", "model", "row", "column"];
+pub(super) const REDUCTION_SCOPES: &[&str] =
+    &["tensor", "layer", "model", "row", "column", "output"];
 
 pub(super) fn keep_largest(
     lowering: &mut Lowering<'_>,
