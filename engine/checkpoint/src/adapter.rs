@@ -16,6 +16,7 @@ mod names;
 mod naming;
 mod pattern;
 mod resolve;
+mod tied;
 mod vocabulary;
 mod write;
 
@@ -108,6 +109,8 @@ pub struct Addition {
     pub from: AddedFrom,
     /// The product that is added to that. Its `base_tensor` is the embedding that it was tied to.
     pub update: Option<Update>,
+    /// The tensor of the base that it is tied to: position in its index.
+    pub second_of: Option<u32>,
 }
 
 /// What a tensor that the base lacks is made of.

@@ -161,6 +161,14 @@ fn set_dtype_keys(part: &mut Map<String, Value>, name: &Value) -> bool {
 
 fn set_tied(top: &mut Map<String, Value>, is_tied: bool) {
     const KEY: &str = "tie_word_embeddings";
+    let words = words::words();
+    let family = top.get("model_type").and_then(Value::as_str);
+    if !is_tied
+        && family.is_some_and(|own| words.scaled_while_tied.iter().any(|known| known == own))
+    {
+        // What was scaled because of the tie is scaled without it, too.
+        top.entry(words.scaling.as_str()).or_insert(Value::Bool(true));
+    }
     let mut is_said = false;
     if let Some(part) = text_part(top).and_then(|name| top.get_mut(name)?.as_object_mut())
         && part.contains_key(KEY)
@@ -266,6 +274,21 @@ mod tests {
                 "vocab_size": 32008,
                 "eos_token_id": [1, 2, 3],
             }),
+        );
+    }
+
+    #[test]
+    fn what_a_tie_scales_is_scaled_when_it_is_gone() {
+        let changes = ConfigChanges { is_tied: Some(false), ..ConfigChanges::default() };
+        check(
+            json!({"model_type": "t5"}),
+            &changes,
+            json!({"model_type": "t5", "scale_decoder_outputs": true, "tie_word_embeddings": false}),
+        );
+        check(
+            json!({"model_type": "t5", "scale_decoder_outputs": false}),
+            &changes,
+            json!({"model_type": "t5", "scale_decoder_outputs": false, "tie_word_embeddings": false}),
         );
     }
 

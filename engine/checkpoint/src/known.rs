@@ -20,6 +20,8 @@ pub struct Names {
     /// Tensors that some files store and that are others under a second name, in families that tie them: T5, BART,
     /// Whisper, BERT. With the end of the name of the tensor that they are.
     pub copies: Vec<[String; 2]>,
+    /// Those of the copies that are output layers, which a config that unties them leaves apart.
+    pub copied_heads: Vec<String>,
     /// Where the language model of a checkpoint may begin: published files, files saved by transformers since 4.52,
     /// files of the language model alone, GPT-2 with and without.
     pub bodies: Vec<String>,

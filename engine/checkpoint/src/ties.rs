@@ -17,6 +17,11 @@ pub fn copies_of(original: &str) -> impl Iterator<Item = &'static str> {
     own.map(|[copy, _]| copy.as_str())
 }
 
+/// Whether a name of a copy is that of an output layer.
+pub fn is_copied_head(name: &str) -> bool {
+    names().copied_heads.iter().any(|known| known == name)
+}
+
 /// The name that the output layer beside an input embedding has; none if the name is no input embedding's.
 pub fn head_of(embedding: &str) -> Option<String> {
     names().tied.iter().find_map(|[end, head]| {

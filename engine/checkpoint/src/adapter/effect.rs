@@ -1,6 +1,6 @@
 //! Whether an adapter changes anything: factors that were never trained give a product of zeros.
 
-use super::{Adapter, AddedFrom};
+use super::{Adapter, AddedFrom, tied};
 use crate::index::{Index, TensorEntry};
 use crate::source::{ByteSource, FilePool, ReadError};
 
@@ -21,6 +21,7 @@ impl Adapter {
             }
         }
         self.replacements = kept;
+        self.forget_second_names(files)?;
         for addition in &mut self.additions {
             let (AddedFrom::Adapter(at), Some(update)) = (addition.from, addition.update) else {
                 continue;
@@ -30,6 +31,30 @@ impl Adapter {
                 addition.from = AddedFrom::Base(update.base_tensor);
             }
         }
+        Ok(())
+    }
+
+    /// Forgets output layers that are stored beside the embedding that they are tied to, and are it to the last
+    /// bit: tensors that were trained as one.
+    fn forget_second_names(&mut self, files: &Index) -> Result<(), ReadError> {
+        let mut kept = Vec::with_capacity(self.additions.len());
+        for addition in std::mem::take(&mut self.additions) {
+            let is_own = tied::is_own(&self.config, &addition.name);
+            let mut is_second = false;
+            if let (AddedFrom::Adapter(at), Some(of), None, false) =
+                (addition.from, addition.second_of, addition.update, is_own)
+            {
+                let mut wholes = self.replacements.iter();
+                if let Some(whole) = wholes.find(|whole| whole.base_tensor == of) {
+                    let entry = |at: u32| &files.tensors()[at as usize];
+                    is_second = is_same(files, entry(at), files, entry(whole.adapter_tensor))?;
+                }
+            }
+            if !is_second {
+                kept.push(addition);
+            }
+        }
+        self.additions = kept;
         Ok(())
     }
 

@@ -11,7 +11,8 @@ use super::experts::Factors;
 use super::kinds::{Fault, Kind, Module, is_plain};
 use super::names::Side;
 use super::resolve::{Changes, Halves, Resolver};
-use super::{Delta, Magnitude, Replacement, Update};
+use super::tied::Tied;
+use super::{AdapterConfig, Delta, Magnitude, Replacement, Update};
 use crate::encoding::{Held, Reader};
 use crate::index::Index;
 use crate::known::is_inputs_first;
@@ -54,9 +55,19 @@ impl Resolver<'_> {
         for (kind, modules) in of_kind.into_iter().chain([tokens]) {
             for (module, tensors) in modules {
                 let name = format!("{module}.weight");
-                let Some(base_tensor) = self.find_or_tell(&name, unmatched) else { continue };
+                let Some(found) = self.find_or_tell(&name, unmatched) else { continue };
                 matched += 1;
-                self.make(kind, module, base_tensor, tensors, others, changes);
+                // Rows are trained under all names of an embedding at once, unless only another one has them.
+                let is_tokens = *kind == super::kinds::TOKENS;
+                let is_own =
+                    |own: &String| self.find_one(&format!("{own}.weight")) == Some(found.0);
+                if kind_is_shared(self.config, is_tokens) && found.1 && modules.keys().any(is_own) {
+                    continue;
+                }
+                if !is_tokens || found.1 {
+                    self.seen.entry(found.0).or_default().insert(name);
+                }
+                self.make(kind, module, found, tensors, others, changes);
             }
         }
         for (module, &magnitude) in &others.magnitudes {
@@ -73,7 +84,7 @@ impl Resolver<'_> {
         &mut self,
         kind: &'static Kind,
         name: &str,
-        base_tensor: u32,
+        (base_tensor, is_second): (u32, bool),
         tensors: &BTreeMap<&'static str, u32>,
         others: &Others,
         changes: &mut Changes,
@@ -84,8 +95,9 @@ impl Resolver<'_> {
                 .fact("base", target.dtype.name());
             return self.tell(name, fault);
         }
-        let inputs_first = is_inputs_first(&target.name)
-            || (self.config.fan_in_fan_out && !ties::is_head(&target.name));
+        let inputs_first = !is_second
+            && (is_inputs_first(&target.name)
+                || (self.config.fan_in_fan_out && !ties::is_head(&target.name)));
         let bias = target.name.strip_suffix("weight").map(|stem| format!("{stem}bias"));
         let bias = bias.and_then(|bias| self.base.position(&bias)).map(|at| at as u32);
         let module = Module {
@@ -131,7 +143,29 @@ impl Resolver<'_> {
 
     /// A magnitude of DoRA scales the rows of base and update together, so that they have this norm.
     fn magnitude(&mut self, module: &str, magnitude: u32, changes: &mut Changes) {
-        let Some(base_tensor) = self.find_one(&format!("{module}.weight")) else { return };
+        let name = format!("{module}.weight");
+        let found = self.find_one(&name).or_else(|| match self.tied(&name) {
+            Some(Tied::Same(_, of)) => Some(of),
+            _ => None,
+        });
+        let Some(base_tensor) = found else {
+            // What fits nowhere is told by its factors.
+            if self.tied_head(&name).is_some() {
+                self.tell(
+                    module,
+                    Fault::unsupported(
+                        "`{}` becomes a tensor of its own, which magnitudes cannot scale",
+                    ),
+                );
+            }
+            return;
+        };
+        if changes.effects.iter().any(|(known, _)| *known == base_tensor) {
+            let fault = Fault::unsupported(
+                "`{}` is another name of a tensor with several updates, of which magnitudes need one",
+            );
+            return self.tell(module, fault);
+        }
         let Some(update) = changes.updates.iter().find(|one| one.base_tensor == base_tensor) else {
             let fault = Fault::new("the magnitudes of `{}` have no update beside them");
             return self.tell(module, fault);
@@ -244,6 +278,12 @@ impl Resolver<'_> {
         }
         matched
     }
+}
+
+/// Whether tensors of a kind under other names of an embedding are always those of the embedding itself: peft
+/// stores them again where rows are the whole adapter.
+fn kind_is_shared(config: &AdapterConfig, is_tokens: bool) -> bool {
+    is_tokens && config.is_kind(super::kinds::TOKENS.peft_type)
 }
 
 /// What effects become once all that is made has its place.

@@ -182,7 +182,7 @@ fn owner(name: &str) -> Owner<'_> {
         Role::Parameter { adapter, .. }
         | Role::Magnitude { adapter, .. }
         | Role::Bias { adapter, .. } => Owner::Adapter(adapter.unwrap_or("default")),
-        Role::Replacement(_)
+        Role::Replacement { .. }
         | Role::OfKind { .. }
         | Role::Tokens { .. }
         | Role::Shared(_)

@@ -39,7 +39,11 @@ pub(super) enum Role<'a> {
     /// What all modules of another kind share.
     Shared(&'static str),
     /// A tensor that stands in for the base's of this name.
-    Replacement(String),
+    Replacement {
+        name: String,
+        /// Whether it is what an update wraps: peft stores embeddings so beside their updates, trained or not.
+        is_wrapped: bool,
+    },
     /// Something that no update has.
     Unsupported(&'static str),
 }
@@ -85,11 +89,10 @@ pub(super) fn role_of<'a>(name: &'a str, kind: Option<&'static Kind>) -> Role<'a
         let named = parts.len() - at > 2;
         parts.drain(at..=at + usize::from(named));
     }
-    if let Some(at) = parts.iter().position(|part| *part == "base_layer") {
-        // The wrapped module's own tensor: an embedding beside its update, or a bias.
-        parts.remove(at);
-    }
-    Role::Replacement(parts.join("."))
+    // The wrapped module's own tensor: an embedding beside its update, or a bias.
+    let wrapped = parts.iter().position(|part| *part == "base_layer");
+    wrapped.map(|at| parts.remove(at));
+    Role::Replacement { name: parts.join("."), is_wrapped: wrapped.is_some() }
 }
 
 fn factor<'a>(parts: &[&'a str], at: usize) -> Role<'a> {
@@ -195,6 +198,10 @@ pub(super) fn without_numbers(name: &str) -> String {
 mod tests {
     use super::*;
 
+    fn whole(name: &str, is_wrapped: bool) -> Role<'static> {
+        Role::Replacement { name: name.into(), is_wrapped }
+    }
+
     fn factor(
         module: &str,
         side: Side,
@@ -211,13 +218,10 @@ mod tests {
             ("model.q.lora_B.default.weight", factor("model.q", Side::B, false, Some("default"))),
             ("base_model.model.e.lora_embedding_A", factor("e", Side::A, true, None)),
             ("base_model.model.e.lora_embedding_B.x", factor("e", Side::B, true, Some("x"))),
-            ("base_model.model.lm_head.weight", Role::Replacement("lm_head.weight".into())),
-            (
-                "base_model.model.h.modules_to_save.default.dense.bias",
-                Role::Replacement("h.dense.bias".into()),
-            ),
-            ("base_model.model.h.modules_to_save.weight", Role::Replacement("h.weight".into())),
-            ("base_model.model.q.base_layer.bias", Role::Replacement("q.bias".into())),
+            ("base_model.model.lm_head.weight", whole("lm_head.weight", false)),
+            ("base_model.model.h.modules_to_save.default.dense.bias", whole("h.dense.bias", false)),
+            ("base_model.model.h.modules_to_save.weight", whole("h.weight", false)),
+            ("base_model.model.q.base_layer.bias", whole("q.bias", true)),
             (
                 "base_model.model.q.lora_magnitude_vector",
                 Role::Magnitude { module: "q".into(), adapter: None },

@@ -12,7 +12,9 @@ use super::computed::{Effect, Made};
 use super::config::AdapterConfig;
 use super::dialects::Places;
 use super::effects::{Others, Placed, placed};
+use super::kinds::Fault;
 use super::names::{Role, Side, aliases, role_of, without_numbers};
+use super::tied::{Own, Tied, is_saved};
 use super::{Adapter, AddedFrom, Addition, Replacement, Update};
 use crate::index::{Index, TensorEntry};
 use crate::known::is_inputs_first;
@@ -43,6 +45,9 @@ impl Adapter {
             base,
             base_config,
             is_tied,
+            is_apart: !is_tied,
+            seen: BTreeMap::new(),
+            wrapped: BTreeSet::new(),
             places: grouped.map(|dialect| Places::new(base, dialect)),
             faults: Faults::default(),
             warnings: Vec::new(),
@@ -109,6 +114,14 @@ pub(super) struct Halves {
     pub b: Option<u32>,
 }
 
+/// A tensor that is stored whole, by its position.
+#[derive(Clone, Copy)]
+pub(super) struct Whole {
+    pub position: u32,
+    /// Whether it is what an update wraps.
+    pub is_wrapped: bool,
+}
+
 pub(super) struct Resolver<'a> {
     pub adapter: &'a Index,
     pub config: &'a AdapterConfig,
@@ -116,6 +129,12 @@ pub(super) struct Resolver<'a> {
     pub base_config: Option<&'a Value>,
     /// Whether the base's embedding is its output layer, where it stores none.
     pub is_tied: bool,
+    /// Whether the output layer becomes a tensor of its own.
+    pub is_apart: bool,
+    /// The names by which tensors of the base are updated.
+    pub seen: BTreeMap<u32, BTreeSet<String>>,
+    /// Tensors of the adapter that updates wrap.
+    pub wrapped: BTreeSet<u32>,
     /// Where names of the base are looked for that the adapter spells in another way.
     places: Option<Places>,
     pub faults: Faults,
@@ -146,7 +165,7 @@ impl<'a> Resolver<'a> {
             return Changes::default();
         }
         let mut modules: BTreeMap<(String, bool), Halves> = BTreeMap::new();
-        let mut wholes: BTreeMap<String, u32> = BTreeMap::new();
+        let mut wholes: BTreeMap<String, Whole> = BTreeMap::new();
         let mut adapters: BTreeSet<&str> = BTreeSet::new();
         let mut unsupported: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         let mut others = Others::default();
@@ -194,9 +213,9 @@ impl<'a> Resolver<'a> {
                     let half = if side == Side::A { &mut halves.a } else { &mut halves.b };
                     *half = Some(position);
                 }
-                Role::Replacement(name) => {
-                    if let Some(other) = wholes.insert(name, position) {
-                        self.twice(position, other, &tensor.name);
+                Role::Replacement { name, is_wrapped } => {
+                    if let Some(other) = wholes.insert(name, Whole { position, is_wrapped }) {
+                        self.twice(position, other.position, &tensor.name);
                     }
                 }
                 Role::Unsupported(kind) => unsupported.entry(kind).or_default().push(&tensor.name),
@@ -234,42 +253,70 @@ impl<'a> Resolver<'a> {
     fn locate(
         &mut self,
         modules: &BTreeMap<(String, bool), Halves>,
-        wholes: &BTreeMap<String, u32>,
+        wholes: &BTreeMap<String, Whole>,
         others: &Others,
     ) -> Changes {
+        self.is_apart |= self.are_apart(wholes);
+        let wrapped = wholes.values().filter(|whole| whole.is_wrapped);
+        self.wrapped = wrapped.map(|whole| whole.position).collect();
+        let direct: BTreeSet<u32> = wholes.keys().filter_map(|name| self.find_one(name)).collect();
         let mut unmatched: Vec<String> = Vec::new();
-        let mut updates: BTreeMap<u32, (Update, &str)> = BTreeMap::new();
+        let mut updates: Vec<Own<'_>> = Vec::new();
         let mut replacements: BTreeMap<u32, (Replacement, &str)> = BTreeMap::new();
         let mut additions: BTreeMap<String, Addition> = BTreeMap::new();
         let mut matched = 0_usize;
-        for (name, &adapter_tensor) in wholes {
-            match self.find(name) {
-                Found::One(base_tensor) => {
-                    matched += 1;
-                    if let Some((_, other)) = replacements.get(&base_tensor) {
-                        self.collision(base_tensor, other, name);
+        for (name, &Whole { position: adapter_tensor, is_wrapped }) in wholes {
+            let from = AddedFrom::Adapter(adapter_tensor);
+            let base_tensor = match self.find(name) {
+                Found::One(base_tensor) => base_tensor,
+                Found::None => match self.tied(name) {
+                    // Only where nothing has its other name; what is wrapped is the same as that.
+                    Some(Tied::Same(_, of)) if !direct.contains(&of) => of,
+                    Some(Tied::Same(..)) if is_wrapped => {
+                        matched += 1;
                         continue;
                     }
-                    self.check_replacement(base_tensor, adapter_tensor);
-                    let replacement = Replacement { base_tensor, adapter_tensor };
-                    replacements.insert(base_tensor, (replacement, name));
-                }
-                Found::None => match self.added_name(name, adapter_tensor) {
-                    Some(added) => {
-                        matched += 1;
-                        let from = AddedFrom::Adapter(adapter_tensor);
-                        additions
-                            .insert(added.clone(), Addition { name: added, from, update: None });
+                    found => {
+                        let second_of = match &found {
+                            Some(Tied::Same(_, of) | Tied::Apart(_, of)) if self.is_tied => {
+                                Some(*of)
+                            }
+                            _ => None,
+                        };
+                        let added = match found {
+                            Some(Tied::Same(name, _) | Tied::Apart(name, _)) => Some(name),
+                            None => self.added_name(name, adapter_tensor),
+                        };
+                        match added {
+                            Some(name) => {
+                                matched += 1;
+                                let own =
+                                    Addition { name: name.clone(), from, update: None, second_of };
+                                additions.insert(name, own);
+                            }
+                            None => unmatched.push(name.clone()),
+                        }
+                        continue;
                     }
-                    None => unmatched.push(name.clone()),
                 },
-                Found::Several(names) => self.several(name, &names),
+                Found::Several(names) => {
+                    self.several(name, &names);
+                    continue;
+                }
+            };
+            matched += 1;
+            if let Some((_, other)) = replacements.get(&base_tensor) {
+                self.collision(base_tensor, other, name);
+                continue;
             }
+            self.check_replacement(base_tensor, adapter_tensor);
+            let replacement = Replacement { base_tensor, adapter_tensor };
+            replacements.insert(base_tensor, (replacement, name));
         }
         for ((module, embedding), halves) in modules {
             let name = format!("{module}.weight");
             // A base without an output layer has it in its embedding.
-            let mut head = None;
+            let (mut head, mut is_second) = (None, false);
             let found = match self.find(&name) {
                 // Attention with one matrix for queries, keys and values has it under a name of its own.
                 Found::None => self.find(&format!("{module}.in_proj_weight")),
@@ -281,12 +328,22 @@ impl<'a> Resolver<'a> {
                     Some(position)
                 }
                 Found::None => {
-                    head = self.tied_head(&name);
-                    match &head {
+                    let found = self.tied(&name);
+                    match &found {
                         Some(_) => matched += 1,
                         None => unmatched.push(name),
                     }
-                    head.as_ref().map(|(_, embedding)| *embedding)
+                    match found {
+                        Some(Tied::Apart(own, embedding)) => {
+                            head = Some((own, embedding));
+                            Some(embedding)
+                        }
+                        Some(Tied::Same(_, of)) => {
+                            is_second = true;
+                            Some(of)
+                        }
+                        None => None,
+                    }
                 }
                 Found::Several(names) => {
                     self.several(&name, &names);
@@ -315,27 +372,28 @@ impl<'a> Resolver<'a> {
                 }),
             };
             let pair = (left, right);
-            let Some(update) = self.update(module, *embedding, base_tensor, whole, pair) else {
+            let is_head = !embedding && (head.is_some() || is_second);
+            let form = (*embedding, is_head);
+            let Some(update) = self.update(module, form, base_tensor, whole, pair) else {
                 continue;
             };
             if let Some((head, embedding)) = head {
                 let from = AddedFrom::Base(embedding);
-                let new = || Addition { name: head.clone(), from, update: None };
+                let new = || Addition {
+                    name: head.clone(),
+                    from,
+                    update: None,
+                    second_of: Some(embedding),
+                };
                 let addition = additions.entry(head.clone()).or_insert_with(new);
                 addition.update = Some(update);
                 continue;
             }
-            if let Some((_, other)) = updates.get(&base_tensor) {
-                self.collision(base_tensor, other, module);
-                continue;
-            }
-            updates.insert(base_tensor, (update, module));
+            updates.push(Own { module, update, is_second });
         }
-        let mut changes = Changes {
-            updates: updates.into_values().map(|(update, _)| update).collect(),
-            additions: additions.into_values().collect(),
-            ..Changes::default()
-        };
+        let additions = additions.into_values().collect();
+        let mut changes = Changes { additions, ..Changes::default() };
+        self.joined(updates, &mut changes);
         matched += self.effects(others, self.config.kind, &mut changes, &mut unmatched);
         let mut all = modules.len() + wholes.len() + others.len();
         let names = modules.keys().map(|(module, _)| module).chain(others.modules.keys());
@@ -351,32 +409,11 @@ impl<'a> Resolver<'a> {
         changes
     }
 
-    /// The name under which the output layer of a base without one is stored, and the embedding that stands
-    /// in for it; none if the name is no output layer's, or the base has none such.
-    fn tied_head(&self, name: &str) -> Option<(String, u32)> {
-        aliases(name).iter().find_map(|head| {
-            let mut embeddings = ties::embeddings_of(head);
-            let (own, position) = embeddings.find_map(|name| {
-                let position = self.base.position(&name)? as u32;
-                Some((name, position))
-            })?;
-            Some((ties::head_of(&own)?, position))
-        })
-    }
-
     /// The name of a tensor that the base lacks and that was trained with the adapter.
     fn added_name(&mut self, name: &str, adapter_tensor: u32) -> Option<String> {
-        if let Some((head, _)) = self.tied_head(name) {
-            return Some(head);
-        }
-        let parts: Vec<&str> = name.split('.').collect();
-        let is_saved = |module: &String| {
-            let module: Vec<&str> = module.split('.').collect();
-            parts.windows(module.len()).any(|own| own == module)
-        };
         // What lies beside the adapter's own file was trained whole, whatever the configuration says.
         let is_beside = self.adapter.tensors()[adapter_tensor as usize].shard > 0;
-        if !is_beside && !self.config.modules_to_save.iter().any(is_saved) {
+        if !is_beside && !is_saved(self.config, name) {
             return None;
         }
         let headline = format!("`{}` is in the adapter only, and is taken from it", shown(name));
@@ -393,13 +430,21 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// The base's tensor of a name; says what else there is.
-    pub(super) fn find_or_tell(&mut self, name: &str, unmatched: &mut Vec<String>) -> Option<u32> {
+    /// The base's tensor of a name, and whether the name is another one of it; says what else there is.
+    pub(super) fn find_or_tell(
+        &mut self,
+        name: &str,
+        unmatched: &mut Vec<String>,
+    ) -> Option<(u32, bool)> {
         match self.find(name) {
-            Found::One(position) => return Some(position),
-            Found::None => match self.tied_head(name) {
+            Found::One(position) => return Some((position, false)),
+            Found::None => match self.tied(name) {
                 // The output layer of a tied base is its embedding, which the same rows stand in.
-                Some((_, embedding)) if self.is_tied => return Some(embedding),
+                Some(Tied::Same(_, of)) => return Some((of, true)),
+                Some(Tied::Apart(..)) if self.is_tied => self.tell(
+                    name,
+                    Fault::unsupported("`{}` becomes a tensor of its own, which an adapter of this kind cannot change"),
+                ),
                 _ => unmatched.push(name.to_owned()),
             },
             Found::Several(names) => self.several(name, &names),
@@ -436,7 +481,7 @@ impl<'a> Resolver<'a> {
     fn update(
         &mut self,
         module: &str,
-        embedding: bool,
+        (embedding, is_head): (bool, bool),
         base_tensor: u32,
         whole: Option<u32>,
         (left, right): (u32, u32),
@@ -493,6 +538,7 @@ impl<'a> Resolver<'a> {
         // peft goes by the layer, whatever the configuration says.
         let transposed = match self.config.dialect {
             Some(dialect) if dialect.is_turned => ties::head_of(&target.name).is_none(),
+            _ if is_head => false,
             _ => {
                 embedding
                     || is_inputs_first(&target.name)

@@ -52,6 +52,10 @@ pub(super) struct Words {
     /// What the stack of a language model is called; numbered modules under other names, such as convolutions
     /// before an encoder, are none.
     pub stack_names: Vec<String>,
+    /// Values of `model_type` of families that scale what goes into the output layer unless their config unties it.
+    pub scaled_while_tied: Vec<String>,
+    /// The key that says so of itself.
+    pub scaling: String,
 }
 
 pub(super) fn words() -> &'static Words {

@@ -227,7 +227,7 @@ impl<'a> View<'a> {
                 from,
                 update: addition.update.as_ref().and_then(|one| product(one, &stored.shape)),
             });
-            if ties::is_head(&addition.name) {
+            if ties::is_head(&addition.name) || ties::is_copied_head(&addition.name) {
                 view.tied = Some(false);
             }
         }

@@ -23,7 +23,7 @@ from peft import (
 from safetensors.torch import load_file, save_file
 from transformers import (
     GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM,
-    Qwen2Config, Qwen2ForCausalLM, ViTConfig, ViTModel, WhisperConfig, WhisperModel,
+    Qwen2Config, Qwen2ForCausalLM, T5Config, T5ForConditionalGeneration, ViTConfig, ViTModel, WhisperConfig, WhisperModel,
 )
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -44,6 +44,8 @@ MODELS = {
         d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
         encoder_ffn_dim=24, decoder_ffn_dim=24, vocab_size=20, num_mel_bins=6, max_source_positions=8,
         max_target_positions=8, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1)),
+    "t5": lambda: T5ForConditionalGeneration(T5Config(
+        d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, vocab_size=20, tie_word_embeddings=True)),
     "vit": lambda: ViTModel(ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, image_size=8,
         patch_size=4), add_pooling_layer=False),
@@ -95,6 +97,40 @@ CASES = {
     "trainable_tokens": ("llama", lambda: TrainableTokensConfig(token_indices=[1, 5], target_modules=["embed_tokens"])),
 }
 
+# On a base whose output layer is its embedding: what of the two is trained how, and whether peft keeps them one.
+TIED = {
+    "embedding": dict(target_modules=[*QV, "embed_tokens"]),
+    "head": dict(target_modules=[*QV, "lm_head"]),
+    "both": dict(target_modules=[*QV, "embed_tokens", "lm_head"]),
+    "dora_embedding": dict(target_modules=[*QV, "embed_tokens"], use_dora=True),
+    "dora_head": dict(target_modules=[*QV, "lm_head"], use_dora=True),
+    "saved_embedding": dict(modules_to_save=["embed_tokens"]),
+    "saved_head": dict(modules_to_save=["lm_head"]),
+    "saved_both": dict(modules_to_save=["embed_tokens", "lm_head"]),
+    "saved_embedding_lora_head": dict(target_modules=[*QV, "lm_head"], modules_to_save=["embed_tokens"]),
+    "saved_head_lora_embedding": dict(target_modules=[*QV, "embed_tokens"], modules_to_save=["lm_head"]),
+    "tokens_both": dict(trainable_token_indices={"embed_tokens": [3, 9], "lm_head": [3, 9]}),
+    "tokens_head": dict(trainable_token_indices={"lm_head": [3, 9]}),
+    "ensured_embedding": dict(target_modules=[*QV, "embed_tokens"], ensure_weight_tying=True),
+    "ensured_head": dict(target_modules=[*QV, "lm_head"], ensure_weight_tying=True),
+    "ensured_saved_embedding": dict(modules_to_save=["embed_tokens"], ensure_weight_tying=True),
+    "ensured_saved_head": dict(modules_to_save=["lm_head"], ensure_weight_tying=True),
+    "ensured_tokens": dict(trainable_token_indices=[3, 9], ensure_weight_tying=True),
+}
+for case, settings in TIED.items():
+    CASES[f"tied_{case}"] = ("qwen2", lambda own=settings: LoraConfig(**{**dict(r=3, lora_alpha=5, target_modules=QV), **own}))
+CASES |= {
+    "tied_trainable_tokens": ("qwen2", lambda: TrainableTokensConfig(token_indices=[1, 5], target_modules=["embed_tokens"])),
+    "tied_loha_head": ("qwen2", lambda: LoHaConfig(r=3, alpha=5, target_modules=["lm_head"])),
+    "tied_gpt2_both": ("gpt2", lambda: LoraConfig(r=3, lora_alpha=5, fan_in_fan_out=True, target_modules=["c_attn", "wte", "lm_head"])),
+    "tied_gpt2_ensured": ("gpt2", lambda: LoraConfig(r=3, lora_alpha=5, fan_in_fan_out=True, target_modules=["c_attn", "lm_head"], ensure_weight_tying=True)),
+    "tied_t5_head": ("t5", lambda: LoraConfig(r=3, lora_alpha=5, target_modules=["q", "lm_head"])),
+    "tied_t5_both": ("t5", lambda: LoraConfig(r=3, lora_alpha=5, target_modules=["q", "shared", "lm_head"])),
+    "tied_t5_saved_embedding": ("t5", lambda: LoraConfig(r=3, lora_alpha=5, target_modules=["q"], modules_to_save=["shared"])),
+    "tied_t5_saved_head": ("t5", lambda: LoraConfig(r=3, lora_alpha=5, target_modules=["q"], modules_to_save=["lm_head"])),
+    "tied_t5_ensured": ("t5", lambda: LoraConfig(r=3, lora_alpha=5, target_modules=["q", "lm_head"], ensure_weight_tying=True)),
+}
+
 
 def model(name):
     torch.manual_seed(sum(name.removesuffix("_fused").encode()))
@@ -106,8 +142,9 @@ def model(name):
 
 
 def stored(name, made):
-    """The tensors of a model as its files hold them."""
-    made.tie_weights()
+    """The tensors of a model as its files hold them, tied where its config says so."""
+    if made.config.tie_word_embeddings:
+        made.tie_weights()
     if name.endswith("_fused"):
         return {key: value.clone() for key, value in made.state_dict().items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +170,11 @@ def make(name):
     fresh = model(base_name)
     fresh.tie_weights()
     loaded = PeftModel.from_pretrained(fresh, folder)
-    merged, before = stored(base_name, loaded.merge_and_unload()), stored(base_name, model(base_name))
+    merged = loaded.merge_and_unload()
+    is_tied = merged.config.tie_word_embeddings
+    merged, before = stored(base_name, merged), stored(base_name, model(base_name))
+    # The test goes by the names.
+    assert not name.startswith("tied_") or is_tied == ("lm_head.weight" not in merged), name
     changed = {
         key: value.contiguous() for key, value in merged.items()
         if key not in before or not torch.equal(value, before[key])

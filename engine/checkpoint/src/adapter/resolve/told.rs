@@ -30,7 +30,7 @@ impl Resolver<'_> {
         self.faults.push(fault.fact("other", format!("`{}`", shown(&other.name))));
     }
 
-    pub(super) fn collision(&mut self, base_tensor: u32, first: &str, second: &str) {
+    pub fn collision(&mut self, base_tensor: u32, first: &str, second: &str) {
         let target = &self.base.tensors()[base_tensor as usize];
         let facts = vec![
             ("first".to_owned(), format!("`{}`", shown(&without_numbers(first)))),

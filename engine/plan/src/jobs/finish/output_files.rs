@@ -104,10 +104,15 @@ fn through(outer: Vec<LayerChange>, inner: Vec<LayerChange>) -> Vec<LayerChange>
 fn tied(request: &Request<'_>, files_from: Option<u32>, jobs: &[Job]) -> Option<bool> {
     let donor = &request.checkpoints[files_from? as usize];
     let is_stored = |name: &str| donor.index.position(name).is_some();
+    // Files of families with many names for one tensor store more or less of them as they please; an adapter
+    // stores another one only where it differs.
+    let is_of_adapter = |name: &str| {
+        let mut additions = request.adapters.iter().flat_map(|one| &one.adapter.additions);
+        ties::is_copied_head(name) && additions.any(|addition| addition.name == name)
+    };
     let is_new_head = |name: &str| {
-        ties::is_head(name)
-            && !is_stored(name)
-            && ties::embeddings_of(name).any(|embedding| is_stored(&embedding))
+        let is_beside = || ties::embeddings_of(name).any(|embedding| is_stored(&embedding));
+        !is_stored(name) && ((ties::is_head(name) && is_beside()) || is_of_adapter(name))
     };
     let is_untied = jobs.iter().any(|job| is_new_head(&job.name));
     (is_untied && donor.config.and_then(tied_flag) != Some(false)).then_some(false)
