@@ -85,6 +85,7 @@ codes! {
     MOE_EXPERTS = "E0258", "the experts of a mixture, or their prompts, make no gates";
     MOE_LAYOUT = "E0259", "models do not make a mixture of experts";
     TRANSPLANT = "E0260", "a model cannot get the vocabulary of another one";
+    LAYER_SHUFFLE = "E0261", "layers cannot be drawn from models";
     MISSING_BASE = "E0301", "a method needs a base model and there is none";
     MISSING_PARAMETER = "E0302", "a required parameter is not set";
     WRONG_INPUTS = "E0303", "a method got too many or too few models";

@@ -19,6 +19,7 @@ pub mod pattern;
 pub mod recipe;
 pub mod schema;
 pub mod setting;
+pub mod shuffle_file;
 pub mod tree;
 pub mod yaml;
 

@@ -33,6 +33,7 @@ pub mod push;
 pub mod quantity;
 pub mod recipes;
 pub mod search;
+mod shuffle;
 pub mod survey;
 pub mod tensors;
 mod told;

@@ -130,7 +130,12 @@ pub fn load(
         },
         Err(_) => None,
     };
+    let shuffled = match (&asked_for, text) {
+        (Ok(given), None) => crate::shuffle::recipe(path, given, set, session).transpose()?,
+        _ => None,
+    };
     let stands_for = composition.as_ref().map(|composition| Ok(composition.recipe.clone()));
+    let stands_for = stands_for.or_else(|| Some(Ok(shuffled.as_ref()?.recipe.clone())));
     let asked_for = RefCell::new(Some(stands_for.unwrap_or(asked_for)));
     let read = |path: &Path| match asked_for.borrow_mut().take() {
         Some(asked_for) => asked_for,
@@ -142,6 +147,7 @@ pub fn load(
     }
     let mut is_partial = mixdown_diagnostics::any_error(&errors);
     let mut loader = Loader::new(*session, memory_bytes, errors);
+    loader.diagnostics.extend(shuffled.into_iter().flat_map(|shuffled| shuffled.warnings));
     if let Some(composition) = composition {
         loader.diagnostics.extend(composition.warnings);
         loader.composed = Some((composition.name, composition.model));

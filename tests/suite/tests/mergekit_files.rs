@@ -1,8 +1,8 @@
 //! Forms of mergekit's files beside plain merges: chat templates, files of several documents, layer ranges as
 //! people write them, and methods that a recipe does not use.
 
-use mixdown_kit::{Program, Space, read_checkpoint};
-use mixdown_suite::{family, merge, merged, program};
+use mixdown_kit::{Program, Space, checkpoint, read_checkpoint};
+use mixdown_suite::{family, merge, merged, program, refusal};
 
 const LINEAR: &str = "merge_method: linear
 models:
@@ -515,4 +515,56 @@ fn what_cannot_be_done_to_other_files_is_told() {
     let space = without_json("tokenizer.model", b"no model");
     let outcome = merge(&space, &format!("{ON_BASE}tokenizer_source: base\n"), &[]).exits(2);
     assert!(outcome.stderr.contains("no tokenizer that is read"), "{}", outcome.stderr);
+}
+
+/// Each layer is one of the models' at its place, the same ones every time, and with `full_random` anyone's.
+#[test]
+fn layers_are_shuffled() {
+    let space = Space::new();
+    for (at, name) in ["a", "b"].into_iter().enumerate() {
+        checkpoint(name).layers(6).expert(at as u64 + 1, 0.1).write(&space);
+    }
+    checkpoint("short").layers(3).write(&space);
+    let shuffle = |more: &str| {
+        format!(
+            "layer_shuffle: [{{model: ./a, weight: 2}}, {{model: ./b}}]\nrandom_seed: 5\n{more}"
+        )
+    };
+    let models = ["a", "b"].map(|name| read_checkpoint(space.path(name)));
+    // For each layer the model and the layer that it is.
+    let drawn = |recipe: &str| -> Vec<(usize, usize)> {
+        merge(&space, recipe, &["--force"]).success();
+        let merged = read_checkpoint(space.path("merged"));
+        let name = |layer: usize| format!("model.layers.{layer}.mlp.up_proj.weight");
+        let count = (0..).take_while(|layer| merged.tensors.contains_key(&name(*layer))).count();
+        let config: serde_json::Value =
+            serde_json::from_str(&space.read_text("merged/config.json")).expect("a config");
+        assert_eq!(config["num_hidden_layers"], count);
+        let source = |layer| {
+            let mut all = (0..2).flat_map(|model| (0..6).map(move |own| (model, own)));
+            let own = merged.values(&name(layer));
+            all.find(|&(model, own_layer)| models[model].values(&name(own_layer)) == own)
+        };
+        (0..count).map(|layer| source(layer).expect("a layer of a model")).collect()
+    };
+    let first = drawn(&shuffle(""));
+    assert_eq!(first.len(), 6);
+    assert!(first.iter().enumerate().all(|(place, &(_, layer))| place == layer), "{first:?}");
+    assert!(first.iter().any(|one| one.0 != first[0].0), "{first:?}");
+    assert_eq!(drawn(&shuffle("")), first);
+    let any = drawn(&shuffle("full_random: true\n").replace("weight: 2", "weight: 0.5"));
+    assert_eq!(any.iter().filter(|one| one.0 == 0).count(), 3, "{any:?}");
+    assert_eq!(any.len(), 9);
+    let check = |recipe: &str, more: &[&str], parts: &[&str]| {
+        let told = refusal(&space, recipe, more, 2);
+        for part in parts {
+            assert!(told.contains(part), "{part} in\n{told}");
+        }
+    };
+    check(&shuffle("").replace("./b", "./short"), &[], &["E0261", "3 layers", "recipe.yaml:1:"]);
+    check("layer_shuffle: []\n", &[], &["E0261", "no model"]);
+    check("layer_shuffle: [{model: ./a, weight: 0}]\n", &[], &["E0261", "no model"]);
+    check("layer_shuffle: [{model: ./a, weight: -1}]\n", &[], &["a number from 0"]);
+    check(&shuffle("").replace("./b", "./none"), &[], &["E0101", "recipe.yaml:1:"]);
+    check(&shuffle(""), &["--set", "random_seed=6"], &["E0261", "cannot be set"]);
 }
