@@ -315,7 +315,8 @@ def diff(
 def verify(
     folder: str | os.PathLike[str], *, threads: int | None = None, progress: Progress = None
 ) -> Verified:
-    """Proves a merged checkpoint against its manifest.
+    """Proves a merged checkpoint against its manifest. One at an address (`s3://`, `gs://`, `az://`,
+    `https://`, `hf://`) is read where it lies.
 
     **Errors.** `MergeError` with all that is missing, different, or too much.
 

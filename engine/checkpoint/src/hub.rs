@@ -204,6 +204,42 @@ pub fn prepare(
     ))
 }
 
+/// An output that lies elsewhere, with what stands in for it here.
+#[derive(Debug)]
+pub struct PreparedOutput {
+    /// The folder of its manifest, its small files and the stand-ins of its weights, as far as they are there.
+    pub folder: PathBuf,
+    /// The names of all that lies at its address, where that can be told.
+    pub names: Option<Vec<String>>,
+}
+
+/// Prepares an output at an address, so that it can be proven: nothing that an earlier run fetched is believed.
+/// What its manifest names and is not there is left out.
+///
+/// **Errors.** When the output cannot be reached, is not given, or is of a format without headers; when its server
+/// gives no parts of files.
+#[cfg(feature = "hub")]
+pub fn prepare_output(
+    address: &str,
+    options: &HubOptions,
+    cache: &Path,
+    progress: &dyn FetchProgress,
+) -> Result<PreparedOutput, Box<Diagnostic>> {
+    stand_in::prepare_output(address, options, cache, progress)
+}
+
+/// The same without a network.
+#[cfg(not(feature = "hub"))]
+pub fn prepare_output(
+    address: &str,
+    options: &HubOptions,
+    cache: &Path,
+    progress: &dyn FetchProgress,
+) -> Result<PreparedOutput, Box<Diagnostic>> {
+    prepare(address, None, options, cache, progress)
+        .map(|folder| PreparedOutput { folder, names: None })
+}
+
 /// Whether an address names an object store, which takes outputs too.
 pub fn is_store(address: &str) -> bool {
     ["s3://", "gs://", "az://"].iter().any(|scheme| address.starts_with(scheme))

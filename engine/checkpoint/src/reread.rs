@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use mixdown_files::open_regular;
 
+use crate::hub::far;
+use crate::source::{ByteSource, ReadError};
 use crate::tensor_digest::{PieceHash, Pieces, TensorDigest, TensorHasher};
 
 /// What one thread takes at a time. Large enough that finding the next piece costs nothing, small
@@ -91,20 +93,54 @@ pub(crate) fn digests(
 
 /// One thread's open file and buffer.
 struct Reader {
-    open: Option<(PathBuf, File)>,
+    open: Option<(PathBuf, Open)>,
     buffer: Vec<u8>,
+}
+
+/// What is read: a file, or what a stand-in is for.
+enum Open {
+    File(File),
+    Elsewhere(Arc<dyn ByteSource>),
+}
+
+impl Open {
+    fn of(path: &Path) -> io::Result<Self> {
+        match far::of(path)? {
+            Some(source) => Ok(Self::Elsewhere(source)),
+            None => open_regular(path).map(|(file, _)| Self::File(file)),
+        }
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.read_exact_at(buffer, offset),
+            Self::Elsewhere(source) => {
+                source.read_exact_at(offset, buffer).map_err(|error| match error {
+                    ReadError::Io { error, .. } => error,
+                    other => io::Error::other(other.to_string()),
+                })
+            }
+        }
+    }
+
+    /// Lets what is read over a network come ahead of its reader.
+    fn will_need(&self, offset: u64, bytes: u64) {
+        if let Self::Elsewhere(source) = self {
+            source.will_need(offset, bytes);
+        }
+    }
 }
 
 impl Reader {
     fn piece(&mut self, stretch: &Stretch, cut: &Pieces, piece: usize) -> io::Result<PieceHash> {
         if self.open.as_ref().is_none_or(|(path, _)| *path != stretch.path) {
-            let (file, _) = open_regular(&stretch.path)?;
-            self.open = Some((stretch.path.clone(), file));
+            self.open = Some((stretch.path.clone(), Open::of(&stretch.path)?));
         }
         let (_, file) = self.open.as_ref().expect("the file was opened above");
         let mut hasher = cut.hasher(piece);
         let mut at = stretch.offset + cut.offset(piece);
         let mut left = cut.len(piece);
+        file.will_need(at, left);
         while left > 0 {
             let take = left.min(self.buffer.len() as u64) as usize;
             file.read_exact_at(&mut self.buffer[..take], at)?;

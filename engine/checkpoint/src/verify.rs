@@ -44,7 +44,37 @@ pub enum VerifyError {
     Failed(Vec<Diagnostic>),
 }
 
-/// Compares the output in `folder` with its manifest, on `threads` threads.
+/// Where an output lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Lying<'a> {
+    /// The folder, or that of what [stands in](crate::hub::prepare_output) for an output elsewhere.
+    pub folder: &'a Path,
+    /// The address, if it lies elsewhere.
+    pub address: Option<&'a str>,
+    /// The names of all that lies at the address, where that can be told.
+    pub names: Option<&'a [String]>,
+}
+
+impl<'a> Lying<'a> {
+    /// In a folder of this machine.
+    pub fn here(folder: &'a Path) -> Self {
+        Self { folder, address: None, names: None }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// One of its files, as messages show it.
+    fn shown(&self, name: &str) -> String {
+        match self.address {
+            Some(address) => format!("{}/{}", shown(address.trim_end_matches('/')), shown(name)),
+            None => shown_path(&self.path(name)),
+        }
+    }
+}
+
+/// Compares an output with its manifest, on `threads` threads.
 ///
 /// `progress` is told first 0 of all bytes, then how many more are done, from any thread: `(done,
 /// total)`. When it returns false, verifying stops.
@@ -52,14 +82,19 @@ pub enum VerifyError {
 /// **Errors.** `MANIFEST_BROKEN`; or one `VERIFY_FAILED` for each tensor or file that is missing,
 /// too many, too short or different.
 pub fn verify(
-    folder: &Path,
+    output: Lying<'_>,
     threads: usize,
     progress: &(dyn Fn(u64, u64) -> bool + Sync),
 ) -> Result<VerifyReport, VerifyError> {
-    let manifest = Manifest::read(folder).map_err(|problem| VerifyError::Failed(vec![*problem]))?;
+    let manifest = Manifest::read(output.folder).map_err(|mut problem| {
+        if output.address.is_some() {
+            *problem = problem.in_file(output.shown(MANIFEST_NAME));
+        }
+        VerifyError::Failed(vec![*problem])
+    })?;
     let mut problems = Vec::new();
-    check_names(folder, &manifest, &mut problems);
-    let stretches = find_tensors(folder, &manifest, &mut problems);
+    check_names(&output, &manifest, &mut problems);
+    let stretches = find_tensors(&output, &manifest, &mut problems);
     let total = stretches.iter().map(|(_, stretch)| stretch.bytes).sum();
     let (tensors, stretches): (Vec<&TensorRecord>, Vec<Stretch>) = stretches.into_iter().unzip();
     if !progress(0, total) {
@@ -75,7 +110,7 @@ pub fn verify(
                     "the bytes of `{}` are not those that were written",
                     shown(&tensor.name)
                 ))
-                .at_byte(shown_path(&stretch.path), stretch.offset)
+                .at_byte(output.shown(&tensor.shard), stretch.offset)
                 .fact("manifest", format!("blake3 {}", tensor.blake3))
                 .fact("file", format!("blake3 {found}"))
                 .fact("length", bytes_text(stretch.bytes))
@@ -83,16 +118,16 @@ pub fn verify(
             ),
             Err(error) => problems.push(
                 failed(format!("the bytes of `{}` cannot be read", shown(&tensor.name)))
-                    .at_byte(shown_path(&stretch.path), stretch.offset)
+                    .at_byte(output.shown(&tensor.shard), stretch.offset)
                     .fact("system", io_text(&error)),
             ),
         }
     }
     for file in &manifest.files {
-        check_file(folder, file, &mut problems);
+        check_file(&output, file, &mut problems);
     }
     for header in &manifest.headers {
-        check_header(folder, header, &mut problems);
+        check_header(&output, header, &mut problems);
     }
     if !problems.is_empty() {
         return Err(VerifyError::Failed(problems));
@@ -105,7 +140,8 @@ fn failed(headline: impl Into<String>) -> Diagnostic {
     Diagnostic::error(codes::VERIFY_FAILED, headline)
 }
 
-fn shard_names(manifest: &Manifest) -> BTreeSet<&str> {
+/// The names of the files that hold an output's tensors.
+pub(crate) fn shard_names(manifest: &Manifest) -> BTreeSet<&str> {
     let mut names: BTreeSet<&str> =
         manifest.tensors.iter().map(|tensor| tensor.shard.as_str()).collect();
     if names.is_empty() {
@@ -150,13 +186,21 @@ pub fn strangers(folder: &Path, manifest: &Manifest) -> io::Result<Vec<PathBuf>>
 }
 
 /// Files that the manifest does not know. Hidden ones belong to other tools (`.git`, `.cache`).
-fn check_names(folder: &Path, manifest: &Manifest, problems: &mut Vec<Diagnostic>) {
-    let mut extra = match strangers(folder, manifest) {
+fn check_names(output: &Lying<'_>, manifest: &Manifest, problems: &mut Vec<Diagnostic>) {
+    let found = match (output.address, output.names) {
+        (None, _) => strangers(output.folder, manifest),
+        (Some(_), None) => return,
+        (Some(_), Some(there)) => {
+            let known = names(manifest);
+            let unknown = there.iter().filter(|name| !known.contains(name.as_str()));
+            Ok(unknown.map(PathBuf::from).collect())
+        }
+    };
+    let mut extra = match found {
         Ok(extra) => extra,
         Err(error) => {
-            let headline = "the folder cannot be listed";
-            problems
-                .push(failed(headline).in_file(shown_path(folder)).fact("system", io_text(&error)));
+            let (headline, place) = ("the folder cannot be listed", shown_path(output.folder));
+            problems.push(failed(headline).in_file(place).fact("system", io_text(&error)));
             return;
         }
     };
@@ -167,7 +211,7 @@ fn check_names(folder: &Path, manifest: &Manifest, problems: &mut Vec<Diagnostic
     for name in extra {
         problems.push(
             failed("a file is not part of what was written")
-                .in_file(shown_path(&folder.join(name)))
+                .in_file(output.shown(&name.to_string_lossy()))
                 .help("remove it, or keep it outside this folder"),
         );
     }
@@ -175,14 +219,14 @@ fn check_names(folder: &Path, manifest: &Manifest, problems: &mut Vec<Diagnostic
 
 /// Where the tensors of the manifest lie, by the headers of their shards.
 fn find_tensors<'a>(
-    folder: &Path,
+    output: &Lying<'_>,
     manifest: &'a Manifest,
     problems: &mut Vec<Diagnostic>,
 ) -> Vec<(&'a TensorRecord, Stretch)> {
     let mut stretches = Vec::new();
     for shard in shard_names(manifest) {
-        let path = folder.join(shard);
-        let header = match read_header(&path) {
+        let (path, told) = (output.path(shard), output.shown(shard));
+        let header = match read_header(&path, &told) {
             Ok(header) => header,
             Err(found) => {
                 problems.extend(found.into_iter().map(|problem| Diagnostic {
@@ -198,9 +242,7 @@ fn find_tensors<'a>(
         for tensor in manifest.tensors.iter().filter(|tensor| tensor.shard == shard) {
             let name = shown(&tensor.name);
             let Some(entry) = there.remove(tensor.name.as_str()) else {
-                problems.push(
-                    failed(format!("`{name}` is missing")).in_file(shown_path(&path)).help(AGAIN),
-                );
+                problems.push(failed(format!("`{name}` is missing")).in_file(&told).help(AGAIN));
                 continue;
             };
             let (dtype, dimensions) = (entry.dtype.safetensors_name(), entry.shape.dimensions());
@@ -211,7 +253,7 @@ fn find_tensors<'a>(
             }
             problems.push(
                 failed(format!("`{name}` has another type or shape"))
-                    .at_byte(shown_path(&path), entry.offset)
+                    .at_byte(&told, entry.offset)
                     .fact("manifest", format!("{:?} {}", tensor.shape, shown(&tensor.dtype)))
                     .fact("file", format!("{dimensions:?} {dtype}"))
                     .help(AGAIN),
@@ -219,29 +261,27 @@ fn find_tensors<'a>(
         }
         for name in there.keys() {
             problems.push(
-                failed(format!("`{}` is not part of what was written", shown(name)))
-                    .in_file(shown_path(&path)),
+                failed(format!("`{}` is not part of what was written", shown(name))).in_file(&told),
             );
         }
     }
     stretches
 }
 
-fn read_header(path: &Path) -> Result<Header, Vec<Diagnostic>> {
-    let told = shown_path(path);
+fn read_header(path: &Path, told: &str) -> Result<Header, Vec<Diagnostic>> {
     let (file, found) = open_regular(path).map_err(|error| {
         let headline = match error.kind() {
             io::ErrorKind::NotFound => "a shard is missing".to_owned(),
             _ => format!("a shard cannot be read: {}", io_text(&error)),
         };
-        vec![failed(headline).in_file(&told)]
+        vec![failed(headline).in_file(told)]
     })?;
-    let source = ShardSource { file, bytes: found.len(), shown: told.clone() };
+    let source = ShardSource { file, bytes: found.len(), shown: told.to_owned() };
     // Which format it must be follows from the name that was written, not from what stands there now.
     match path.extension().and_then(|ending| ending.to_str()) {
-        Some("bin") => Torch.read_header(&source, &told),
-        Some("gguf") => gguf::stored(&source, &told),
-        _ => Safetensors.read_header(&source, &told),
+        Some("bin") => Torch.read_header(&source, told),
+        Some("gguf") => gguf::stored(&source, told),
+        _ => Safetensors.read_header(&source, told),
     }
 }
 
@@ -268,11 +308,10 @@ impl ByteSource for ShardSource {
     }
 }
 
-fn check_file(folder: &Path, file: &FileRecord, problems: &mut Vec<Diagnostic>) {
-    let path = folder.join(&file.name);
-    let problem = |headline: String| failed(headline).in_file(shown_path(&path));
+fn check_file(output: &Lying<'_>, file: &FileRecord, problems: &mut Vec<Diagnostic>) {
+    let problem = |headline: String| failed(headline).in_file(output.shown(&file.name));
     let name = shown(&file.name);
-    match sha256_of_file(&path) {
+    match sha256_of_file(&output.path(&file.name)) {
         Ok((sha256, bytes)) if sha256 == file.sha256 && bytes == file.bytes => {}
         Ok((sha256, bytes)) => {
             let found = problem(format!("`{name}` is not what was written"))
@@ -291,13 +330,12 @@ fn check_file(folder: &Path, file: &FileRecord, problems: &mut Vec<Diagnostic>) 
 }
 
 /// The first bytes of a weight file, whose tensors are looked at by themselves.
-fn check_header(folder: &Path, header: &FileRecord, problems: &mut Vec<Diagnostic>) {
-    let path = folder.join(&header.name);
-    match sha256_of(&path, header.bytes) {
+fn check_header(output: &Lying<'_>, header: &FileRecord, problems: &mut Vec<Diagnostic>) {
+    match sha256_of(&output.path(&header.name), header.bytes) {
         Ok((sha256, bytes)) if sha256 == header.sha256 && bytes == header.bytes => {}
         Ok((sha256, _)) => problems.push(
             failed(format!("the header of `{}` is not what was written", shown(&header.name)))
-                .in_file(shown_path(&path))
+                .in_file(output.shown(&header.name))
                 .fact("manifest", format!("{}, sha256 {}", bytes_text(header.bytes), header.sha256))
                 .fact("file", format!("sha256 {sha256}"))
                 .help(AGAIN),
@@ -374,7 +412,7 @@ mod tests {
     fn check(damage: impl Fn(&Path), expected: &[&str]) {
         let (_folder, target) = output();
         damage(&target);
-        let Err(VerifyError::Failed(found)) = verify(&target, 2, &|_, _| true) else {
+        let Err(VerifyError::Failed(found)) = verify(Lying::here(&target), 2, &|_, _| true) else {
             panic!("the damage was not found: {expected:?}");
         };
         let headlines: Vec<&str> = found.iter().map(|problem| problem.headline.as_str()).collect();
@@ -387,11 +425,14 @@ mod tests {
     #[test]
     fn a_sound_output_is_proven() {
         let (_folder, target) = output();
-        let report = verify(&target, 2, &|_, total| total == 56).unwrap();
+        let report = verify(Lying::here(&target), 2, &|_, total| total == 56).unwrap();
         assert_eq!(report, VerifyReport { tensors: 3, bytes: 56, shards: 2, files: 2 });
-        assert_eq!(verify(&target, 1, &|done, _| done == 0), Err(VerifyError::Stopped));
+        assert_eq!(
+            verify(Lying::here(&target), 1, &|done, _| done == 0),
+            Err(VerifyError::Stopped)
+        );
         fs::create_dir(target.join(".git")).unwrap();
-        assert!(verify(&target, 1, &|_, _| true).is_ok());
+        assert!(verify(Lying::here(&target), 1, &|_, _| true).is_ok());
     }
 
     #[test]
@@ -403,7 +444,8 @@ mod tests {
             let mut bytes = sound.clone();
             bytes[at] ^= 0x10;
             fs::write(&path, bytes).unwrap();
-            let Err(VerifyError::Failed(found)) = verify(&target, 1, &|_, _| true) else {
+            let Err(VerifyError::Failed(found)) = verify(Lying::here(&target), 1, &|_, _| true)
+            else {
                 panic!("byte {at}")
             };
             assert_eq!(found[0].code, codes::VERIFY_FAILED);

@@ -81,9 +81,9 @@ pub fn compared(
 /// What `mixdown verify` tells of an output that agrees with its manifest.
 ///
 /// **Errors.** All that does not agree.
-pub fn verified(folder: &Path, threads: usize, session: &Session<'_>) -> Result<Value, Trouble> {
-    mixdown_session::verify::verified(folder, threads, session)
-        .map(|report| verify::json_of(&report, folder))
+pub fn verified(output: &Path, threads: usize, session: &Session<'_>) -> Result<Value, Trouble> {
+    mixdown_session::verify::verified(output, threads, session)
+        .map(|proven| verify::json_of(&proven))
 }
 
 /// What `mixdown assemble` tells, with the warnings.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use mixdown_checkpoint::hub::{self, FetchProgress};
+use mixdown_checkpoint::hub::{self, FetchProgress, PreparedOutput};
 use mixdown_checkpoint::{AdapterFiles, Checkpoint, open, open_adapter_as, shown};
 use mixdown_diagnostics::{Diagnostic, codes};
 
@@ -154,26 +154,13 @@ impl Model {
 
 /// The folder or file of a model, fetched from the hub when it is not here.
 pub fn located(reference: &Reference, session: &Session<'_>) -> Result<PathBuf, Vec<Diagnostic>> {
-    if let Some(place) = with_secret(&reference.shown()) {
-        let headline = "an address of a model has a name, a password or a query in it";
-        let fault = Diagnostic::error(codes::REMOTE_FAILED, headline).in_file(shown(&place));
-        let why = "addresses stand in manifests, model cards and messages, where they can be read";
-        return Err(vec![fault.note(why).help("fetch the files, and name their folder")]);
-    }
+    refuse_secrets(&reference.shown())?;
     session.places.check().map_err(|fault| vec![*fault])?;
-    let meter = session.meter(Task::Fetching);
-    let fetching = Fetching {
-        session,
-        meter: &meter,
-        files: Mutex::default(),
-        warnings: Mutex::default(),
-        since: Instant::now(),
-    };
-    let found = session.watch(&meter, || {
+    let found = fetched(session, |fetching| {
         let revision = reference.revision.as_deref();
         let (places, path) = (session.places, &reference.path);
         let prepare =
-            |address: &str| hub::prepare(address, revision, &places.hub, &places.cache, &fetching);
+            |address: &str| hub::prepare(address, revision, &places.hub, &places.cache, fetching);
         if hub::is_remote(path) {
             return prepare(path);
         }
@@ -195,10 +182,48 @@ pub fn located(reference: &Reference, session: &Session<'_>) -> Result<PathBuf, 
                 return prepared;
             }
         }
-        hub::locate(path, revision, hub, &fetching)
+        hub::locate(path, revision, hub, fetching)
     });
-    session.warn(&fetching.warnings.into_inner().unwrap_or_else(PoisonError::into_inner));
     found.map_err(|diagnostic| vec![searched(*diagnostic, &reference.path)])
+}
+
+/// An output that lies elsewhere, with what stands in for it here.
+///
+/// **Errors.** It cannot be reached, or not be read where it lies.
+pub fn output_elsewhere(
+    address: &str,
+    session: &Session<'_>,
+) -> Result<PreparedOutput, Vec<Diagnostic>> {
+    refuse_secrets(address)?;
+    session.places.check().map_err(|fault| vec![*fault])?;
+    let places = session.places;
+    let found = fetched(session, |fetching| {
+        hub::prepare_output(address, &places.hub, &places.cache, fetching)
+    });
+    found.map_err(|diagnostic| vec![*diagnostic])
+}
+
+/// Fetches while progress is shown; warnings come after it.
+fn fetched<T>(session: &Session<'_>, fetch: impl FnOnce(&Fetching<'_>) -> T) -> T {
+    let meter = session.meter(Task::Fetching);
+    let fetching = Fetching {
+        session,
+        meter: &meter,
+        files: Mutex::default(),
+        warnings: Mutex::default(),
+        since: Instant::now(),
+    };
+    let found = session.watch(&meter, || fetch(&fetching));
+    session.warn(&fetching.warnings.into_inner().unwrap_or_else(PoisonError::into_inner));
+    found
+}
+
+fn refuse_secrets(address: &str) -> Result<(), Vec<Diagnostic>> {
+    let Some(place) = with_secret(address) else { return Ok(()) };
+    let headline = "an address of a model has a name, a password or a query in it";
+    let fault = Diagnostic::error(codes::REMOTE_FAILED, headline).in_file(shown(&place));
+    let why = "addresses stand in manifests, model cards and messages, where they can be read";
+    Err(vec![fault.note(why).help("fetch the files, and name their folder")])
 }
 
 /// What may be shown of a web address that has something in it that may not: its host.

@@ -27,6 +27,8 @@ pub struct StoreBehavior {
     pub fails_in_the_text: bool,
     /// From so many parts on, none is answered until the behavior changes.
     pub holds_from: Option<usize>,
+    /// Whoever asks for a list is refused.
+    pub is_unlisted: bool,
     /// Objects are not put once so many are there.
     pub full_at: Option<usize>,
 }
@@ -97,6 +99,11 @@ impl StoreServer {
         self.lock().objects.insert(name.to_owned(), bytes.to_vec());
     }
 
+    /// Removes an object.
+    pub fn remove(&self, name: &str) {
+        self.lock().objects.remove(name);
+    }
+
     /// Uploads that are neither joined nor given up.
     pub fn open_uploads(&self) -> usize {
         self.lock().uploads.len()
@@ -139,12 +146,14 @@ struct Asked {
     name: String,
     query: BTreeMap<String, String>,
     body: Vec<u8>,
+    /// The first and the last byte of an object that is asked for.
+    range: Option<(usize, usize)>,
     /// How many parts were sent before and with this one.
     number: usize,
 }
 
 /// Status line, headers, body; none ends the connection.
-type Reply = Option<(&'static str, String, String)>;
+type Reply = Option<(&'static str, String, Vec<u8>)>;
 
 fn answer(state: &Mutex<State>, stop: &AtomicBool, mut stream: TcpStream) -> io::Result<()> {
     let mut asked = read(&mut BufReader::new(stream.try_clone()?))?;
@@ -162,7 +171,8 @@ fn answer(state: &Mutex<State>, stop: &AtomicBool, mut stream: TcpStream) -> io:
     } else {
         format!("Content-Length: {}\r\n", body.len())
     };
-    write!(stream, "HTTP/1.1 {status}\r\n{length}{headers}Connection: close\r\n\r\n{body}")
+    write!(stream, "HTTP/1.1 {status}\r\n{length}{headers}Connection: close\r\n\r\n")?;
+    stream.write_all(&body)
 }
 
 /// Counts a part, unless it is to wait.
@@ -186,7 +196,7 @@ fn read(reader: &mut impl BufRead) -> io::Result<Asked> {
     let mut words = line.split_whitespace();
     let method = words.next().unwrap_or_default().to_owned();
     let target = words.next().unwrap_or_default().to_owned();
-    let mut length = 0;
+    let (mut length, mut range) = (0, None);
     loop {
         let mut header = String::new();
         if reader.read_line(&mut header)? == 0 || header.trim().is_empty() {
@@ -195,6 +205,12 @@ fn read(reader: &mut impl BufRead) -> io::Result<Asked> {
         let Some((name, value)) = header.split_once(':') else { continue };
         if name.eq_ignore_ascii_case("content-length") {
             length = value.trim().parse().unwrap_or(0);
+        }
+        if name.eq_ignore_ascii_case("range") || name.eq_ignore_ascii_case("x-ms-range") {
+            let ends = value.trim().strip_prefix("bytes=").and_then(|ends| ends.split_once('-'));
+            range = ends.map(|(first, last)| {
+                (first.parse().unwrap_or(0), last.parse().unwrap_or(usize::MAX))
+            });
         }
     }
     let mut body = vec![0; length];
@@ -206,7 +222,8 @@ fn read(reader: &mut impl BufRead) -> io::Result<Asked> {
         (name.to_owned(), decoded(value))
     };
     let query = query.split('&').filter(|text| !text.is_empty()).map(pair).collect();
-    Ok(Asked { method, bucket: bucket.to_owned(), name: decoded(name), query, body, number: 0 })
+    let (bucket, name) = (bucket.to_owned(), decoded(name));
+    Ok(Asked { method, bucket, name, query, body, range, number: 0 })
 }
 
 fn decoded(text: &str) -> String {
@@ -229,11 +246,11 @@ fn decoded(text: &str) -> String {
 }
 
 fn ok(body: impl Into<String>) -> Reply {
-    Some(("200 OK", String::new(), body.into()))
+    Some(("200 OK", String::new(), body.into().into_bytes()))
 }
 
 fn refusal(status: &'static str, code: &str) -> Reply {
-    Some((status, String::new(), format!("<Error><Code>{code}</Code></Error>")))
+    Some((status, String::new(), format!("<Error><Code>{code}</Code></Error>").into_bytes()))
 }
 
 fn etag(bytes: &[u8]) -> String {
@@ -250,6 +267,9 @@ fn respond(state: &mut State, asked: &Asked) -> Reply {
     if state.behavior.is_read_only && !is_list {
         return refusal("403 Forbidden", "AccessDenied");
     }
+    if is_list && state.behavior.is_unlisted {
+        return refusal("403 Forbidden", "AccessDenied");
+    }
     if is_list {
         return list(state, get("prefix").unwrap_or_default(), asked);
     }
@@ -259,9 +279,9 @@ fn respond(state: &mut State, asked: &Asked) -> Reply {
             Some(bytes) => {
                 let headers =
                     format!("ETag: \"{}\"\r\nContent-Length: {}\r\n", etag(bytes), bytes.len());
-                Some(("200 OK", headers, String::new()))
+                Some(("200 OK", headers, Vec::new()))
             }
-            None => Some(("404 Not Found", String::new(), String::new())),
+            None => Some(("404 Not Found", String::new(), Vec::new())),
         },
         ("POST", _, None) if get("uploads").is_some() => {
             state.begun += 1;
@@ -313,14 +333,14 @@ fn respond(state: &mut State, asked: &Asked) -> Reply {
         ("DELETE", _, Some(upload)) => {
             state.log.push(format!("abort {name}"));
             match state.uploads.remove(upload) {
-                Some(_) => Some(("204 No Content", String::new(), String::new())),
+                Some(_) => Some(("204 No Content", String::new(), Vec::new())),
                 None => refusal("404 Not Found", "NoSuchUpload"),
             }
         }
         ("DELETE", ..) => {
             state.log.push(format!("remove {name}"));
             state.objects.remove(&name);
-            Some(("204 No Content", String::new(), String::new()))
+            Some(("204 No Content", String::new(), Vec::new()))
         }
         ("PUT", None, None) => {
             if state.behavior.full_at.is_some_and(|most| state.objects.len() >= most) {
@@ -330,8 +350,24 @@ fn respond(state: &mut State, asked: &Asked) -> Reply {
             state.objects.insert(name, asked.body.clone());
             ok("")
         }
+        ("GET", None, None) => match state.objects.get(&name) {
+            Some(bytes) => stretch(bytes, asked.range),
+            None => refusal("404 Not Found", "NoSuchKey"),
+        },
         _ => refusal("400 Bad Request", "InvalidRequest"),
     }
+}
+
+/// An object, or the stretch of it that is asked for.
+fn stretch(bytes: &[u8], range: Option<(usize, usize)>) -> Reply {
+    let tag = format!("ETag: \"{}\"\r\n", etag(bytes));
+    let Some((first, last)) = range else { return Some(("200 OK", tag, bytes.to_vec())) };
+    if first >= bytes.len() {
+        return refusal("416 Range Not Satisfiable", "InvalidRange");
+    }
+    let last = last.min(bytes.len() - 1);
+    let headers = format!("{tag}Content-Range: bytes {first}-{last}/{}\r\n", bytes.len());
+    Some(("206 Partial Content", headers, bytes[first..=last].to_vec()))
 }
 
 fn part(state: &mut State, asked: &Asked, upload: &str, id: &str) -> Reply {
@@ -347,7 +383,7 @@ fn part(state: &mut State, asked: &Asked, upload: &str, id: &str) -> Reply {
     };
     parts.insert(id.to_owned(), asked.body.clone());
     state.log.push(format!("part {}", asked.name));
-    Some(("200 OK", format!("ETag: \"{}\"\r\n", etag(&asked.body)), String::new()))
+    Some(("200 OK", format!("ETag: \"{}\"\r\n", etag(&asked.body)), Vec::new()))
 }
 
 fn join(state: &mut State, name: &str, upload: &str, ids: &[String]) -> Reply {

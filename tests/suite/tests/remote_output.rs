@@ -23,9 +23,14 @@ fn models() -> Space {
 }
 
 fn merge(space: &Space, server: &StoreServer, out: &str, more: &[&str]) -> Program {
-    Program::new(space)
+    with_keys(space, server)
         .args(["merge", "recipe.yaml", "--out", out, "--shard-size", "0"])
         .args(more)
+}
+
+/// The program with keys to the server's stores.
+fn with_keys(space: &Space, server: &StoreServer) -> Program {
+    Program::new(space)
         .without_env("HF_HUB_OFFLINE")
         .env("AWS_ENDPOINT_URL", server.endpoint())
         .env("AWS_ACCESS_KEY_ID", "id")
@@ -300,4 +305,70 @@ fn what_stores_do_not_take_is_refused_by_name() {
     refused(&offline, &["E0559", "HF_HUB_OFFLINE"]);
     assert_eq!(space.list(), before);
     assert!(server.objects().is_empty() && server.log().is_empty());
+}
+
+/// `mixdown verify` of an address.
+fn verify(space: &Space, server: &StoreServer, address: &str) -> Outcome {
+    with_keys(space, server).args(["verify", address]).run()
+}
+
+#[test]
+fn an_output_in_a_store_is_proven_where_it_lies() {
+    let space = models();
+    for scheme in ["s3", "gs", "az"] {
+        let server = StoreServer::start(StoreBehavior::default());
+        let out = format!("{scheme}://{BUCKET}/team one/merged");
+        merge(&space, &server, &out, &[]).run().success();
+        let proven = verify(&space, &server, &out).success();
+        assert_eq!(proven.stdout, format!("{out} agrees with its manifest\n"));
+        assert!(!proven.stderr.contains("cannot be listed"), "{}", proven.stderr);
+        assert!(!proven.stderr.contains("secret"));
+    }
+}
+
+/// Whatever an earlier run fetched, what lies there now is looked at.
+#[test]
+fn what_was_changed_in_a_store_is_told_by_its_address() {
+    let space = models();
+    let server = StoreServer::start(StoreBehavior::default());
+    let out = format!("s3://{BUCKET}/merged");
+    merge(&space, &server, &out, &[]).run().success();
+    verify(&space, &server, &out).success();
+    let sound = below(&server, "merged");
+    let put = |name: &str, bytes: &[u8]| server.put(&format!("merged/{name}"), bytes);
+    let restore = || sound.iter().for_each(|(name, bytes)| put(name, bytes));
+
+    let mut weights = sound["model.safetensors"].clone();
+    *weights.last_mut().unwrap() ^= 1;
+    put("model.safetensors", &weights);
+    put("config.json", b"{}");
+    put("stranger.bin", b"x");
+    let talk = verify(&space, &server, &out).exits(1).stderr;
+    for words in [
+        "are not those that were written",
+        "s3://models/merged/model.safetensors",
+        "`config.json` is not what was written",
+        "s3://models/merged/config.json",
+        "s3://models/merged/stranger.bin",
+    ] {
+        assert!(talk.contains(words), "{words}: {talk}");
+    }
+    assert!(!talk.contains("stand-ins"), "no place of this machine: {talk}");
+
+    restore();
+    server.remove("merged/stranger.bin");
+    for (name, words) in [
+        ("model.safetensors", "a shard is missing"),
+        ("config.json", "`config.json` is missing"),
+        ("mixdown-manifest.json", "has no manifest"),
+    ] {
+        server.remove(&format!("merged/{name}"));
+        let talk = verify(&space, &server, &out).exits(1).stderr;
+        assert!(talk.contains(words) && talk.contains("s3://models/merged"), "{name}: {talk}");
+        restore();
+    }
+    verify(&space, &server, &out).success();
+    server.behave(StoreBehavior { is_unlisted: true, ..StoreBehavior::default() });
+    let proven = verify(&space, &server, &out).success();
+    assert!(proven.stderr.contains("nothing else lies there"), "{}", proven.stderr);
 }

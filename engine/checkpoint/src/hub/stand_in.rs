@@ -1,6 +1,7 @@
 //! Models that are read where they lie: their small files are fetched, and each file of weights gets a
 //! stand-in with its header.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -22,9 +23,11 @@ use super::store;
 use super::trouble::{Asked, Trouble};
 use super::wanted::{is_safe, wanted};
 use super::web::{Web, origin_of};
-use super::{FetchProgress, HubOptions};
+use super::{FetchProgress, HubOptions, PreparedOutput};
+use crate::manifest::{MANIFEST_NAME, Manifest};
 use crate::open::{USUAL_INDEX, files_of_index};
 use crate::shown::{bytes_text, shown};
+use crate::verify::shard_names;
 
 /// Asked for at first of a file of weights: the headers of most shards are shorter.
 const FIRST_BYTES: u64 = 64 << 10;
@@ -61,29 +64,43 @@ const SMALL: [&str; 16] = [
     "vocab.txt",
 ];
 
-/// Prepares a model at an address or at the hub, and gives the folder or file of its stand-ins within `cache`.
-pub(super) fn prepare(
+/// Where a reference leads.
+enum Lies {
+    /// A commit of the hub that is on this machine.
+    Here(PathBuf),
+    Elsewhere(Place),
+}
+
+/// Settings for the server of a reference: messages name the one that was asked, and a token is for the hub alone.
+fn of_server(reference: &str, options: &HubOptions) -> HubOptions {
+    if reference.starts_with("hf://") {
+        return options.clone();
+    }
+    let endpoint = match super::is_store(reference) {
+        true => store::located(reference, &options.stores)
+            .map_or_else(|_| String::new(), |located| origin_of(&located.address)),
+        false => origin_of(reference),
+    };
+    HubOptions { endpoint, token: None, ..options.clone() }
+}
+
+/// Finds out where a reference leads, with the settings for its server.
+fn find(
     reference: &str,
     revision: Option<&str>,
     options: &HubOptions,
     cache: &Path,
     progress: &dyn FetchProgress,
-) -> Result<PathBuf, Box<Diagnostic>> {
-    let in_store = super::is_store(reference).then(|| store::located(reference, &options.stores));
-    // Messages name the server that was asked.
-    let endpoint = match &in_store {
-        Some(Ok(located)) => origin_of(&located.address),
-        Some(Err(_)) => String::new(),
-        None => origin_of(reference),
+) -> Result<Lies, Box<Diagnostic>> {
+    let fault = |trouble: Trouble| {
+        let revision = revision.unwrap_or("main");
+        Asked { id: reference, revision, file: None, options }.diagnostic(&trouble)
     };
-    let server = HubOptions { endpoint, token: None, ..options.clone() };
-    let options = if reference.starts_with("hf://") { options } else { &server };
-    let asked = |file| Asked { id: reference, revision: revision.unwrap_or("main"), file, options };
     let of_hub = reference.strip_prefix("hf://").map(|id| id.trim_end_matches('/'));
     if options.offline {
         // Nobody is asked where all of it is here.
         if let Some(here) = of_hub.and_then(|id| super::cached(id, revision, options)) {
-            return Ok(here);
+            return Ok(Lies::Here(here));
         }
         let headline = format!("`{}` lies elsewhere", shown(reference));
         return Err(Box::new(
@@ -92,23 +109,104 @@ pub(super) fn prepare(
                 .help("unset HF_HUB_OFFLINE, or name a folder"),
         ));
     }
-    let fault = |trouble: Trouble| asked(None).diagnostic(&trouble);
     let place = match of_hub {
         Some(id) => match known::find(id, revision, options, cache, progress).map_err(fault)? {
-            Found::Here(folder) => return Ok(folder),
+            Found::Here(folder) => return Ok(Lies::Here(folder)),
             Found::Described(known) => Ok(Place::of_hub(id, *known, cache)),
         },
-        None => match in_store {
-            Some(located) => located.and_then(|located| {
+        None if super::is_store(reference) => {
+            store::located(reference, &options.stores).and_then(|located| {
                 Place::of_address(Web::of_store(&located)?, &located.address, true, cache)
-            }),
-            None => Web::of_address(reference)
-                .and_then(|web| Place::of_address(web, reference, false, cache)),
-        },
+            })
+        }
+        None => Web::of_address(reference)
+            .and_then(|web| Place::of_address(web, reference, false, cache)),
     };
-    let mut place = place.map_err(fault)?;
+    place.map(Lies::Elsewhere).map_err(fault)
+}
+
+/// Prepares an output at an address, so that it can be proven: nothing that an earlier run fetched is believed.
+/// What its manifest names and is not there is left out.
+pub(super) fn prepare_output(
+    reference: &str,
+    options: &HubOptions,
+    cache: &Path,
+    progress: &dyn FetchProgress,
+) -> Result<PreparedOutput, Box<Diagnostic>> {
+    let options = &of_server(reference, options);
+    let refused = |name: &str, trouble: Trouble| {
+        Asked { id: reference, revision: "main", file: Some(name), options }.diagnostic(&trouble)
+    };
+    let mut place = match find(reference, None, options, cache, progress)? {
+        Lies::Here(folder) => return Ok(PreparedOutput { folder, names: None }),
+        Lies::Elsewhere(place) => place,
+    };
+    create_private_folders(&place.folder).map_err(|error| refused("", Trouble::Disk(error)))?;
+    // What is listed would be taken from an earlier run.
+    place.is_listed = false;
+    let fetch = |name: &str| {
+        place.small_file(name, options, progress).map_err(|trouble| refused(name, trouble))
+    };
+    fetch(MANIFEST_NAME)?;
+    let Ok(manifest) = Manifest::read(&place.folder) else {
+        // Whoever reads it says so, with the reason.
+        return Ok(PreparedOutput { folder: place.folder, names: None });
+    };
+    let weights: BTreeSet<&str> = shard_names(&manifest);
+    let files = manifest.files.iter().map(|file| file.name.as_str());
+    if let Some(name) = files.clone().chain(weights.iter().copied()).find(|name| !is_safe(name)) {
+        let what = format!("`{}` is no name of a file", shown(name));
+        return Err(refused(MANIFEST_NAME, Trouble::Confused(what)));
+    }
+    if let Some(name) = weights.iter().find(|name| !name.ends_with(".safetensors")) {
+        return Err(not_where_it_lies(reference, name));
+    }
+    for name in files {
+        fetch(name)?;
+    }
+    for name in weights {
+        match place.stand_in(name, options, progress) {
+            Ok(()) => {}
+            Err(Trouble::Refused { status: 404 | 410, .. }) => {
+                let _ = fs::remove_file(place.folder.join(name));
+            }
+            Err(trouble) => return Err(refused(name, trouble)),
+        }
+    }
+    let names = match super::is_store(reference) {
+        true => store::names_below(reference, options)?,
+        false => place.names,
+    };
+    Ok(PreparedOutput { folder: place.folder, names })
+}
+
+fn not_where_it_lies(reference: &str, name: &str) -> Box<Diagnostic> {
+    let headline = format!("`{}` cannot be read where it lies", shown(name));
+    Box::new(
+        Diagnostic::error(codes::UNSUPPORTED_FORMAT, headline)
+            .in_file(shown(reference))
+            .note("only safetensors files have headers that tell where each tensor is")
+            .help("download the model and name its folder"),
+    )
+}
+
+/// Prepares a model at an address or at the hub, and gives the folder or file of its stand-ins within `cache`.
+pub(super) fn prepare(
+    reference: &str,
+    revision: Option<&str>,
+    options: &HubOptions,
+    cache: &Path,
+    progress: &dyn FetchProgress,
+) -> Result<PathBuf, Box<Diagnostic>> {
+    let options = &of_server(reference, options);
+    let asked = |file| Asked { id: reference, revision: revision.unwrap_or("main"), file, options };
+    let mut place = match find(reference, revision, options, cache, progress)? {
+        Lies::Here(folder) => return Ok(folder),
+        Lies::Elsewhere(place) => place,
+    };
     place.kept = (options.kept_bytes > 0).then(|| Kept::of(cache, options.kept_bytes));
-    create_private_folders(&place.folder).map_err(|error| fault(Trouble::Disk(error)))?;
+    create_private_folders(&place.folder)
+        .map_err(|error| asked(None).diagnostic(&Trouble::Disk(error)))?;
     for name in &place.small {
         let found = place.small_file(name, options, progress);
         found.map_err(|trouble| asked(Some(name)).diagnostic(&trouble))?;
@@ -127,13 +225,7 @@ pub(super) fn prepare(
         });
     }
     if let Some(name) = weights.iter().find(|name| !name.ends_with(".safetensors")) {
-        let headline = format!("`{}` cannot be read where it lies", shown(name));
-        return Err(Box::new(
-            Diagnostic::error(codes::UNSUPPORTED_FORMAT, headline)
-                .in_file(shown(reference))
-                .note("only safetensors files have headers that tell where each tensor is")
-                .help("download the model and name its folder"),
-        ));
+        return Err(not_where_it_lies(reference, name));
     }
     if let Err((name, trouble)) = stand_ins(&place, &weights, options, progress) {
         let revision = revision.unwrap_or("main");
@@ -162,6 +254,8 @@ struct Place {
     is_file: bool,
     /// Whether names are escaped as stores do.
     is_store: bool,
+    /// The names of all that is there, where that is known.
+    names: Option<Vec<String>>,
     /// Why nobody can be asked, where an earlier run's stand-ins are all there is.
     unreachable: Option<String>,
     /// Where what is read is kept for later runs.
@@ -190,6 +284,7 @@ impl Place {
             weights,
             is_file: false,
             is_store: false,
+            names: Some(names.iter().map(|name| (*name).to_owned()).collect()),
             unreachable,
             kept: None,
         }
@@ -220,6 +315,7 @@ impl Place {
             weights,
             is_file,
             is_store,
+            names: None,
             unreachable: None,
             kept: None,
         })

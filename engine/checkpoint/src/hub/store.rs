@@ -16,6 +16,9 @@ mod xml;
 
 use std::fmt;
 
+use mixdown_diagnostics::Diagnostic;
+
+use super::HubOptions;
 use super::trouble::Trouble;
 use crate::shown::shown;
 
@@ -129,6 +132,23 @@ pub(super) fn located(address: &str, options: &StoreOptions) -> Result<Located, 
         Kind::Google => options.google(bucket, &key),
         Kind::Azure => options.azure(bucket, &key).map_err(confused)?,
     })
+}
+
+/// The names of the objects right below an address; none where whoever asks may read them and not list them.
+pub(super) fn names_below(
+    address: &str,
+    options: &HubOptions,
+) -> Result<Option<Vec<String>>, Box<Diagnostic>> {
+    let objects = match objects::Objects::new(address, options) {
+        Ok(objects) => objects,
+        // Models lie in buckets themselves, too.
+        Err(_) => return Ok(None),
+    };
+    match objects.list(false) {
+        Ok(names) => Ok(Some(names)),
+        Err(Trouble::Refused { status: 401 | 403 | 405 | 501, .. }) => Ok(None),
+        Err(trouble) => Err(objects.diagnostic(&trouble)),
+    }
 }
 
 /// The path of an object in an address: every byte but letters, digits, `-._~` and slashes as `%XX`.

@@ -1,15 +1,14 @@
 //! `mixdown verify`: proves a merged checkpoint against its manifest.
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use mixdown_checkpoint::manifest::Manifest;
 use mixdown_checkpoint::shown_path;
 use mixdown_checkpoint::verify::VerifyReport;
 use mixdown_diagnostics::render;
-use mixdown_session::verify::verified;
+use mixdown_session::verify::{Proven, verified};
 use mixdown_session::{Trouble, quantity, threads};
 use serde_json::json;
 
@@ -31,9 +30,10 @@ use crate::terminal::Terminal;
 #[command(after_long_help = "\
 Examples:
   mixdown verify ./merged             read and compare everything
-  mixdown verify ./merged --json      the same for programs")]
+  mixdown verify ./merged --json      the same for programs
+  mixdown verify s3://bucket/merged   read it where it lies")]
 pub struct Arguments {
-    /// The folder that a merge made
+    /// The folder that a merge made, or its address: `s3://`, `gs://`, `az://`, `https://`, `hf://`
     folder: PathBuf,
     /// Threads; all processors by default
     #[arg(long, value_name = "N", env = "MIXDOWN_THREADS", hide_env_values = true)]
@@ -53,14 +53,14 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     let (folder, begun) = (arguments.folder, Instant::now());
     let terminal = Terminal::new(talk);
     match verified(&folder, threads(arguments.threads), &terminal.session()) {
-        Ok(report) if arguments.json => {
-            talk::data(&format!("{:#}\n", json_of(&report, &folder)));
+        Ok(proven) if arguments.json => {
+            talk::data(&format!("{:#}\n", json_of(&proven)));
         }
-        Ok(report) => {
+        Ok(Proven { report, not_proven }) => {
             let rate = quantity::rate(report.bytes, begun.elapsed());
             talk::data(&format!("{} agrees with its manifest\n", shown_path(&folder)));
             talk.say(&format!("{}, {rate}", text_of(&report)));
-            for line in not_proven(&folder) {
+            for line in not_proven {
                 talk.say(&format!("not proven: {line}"));
             }
         }
@@ -74,23 +74,6 @@ pub fn run(arguments: Arguments, talk: Talk) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// What an output that agrees with its manifest may still be.
-fn not_proven(folder: &Path) -> Vec<String> {
-    let mut lines =
-        vec!["that nobody changed files and manifest together: it has no signature".to_owned()];
-    // It was just read; if it is gone meanwhile, there is nothing to add.
-    let inputs = Manifest::read(folder).map(|manifest| manifest.inputs).unwrap_or_default();
-    let files = || inputs.iter().flat_map(|input| &input.files);
-    let unknown = files().filter(|file| file.sha256.is_none()).count();
-    if unknown > 0 {
-        lines.push(format!(
-            "what the inputs were: {unknown} of {} have no SHA-256, which `merge --hash-inputs` records",
-            quantity::count(files().count(), "file"),
-        ));
-    }
-    lines
-}
-
 fn text_of(report: &VerifyReport) -> String {
     format!(
         "{} of {} in {}, {}",
@@ -102,14 +85,14 @@ fn text_of(report: &VerifyReport) -> String {
 }
 
 /// The same for programs.
-pub fn json_of(report: &VerifyReport, folder: &Path) -> serde_json::Value {
+pub fn json_of(Proven { report, not_proven }: &Proven) -> serde_json::Value {
     json!({
         "ok": true,
         "tensors": report.tensors,
         "bytes": report.bytes,
         "shards": report.shards,
         "files": report.files,
-        "not_proven": not_proven(folder),
+        "not_proven": not_proven,
     })
 }
 
@@ -121,6 +104,7 @@ mod tests {
     fn the_report_counts_what_was_proven() {
         let report = VerifyReport { tensors: 35, bytes: 4_000_000, shards: 1, files: 6 };
         assert_eq!(text_of(&report), "35 tensors of 4.00 MB in 1 shard, 6 other files");
-        assert_eq!(json_of(&report, Path::new("merged"))["tensors"], 35);
+        let proven = Proven { report, not_proven: Vec::new() };
+        assert_eq!(json_of(&proven)["tensors"], 35);
     }
 }
