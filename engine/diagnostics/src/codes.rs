@@ -210,6 +210,7 @@ codes! {
     FEW_COMMON_TOKENS = "W0635", "two vocabularies have little in common";
     NOT_IN_SERIES = "W0636", "a name like those of a series has no number";
     DEGENERATE_GATES = "W0637", "gates of a mixture hardly differ";
+    ADDED_TOKENS = "W0638", "ordinary tokens of other models become added tokens";
     PACKED_BESIDE = "W0640", "tensors that belong to the quantized form only are left out";
     UNPACKED = "W0641", "a model is quantized, and the output is not";
     GGUF_NAMES = "W0642", "tensors of a GGUF file are not those that its family is known to have";

@@ -2,6 +2,7 @@
 
 pub(crate) mod described;
 pub(crate) mod experts;
+mod imported;
 pub(crate) mod like;
 pub mod map;
 pub(crate) mod request;

@@ -361,6 +361,49 @@ fn with_tokens() -> Space {
     space
 }
 
+/// A token of another model comes with the merges that make it, and special tokens stay what they are. What the
+/// base's merges prevent is an added token, and told.
+#[test]
+fn tokens_of_a_union_come_with_their_merges() {
+    let space = with_tokens();
+    let vocabulary =
+        r#"{"<s>": 0, "t": 1, "h": 2, "e": 3, "he": 4, "the": 5, "th": 6, "thet": 7, "<x>": 8}"#;
+    let merges = r#"["h e", "t he", "t h", ["th", "e"]]"#;
+    let special = r#"{"id": 8, "content": "<x>", "special": true}"#;
+    let other = |merges: &str| {
+        format!(
+            r#"{{"version": "1.0", "added_tokens": [{special}], "model": {{"type": "BPE", "vocab": {vocabulary}, "merges": {merges}}}}}"#
+        )
+    };
+    space.write("b/tokenizer.json", other(merges));
+    let recipe = format!("{LINEAR}tokenizer_source: union\n");
+    let written = || -> serde_json::Value {
+        serde_json::from_str(&space.read_text("merged/tokenizer.json")).expect("a tokenizer")
+    };
+    let outcome = merge(&space, &recipe, &["--force"]).success();
+    let tokenizer = written();
+    // `thet` has no merge, and stays an added token.
+    let merges = serde_json::json!(["t h", "h e", "t he", "th e"]);
+    assert_eq!(tokenizer["model"]["merges"], merges);
+    for (token, id) in [("he", 5), ("the", 6), ("thet", 7), ("<x>", 8)] {
+        assert_eq!(tokenizer["model"]["vocab"][token], id, "{token}");
+    }
+    let added = tokenizer["added_tokens"].as_array().expect("a list");
+    let found: Vec<_> = added.iter().map(|one| (&one["content"], &one["special"])).collect();
+    assert_eq!(
+        format!("{found:?}"),
+        r#"[(String("thet"), Bool(false)), (String("<x>"), Bool(true))]"#
+    );
+    for part in ["W0638", "1 ordinary token", "`thet`"] {
+        assert!(outcome.stderr.contains(part), "{part} in\n{}", outcome.stderr);
+    }
+    // Where texts come apart otherwise none is imported.
+    let lower = other("[\"h e\"]").replacen('{', r#"{"normalizer": {"type": "Lowercase"}, "#, 1);
+    space.write("b/tokenizer.json", lower);
+    merge(&space, &recipe, &["--force"]).success();
+    assert_eq!(written()["model"]["merges"], serde_json::json!(["t h"]));
+}
+
 /// Rows behind the tokens are the mean of theirs, also where a model has as many rows as the output.
 #[test]
 fn padding_is_made_anew() {

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::{Map, Value, json};
 
+use crate::models::imported::Imported;
 use crate::models::tokenizer_file::{Merge, Merges, TokenList, TokenizerFile};
 
 /// A tokenizer's tokens.
@@ -58,10 +59,21 @@ impl<'a> Tokens<'a> {
         self.file.is_apart
     }
 
-    /// The file with tokens of these ids taken out and others added at the end.
-    pub fn edited<'e>(&'e self, removed: &'e BTreeSet<u64>, new: &'e [NewToken<'e>]) -> Edited<'e> {
+    /// What they were read from.
+    pub fn file(&self) -> &'a TokenizerFile {
+        self.file
+    }
+
+    /// The file with tokens of these ids taken out and others added at the end; those that are imported as ordinary
+    /// ones.
+    pub fn edited<'e>(
+        &'e self,
+        removed: &'e BTreeSet<u64>,
+        new: &'e [NewToken<'e>],
+        imported: &'e Imported<'e>,
+    ) -> Edited<'e> {
         let gone = removed.iter().filter_map(|id| self.ordinary.get(id)).copied().collect();
-        Edited { file: self.file, removed, gone, new }
+        Edited { tokens: self, removed, gone, new, imported }
     }
 }
 
@@ -71,17 +83,32 @@ fn added_tokens(file: &TokenizerFile) -> impl Iterator<Item = &Value> {
 
 /// A tokenizer.json that is written with other tokens; nothing of it is copied before.
 pub(crate) struct Edited<'e> {
-    file: &'e TokenizerFile,
+    tokens: &'e Tokens<'e>,
     removed: &'e BTreeSet<u64>,
     /// The texts of what is removed.
     gone: BTreeSet<&'e str>,
     new: &'e [NewToken<'e>],
+    imported: &'e Imported<'e>,
+}
+
+impl Edited<'_> {
+    /// Tokens that follow those of the file's model. Added ones are among them where others are imported: programs
+    /// number what they do not find there behind all that they do.
+    fn more(&self) -> impl Iterator<Item = (&str, u64)> {
+        let Self { tokens, removed, new, imported, .. } = self;
+        let is_asked = !imported.tokens.is_empty();
+        let added = tokens.added.iter().filter(move |(id, _)| {
+            is_asked && !removed.contains(id) && !tokens.ordinary.contains_key(id)
+        });
+        let added = added.map(|(id, (token, _))| (*token, *id));
+        added.chain(new.iter().filter(move |_| is_asked).map(|token| (token.content, token.id)))
+    }
 }
 
 impl Serialize for Edited<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         const ADDED: &str = "added_tokens";
-        let frame = &self.file.frame;
+        let frame = &self.tokens.file.frame;
         let mut map = serializer.serialize_map(None)?;
         for (key, value) in frame {
             match (key.as_str(), value) {
@@ -106,7 +133,7 @@ impl Serialize for Model<'_> {
         let Self(edited, model) = self;
         let mut map = serializer.serialize_map(None)?;
         for (key, value) in *model {
-            match (key.as_str(), &edited.file.tokens, &edited.file.merges) {
+            match (key.as_str(), &edited.tokens.file.tokens, &edited.tokens.file.merges) {
                 ("vocab", Some(tokens), _) => map.serialize_entry(key, &List(edited, tokens))?,
                 ("merges", _, Some(merges)) => map.serialize_entry(key, &Pairs(edited, merges))?,
                 _ => map.serialize_entry(key, value)?,
@@ -126,6 +153,9 @@ impl Serialize for List<'_> {
                 let mut map = serializer.serialize_map(None)?;
                 for (text, id) in texts.iter().zip(ids).filter(|(_, id)| stays(id)) {
                     map.serialize_entry(text, id)?;
+                }
+                for (text, id) in self.0.more() {
+                    map.serialize_entry(text, &id)?;
                 }
                 map.end()
             }
@@ -154,6 +184,14 @@ impl Serialize for Pairs<'_> {
                 Merge::Pair(left, right) => list.serialize_element(&(left, right))?,
             }
         }
+        // In the file's own way, of which there is but one.
+        let are_lines = matches!(self.1.iter().next(), Some(Merge::Line(_)));
+        for (left, right) in &self.0.imported.merges {
+            match are_lines {
+                true => list.serialize_element(&format!("{left} {right}"))?,
+                false => list.serialize_element(&(left, right))?,
+            }
+        }
         list.end()
     }
 }
@@ -167,7 +205,8 @@ impl Serialize for Added<'_> {
         let stays = |entry: &&Value| id(entry).is_none_or(|id| !edited.removed.contains(&id));
         let mut list = serializer.serialize_seq(None)?;
         entries.iter().filter(stays).try_for_each(|entry| list.serialize_element(entry))?;
-        edited.new.iter().try_for_each(|new| list.serialize_element(&new.entry()))?;
+        let new = edited.new.iter().filter(|new| !edited.imported.tokens.contains(new.content));
+        new.into_iter().try_for_each(|new| list.serialize_element(&new.entry()))?;
         list.end()
     }
 }
@@ -194,13 +233,17 @@ pub(crate) fn pretty(value: &impl Serialize) -> String {
     String::from_utf8(text).unwrap_or_default()
 }
 
-/// Whether a merge of BPE reads or makes one of these tokens.
-fn touches(merge: Merge<'_>, gone: &BTreeSet<&str>) -> bool {
-    let pair = match merge {
+/// The two tokens that a merge of BPE puts together.
+pub(crate) fn pair_of(merge: Merge<'_>) -> Option<(&str, &str)> {
+    match merge {
         Merge::Line(text) => text.split_once(' '),
         Merge::Pair(left, right) => Some((left, right)),
-    };
-    pair.is_some_and(|(left, right)| {
+    }
+}
+
+/// Whether a merge of BPE reads or makes one of these tokens.
+pub(crate) fn touches(merge: Merge<'_>, gone: &BTreeSet<&str>) -> bool {
+    pair_of(merge).is_some_and(|(left, right)| {
         gone.contains(left)
             || gone.contains(right)
             || gone.contains(format!("{left}{right}").as_str())
@@ -258,7 +301,7 @@ mod tests {
 
     fn edited(tokens: &Tokens<'_>, removed: &[u64], new: &[NewToken<'_>]) -> Value {
         let removed = removed.iter().copied().collect();
-        serde_json::from_str(&pretty(&tokens.edited(&removed, new))).unwrap()
+        serde_json::from_str(&pretty(&tokens.edited(&removed, new, &Imported::default()))).unwrap()
     }
 
     #[test]
@@ -284,7 +327,7 @@ mod tests {
         ] {
             let file = parse(&value);
             let tokens = Tokens::read(&file).unwrap();
-            let text = pretty(&tokens.edited(&BTreeSet::new(), &[]));
+            let text = pretty(&tokens.edited(&BTreeSet::new(), &[], &Imported::default()));
             assert_eq!(text, serde_json::to_string_pretty(&value).unwrap() + "\n");
         }
     }

@@ -2,10 +2,10 @@
 
 mod files;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use mixdown_checkpoint::known;
+use mixdown_checkpoint::{known, shown};
 use mixdown_diagnostics::{Diagnostic, codes, suggest};
 use mixdown_recipe::recipe::{
     Body, ModelId, ModuleContent, Recipe, Slice, SourceModel, TokenSource, Tokenizer, Vocabulary,
@@ -14,6 +14,7 @@ use mixdown_tensor::Shape;
 use serde_json::Value;
 
 use crate::families::layer;
+use crate::models::imported::{Imported, imported};
 use crate::models::request::{ModelSource, Request};
 use crate::models::tokenizer::{NewToken, Tokens};
 use crate::models::view::View;
@@ -219,8 +220,11 @@ impl<'a> Target<'a> {
     /// Adds what other models have: ordinary tokens first, then added ones, by model and id.
     fn unite(&mut self, models: &[&Own<'a>], known: &mut HashSet<&'a str>) {
         for model in models {
+            // Special tokens are often among the ordinary ones, too.
+            let added: HashMap<&str, &'a Value> =
+                model.tokens.added.values().map(|(token, entry)| (*token, *entry)).collect();
             for (_, token) in model.tokens.ordinary.iter().filter(|(id, _)| **id < model.size) {
-                self.append(token, None, known);
+                self.append(token, added.get(token).copied(), known);
             }
         }
         for model in models {
@@ -297,7 +301,34 @@ fn build<'a>(
         found.push(error);
         return None;
     }
-    Some(Rebuilt { rows: height, files: files(ground, &target, tokenizer) })
+    let others: Vec<&Tokens<'_>> = match tokenizer.vocabulary {
+        Vocabulary::Union => {
+            merged(recipe).into_iter().map(|model| &models[model].tokens).collect()
+        }
+        Vocabulary::Base | Vocabulary::Model(_) => Vec::new(),
+    };
+    let imported = imported(&ground.tokens, &others, &target.removed, &target.new);
+    if tokenizer.vocabulary == Vocabulary::Union {
+        found.extend(left_added(&target, &imported));
+    }
+    Some(Rebuilt { rows: height, files: files(ground, &target, tokenizer, &imported) })
+}
+
+/// Tells of ordinary tokens that become added ones.
+fn left_added(target: &Target<'_>, imported: &Imported<'_>) -> Option<Diagnostic> {
+    let left = |new: &&NewToken<'_>| new.like.is_none() && !imported.tokens.contains(new.content);
+    let count = target.new.iter().filter(left).count();
+    let first = target.new.iter().find(left)?;
+    let headline = format!(
+        "{count} {} of other models become added tokens",
+        if count == 1 { "ordinary token" } else { "ordinary tokens" }
+    );
+    Some(
+        Diagnostic::warning(codes::ADDED_TOKENS, headline)
+            .fact("first", format!("`{}`", shown(first.content)))
+            .note("no merges of BPE make them in the output: their tokenizers differ in more than tokens and merges, or the base's merges come first")
+            .note("added tokens are cut out of texts before everything else, also from the midst of words"),
+    )
 }
 
 /// Names of all tensors with one row for each token, and whether they come after the layers.

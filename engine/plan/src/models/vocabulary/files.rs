@@ -5,6 +5,7 @@ use mixdown_recipe::recipe::{Recipe, Tokenizer, Vocabulary};
 use serde_json::Value;
 
 use super::{Own, Target, own_models, problem};
+use crate::models::imported::Imported;
 use crate::models::tokenizer::pretty;
 
 /// Why a tokenizer in files of other kinds cannot become the output's; none if it can, or is a tokenizer.json.
@@ -43,6 +44,7 @@ pub(super) fn files(
     ground: &Own<'_>,
     target: &Target<'_>,
     tokenizer: &Tokenizer,
+    imported: &Imported<'_>,
 ) -> Vec<(String, String)> {
     if ground.tokens.is_apart() {
         return files_beside(ground, target);
@@ -51,13 +53,14 @@ pub(super) fn files(
     if target.removed.is_empty() && target.new.is_empty() && !is_other {
         return Vec::new();
     }
-    let edited = ground.tokens.edited(&target.removed, &target.new);
+    let edited = ground.tokens.edited(&target.removed, &target.new, imported);
     let mut files = vec![("tokenizer.json".to_owned(), pretty(&edited))];
     if let Some(config) = ground.config {
         let mut config = config.clone();
         if let Some(decoder) = config.get_mut(DECODER).and_then(Value::as_object_mut) {
             decoder.retain(|id, _| id.parse().is_ok_and(|id: u64| !target.removed.contains(&id)));
-            for token in &target.new {
+            let added = target.new.iter().filter(|new| !imported.tokens.contains(new.content));
+            for token in added {
                 decoder.insert(token.id.to_string(), token.decoder_entry());
             }
         }
