@@ -30,8 +30,9 @@ pub struct Blocks {
 }
 
 /// Which block of which stored tensor: the address of its encoding, which tells the tensors of all checkpoints
-/// apart, then the part's first byte, first line, and first byte of a line.
-type Place = (usize, u64, u64, u64);
+/// apart, then which of its parts (two of them may begin at the same byte of two shards), first line, and first byte
+/// of a line.
+type Place = (usize, usize, u64, u64);
 
 /// What a computed tensor makes once: numbers, and whole numbers beside them.
 #[derive(Debug, Default)]
@@ -163,7 +164,7 @@ impl Lines {
     fn block(&self, reader: &Reader<'_>, first: u64, start: u64) -> Result<Arc<[u8]>, ReadError> {
         let part = reader.part(self.part);
         let key = std::ptr::from_ref(reader.encoding).addr();
-        let place = (key, part.offset, first, start);
+        let place = (key, self.part, first, start);
         if let Some(found) = reader.blocks.get(place) {
             return Ok(found);
         }
