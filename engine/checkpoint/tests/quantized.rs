@@ -69,16 +69,37 @@ fn values_are_those_of_the_libraries() {
         fs::read_dir(formats()).unwrap().map(|entry| entry.unwrap().path()).collect();
     folders.sort();
     assert!(folders.len() >= 30);
-    let faults: Vec<String> = folders.iter().filter_map(|folder| compare(folder).err()).collect();
+    let faults: Vec<String> = (folders.iter())
+        .filter_map(|folder| {
+            let gguf = folder.join("model.gguf");
+            let file = if gguf.exists() { gguf } else { folder.join("model.safetensors") };
+            compare(folder, &file).err()
+        })
+        .collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// What is wrong with the reading of a fixture.
-fn compare(folder: &Path) -> Result<(), String> {
+/// Parts of a weight lie in whichever shard has room, all at its first byte here.
+#[test]
+fn each_part_may_lie_in_a_shard_of_its_own() {
+    let is_gguf = |folder: &PathBuf| folder.join("model.gguf").exists();
+    let folders = fs::read_dir(formats()).unwrap().map(|entry| entry.unwrap().path());
+    let faults: Vec<String> = folders
+        .filter(|folder| !is_gguf(folder))
+        .filter_map(|folder| {
+            let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+            let model = Changed::of(&name);
+            model.write_apart();
+            compare(&folder, model.folder.path()).err()
+        })
+        .collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// What is wrong with the reading of a fixture from a file, or a folder.
+fn compare(folder: &Path, file: &Path) -> Result<(), String> {
     let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-    let gguf = folder.join("model.gguf");
-    let file = if gguf.exists() { gguf } else { folder.join("model.safetensors") };
-    let checkpoint = open(&file, None).map_err(|faults| format!("{name}: {faults:?}"))?;
+    let checkpoint = open(file, None).map_err(|faults| format!("{name}: {faults:?}"))?;
     let expected = expected(folder);
     let is_wanted =
         |found: &&TensorEntry| found.encoding.is_some() || expected.contains_key(&found.name);
@@ -176,6 +197,27 @@ impl Changed {
     fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
         self
+    }
+
+    /// Writes each tensor as a shard.
+    fn write_apart(&self) {
+        let path = self.folder.path();
+        fs::write(path.join("config.json"), self.config.to_string()).unwrap();
+        let metadata = Some(self.metadata.clone()).filter(|all| !all.is_empty());
+        let mut files = serde_json::Map::new();
+        for (number, (name, tensor)) in (1..).zip(&self.tensors) {
+            let file = format!("model-{number:05}-of-{:05}.safetensors", self.tensors.len());
+            let one = [(name, tensor)];
+            let mut bytes = safetensors::serialize(one, metadata.clone()).unwrap();
+            // Headers of one length, so that all parts begin at the same byte.
+            let length = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+            bytes.splice(length..length, vec![b' '; 8192 - length]);
+            bytes[..8].copy_from_slice(&(8192_u64 - 8).to_le_bytes());
+            fs::write(path.join(&file), bytes).unwrap();
+            files.insert(name.clone(), file.into());
+        }
+        let index = json!({"metadata": {}, "weight_map": files});
+        fs::write(path.join("model.safetensors.index.json"), index.to_string()).unwrap();
     }
 
     fn open(&self) -> Result<Checkpoint, Vec<Diagnostic>> {
@@ -314,6 +356,9 @@ fn shapes_that_do_not_go_together_are_refused() {
     }
     let shape = |model: &mut Changed| model.tensor("weight_shape").data[0] ^= 1;
     Changed::of("ct_pack4_group").with(shape).refused(broken, "weight_shape");
+    // One column fewer fills the same words, and then groups do not fit.
+    let fewer = |model: &mut Changed| model.tensor("weight_shape").data[8] -= 1;
+    Changed::of("ct_pack4_group").with(fewer).refused(broken, "weight_scale");
     let below_zero = |model: &mut Changed| model.tensor("weight_shape").data[7] = 0x80;
     Changed::of("ct_pack4_group").with(below_zero).refused(broken, "below zero");
 }
@@ -413,6 +458,28 @@ fn values_that_cannot_be_are_refused_when_they_are_read() {
     Changed::of("modelopt_nvfp4").with(nan("weight_scale_2", &[0; 4])).unreadable("is 0");
     let factors = nan("pre_quant_scale", &[0; 4]);
     Changed::of("modelopt_int8_sq").with(factors).unreadable("is 0 at column 0");
+    // A row that goes on behind the column that is said to be its last.
+    let shorter = |model: &mut Changed| model.tensor("weight_shape").data[8] -= 1;
+    Changed::of("ct_pack8_channel").with(shorter).unreadable("has codes behind column");
+    // One word too many is what versions wrote that left the upper bits of each unused.
+    let longer = |model: &mut Changed| {
+        for end in ["weight_packed", "weight_scale", "weight_shape"] {
+            let found: Vec<String> =
+                model.tensors.keys().filter(|name| name.ends_with(end)).cloned().collect();
+            found[1..].iter().for_each(|name| {
+                model.tensors.remove(name);
+            });
+        }
+        let columns = model.tensor("weight_shape").data[8];
+        assert!(columns.is_multiple_of(32));
+        let packed = model.tensor("weight_packed");
+        let words = packed.shape[1];
+        let added = usize::from(columns).div_ceil(10) - words;
+        let rows = packed.data.chunks(words * 4);
+        packed.data = rows.flat_map(|row| [row, &row[..added * 4]].concat()).collect();
+        packed.shape[1] += added;
+    };
+    Changed::of("ct_pack3_group").with(longer).unreadable("has codes behind column");
     // A byte holds more than codes of four bits have.
     Changed::of("torchao_intx4").with(nan("zero_point", &[9])).unreadable("is 9 at row 0");
 }
@@ -621,4 +688,18 @@ fn factors_of_nvfp4_are_multiplied_in() {
         assert_eq!(values(&name), vec![factor; 64]);
     }
     assert_eq!(opened(&[2.0, 1.0, 3.0]).0.unwrap_err()[0].code, codes::PACKED);
+}
+
+/// Scales of NVFP4 in GGUF have no sign, and ggml reads the bit of it as nothing.
+#[test]
+fn scales_of_nvfp4_without_a_meaning_are_read_as_ggml_does() {
+    let block = [vec![0x7f, 0xff, 0x80, 0xb8], vec![0x22; 32]].concat();
+    let file = gguf("llama", &[("blk.0.ffn_down.weight", &[64, 1], 40, block)]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    fs::write(&path, file).unwrap();
+    let checkpoint = open(&path, None).unwrap();
+    let tensor = &checkpoint.index.tensors()[0];
+    let found: Vec<f32> = (0..4).map(|run| read(&checkpoint, tensor, run * 16, 1)[0]).collect();
+    assert_eq!(found, [0.0, 480.0, 0.0, 1.0]);
 }

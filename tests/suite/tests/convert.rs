@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use mixdown_kit::gguf::read_gguf;
 use mixdown_kit::raw::safetensors_bytes;
 use mixdown_kit::read::read_safetensors;
-use mixdown_kit::{Space, Tensor, checkpoint, mixdown, read_checkpoint};
+use mixdown_kit::{DType, Space, Tensor, checkpoint, mixdown, read_checkpoint};
 use mixdown_suite::{repository, with_snapshots};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -483,6 +483,52 @@ fn matrices_with_inputs_first_are_turned_in_gguf_files() {
 }
 
 /// What a GGUF file says beside its tensors is a part of what was written.
+/// Command R counts more positions than tokens that it was trained for, and has the latter under a key of its own.
+#[test]
+fn the_window_of_command_r_is_what_it_was_trained_for() {
+    let space = Space::new();
+    let of = |name: &str, shape: &[u64]| {
+        let values: Vec<f64> =
+            (0..shape.iter().product()).map(|at: u64| at as f64 / 64.0).collect();
+        Tensor::new(name, DType::F32, shape, &values)
+    };
+    let mut tensors = vec![
+        of("model.embed_tokens.weight", &[8, 32]),
+        of("model.norm.weight", &[32]),
+        of("model.layers.0.input_layernorm.weight", &[32]),
+    ];
+    for name in [
+        "self_attn.q",
+        "self_attn.k",
+        "self_attn.v",
+        "self_attn.o",
+        "mlp.gate",
+        "mlp.up",
+        "mlp.down",
+    ] {
+        tensors.push(of(&format!("model.layers.0.{name}_proj.weight"), &[32, 32]));
+    }
+    space.write("model/model.safetensors", safetensors_bytes(&tensors.iter().collect::<Vec<_>>()));
+    let mut config = serde_json::json!({
+        "architectures": ["CohereForCausalLM"], "model_type": "cohere", "torch_dtype": "float32",
+        "num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "vocab_size": 8,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64,
+        "layer_norm_eps": 1e-5, "rope_theta": 10000.0, "logit_scale": 0.0625, "tie_word_embeddings": true,
+    });
+    for (window, told) in [(None, "64"), (Some(48), "48")] {
+        if let Some(window) = window {
+            config["model_max_length"] = window.into();
+        }
+        space.write("model/config.json", config.to_string());
+        let arguments =
+            ["convert", "model", "--to", "f32", "--as", "gguf", "--out", "out", "--force"];
+        mixdown(&space, arguments).success();
+        let file = read_gguf(space.path("out/model.gguf"));
+        assert_eq!(file.values["general.architecture"], "command-r");
+        assert_eq!(file.values["command-r.context_length"], told);
+    }
+}
+
 #[test]
 fn the_header_of_a_gguf_file_is_proven() {
     let space = models();

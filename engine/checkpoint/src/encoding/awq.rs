@@ -103,6 +103,7 @@ fn awq<'a>(stored: &Stored<'a>, codes: &'a TensorEntry, module: &str) -> Result<
                 part,
                 bits: 4,
                 row_bytes: words * 4,
+                columns: None,
                 values: Values::Minus(0),
             };
             let plane = [outputs.max(1), outputs];

@@ -46,7 +46,13 @@ fn int8<'a>(
     let plane = [rows.max(1), rows];
     let codec = Affine {
         columns,
-        codes: Box::new(Stream { part: 0, bits: 8, row_bytes: columns, values: Values::Signed(8) }),
+        codes: Box::new(Stream {
+            part: 0,
+            bits: 8,
+            row_bytes: columns,
+            columns: None,
+            values: Values::Signed(8),
+        }),
         group: columns.max(1),
         index: None,
         scales: Box::new(Grid {

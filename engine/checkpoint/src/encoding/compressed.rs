@@ -91,7 +91,13 @@ fn floats<'a>(
     };
     let codec = Affine {
         columns,
-        codes: Box::new(Stream { part: 0, bits: bits as u32, row_bytes: width, values }),
+        codes: Box::new(Stream {
+            part: 0,
+            bits: bits as u32,
+            row_bytes: width,
+            columns: None,
+            values,
+        }),
         group: columns.checked_div(groups).unwrap_or(1),
         index: None,
         scales: Box::new(grid),
@@ -213,8 +219,11 @@ fn integers<'a>(
     let values = Values::Minus(half);
     let row_words = packing.words(columns, u64::from(bits));
     let codes: Box<dyn Codes> = match packing {
-        Packing::Dense => Box::new(Stream { part: 0, bits, row_bytes: row_words * 4, values }),
-        Packing::Whole => Box::new(Fields { part: 0, bits, row_words, values }),
+        Packing::Dense => {
+            let row_bytes = row_words * 4;
+            Box::new(Stream { part: 0, bits, row_bytes, columns: Some(columns), values })
+        }
+        Packing::Whole => Box::new(Fields { part: 0, bits, row_words, columns, values }),
     };
     let group = (columns / groups).max(1);
     let kind = if matches!(shift, Shift::Nothing) { "" } else { " with zero points" };

@@ -100,7 +100,13 @@ fn words<'a>(
     };
     let codec = Affine {
         columns,
-        codes: Box::new(Stream { part: 0, bits: bits as u32, row_bytes: words * 4, values }),
+        codes: Box::new(Stream {
+            part: 0,
+            bits: bits as u32,
+            row_bytes: words * 4,
+            columns: None,
+            values,
+        }),
         group,
         index: None,
         scales: Box::new(grid(1, number)),

@@ -68,7 +68,13 @@ fn nvfp4<'a>(
     let whole = Some(Whole::Times(2));
     let codec = Affine {
         columns,
-        codes: Box::new(Stream { part: 0, bits: 4, row_bytes: width, values: Values::E2M1 }),
+        codes: Box::new(Stream {
+            part: 0,
+            bits: 4,
+            row_bytes: width,
+            columns: None,
+            values: Values::E2M1,
+        }),
         group: 16,
         index: None,
         scales: Box::new(Grid {

@@ -66,7 +66,9 @@ impl Spread {
             // One for each matrix of a stack, or one for all of them.
             Self::Tensor => return [1, matrices],
             Self::Channel => rows,
-            Self::Group(group) => rows.saturating_mul(columns.div_ceil(group)),
+            // No library writes a shorter group at the end.
+            Self::Group(group) if !columns.is_multiple_of(group) => return [u64::MAX; 2],
+            Self::Group(group) => rows.saturating_mul(columns / group),
             Self::Block(high, wide) => rows.div_ceil(high).saturating_mul(columns.div_ceil(wide)),
         };
         [count.saturating_mul(matrices); 2]

@@ -106,7 +106,7 @@ fn scaled<'a>(
     };
     let codec = Affine {
         columns,
-        codes: Box::new(Stream { part: 0, bits: 8, row_bytes: columns, values }),
+        codes: Box::new(Stream { part: 0, bits: 8, row_bytes: columns, columns: None, values }),
         group: tiles.group,
         index: None,
         scales: Box::new(tiles.grid),

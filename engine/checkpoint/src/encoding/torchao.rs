@@ -109,7 +109,7 @@ fn subclass<'a>(
     }
     let codec = Affine {
         columns,
-        codes: Box::new(Stream { part: 0, bits: 8, row_bytes: columns, values }),
+        codes: Box::new(Stream { part: 0, bits: 8, row_bytes: columns, columns: None, values }),
         group: wide.max(1),
         index: None,
         scales: Box::new(grid(1, number)),

@@ -26,7 +26,30 @@ pub(super) struct Stream {
     pub bits: u32,
     /// From one row to the next.
     pub row_bytes: u64,
+    /// Columns of a row, where its writers fill the last word with zeros behind them.
+    pub columns: Option<u64>,
     pub values: Values,
+}
+
+impl Stream {
+    /// Refuses bits behind the last code of a row: then the row has more codes than it is said to have.
+    fn check_end(&self, reader: &Reader<'_>, row: u64, columns: u64) -> Result<(), ReadError> {
+        let end = columns * u64::from(self.bits);
+        let mut bytes = vec![0; self.row_bytes.saturating_sub(end / 8) as usize];
+        reader.bytes(self.part, row * self.row_bytes + end / 8, &mut bytes)?;
+        if let Some(first) = bytes.first_mut() {
+            *first = (u32::from(*first) >> (end % 8)) as u8;
+        }
+        match bytes.iter().all(|&byte| byte == 0) {
+            true => Ok(()),
+            false => Err(reader.wrong_value(self.part, &more_codes(row, columns))),
+        }
+    }
+}
+
+/// What is wrong with a row that goes on behind its last column.
+fn more_codes(row: u64, columns: u64) -> String {
+    format!("has codes behind column {} of row {row}, where nothing may be", columns - 1)
 }
 
 impl Codes for Stream {
@@ -41,6 +64,12 @@ impl Codes for Stream {
         let (first, end) = (column * bits, (column + out.len() as u64) * bits);
         let mut bytes = vec![0; (end.div_ceil(8) - first / 8) as usize];
         reader.bytes(self.part, row * self.row_bytes + first / 8, &mut bytes)?;
+        if let Some(columns) = self.columns
+            && columns == column + out.len() as u64
+            && end < self.row_bytes * 8
+        {
+            self.check_end(reader, row, columns)?;
+        }
         if bits == 8 {
             self.values.of(&bytes, out);
             return Ok(());
@@ -99,6 +128,8 @@ pub(super) struct Fields {
     pub part: usize,
     pub bits: u32,
     pub row_words: u64,
+    /// Columns of a row. Its writers leave all other bits zero.
+    pub columns: u64,
     pub values: Values,
 }
 
@@ -118,6 +149,14 @@ impl Codes for Fields {
         let words: Vec<u32> =
             bytes.as_chunks::<4>().0.iter().map(|four| u32::from_le_bytes(*four)).collect();
         let mask = (1_u32 << self.bits) - 1;
+        for (number, word) in (first..).zip(&words) {
+            let codes = per.min(self.columns - number * per);
+            let used = (1_u64 << (codes * u64::from(self.bits))) - 1;
+            if u64::from(*word) & !used != 0 {
+                let columns = number * per + codes;
+                return Err(reader.wrong_value(self.part, &more_codes(row, columns)));
+            }
+        }
         let codes: Vec<u8> = (column..=last)
             .map(|at| {
                 let word = words[(at / per - first) as usize];

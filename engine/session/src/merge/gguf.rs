@@ -22,6 +22,9 @@ pub struct Head {
 /// The file of a model as GGUF.
 const NAME: &str = "model.gguf";
 
+/// The key of how many tokens a model was trained for.
+const CONTEXT: &str = "context_length";
+
 /// Where each tensor of a GGUF file will lie.
 ///
 /// **Errors.** Parts of a file, whose header is all of it; those of a layout.
@@ -117,7 +120,16 @@ pub fn head(
     let (heads, hidden) = (need("num_attention_heads")?, need("hidden_size")?);
     let head_size = of("head_dim").map_or(hidden / heads.max(1), |size| size as u32);
     own("block_count", GgufValue::U32(need("num_hidden_layers")?));
-    own("context_length", GgufValue::U32(need("max_position_embeddings")?));
+    let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let names = GgufNames::of(model_type);
+    // Of some families the window that a model was trained for has another key than its positions.
+    let windows = names.and_then(|names| names.counts().find(|(key, _)| *key == CONTEXT));
+    let window = windows.and_then(|(_, keys)| keys.iter().find_map(|key| of(key)));
+    let window = match window.and_then(|window| u32::try_from(window).ok()) {
+        Some(window) => window,
+        None => need("max_position_embeddings")?,
+    };
+    own(CONTEXT, GgufValue::U32(window));
     own("embedding_length", GgufValue::U32(hidden));
     own("feed_forward_length", GgufValue::U32(need("intermediate_size")?));
     own("attention.head_count", GgufValue::U32(heads));
@@ -125,8 +137,6 @@ pub fn head(
     own("attention.head_count_kv", GgufValue::U32(shared));
     own("attention.key_length", GgufValue::U32(head_size));
     own("attention.value_length", GgufValue::U32(head_size));
-    let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
-    let names = GgufNames::of(model_type);
     if names.is_some_and(|names| names.norm() == Norm::Layer) {
         let epsilon = ["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"];
         let epsilon = epsilon.iter().find_map(|key| float(config, key)).unwrap_or(1e-5);
@@ -148,7 +158,7 @@ pub fn head(
         own("rope.freq_base_swa", GgufValue::F32(base as f32));
     }
     if let Some(names) = names {
-        for (key, from) in names.counts() {
+        for (key, from) in names.counts().filter(|(key, _)| *key != CONTEXT) {
             let found = from.iter().find_map(|name| u32::try_from(of(name)?).ok());
             found.into_iter().for_each(|count| own(key, GgufValue::U32(count)));
         }

@@ -204,6 +204,8 @@ fn nvfp4(b: &[u8], out: &mut [f32]) {
     for (run, out) in out.chunks_exact_mut(16).enumerate() {
         let scale = match b[run] {
             0 | 0x7f => 0.0,
+            // The upper bit has no meaning, and behind it this is a number like others to ggml.
+            0xff => 480.0,
             byte => {
                 let mut scale = Vec::with_capacity(1);
                 Number::E4M3.read(&[byte & 127], &mut scale);
