@@ -46,6 +46,7 @@ codes! {
     GGUF_FAMILY = "E0144", "nothing is known of the names of a GGUF file's family";
     QUANTIZE_FORM = "E0145", "a form to quantize to is not known, or its settings do not go together";
     CANNOT_QUANTIZE = "E0146", "a tensor cannot be written in the form that is asked for";
+    EXPERTS_UNDECIDED = "E0147", "nothing tells which way the square matrices of stacked experts lie";
     NOT_YAML = "E0201", "a file is not YAML";
     YAML_TOO_LARGE = "E0202", "a YAML file unfolds beyond the limits";
     UNKNOWN_KEY = "E0203", "a key is not known here";

@@ -176,6 +176,24 @@ fn own_views<'r>(
     views
 }
 
+/// The checkpoint whose layout the result of a recipe has: that of its base, or of its first model.
+fn first_stored<'r>(request: &Request<'r>, number: usize) -> Option<experts::Stored<'r>> {
+    let recipe = &request.recipes[number];
+    let base = recipe.base.as_ref().map(|base| base.value);
+    let first = base.or_else(|| recipe.merged().first().copied())?;
+    let position = match request.models[number][first.0 as usize] {
+        ModelSource::Checkpoint(position) => position,
+        ModelSource::Adapted(position) => request.adapters[position as usize].base,
+        // Recipes that name each other are refused before anything is planned.
+        ModelSource::Recipe(inner) if (inner as usize) != number => {
+            return first_stored(request, inner as usize);
+        }
+        _ => return None,
+    };
+    let CheckpointInput { index, config, .. } = request.checkpoints[position as usize];
+    Some(experts::Stored { index, model: position, config })
+}
+
 /// Sees models whose experts lie otherwise than those of the base, or of the first model, in its layout.
 fn bring_experts_together<'r>(
     request: &Request<'r>,
@@ -195,6 +213,7 @@ fn bring_experts_together<'r>(
             let CheckpointInput { index, config, .. } = request.checkpoints[position as usize];
             Some(experts::Stored { index, model: position, config })
         }
+        ModelSource::Recipe(inner) => first_stored(request, inner as usize),
         _ => None,
     };
     let merged = recipe.merged();
@@ -204,8 +223,16 @@ fn bring_experts_together<'r>(
     };
     for &model in merged.iter().filter(|model| **model != first) {
         let at = model.0 as usize;
-        let ModelSource::Checkpoint(position) = request.models[number][at] else { continue };
         let Some(own) = stored(model).filter(|own| own.model != other.model) else { continue };
+        let position = match request.models[number][at] {
+            ModelSource::Checkpoint(position) => Some(position),
+            _ => None,
+        };
+        let undecided = experts::undecided(own, other, position.is_none());
+        if let Some(view) = &mut views[at] {
+            view.undecided = undecided.clone();
+        }
+        let Some(position) = position else { continue };
         let Some(found) = experts::together(own, other) else { continue };
         let CheckpointInput { config, .. } = request.checkpoints[position as usize];
         let named = &recipe.models[at];
@@ -221,6 +248,7 @@ fn bring_experts_together<'r>(
         reporter.add(warning.at(&recipe.source, named.span));
         let mut view = View::mapped(&named.name, found.mapped, config, assembled);
         view.config = config;
+        view.undecided = undecided;
         views[at] = Some(view);
     }
 }

@@ -6,6 +6,7 @@
 
 use mixdown_kit::raw::safetensors_bytes;
 use mixdown_kit::{DType, Outcome, Space, Tensor, mixdown, read_checkpoint};
+use mixdown_suite::with_snapshots;
 use serde_json::{Value, json};
 
 const EXPERTS: u64 = 3;
@@ -177,6 +178,152 @@ fn a_square_stack_is_turned_as_its_sibling() {
     write(&space, "other", &square(3.0, false), &config());
     merged(&space, "out", &[]).success();
     assert_mean(&space, &square(1.0, true), &square(3.0, true));
+}
+
+/// Stacks of these sides, of which each element has another value; turned, the matrices are stored the other way
+/// round.
+fn sided(model: f64, layer: u64, name: &str, [rows, columns]: [u64; 2], turned: bool) -> Tensor {
+    let value = |expert: u64, row: u64, column: u64| {
+        model * 1000.0 + layer as f64 * 300.0 + ((expert * 10 + row) * 8 + column) as f64
+    };
+    let mut values = Vec::new();
+    let (first, second) = if turned { (columns, rows) } else { (rows, columns) };
+    for expert in 0..EXPERTS {
+        for at in 0..first * second {
+            let (a, b) = (at / second, at % second);
+            values.push(if turned { value(expert, b, a) } else { value(expert, a, b) });
+        }
+    }
+    let name = format!("model.layers.{layer}.mlp.experts.{name}");
+    Tensor::new(&name, DType::F32, &[EXPERTS, first, second], &values)
+}
+
+const GATE_UP: &str = "gate_up_proj";
+const DOWN: &str = "down_proj";
+
+/// What each layer has of stacks, with rows and columns as a linear layer would have them.
+type Sizes<'a> = &'a [(u64, &'a str, [u64; 2])];
+
+fn sized(model: f64, sizes: Sizes<'_>, turned: bool) -> Vec<Tensor> {
+    sizes.iter().map(|(layer, name, sides)| sided(model, *layer, name, *sides, turned)).collect()
+}
+
+fn of_version(version: &str, hidden: u64) -> Value {
+    json!({
+        "model_type": "some_moe",
+        "num_hidden_layers": 1,
+        "transformers_version": version,
+        "text_config": {"hidden_size": hidden},
+    })
+}
+
+/// What the sides of a square stack leave open, other layers tell, sizes of either model, or the versions that
+/// wrote both.
+#[test]
+fn square_stacks_are_told_apart_by_what_else_there_is() {
+    let check = |sizes: [Sizes<'_>; 2], turned: [bool; 2], configs: [&Value; 2]| {
+        let space = Space::new();
+        let common: Vec<_> =
+            sizes[0].iter().filter(|one| sizes[1].contains(one)).copied().collect();
+        write(&space, "base", &sized(1.0, sizes[0], turned[0]), configs[0]);
+        write(&space, "other", &sized(3.0, sizes[1], turned[1]), configs[1]);
+        let mut rules = String::new();
+        for (layer, name, _) in &common {
+            rules += &format!(
+                "  - {{tensors: '**.{layer}.**.{name}', method: task_arithmetic, parameters: {{weight: 0.5}}}}\n"
+            );
+        }
+        if sizes[0] != sizes[1] {
+            rules += "  - {tensors: '**', drop: true}\n";
+        }
+        let head = "mixdown: 1\nmodels: {base: base, other: other}\nbase: base\nrules:\n";
+        space.write("recipe.yaml", format!("{head}{rules}"));
+        mixdown(&space, ["merge", "recipe.yaml", "--out", "out"]).success();
+        assert_mean(&space, &sized(1.0, &common, turned[0]), &sized(3.0, &common, turned[0]));
+    };
+    let (silent, of_4, of_5) = (config(), of_version("4.57.1", 4), of_version("5.0.0", 4));
+    let whole: Sizes<'_> = &[(0, GATE_UP, [8, 4]), (0, DOWN, [4, 4]), (1, DOWN, [4, 4])];
+    let lone: Sizes<'_> = &[(1, DOWN, [4, 4])];
+    // Layer 0 tells of layer 1, whichever lies which way.
+    for turned in [[true, false], [false, true], [false, false], [true, true]] {
+        check([whole, whole], turned, [&silent, &silent]);
+        // Twice the inner size is the hidden one: gate and up are square, and down tells.
+        let narrow: Sizes<'_> = &[(0, GATE_UP, [4, 4]), (0, DOWN, [4, 2])];
+        check([narrow, narrow], turned, [&silent, &silent]);
+        // Each model has another stack that tells of itself, and both the square one.
+        let other: Sizes<'_> = &[(2, GATE_UP, [8, 4]), (2, DOWN, [4, 4]), (1, DOWN, [4, 4])];
+        check([whole, other], turned, [&silent, &silent]);
+        // Gate above up alone, and the hidden size.
+        let up: Sizes<'_> = &[(0, GATE_UP, [8, 4]), (1, DOWN, [4, 4])];
+        let other: Sizes<'_> = &[(2, GATE_UP, [8, 4]), (1, DOWN, [4, 4])];
+        check([up, other], turned, [&of_4, &of_5]);
+    }
+    check([lone, lone], [false, false], [&of_4, &of_4]);
+    check([lone, lone], [true, true], [&of_5, &of_5]);
+}
+
+/// A square stack of which nothing tells how it lies is no guess, and a rule that merges it not is none of it.
+#[test]
+fn square_stacks_that_nothing_tells_apart_are_refused() {
+    let lone: Sizes<'_> = &[(0, DOWN, [4, 4])];
+    let (silent, of_4, of_5) = (config(), of_version("4.57.1", 4), of_version("5.0.0", 4));
+    let of_moe = json!({"model_type": "qwen3_vl_moe", "text_config": {"hidden_size": 4}});
+    let singles = |part: &str| {
+        let single = |expert: u64| {
+            let name = format!("{LAYER}mlp.experts.{expert}.{part}.weight");
+            Tensor::new(&name, DType::F32, &[4, 4], &[expert as f64; 16])
+        };
+        (0..EXPERTS).map(single).collect::<Vec<_>>()
+    };
+    let stacked = |turned| sized(3.0, lone, turned);
+    let up: Sizes<'_> = &[(0, "up_proj", [4, 4]), (0, DOWN, [4, 4])];
+    let cases = [
+        (sized(1.0, lone, false), stacked(true), &silent, &silent),
+        (sized(1.0, lone, false), stacked(false), &of_4, &of_5),
+        (sized(1.0, lone, true), stacked(false), &of_moe, &of_moe),
+        (sized(1.0, up, true), sized(3.0, up, false), &silent, &silent),
+        (sized(1.0, lone, false), singles("down_proj"), &silent, &silent),
+        (singles("down_proj"), stacked(true), &silent, &silent),
+    ];
+    for (number, (base, other, of_base, of_other)) in cases.iter().enumerate() {
+        let space = Space::new();
+        write(&space, "base", base, of_base);
+        write(&space, "other", other, of_other);
+        let outcome = merged(&space, "out", &[]);
+        assert_ne!(outcome.status, Some(0), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("E0147"), "{}", outcome.stderr);
+        assert!(!space.exists("out"));
+        // Where names differ there is nothing to keep, either.
+        if number > 3 {
+            continue;
+        }
+        let keeps =
+            "mixdown: 1\nmodels: {base: base, other: other}\nbase: base\nrules: [{keep: base}]\n";
+        space.write("recipe.yaml", keeps);
+        mixdown(&space, ["merge", "recipe.yaml", "--out", "out"]).success();
+    }
+    let space = Space::new();
+    write(&space, "base", &cases[0].0, &silent);
+    write(&space, "other", &cases[0].1, &silent);
+    let talk = merged(&space, "out", &[]).talk();
+    with_snapshots(|| insta::assert_snapshot!("square_experts", talk));
+}
+
+/// The result of another recipe lies as its base does, and is read as it is made.
+#[test]
+fn square_stacks_of_a_recipe_lie_as_its_base() {
+    let sizes: Sizes<'_> = &[(0, GATE_UP, [8, 4]), (0, DOWN, [4, 4]), (1, DOWN, [4, 4])];
+    let space = Space::new();
+    write(&space, "base", &sized(1.0, sizes, false), &config());
+    write(&space, "other", &sized(3.0, sizes, true), &config());
+    write(&space, "third", &sized(5.0, sizes, true), &config());
+    let inner = "mixdown: 1\nmodels: {other: other, third: third}\nrules: [{method: linear, parameters: {weight: 0.5}}]\n";
+    space.write("inner.yaml", inner);
+    let recipe = "mixdown: 1\nmodels: {base: base, other: {recipe: inner.yaml}}\nbase: base\nrules:\n  - {tensors: '**.1.**', method: task_arithmetic, parameters: {weight: 0.5}}\n  - {keep: base}\n";
+    space.write("recipe.yaml", recipe);
+    let outcome = mixdown(&space, ["merge", "recipe.yaml", "--out", "out"]);
+    assert_eq!(outcome.status, Some(1), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("E0147"), "{}", outcome.stderr);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::computed::{ByRows, Effect, Factor, Made, Part, add_product};
 use super::kinds::Fault;
 use super::resolve::Resolver;
 use crate::encoding::{Held, Reader};
-use crate::experts::{Stack as Stored, are_inputs_first, layouts};
+use crate::experts::{Stack as Stored, are_inputs_first, layouts, lie, lie_either_way};
 use crate::source::ReadError;
 
 /// The factors of one parameter, with their shapes.
@@ -92,7 +92,7 @@ impl Resolver<'_> {
             let &[experts, first, second] = dimensions else { return Ok(None) };
             let is = |pair: [u64; 2]| [first, second] == pair;
             let inputs_first = match (is([inputs, outputs]), is([outputs, inputs])) {
-                (true, true) => are_inputs_first(self.base_config),
+                (true, true) => self.square_inputs_first(name)?,
                 (true, false) => true,
                 (false, true) => false,
                 (false, false) => return Ok(None),
@@ -107,6 +107,23 @@ impl Resolver<'_> {
             return Ok(Some(vec![(base_tensor, Effect::Delta(made))]));
         }
         self.separate(module, own, factors, rank, scale)
+    }
+
+    /// Whether a stack of square matrices is [experts, in, out]: by what lies beside it, or by its family.
+    fn square_inputs_first(&self, name: &str) -> Result<bool, Fault> {
+        let shape = |name: &str| {
+            let found = self.find_one(name)?;
+            Some(self.base.tensors()[found as usize].shape.dimensions())
+        };
+        let layer = layouts().iter().find_map(|layout| Some(layout.stack_of(name)?.1));
+        match layer.and_then(|layer| lie(&shape, layer, self.base_config)) {
+            Some(inputs_first) => Ok(inputs_first),
+            None if lie_either_way(self.base_config) => Err(Fault::unsupported(
+                "an update of `{}` is for square matrices, of which nothing tells which side is which",
+            )
+            .fact("parameter", name)),
+            None => Ok(are_inputs_first(self.base_config)),
+        }
     }
 
     /// The same where the base stores each expert by itself.

@@ -4,7 +4,9 @@
 //! Source: the weight converters of transformers 5, which stack gate above up ([experts, 2 · inner, hidden]) and
 //! turn the stacks of some families ([experts, hidden, 2 · inner]).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod sides;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use mixdown_checkpoint::adapter::name_in;
 use mixdown_checkpoint::experts::{Layout, Stack, before, layouts};
@@ -14,9 +16,10 @@ use serde_json::Value;
 
 use crate::models::map::{MadeOf, Mapped, MappedTensor, Piece};
 use crate::plan::{Assembled, Patch, PatchSource, TensorRef};
+use sides::Sides;
 
 /// A checkpoint whose tensors are looked for.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Stored<'a> {
     pub index: &'a Index,
     /// Position among the checkpoints.
@@ -35,31 +38,41 @@ pub(crate) struct Together {
 /// Sees a checkpoint with the names and shapes of another one, where its experts lie otherwise; nothing where they
 /// do not, or where some of them have no counterpart.
 pub(crate) fn together(own: Stored<'_>, other: Stored<'_>) -> Option<Together> {
-    let differs = |tensor: &TensorEntry| match own.index.get(&tensor.name) {
-        None => true,
-        Some(found) => found.shape != tensor.shape && tensor.shape.dimensions().len() == 3,
+    let is_square = |shape: &[u64]| matches!(shape, [_, rows, columns] if rows == columns);
+    let differs = |tensor: &TensorEntry| {
+        let shape = tensor.shape.dimensions();
+        match own.index.get(&tensor.name) {
+            None => true,
+            Some(found) => shape.len() == 3 && (found.shape != tensor.shape || is_square(shape)),
+        }
     };
-    if !other.index.tensors().iter().any(differs) {
-        return None;
-    }
-    // Values that are computed while they are read have no bytes that could be put together.
-    let is_packed = |index: &Index| index.tensors().iter().any(|one| one.encoding.is_some());
-    if is_packed(own.index) {
+    if !other.index.tensors().iter().any(differs) || is_packed(own.index) {
         return None;
     }
     layouts().iter().filter(|layout| !layout.interleaves(other.config)).find_map(|layout| {
-        let mut brought = Brought { layout, own, other: other.index, turned: BTreeMap::new() };
+        let sides = Sides::of(layout, own, other);
+        let brought = Brought { layout, own, other: other.index, sides };
         brought.all()
     })
+}
+
+/// Names of square experts in stacks, of which nothing tells whether both checkpoints mean the same by rows: two
+/// versions of transformers store the matrices of some families with their sides exchanged. Of a model that is
+/// read as it is stored, those that are known to lie the other way are among them.
+pub(crate) fn undecided(own: Stored<'_>, other: Stored<'_>, is_fixed: bool) -> BTreeSet<String> {
+    sides::undecided(own, other, is_fixed || is_packed(own.index))
+}
+
+/// Values that are computed while they are read have no bytes that could be put together.
+fn is_packed(index: &Index) -> bool {
+    index.tensors().iter().any(|one| one.encoding.is_some())
 }
 
 struct Brought<'a> {
     layout: &'a Layout,
     own: Stored<'a>,
     other: &'a Index,
-    /// For each layer whether stacks have the sides of a matrix the other way round: what the shapes of one of its
-    /// stacks leave open, another one tells.
-    turned: BTreeMap<String, Option<bool>>,
+    sides: Sides<'a>,
 }
 
 /// Tensors that one of another layout is made of.
@@ -71,7 +84,7 @@ struct Made {
 }
 
 impl Brought<'_> {
-    fn all(&mut self) -> Option<Together> {
+    fn all(&self) -> Option<Together> {
         let (mut tensors, mut example) = (Vec::new(), None);
         let mut used: HashSet<usize> = HashSet::new();
         for wanted in self.other.tensors() {
@@ -152,11 +165,11 @@ impl Brought<'_> {
     }
 
     /// A stack of experts that are stored each by itself.
-    fn stacked(&mut self, wanted: &TensorEntry) -> Option<Made> {
+    fn stacked(&self, wanted: &TensorEntry) -> Option<Made> {
         let layout = self.layout;
         let (stack, layer) = layout.stack_of(&wanted.name)?;
         let &[experts, rows, columns] = wanted.shape.dimensions() else { return None };
-        let is_turned = self.is_turned(layer)?;
+        let is_turned = self.sides.are_turned(layer)?;
         let (mut patches, mut of, mut dtype) = (Vec::new(), Vec::new(), None);
         for expert in 0..experts {
             let mut at = 0;
@@ -198,20 +211,20 @@ impl Brought<'_> {
     }
 
     /// One expert of a stack.
-    fn single(&mut self, wanted: &TensorEntry) -> Option<Made> {
+    fn single(&self, wanted: &TensorEntry) -> Option<Made> {
         let layout = self.layout;
         let &[outputs, inputs] = wanted.shape.dimensions() else { return None };
         let found = layout.stacks.iter().find_map(|stack| {
             stack.parts.iter().enumerate().find_map(|(number, part)| {
                 let (layer, expert) = Stack::expert_of(part, &wanted.name)?;
-                let position = self.named(&format!("{layer}{}", stack.name))?;
+                let position = self.named(&stack.name_in(layer))?;
                 Some((stack, number, layer, expert, position))
             })
         });
         let (stack, number, layer, expert, position) = found?;
         let entry = &self.own.index.tensors()[position];
         let &[experts, rows, columns] = entry.shape.dimensions() else { return None };
-        let is_turned = self.is_turned(layer)?;
+        let is_turned = self.sides.are_turned(layer)?;
         let height = |part: &String| {
             let entry = self.other.get(&Stack::part_name(layer, part, expert))?;
             entry.shape.dimensions().first().copied()
@@ -236,11 +249,11 @@ impl Brought<'_> {
     }
 
     /// Whether a stack is stored in both, with the sides of its matrices the other way round.
-    fn is_turned_stack(&mut self, wanted: &TensorEntry, at: usize) -> bool {
+    fn is_turned_stack(&self, wanted: &TensorEntry, at: usize) -> bool {
         let Some((_, layer)) = self.layout.stack_of(&wanted.name) else { return false };
         let own = self.own.index.tensors()[at].shape.dimensions();
         let &[experts, rows, columns] = wanted.shape.dimensions() else { return false };
-        own == [experts, columns, rows] && self.is_turned(layer) == Some(true)
+        own == [experts, columns, rows] && self.sides.are_turned(layer) == Some(true)
     }
 
     /// The same stack with the sides of its matrices exchanged.
@@ -255,92 +268,6 @@ impl Brought<'_> {
         let dtype = self.own.index.tensors()[at].dtype;
         Some(Made { patches: (0..experts).map(patch).collect(), of: vec![at], dtype })
     }
-
-    /// Whether the stacks of a layer are turned against what they are compared with: single experts, or the other
-    /// model's stacks. None where shapes contradict each other or tell nothing.
-    fn is_turned(&mut self, layer: &str) -> Option<bool> {
-        if let Some(known) = self.turned.get(layer) {
-            return *known;
-        }
-        let mut told = None;
-        for stack in &self.layout.stacks {
-            let name = format!("{layer}{}", stack.name);
-            let of = |index: &Index, at: Option<usize>| {
-                at.map(|at| index.tensors()[at].shape.dimensions().to_vec())
-            };
-            let own = of(self.own.index, self.named(&name));
-            let other = of(self.other, self.other.position(&name));
-            let votes = match (&own, &other) {
-                (Some(own), Some(other)) => sides_differ(own, other),
-                (Some(stacked), None) => self.against_parts(stacked, stack, layer, true),
-                (None, Some(stacked)) => self.against_parts(stacked, stack, layer, false),
-                (None, None) => continue,
-            };
-            match (votes?, told) {
-                (Vote::Either, _) => {}
-                (Vote::Only(own), None) => told = Some(own),
-                (Vote::Only(own), Some(known)) if own == known => {}
-                (Vote::Only(_), Some(_)) => {
-                    told = None;
-                    break;
-                }
-            }
-        }
-        self.turned.insert(layer.to_owned(), told);
-        told
-    }
-
-    /// How a stack lies against the parts of its first expert, which the other model has, or this one.
-    fn against_parts(
-        &self,
-        stacked: &[u64],
-        stack: &Stack,
-        layer: &str,
-        are_others: bool,
-    ) -> Option<Vote> {
-        let &[_, rows, columns] = stacked else { return None };
-        let (mut height, mut width) = (0, None);
-        for part in &stack.parts {
-            let name = Stack::part_name(layer, part, 0);
-            let entry = match are_others {
-                true => self.other.get(&name)?,
-                false => &self.own.index.tensors()[self.named(&name)?],
-            };
-            let &[outputs, inputs] = entry.shape.dimensions() else { return None };
-            height += outputs;
-            if *width.get_or_insert(inputs) != inputs {
-                return None;
-            }
-        }
-        vote([rows, columns], [height, width?])
-    }
-}
-
-/// What the shapes of a stack say of its sides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Vote {
-    /// Both ways fit.
-    Either,
-    /// Turned, or not.
-    Only(bool),
-}
-
-fn vote([rows, columns]: [u64; 2], matrix: [u64; 2]) -> Option<Vote> {
-    match (matrix == [rows, columns], matrix == [columns, rows]) {
-        (true, true) => Some(Vote::Either),
-        (true, false) => Some(Vote::Only(false)),
-        (false, true) => Some(Vote::Only(true)),
-        (false, false) => None,
-    }
-}
-
-fn sides_differ(own: &[u64], other: &[u64]) -> Option<Vote> {
-    match (own, other) {
-        (&[a, rows, columns], &[b, first, second]) if a == b => {
-            vote([rows, columns], [first, second])
-        }
-        _ => None,
-    }
 }
 
 /// Rows and columns as rectangles count them.
@@ -349,18 +276,5 @@ fn sides(shape: &Shape) -> (u64, u64) {
         [] => (1, 1),
         [only] => (*only, 1),
         [outer @ .., last] => (outer.iter().product(), *last),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shapes_tell_how_a_stack_lies() {
-        assert_eq!(vote([6, 4], [6, 4]), Some(Vote::Only(false)));
-        assert_eq!(vote([4, 6], [6, 4]), Some(Vote::Only(true)));
-        assert_eq!(vote([4, 4], [4, 4]), Some(Vote::Either));
-        assert_eq!(vote([4, 5], [6, 4]), None);
     }
 }

@@ -3,7 +3,7 @@
 mod known;
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mixdown_checkpoint::adapter::{Adapter, AddedFrom, Update};
@@ -78,6 +78,8 @@ pub(crate) struct View<'a> {
     adapted: HashMap<u32, Adapted>,
     /// Tensors that an adapter adds. Their positions follow those of the base's.
     added: Vec<Added>,
+    /// Names of stacked experts of which nothing tells whether their matrices lie as those of the base.
+    pub undecided: BTreeSet<String>,
     /// Whether it is an adapter on a checkpoint.
     is_adapter: bool,
     /// Whether all its numbers are zero, whatever the files hold.
@@ -376,6 +378,7 @@ impl<'a> View<'a> {
             stand_ins,
             adapted,
             added,
+            undecided: BTreeSet::new(),
             is_adapter,
             is_zero: false,
         };

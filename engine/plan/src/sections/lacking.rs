@@ -103,12 +103,51 @@ impl Section<'_> {
             .at(self.source, one.input.span)
     }
 
+    /// Whether experts in stacks fit those of another model both ways, and nothing tells which is right; this is
+    /// reported.
+    pub(crate) fn is_undecided(
+        &self,
+        wanted: &Wanted<'_>,
+        present: &[Present<'_>],
+        reporter: &mut Reporter,
+    ) -> bool {
+        let mut inputs = self.inputs.iter().filter(|_| self.inputs.len() > 1);
+        let Some(own) = inputs.find(|input| input.view.undecided.contains(wanted.output)) else {
+            return false;
+        };
+        let headline = format!(
+            "the matrices of `{}` in `{}` may have their sides the other way round than in `{}`",
+            wanted.output,
+            own.view.name,
+            present.iter().find(|one| !std::ptr::eq(one.input, own)).map_or("the base", |one| one
+                .input
+                .view
+                .name
+                .as_str()),
+        );
+        let mut diagnostic = Diagnostic::error(codes::EXPERTS_UNDECIDED, headline);
+        for one in present {
+            let label =
+                if one.input.is_base { "base".to_owned() } else { one.input.view.name.clone() };
+            diagnostic =
+                diagnostic.fact(label, format!("{}, {}", one.tensor.shape, one.input.view.name));
+        }
+        let diagnostic = diagnostic
+            .note("versions of transformers store experts as [in, out] or as [out, in]; of square matrices shapes do not tell, and nothing else here does")
+            .help("save both models with one version of transformers, which config.json then states; see the one through a map that says how they lie (`map: NAME`); or take these tensors from one model: `keep: NAME`");
+        reporter.tensor(self.id, diagnostic.at(self.source, own.span));
+        true
+    }
+
     fn report_missing(
         &self,
         wanted: &Wanted<'_>,
         present: &[Present<'_>],
         reporter: &mut Reporter,
     ) {
+        if self.is_undecided(wanted, present, reporter) {
+            return;
+        }
         let headline = match present {
             [only] => format!("only `{}` has the tensor `{}`", only.input.view.name, wanted.output),
             _ => format!("only some of the models have the tensor `{}`", wanted.output),
