@@ -483,6 +483,35 @@ fn matrices_with_inputs_first_are_turned_in_gguf_files() {
 }
 
 /// What a GGUF file says beside its tensors is a part of what was written.
+/// What is most of a mixture is not left wide without a word, whatever its family calls its experts.
+#[test]
+fn stacked_experts_that_stay_wide_are_told() {
+    let space = Space::new();
+    let of = |name: &str, shape: &[u64]| {
+        let count: u64 = shape.iter().product();
+        let values: Vec<f64> = (0..count).map(|at| at as f64 / 64.0).collect();
+        Tensor::new(&format!("model.layers.0.{name}"), DType::F32, shape, &values)
+    };
+    let tensors = [
+        of("self_attn.q_proj.weight", &[32, 32]),
+        of("mlp.experts.gate_up_proj", &[2, 64, 32]),
+        of("mlp.experts.down_proj", &[2, 32, 32]),
+    ];
+    space.write("model/model.safetensors", safetensors_bytes(&tensors.iter().collect::<Vec<_>>()));
+    for family in ["qwen3_moe", "some_moe"] {
+        let config = serde_json::json!({"model_type": family, "torch_dtype": "float32"});
+        space.write("model/config.json", config.to_string());
+        let arguments = ["convert", "model", "--to", "fp8", "--out", "out", "--force"];
+        let outcome = mixdown(&space, arguments).success();
+        assert!(outcome.stderr.contains("W0644"), "{family}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains("= tensors:   2"), "{family}: {}", outcome.stderr);
+        assert_eq!(
+            read_checkpoint(space.path("out")).tensor("model.layers.0.mlp.experts.down_proj"),
+            &tensors[2]
+        );
+    }
+}
+
 /// Command R counts more positions than tokens that it was trained for, and has the latter under a key of its own.
 #[test]
 fn the_window_of_command_r_is_what_it_was_trained_for() {

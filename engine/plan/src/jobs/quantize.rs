@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use mixdown_checkpoint::experts::layouts;
 use mixdown_checkpoint::quantize::{Form, Quantizer, Settings, Words, Written};
 use mixdown_checkpoint::ties;
 use mixdown_diagnostics::{Diagnostic, Span, codes, suggest};
@@ -133,7 +134,10 @@ fn kind(job: &Job, facts: Option<&Facts<'_>>) -> Kind {
         None => looks_linear(&job.name),
     };
     let is_turned = facts.is_some_and(|facts| facts.tensor.is_transposed);
+    // Stacks have names of their own also where the family stores each expert by itself.
+    let is_stack = layouts().iter().any(|layout| layout.stack_of(&job.name).is_some());
     match job.shape.dimensions().len() {
+        3 if is_stack && job.dtype.is_float() => Kind::Stacked,
         _ if !is_linear || !job.dtype.is_float() => Kind::Other,
         2 if is_turned => Kind::Turned,
         2 if job.name.ends_with(".weight") => Kind::Linear,
