@@ -6,6 +6,7 @@ mod beside;
 mod computed;
 mod config;
 mod dialects;
+mod doubled;
 mod effect;
 mod effects;
 mod experts;
@@ -25,6 +26,7 @@ use mixdown_diagnostics::Diagnostic;
 use crate::index::Index;
 
 pub use config::{AdapterConfig, Bias, Scaling};
+pub use doubled::Doubled;
 pub use factors::{FactorsFile, FactorsSpec, open_factors_as};
 pub(crate) use files::WEIGHTS;
 pub use files::{AdapterFiles, is_adapter, open_adapter, open_adapter_as};
@@ -52,6 +54,8 @@ pub struct Adapter {
     /// The adapter's tensors with those that are computed from them, where there are such: positions in the
     /// adapter's index are in this one then. It has the base's files too where its tensors are computed from.
     pub index: Option<Index>,
+    /// Whether an output layer that the base stores beside its embedding, and ties to it, is another one from now on.
+    pub is_untied: bool,
     /// What the adapter says of itself.
     pub config: AdapterConfig,
     /// What the user should know and may ignore.

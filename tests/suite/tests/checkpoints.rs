@@ -131,6 +131,64 @@ fn an_update_of_a_tied_embedding_is_told() {
     says(&check(&space, ONE).success(), &["W0618", "updates one tensor under 2 names"]);
 }
 
+/// Files that hold the output layer beside the embedding that it is tied to: both are one tensor all the same, until
+/// one of the two is trained whole.
+#[test]
+fn an_output_layer_stored_beside_its_embedding_goes_with_it() {
+    let space = Space::new();
+    tied(&space);
+    let stored = read_checkpoint(space.path("base")).tensors[EMBEDDING].clone();
+    checkpoint("base").tied().dtype(DType::F32).with(stored.named(HEAD)).write(&space);
+    let embedding = values(&space, "base", EMBEDDING);
+    let a = vec![0.25; 2 * COLUMNS as usize];
+    let b = vec![0.5; ROWS as usize * 2];
+    adapter("lora", 2)
+        .product("lm_head", 2, &a, &b)
+        .config("r", json!(2))
+        .config("lora_alpha", json!(4))
+        .write(&space);
+    says(&merge(&space, ONE, &[]).success(), &["W0618"]);
+    let expected: Vec<f64> = embedding.iter().map(|value| value + 0.5).collect();
+    assert_near(&values(&space, "merged", EMBEDDING), &expected);
+    assert_eq!(values(&space, "merged", EMBEDDING), values(&space, "merged", HEAD));
+    assert_eq!(config(&space, "merged")["tie_word_embeddings"], true);
+
+    let new = numbers(EMBEDDING, &[ROWS, COLUMNS], 0.125);
+    adapter("lora", 2)
+        .module(Q, 2, [16, 16])
+        .with(new.clone().named(&format!("base_model.model.{EMBEDDING}")))
+        .config("modules_to_save", json!(["embed_tokens"]))
+        .write(&space);
+    merge(&space, ONE, &["--force"]).success();
+    assert_near(&values(&space, "merged", EMBEDDING), &new.values());
+    assert_eq!(values(&space, "merged", HEAD), embedding);
+    assert_eq!(config(&space, "merged")["tie_word_embeddings"], false);
+}
+
+/// peft keeps the base's type, whatever the adapter is stored in.
+#[test]
+fn what_is_trained_whole_is_written_in_the_type_of_the_base() {
+    let space = Space::new();
+    tied(&space);
+    let shape = [ROWS, COLUMNS];
+    let count = (ROWS * COLUMNS) as usize;
+    let new = |name: &str, value: f64| {
+        Tensor::new(&format!("base_model.model.{name}"), DType::Bf16, &shape, &vec![value; count])
+    };
+    adapter("lora", 2)
+        .module(Q, 2, [16, 16])
+        .with(new(EMBEDDING, 0.5))
+        .with(new(HEAD, 0.25))
+        .config("modules_to_save", json!(["embed_tokens", "lm_head"]))
+        .write(&space);
+    merge(&space, "merge_method: passthrough\nmodels: [{model: base+lora}]\n", &[]).success();
+    let merged = read_checkpoint(space.path("merged")).tensors;
+    for (name, value) in [(EMBEDDING, 0.5), (HEAD, 0.25)] {
+        assert_eq!(merged[name].dtype, DType::F32, "{name}");
+        assert_eq!(merged[name].values(), vec![value; count], "{name}");
+    }
+}
+
 /// Rows were added or cut in training: the adapter's own are taken, and the config counts them.
 #[test]
 fn a_vocabulary_resized_in_training_is_the_adapter_s() {

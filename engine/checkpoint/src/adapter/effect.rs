@@ -90,7 +90,7 @@ impl Adapter {
 }
 
 /// Whether two stored tensors have the same bytes.
-fn is_same(
+pub(super) fn is_same(
     files: &Index,
     own: &TensorEntry,
     base: &Index,

@@ -11,7 +11,7 @@ use super::experts::Factors;
 use super::kinds::{Fault, Kind, Module, is_plain};
 use super::names::Side;
 use super::resolve::{Changes, Halves, Resolver};
-use super::tied::Tied;
+use super::tied::{Tied, ensures_tie};
 use super::{AdapterConfig, Delta, Magnitude, Replacement, Update};
 use crate::encoding::{Held, Reader};
 use crate::index::Index;
@@ -160,7 +160,12 @@ impl Resolver<'_> {
             }
             return;
         };
-        if changes.effects.iter().any(|(known, _)| *known == base_tensor) {
+        let is_joined = changes.effects.iter().any(|(known, _)| *known == base_tensor);
+        if !is_joined && ensures_tie(self.config) && self.find_one(&name).is_none() {
+            // The same as those of the embedding, whose update stands for both.
+            return;
+        }
+        if is_joined {
             let fault = Fault::unsupported(
                 "`{}` is another name of a tensor with several updates, of which magnitudes need one",
             );

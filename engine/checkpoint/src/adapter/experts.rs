@@ -44,8 +44,10 @@ impl Resolver<'_> {
         let mut found: Vec<(String, Vec<(u32, Effect)>)> = Vec::new();
         let named = self.config.target_parameters.clone();
         for parameter in &named {
-            let Some((container, own)) = parameter.rsplit_once('.') else { continue };
-            let is_own = module == container || module.ends_with(&format!(".{container}"));
+            let (container, own) = parameter.rsplit_once('.').unwrap_or(("", parameter));
+            let is_own = container.is_empty()
+                || module == container
+                || module.ends_with(&format!(".{container}"));
             let name = format!("{module}.{own}");
             if is_own && !taken.contains(&name) {
                 found.extend(self.effects_on(&name, module, own, factors)?.map(|it| (name, it)));
@@ -73,8 +75,7 @@ impl Resolver<'_> {
         factors: &Factors,
     ) -> Result<Option<Vec<(u32, Effect)>>, Fault> {
         let ([all, inputs], [outputs, b_all]) = (factors.a_shape, factors.b_shape);
-        let rank = self.config.rank_of(module);
-        let scale = self.config.scale_of(module);
+        let (rank, scale) = (self.config.rank_of(name), self.config.scale_of(name));
         if all != b_all || rank == 0 {
             return Ok(None);
         }

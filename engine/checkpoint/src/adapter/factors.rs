@@ -183,6 +183,7 @@ fn owner(name: &str) -> Owner<'_> {
         | Role::Magnitude { adapter, .. }
         | Role::Bias { adapter, .. } => Owner::Adapter(adapter.unwrap_or("default")),
         Role::Replacement { .. }
+        | Role::Original
         | Role::OfKind { .. }
         | Role::Tokens { .. }
         | Role::Shared(_)

@@ -44,6 +44,8 @@ pub(super) enum Role<'a> {
         /// Whether it is what an update wraps: peft stores embeddings so beside their updates, trained or not.
         is_wrapped: bool,
     },
+    /// The base's own of a module that was trained whole, which peft stores with all biases.
+    Original,
     /// Something that no update has.
     Unsupported(&'static str),
 }
@@ -83,7 +85,10 @@ pub(super) fn role_of<'a>(name: &'a str, kind: Option<&'static Kind>) -> Role<'a
         return factor(&parts, at);
     }
     let mut parts = parts;
-    parts.retain(|part| *part != "ln_tuning_layers");
+    if parts.contains(&"original_module") {
+        return Role::Original;
+    }
+    parts.retain(|part| !["ln_tuning_layers", "token_adapter"].contains(part));
     if let Some(at) = parts.iter().position(|part| *part == "modules_to_save") {
         // The name of the adapter follows, except in what peft itself saved.
         let named = parts.len() - at > 2;
@@ -221,6 +226,8 @@ mod tests {
             ("base_model.model.lm_head.weight", whole("lm_head.weight", false)),
             ("base_model.model.h.modules_to_save.default.dense.bias", whole("h.dense.bias", false)),
             ("base_model.model.h.modules_to_save.weight", whole("h.weight", false)),
+            ("base_model.model.h.original_module.bias", Role::Original),
+            ("base_model.model.h.token_adapter.base_layer.weight", whole("h.weight", true)),
             ("base_model.model.q.base_layer.bias", whole("q.bias", true)),
             (
                 "base_model.model.q.lora_magnitude_vector",

@@ -21,6 +21,9 @@ pub(super) struct Naming {
     _families: String,
     /// What the names of some tensors begin with, each of some.
     starts: Vec<String>,
+    /// What some names contain, each of some.
+    #[serde(default)]
+    contains: Vec<String>,
     /// What a name begins with, and what it begins with instead. The first that fits counts.
     #[serde(default)]
     prefixes: Vec<[String; 2]>,
@@ -32,8 +35,17 @@ pub(super) struct Naming {
 impl Naming {
     /// That of a base; none where the names are the same.
     pub fn of(base: &Index) -> Option<&'static Self> {
-        let has = |start: &String| base.tensors().iter().any(|one| one.name.starts_with(start));
-        FAMILIES.iter().find(|naming| naming.starts.iter().all(has))
+        Self::of_names(base.tensors().iter().map(|tensor| tensor.name.as_str()))
+    }
+
+    /// That of a model with such names.
+    pub fn of_names<'n>(names: impl Iterator<Item = &'n str> + Clone) -> Option<&'static Self> {
+        FAMILIES.iter().find(|naming| {
+            let begins =
+                |start: &String| names.clone().any(|name| name.starts_with(start.as_str()));
+            let contains = |part: &String| names.clone().any(|name| name.contains(part.as_str()));
+            naming.starts.iter().all(begins) && naming.contains.iter().all(contains)
+        })
     }
 
     /// The name in memory.
@@ -55,7 +67,7 @@ mod tests {
     /// Names as stored, and as transformers 5.24 has them in memory.
     #[test]
     fn families_have_names_in_memory() {
-        let cases: [&[(&str, &str)]; 6] = [
+        let cases: [&[(&str, &str)]; 12] = [
             &[
                 ("visual.merger.mlp.0.weight", "model.visual.merger.mlp.0.weight"),
                 (
@@ -93,6 +105,41 @@ mod tests {
                 ("vit.encoder.layer.0.intermediate.dense.weight", "vit.layers.0.mlp.fc1.weight"),
                 ("vit.encoder.layer.0.output.dense.weight", "vit.layers.0.mlp.fc2.weight"),
                 ("classifier.weight", "classifier.weight"),
+            ],
+            &[
+                ("backbone.layers.0.mixer.in_proj.weight", "model.layers.0.mixer.in_proj.weight"),
+                ("backbone.layers.5.mixer.q_proj.weight", "model.layers.5.mixer.q_proj.weight"),
+            ],
+            &[("backbone.layers.0.mixer.in_proj.weight", "backbone.layers.0.mixer.in_proj.weight")],
+            &[
+                ("model.layers.0.block_sparse_moe.gate.weight", "model.layers.0.mlp.router.weight"),
+                ("lm_head.bias", "lm_head.bias"),
+            ],
+            &[
+                (
+                    "dinov2.encoder.layer.0.attention.attention.value.bias",
+                    "dinov2.encoder.layer.0.attention.v_proj.bias",
+                ),
+                (
+                    "dinov2.encoder.layer.0.attention.attention.query.bias",
+                    "dinov2.encoder.layer.0.attention.q_proj.bias",
+                ),
+            ],
+            &[
+                (
+                    "transformer.h.0.attn.attention.q_proj.weight",
+                    "model.layers.0.self_attn.q_proj.weight",
+                ),
+                (
+                    "transformer.h.1.attn.attention.out_proj.weight",
+                    "model.layers.1.self_attn.o_proj.weight",
+                ),
+                ("transformer.h.0.mlp.c_fc_0.weight", "model.layers.0.mlp.gate_proj.weight"),
+                ("transformer.wte.weight", "model.embed_tokens.weight"),
+            ],
+            &[
+                ("gpt_neox.layers.0.mlp.dense.weight", "gpt_neox.layers.0.mlp.dense.weight"),
+                ("embed_out.weight", "lm_head.weight"),
             ],
             &[("model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight")],
         ];

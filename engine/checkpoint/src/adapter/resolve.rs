@@ -3,7 +3,7 @@
 
 mod told;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use mixdown_diagnostics::{Diagnostic, codes};
 use serde_json::Value;
@@ -13,7 +13,8 @@ use super::config::AdapterConfig;
 use super::dialects::Places;
 use super::effects::{Others, Placed, placed};
 use super::kinds::Fault;
-use super::names::{Role, Side, aliases, role_of, without_numbers};
+use super::names::{PREFIX, Role, Side, aliases, role_of, without_numbers};
+use super::naming::Naming;
 use super::tied::{Own, Tied, is_saved};
 use super::{Adapter, AddedFrom, Addition, Replacement, Update};
 use crate::index::{Index, TensorEntry};
@@ -39,6 +40,10 @@ impl Adapter {
     ) -> Result<Self, Vec<Diagnostic>> {
         let is_tied = ties::are_tied(base_config);
         let grouped = config.dialect.filter(|dialect| !dialect.groups.is_empty());
+        let memory = Naming::of(base).map(|naming| {
+            let tensors = (0_u32..).zip(base.tensors());
+            tensors.map(|(at, tensor)| (naming.in_memory(&tensor.name), at)).collect()
+        });
         let mut resolver = Resolver {
             adapter,
             config: &config,
@@ -48,6 +53,11 @@ impl Adapter {
             is_apart: !is_tied,
             seen: BTreeMap::new(),
             wrapped: BTreeSet::new(),
+            memory: memory.unwrap_or_default(),
+            naming: Naming::of_names(adapter.tensors().iter().map(|tensor| {
+                let name = tensor.name.as_str();
+                name.strip_prefix(PREFIX).unwrap_or(name)
+            })),
             places: grouped.map(|dialect| Places::new(base, dialect)),
             faults: Faults::default(),
             warnings: Vec::new(),
@@ -62,9 +72,17 @@ impl Adapter {
         let Changes { updates, replacements, additions, effects, magnitudes } = changes;
         let made = placed(adapter, base, effects, magnitudes);
         let (deltas, magnitudes) = (Vec::new(), Vec::new());
-        let index = None;
-        let own =
-            Self { updates, replacements, additions, deltas, magnitudes, index, config, warnings };
+        let own = Self {
+            updates,
+            replacements,
+            additions,
+            deltas,
+            magnitudes,
+            index: None,
+            is_untied: false,
+            config,
+            warnings,
+        };
         Ok(own.with(made))
     }
 
@@ -135,6 +153,10 @@ pub(super) struct Resolver<'a> {
     pub seen: BTreeMap<u32, BTreeSet<String>>,
     /// Tensors of the adapter that updates wrap.
     pub wrapped: BTreeSet<u32>,
+    /// The base's tensors by their names in memory, where these are others.
+    memory: HashMap<String, u32>,
+    /// How names of the adapter become those in memory, where they are those of files.
+    naming: Option<&'static Naming>,
     /// Where names of the base are looked for that the adapter spells in another way.
     places: Option<Places>,
     pub faults: Faults,
@@ -214,10 +236,23 @@ impl<'a> Resolver<'a> {
                     *half = Some(position);
                 }
                 Role::Replacement { name, is_wrapped } => {
-                    if let Some(other) = wholes.insert(name, Whole { position, is_wrapped }) {
-                        self.twice(position, other.position, &tensor.name);
+                    // With all biases, peft stores those of modules that were trained whole twice; it reads them
+                    // under their plain names.
+                    let is_again = |at: u32| {
+                        self.adapter.tensors()[at as usize].name.contains(".modules_to_save.")
+                    };
+                    let own = Whole { position, is_wrapped };
+                    match wholes.get(&name).map(|other| other.position) {
+                        Some(_) if is_again(position) => {}
+                        Some(other) if !is_again(other) => {
+                            self.twice(position, other, &tensor.name);
+                        }
+                        _ => {
+                            wholes.insert(name, own);
+                        }
                     }
                 }
+                Role::Original => {}
                 Role::Unsupported(kind) => unsupported.entry(kind).or_default().push(&tensor.name),
             }
         }
@@ -243,10 +278,16 @@ impl<'a> Resolver<'a> {
 
     /// Whether parameters of a module are updated, rather than its weight.
     fn is_container(&self, module: &str) -> bool {
-        self.config.target_parameters.iter().any(|parameter| {
-            parameter.rsplit_once('.').is_some_and(|(container, _)| {
+        self.config.target_parameters.iter().any(|parameter| match parameter.rsplit_once('.') {
+            Some((container, _)) => {
                 module == container || module.ends_with(&format!(".{container}"))
-            })
+            }
+            // A bare name is one of any module that is no layer itself: what peft makes of linear experts.
+            None => {
+                let is_layer = |name: String| matches!(self.find(&name), Found::One(_));
+                !is_layer(format!("{module}.weight"))
+                    && !is_layer(format!("{module}.in_proj_weight"))
+            }
         })
     }
 
@@ -471,10 +512,19 @@ impl<'a> Resolver<'a> {
         }
         let mut found: Vec<String> = names.filter(|alias| position(alias).is_some()).collect();
         match found.len() {
-            0 => Found::None,
+            0 => self.in_memory(name).map_or(Found::None, Found::One),
             1 => position(&found.remove(0)).map_or(Found::None, Found::One),
             _ => Found::Several(found),
         }
+    }
+
+    /// The base's tensor that has another name in the files of one version of transformers than in its memory.
+    fn in_memory(&self, name: &str) -> Option<u32> {
+        aliases(name).iter().find_map(|name| {
+            let renamed = || self.naming.map(|naming| naming.in_memory(name));
+            let other = || renamed().and_then(|name| self.base.position(&name));
+            self.memory.get(name).copied().or_else(|| other().map(|position| position as u32))
+        })
     }
 
     /// Checks the factors of a module against each other, its configuration and the base.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mixdown_checkpoint::adapter::{Adapter, AddedFrom, Update};
-use mixdown_checkpoint::index::Index;
+use mixdown_checkpoint::index::{Index, TensorEntry};
 use mixdown_checkpoint::ties;
 use mixdown_ops::MapOp;
 use mixdown_ops::matrix::axes::{Axis, Fact};
@@ -86,6 +86,12 @@ pub(crate) struct View<'a> {
     is_zero: bool,
 }
 
+/// The type of a tensor that takes the place of another, or stands beside it.
+fn in_type_of(stored: &TensorEntry, other: &TensorEntry) -> DType {
+    let (own, other) = (stored.model_dtype(), other.model_dtype());
+    if own.is_float() && other.is_float() { other } else { own }
+}
+
 /// What an adapter does to a tensor. An embedding may be replaced and updated: peft stores it beside its
 /// update.
 #[derive(Clone, Debug, Default)]
@@ -114,6 +120,8 @@ impl Adapted {
 struct Added {
     name: String,
     dtype: DType,
+    /// Whether it is stored in another type.
+    is_converted: bool,
     shape: Shape,
     /// What it is made of.
     from: TensorRef,
@@ -197,8 +205,10 @@ impl<'a> View<'a> {
             let stored = &files.tensors()[replacement.adapter_tensor as usize];
             let at = own(replacement.adapter_tensor);
             let adapted = view.adapted.entry(replacement.base_tensor).or_default();
-            adapted.replaced = Some((at, stored.model_dtype(), stored.shape.clone()));
-            adapted.is_computed = stored.encoding.is_some();
+            // What is trained in another type is kept in the model's, as peft does.
+            let dtype = in_type_of(stored, &index.tensors()[replacement.base_tensor as usize]);
+            adapted.replaced = Some((at, dtype, stored.shape.clone()));
+            adapted.is_computed = stored.encoding.is_some() || stored.dtype != dtype;
         }
         for update in &adapter.updates {
             let adapted = view.adapted.entry(update.base_tensor).or_default();
@@ -222,9 +232,12 @@ impl<'a> View<'a> {
                     (TensorRef { model, tensor: at }, &index.tensors()[at as usize])
                 }
             };
+            let beside = addition.second_of.map_or(stored, |at| &index.tensors()[at as usize]);
+            let dtype = in_type_of(stored, beside);
             view.added.push(Added {
                 name: addition.name.clone(),
-                dtype: stored.model_dtype(),
+                dtype,
+                is_converted: stored.model_dtype() != dtype,
                 shape: stored.shape.clone(),
                 from,
                 update: addition.update.as_ref().and_then(|one| product(one, &stored.shape)),
@@ -503,6 +516,9 @@ impl<'a> View<'a> {
         match &self.tensors {
             Tensors::Checkpoint { index, .. } => {
                 let place = self.place(position);
+                if let Some(added) = self.added(place) {
+                    return !added.is_converted;
+                }
                 let adapted = self.adapted.get(&(place as u32));
                 match adapted.filter(|adapted| adapted.replaced.is_some()) {
                     Some(adapted) => !adapted.is_computed,

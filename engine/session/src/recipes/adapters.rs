@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use mixdown_checkpoint::adapter::Doubled;
 use mixdown_checkpoint::{Adapter, Checkpoint, open_adapter};
 use mixdown_diagnostics::{Diagnostic, codes};
 use mixdown_recipe::Recipe;
@@ -106,7 +107,19 @@ impl Loader<'_> {
         files.index = self.or_note(seen, source, model)?;
         let on = &self.models[base as usize].model.checkpoint;
         let config = files.config.clone();
-        let resolved = Adapter::resolve(&files.index, config, &on.index, on.config.as_ref());
+        let doubled = match self.models[base as usize].model.held.is_none() {
+            true => Doubled::of(&files.index, &on.index, on.config.as_ref()),
+            false => Ok(None),
+        };
+        let doubled = doubled.map_err(|error| vec![error.diagnostic()]);
+        let doubled = self.or_note(doubled, source, model)?;
+        let on = &self.models[base as usize].model.checkpoint;
+        let under = doubled.as_ref().map_or(&on.index, |doubled| &doubled.index);
+        let resolved = Adapter::resolve(&files.index, config, under, on.config.as_ref());
+        let resolved = resolved.map(|adapter| match &doubled {
+            Some(doubled) => doubled.whole(adapter, &on.index),
+            None => adapter,
+        });
         let mut adapter = self.or_note(resolved, source, model)?;
         adapter.warnings.append(&mut files.warnings);
         if self.models[base as usize].model.held.is_none() {

@@ -22,6 +22,7 @@ from peft import (
 )
 from safetensors.torch import load_file, save_file
 from transformers import (
+    BertConfig, BertForSequenceClassification,
     GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM,
     Qwen2Config, Qwen2ForCausalLM, T5Config, T5ForConditionalGeneration, ViTConfig, ViTModel, WhisperConfig, WhisperModel,
 )
@@ -44,6 +45,9 @@ MODELS = {
         d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
         encoder_ffn_dim=24, decoder_ffn_dim=24, vocab_size=20, num_mel_bins=6, max_source_positions=8,
         max_target_positions=8, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1)),
+    "bert": lambda: BertForSequenceClassification(BertConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=20,
+        max_position_embeddings=8)),
     "t5": lambda: T5ForConditionalGeneration(T5Config(
         d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, vocab_size=20, tie_word_embeddings=True)),
     "vit": lambda: ViTModel(ViTConfig(
@@ -120,6 +124,12 @@ TIED = {
 for case, settings in TIED.items():
     CASES[f"tied_{case}"] = ("qwen2", lambda own=settings: LoraConfig(**{**dict(r=3, lora_alpha=5, target_modules=QV), **own}))
 CASES |= {
+    "experts_all_linear": ("mixtral", lambda: LoraConfig(r=2, lora_alpha=5, target_modules="all-linear")),
+    "experts_all_linear_fused": ("mixtral_fused", lambda: LoraConfig(r=2, lora_alpha=5, target_modules="all-linear")),
+    "experts_bare": ("mixtral", lambda: LoraConfig(r=2, lora_alpha=5, target_modules=QV, target_parameters=["down_proj"])),
+    "biases_of_saved": ("bert", lambda: LoraConfig(r=3, lora_alpha=5, bias="all", target_modules=["query"], modules_to_save=["classifier"])),
+    # Layers that the files call otherwise than transformers 5 has them in memory, and a tensor saved whole.
+    "names_in_memory": ("vit", lambda: LoraConfig(r=3, lora_alpha=5, target_modules=["q_proj", "o_proj", "fc1", "fc2"], modules_to_save=["layernorm"])),
     "tied_trainable_tokens": ("qwen2", lambda: TrainableTokensConfig(token_indices=[1, 5], target_modules=["embed_tokens"])),
     "tied_loha_head": ("qwen2", lambda: LoHaConfig(r=3, alpha=5, target_modules=["lm_head"])),
     "tied_gpt2_both": ("gpt2", lambda: LoraConfig(r=3, lora_alpha=5, fan_in_fan_out=True, target_modules=["c_attn", "wte", "lm_head"])),
@@ -143,7 +153,7 @@ def model(name):
 
 def stored(name, made):
     """The tensors of a model as its files hold them, tied where its config says so."""
-    if made.config.tie_word_embeddings:
+    if getattr(made.config, "tie_word_embeddings", False):
         made.tie_weights()
     if name.endswith("_fused"):
         return {key: value.clone() for key, value in made.state_dict().items()}
@@ -171,7 +181,7 @@ def make(name):
     fresh.tie_weights()
     loaded = PeftModel.from_pretrained(fresh, folder)
     merged = loaded.merge_and_unload()
-    is_tied = merged.config.tie_word_embeddings
+    is_tied = getattr(merged.config, "tie_word_embeddings", False)
     merged, before = stored(base_name, merged), stored(base_name, model(base_name))
     # The test goes by the names.
     assert not name.startswith("tied_") or is_tied == ("lm_head.weight" not in merged), name

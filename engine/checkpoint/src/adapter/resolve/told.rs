@@ -1,6 +1,6 @@
 //! What is told of an adapter's names that do not fit its base: faults, layers together, and warnings.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use mixdown_diagnostics::suggest::nearest;
 use mixdown_diagnostics::{Code, Diagnostic, codes};
@@ -182,6 +182,14 @@ impl Resolver<'_> {
                 _ => None,
             })
             .collect();
+        // Patterns of parameters go with the parameter's name, too.
+        let last = |parameter: &String| parameter.rsplit('.').next().unwrap_or_default().to_owned();
+        let parameters: BTreeSet<String> = self.config.target_parameters.iter().map(last).collect();
+        let of_module = |module: &String| {
+            let named = parameters.iter().map(|own| format!("{module}.{own}")).collect::<Vec<_>>();
+            named.into_iter().chain([module.clone()])
+        };
+        let modules: Vec<String> = modules.iter().flat_map(of_module).collect();
         let ranks = self.config.rank_pattern.iter().map(|(pattern, _)| ("rank_pattern", pattern));
         let alphas =
             self.config.alpha_pattern.iter().map(|(pattern, _)| ("alpha_pattern", pattern));

@@ -114,7 +114,8 @@ fn tied(request: &Request<'_>, files_from: Option<u32>, jobs: &[Job]) -> Option<
         let is_beside = || ties::embeddings_of(name).any(|embedding| is_stored(&embedding));
         !is_stored(name) && ((ties::is_head(name) && is_beside()) || is_of_adapter(name))
     };
-    let is_untied = jobs.iter().any(|job| is_new_head(&job.name));
+    let is_untied = jobs.iter().any(|job| is_new_head(&job.name))
+        || request.adapters.iter().any(|one| one.adapter.is_untied);
     (is_untied && donor.config.and_then(tied_flag) != Some(false)).then_some(false)
 }
 
