@@ -47,7 +47,7 @@ pub type ReadAt<'a> = dyn Fn(u32, u64, &mut [u8]) -> Result<(), ReadError> + 'a;
 /// How a tensor lies in files when it is not stored as numbers.
 #[derive(Clone)]
 pub struct Encoding {
-    scheme: String,
+    scheme: Arc<str>,
     model_dtype: DType,
     parts: Vec<TensorEntry>,
     codec: Arc<dyn Codec>,
@@ -77,7 +77,7 @@ impl Encoding {
         parts: Vec<TensorEntry>,
         codec: Arc<dyn Codec>,
     ) -> Self {
-        Self { scheme, model_dtype, parts, codec }
+        Self { scheme: scheme.into(), model_dtype, parts, codec }
     }
 
     /// Whether it is computed from tensors of an adapter, rather than stored as codes.
@@ -89,7 +89,7 @@ impl Encoding {
     pub fn identity(&self) -> String {
         match self.codec.computed() {
             Some(settings) => format!("{} {settings}", self.scheme),
-            None => self.scheme.clone(),
+            None => self.scheme.as_ref().to_owned(),
         }
     }
 
@@ -284,7 +284,7 @@ impl Reader<'_> {
         let part = &self.part(part).name;
         let headline = format!("`{}` {what}", shown(part));
         let fault = Diagnostic::error(codes::PACKED_VALUE, headline)
-            .fact("scheme", &self.encoding.scheme)
+            .fact("scheme", self.encoding.scheme())
             .note(format!("`{}` is decoded with it", shown(self.name)))
             .help("fetch or quantize the model again");
         ReadError::Packed(Box::new(fault))

@@ -1,6 +1,7 @@
 //! Which stored tensors belong together: each family of codecs claims its own, and the rest is plain or refused.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use mixdown_diagnostics::{Diagnostic, codes};
@@ -194,6 +195,7 @@ pub(crate) fn logical(
     let mut made: Vec<TensorEntry> = Vec::new();
     let mut faults: Vec<(Fault, &TensorEntry)> = Vec::new();
     let mut promised: Option<(String, &TensorEntry)> = None;
+    let mut shared = Shared::default();
     for family in &FAMILIES {
         for tensor in &tensors {
             if tensor.encoding.is_some() || taken.contains(tensor.name.as_str()) {
@@ -220,7 +222,7 @@ pub(crate) fn logical(
                     taken.extend(found.parts.iter().map(|part| part.name.as_str()));
                     taken.extend(found.beside.iter().map(|part| part.name.as_str()));
                     beside.extend(found.beside.iter().map(|part| part.name.as_str()));
-                    match entry(&stored, found) {
+                    match entry(&stored, found, &mut shared) {
                         Ok(entry) => made.push(entry),
                         Err(fault) => faults.push((fault, tensor)),
                     }
@@ -249,9 +251,9 @@ pub(crate) fn logical(
         beside.sort_unstable();
         warnings.push(scales_of_activations(&beside, context));
     }
-    let taken: HashSet<String> = taken.into_iter().map(str::to_owned).collect();
-    drop(stored);
-    let plain = tensors.into_iter().filter(|tensor| !taken.contains(&tensor.name));
+    let is_plain: Vec<bool> =
+        tensors.iter().map(|tensor| !taken.contains(tensor.name.as_str())).collect();
+    let plain = tensors.into_iter().zip(is_plain).filter_map(|(tensor, is)| is.then_some(tensor));
     let tensors = plain.chain(made).collect();
     Ok(Logical { tensors, warnings })
 }
@@ -274,8 +276,60 @@ fn is_of_activations(name: &str) -> bool {
     NAMES.contains(&name.rsplit('.').next().unwrap_or(name))
 }
 
+/// Codecs and their words, one of each: a model has tens of thousands of tensors, and a handful of shapes.
+#[derive(Default)]
+struct Shared {
+    words: HashSet<Arc<str>>,
+    /// By all that they hold, as text.
+    codecs: HashMap<String, Arc<dyn Codec>>,
+    text: FewWords,
+}
+
+/// The settings of a codec as text, if they are few.
+#[derive(Default)]
+struct FewWords(String);
+
+impl fmt::Write for FewWords {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        /// Of a codec with tables of its own there is hardly another one.
+        const LONGEST: usize = 2048;
+        match self.0.len() + text.len() > LONGEST {
+            true => Err(fmt::Error),
+            false => {
+                self.0.push_str(text);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn words(&mut self, words: String) -> Arc<str> {
+        if let Some(known) = self.words.get(words.as_str()) {
+            return Arc::clone(known);
+        }
+        let words: Arc<str> = words.into();
+        self.words.insert(Arc::clone(&words));
+        words
+    }
+
+    fn codec(&mut self, codec: Arc<dyn Codec>) -> Arc<dyn Codec> {
+        self.text.0.clear();
+        if write!(self.text, "{codec:?}").is_err() {
+            return codec;
+        }
+        match self.codecs.get(&self.text.0) {
+            Some(known) => Arc::clone(known),
+            None => {
+                self.codecs.insert(self.text.0.clone(), Arc::clone(&codec));
+                codec
+            }
+        }
+    }
+}
+
 /// The tensor that parts make.
-fn entry(stored: &Stored<'_>, found: Found<'_>) -> Result<TensorEntry, Fault> {
+fn entry(stored: &Stored<'_>, found: Found<'_>, shared: &mut Shared) -> Result<TensorEntry, Fault> {
     if let Some(other) = stored.get(&found.name)
         && !found.parts.iter().any(|part| part.name == other.name)
     {
@@ -287,10 +341,10 @@ fn entry(stored: &Stored<'_>, found: Found<'_>) -> Result<TensorEntry, Fault> {
     let codes = found.parts[0];
     let (shard, offset) = (codes.shard, codes.offset);
     let encoding = Encoding {
-        scheme: found.scheme,
+        scheme: shared.words(found.scheme),
         model_dtype: stored.model_dtype,
         parts: found.parts.into_iter().cloned().collect(),
-        codec: found.codec,
+        codec: shared.codec(found.codec),
     };
     let encoding = Some(Arc::new(encoding));
     Ok(TensorEntry { name: found.name, dtype: DType::F32, shape, shard, offset, encoding })

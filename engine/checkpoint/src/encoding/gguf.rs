@@ -36,7 +36,7 @@ pub(crate) fn entry(stored: Stored, blocks: Blocks) -> TensorEntry {
         encoding: None,
     };
     let encoding = Encoding {
-        scheme: format!("GGUF {}", blocks.name()),
+        scheme: format!("GGUF {}", blocks.name()).into(),
         model_dtype: DType::Bf16,
         parts: vec![part],
         codec: Arc::new(Whole(blocks)),

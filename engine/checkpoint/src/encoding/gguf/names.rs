@@ -358,7 +358,7 @@ fn decoded(
                 return Err(format!("is of {}, whose layout is not undone", tensor.dtype));
             };
             let scheme = format!("GGUF {}", tensor.dtype);
-            (Arc::new(Plain(number)), vec![tensor.clone()], scheme, tensor.dtype)
+            (Arc::new(Plain(number)), vec![tensor.clone()], scheme.into(), tensor.dtype)
         }
     };
     let codec = Arc::new(Restored { inner, part });
