@@ -176,6 +176,36 @@ fn states_of_trainers_say_what_makes_a_model_of_them() {
     told(&["model_index.json", unet, "scheduler/scheduler_config.json"], &["pipeline", "m/unet`"]);
 }
 
+/// A part of a cut model has names and shapes of its own, and would merge as if it were one.
+#[test]
+fn the_part_of_one_rank_is_no_model() {
+    let space = Space::new();
+    for file in ["mp_rank_00/model_optim_rng.pt", "mp_rank_01/model_optim_rng.pt"] {
+        space.write(format!("a/{file}"), b"{}");
+    }
+    for rank in ["00_000", "00_001"] {
+        space.write(format!("p/mp_rank_{rank}/model_optim_rng.pt"), b"{}");
+    }
+    for rank in [0, 1] {
+        space.write(format!("b/mp_rank_0{rank}_model_states.pt"), b"{}");
+    }
+    let parts = [
+        "a/mp_rank_00",
+        "a/mp_rank_01/model_optim_rng.pt",
+        "p/mp_rank_00_001",
+        "b/mp_rank_01_model_states.pt",
+    ];
+    for part in parts {
+        let faults = open(&space.path(part), None).unwrap_err();
+        assert_eq!(faults[0].code, codes::TRAINER_STATE, "{part}: {faults:?}");
+        assert!(faults[0].headline.contains("one of 2 ranks"), "{part}: {faults:?}");
+    }
+    // A model that was not cut is whole in the file of its only rank.
+    space.write("c/mp_rank_00/model_optim_rng.pt", b"{}");
+    let faults = open(&space.path("c/mp_rank_00/model_optim_rng.pt"), None).unwrap_err();
+    assert_ne!(faults[0].code, codes::TRAINER_STATE, "{faults:?}");
+}
+
 #[test]
 fn shares_of_zero_are_put_together() {
     let expected = open(&zero("expected.safetensors"), None).unwrap();

@@ -62,6 +62,9 @@ pub(super) struct Found {
 /// Finds the files of a checkpoint.
 pub(super) fn find(name: &str, path: &Path) -> Result<Found, Vec<Diagnostic>> {
     let metadata = fs::metadata(path).map_err(|error| vec![not_there(name, &error)])?;
+    if let Some(fault) = trainer_state::one_of_ranks(name, path) {
+        return Err(vec![fault]);
+    }
     if metadata.is_dir() {
         return folder(name, path);
     }

@@ -7,6 +7,54 @@ use mixdown_diagnostics::{Diagnostic, codes};
 
 use crate::shown::{shown, some_of};
 
+/// What makes a model of the parts of several ranks.
+const CONVERT: &str = "convert it to the layout of Hugging Face with Megatron Bridge or Megatron-LM's `tools/checkpoint/convert.py`, and name the result";
+
+/// Ranks counted at most.
+const RANKS: usize = 4096;
+
+/// Refuses a file or a folder that holds the part of one rank where there are others: its matrices are cut among
+/// them, along axes that nothing stored tells.
+pub(super) fn one_of_ranks(name: &str, path: &Path) -> Option<Diagnostic> {
+    let own = |path: &Path| {
+        let name = path.file_name()?.to_str()?;
+        rank_of(name).map(|(_, rest)| rest.to_owned())
+    };
+    let (part, rest) = match own(path) {
+        Some(rest) => (path, rest),
+        None => (path.parent()?, own(path.parent()?)?),
+    };
+    let above = match part.parent()? {
+        empty if empty.as_os_str().is_empty() => Path::new("."),
+        above => above,
+    };
+    let beside = fs::read_dir(above).ok()?.flatten().take(RANKS);
+    let names = beside.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut ranks: Vec<String> =
+        names.filter(|name| rank_of(name).is_some_and(|(_, other)| other == rest)).collect();
+    ranks.sort();
+    if ranks.len() < 2 {
+        return None;
+    }
+    let headline = format!("`{}` is the part that one of {} ranks wrote", shown(name), ranks.len());
+    let fault = Diagnostic::error(codes::TRAINER_STATE, headline).in_file(name);
+    let ranks: Vec<&str> = ranks.iter().map(String::as_str).collect();
+    Some(
+        fault
+            .fact("ranks", some_of(&ranks))
+            .note("matrices are cut among ranks, along axes that the files do not tell")
+            .help(CONVERT),
+    )
+}
+
+/// The rank and what follows it in a name such as `mp_rank_00_000` or `mp_rank_01_model_states.pt`. With pipelines,
+/// a second number follows, which counts as one of the rank.
+fn rank_of(name: &str) -> Option<(&str, &str)> {
+    let rest = name.strip_prefix("mp_rank_")?;
+    let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '_')).unwrap_or(rest.len());
+    (end > 0 && rest.starts_with(|c: char| c.is_ascii_digit())).then(|| rest.split_at(end))
+}
+
 /// What a folder is that holds no weights of its own, where its names tell it.
 pub(super) fn told(name: &str, path: &Path, names: &[String]) -> Option<Diagnostic> {
     let found = |is_one: &dyn Fn(&str) -> bool| -> Vec<&str> {
@@ -44,9 +92,7 @@ pub(super) fn told(name: &str, path: &Path, names: &[String]) -> Option<Diagnost
                 "name the folder `{}/{below}`, which is a distributed checkpoint of torch",
                 shown(name.trim_end_matches('/'))
             )),
-            None => told.help(
-                "convert it to the layout of Hugging Face with Megatron Bridge or Megatron-LM's `tools/checkpoint/convert.py`, and name the result",
-            ),
+            None => told.help(CONVERT),
         });
     }
     if names.iter().any(|name| name == "model_index.json") {
