@@ -35,6 +35,7 @@ mod root_free;
 mod rows;
 mod shared_shift;
 mod shifted;
+mod smaller_side;
 mod spectrum;
 mod task_singular_vectors;
 mod tridiagonal;

@@ -220,16 +220,15 @@ impl MatrixOp {
     pub fn version(&self) -> u32 {
         match self {
             Self::Recovered(op) => op.version(),
+            Self::SingularValues | Self::Isotropic(_) | Self::CommonBasis => 6,
             Self::TruncatedSvd(_)
-            | Self::Polar
-            | Self::SingularValues
-            | Self::Isotropic(_)
             | Self::TaskSingularVectors(_)
             | Self::Interference(_)
-            | Self::CommonBasis
+            | Self::Polar
+            | Self::IsotropicCommon(_)
             | Self::SharedShift(_)
-            | Self::Reshaped(_) => 6,
-            Self::IsotropicCommon(_) | Self::CalibratedSpectrum { .. } => 7,
+            | Self::Reshaped(_) => 7,
+            Self::CalibratedSpectrum { .. } => 8,
             Self::Gram
             | Self::OutOfBasis { .. }
             | Self::Regression { .. }

@@ -23,11 +23,16 @@ impl Moments {
 
     /// One step, counted from 1.
     pub fn step(&mut self, step: u32, gradient: &[f64], parameters: &mut [f64]) {
+        self.step_part(step, 0, gradient, parameters);
+    }
+
+    /// The same for some of the parameters, from one on.
+    pub fn step_part(&mut self, step: u32, first: usize, gradient: &[f64], some: &mut [f64]) {
         let steps = f64::from(step);
         let size = self.learning_rate / (1.0 - BETA.0.powf(steps));
         let root = (1.0 - BETA.1.powf(steps)).sqrt();
-        let moments = self.first.iter_mut().zip(&mut self.second);
-        for ((parameter, g), (m, v)) in parameters.iter_mut().zip(gradient).zip(moments) {
+        let moments = self.first[first..].iter_mut().zip(&mut self.second[first..]);
+        for ((parameter, g), (m, v)) in some.iter_mut().zip(gradient).zip(moments) {
             *m = BETA.0 * *m + (1.0 - BETA.0) * g;
             *v = BETA.1 * *v + (1.0 - BETA.1) * g * g;
             *parameter -= size * *m / (v.sqrt() / root + EPSILON);

@@ -77,13 +77,6 @@ impl Stack {
         self.singular.iter().map(|&value| if value > 0.0 { 1.0 / value } else { 0.0 }).collect()
     }
 
-    /// `U·diag(values)·Vᵀ` of directions that are orthonormal already.
-    pub fn with_values(mut self, values: &[f64], report: Report) -> Product {
-        let inverses = self.inverses();
-        scale_rows(&mut self.right, |row| inverses[row] * values[row]);
-        Product { left: self.left, right: self.right, report }
-    }
-
     /// `polar(U)·diag(values)·polar(V)` of stacked directions.
     pub fn orthogonalized(mut self, values: &[f64], report: Report) -> Result<Product, Stop> {
         let inverses = self.inverses();

@@ -5,13 +5,12 @@ use faer::prelude::ReborrowMut;
 use mixdown_ops::matrix::{Matrix, Operands, Prepared, Report, Stop};
 
 use super::dense::{
-    add_product, append_rows, product, rows_of, scale_rows, squared_norm, view, zeros,
+    add_product, append_rows, product, rows_of, scale_rows, view, zeros,
 };
-use super::directions::{Stack, least_singular};
-use super::eigen::{complete, compose, eigen};
-use super::gram::{left_gram, right_gram};
-use super::product::{BLOCK_ROWS, LeftRows, Piece, Product, in_blocks};
+use super::eigen::complete;
+use super::product::{BLOCK_ROWS, in_blocks};
 use super::rows::{Blend, PANEL, panels, project};
+use super::smaller_side::{Reweighed, SmallerSide, TOGETHER, some_rows};
 
 /// `U·Vᵀ` of one matrix.
 ///
@@ -19,20 +18,18 @@ use super::rows::{Blend, PANEL, panels, project};
 /// operand has full rank, and its rank otherwise.
 /// **Numerics.** Singular values below 1.5e-8·σ_1 count as 0 and their directions stay empty.
 /// **Source.** Polar decomposition; Muon and others use the same matrix.
-pub(crate) fn polar(operands: &mut dyn Operands) -> Result<Product, Stop> {
-    let stack = directions(operands)?;
-    let rank = stack.singular.iter().filter(|&&value| value > 0.0).count();
+pub(crate) fn polar(operands: &mut dyn Operands) -> Result<Reweighed, Stop> {
+    let side = SmallerSide::of(operands, Blend::one(0))?;
+    let (rank, size) = (side.rank(), side.singular.len());
     let mut report = Report { ranks: vec![rank], ..Report::default() };
-    if rank < stack.singular.len() {
+    if rank < size {
         report.notes.push(format!(
-            "{} of {} singular values are zero; their directions stay empty",
-            stack.singular.len() - rank,
-            stack.singular.len()
+            "{} of {size} singular values are zero; their directions stay empty",
+            size - rank
         ));
     }
     report.norm = Some((rank as f64).sqrt());
-    let ones = vec![1.0; stack.singular.len()];
-    Ok(stack.with_values(&ones, report))
+    Ok(side.with_values(&vec![1.0; size], report))
 }
 
 /// `s̄·U·Vᵀ` of the sum of all operands, with s̄ the mean of its singular values.
@@ -47,25 +44,12 @@ pub(crate) fn isotropic(operands: &mut dyn Operands, fills: bool) -> Result<Isot
         1 => Blend::one(0),
         count => Blend::each(count, 1.0),
     };
-    let (rows, columns) = operands.shape(0);
-    let is_left = rows <= columns;
-    let gram = match is_left {
-        true => left_gram(operands, &blend)?,
-        false => right_gram(operands, &blend)?,
-    };
-    let vectors = eigen(&gram)?.vectors;
-    drop(gram);
-    let mut singular = norms_along(operands, &blend, &vectors, is_left)?;
-    let size = singular.len();
-    let least = least_singular(singular.iter().copied().fold(0.0, f64::max), rows.max(columns));
-    singular.iter_mut().filter(|value| **value <= least).for_each(|value| *value = 0.0);
-    let rank = singular.iter().filter(|&&value| value > 0.0).count();
+    let side = SmallerSide::of(operands, blend)?;
+    let (rank, size) = (side.rank(), side.singular.len());
     let count = if fills { size } else { rank };
-    let mean = singular.iter().sum::<f64>() / count.max(1) as f64;
+    let mean = side.singular.iter().sum::<f64>() / count.max(1) as f64;
     let mut report = Report { ranks: vec![rank], ..Report::default() };
     report.norm = Some(mean * (count as f64).sqrt());
-    let factors: Vec<f64> =
-        singular.iter().map(|&value| if value > 0.0 { mean / value } else { 0.0 }).collect();
     let mut null = None;
     if fills && 0 < rank && rank < size {
         report.notes.push(format!(
@@ -73,57 +57,21 @@ pub(crate) fn isotropic(operands: &mut dyn Operands, fills: bool) -> Result<Isot
              weight",
             size - rank
         ));
-        null = Some(null_directions(operands, &blend, &vectors, &singular, mean)?);
+        null = Some(null_directions(operands, &side, mean)?);
     }
-    Ok(Isotropic { matrix: compose(&vectors, &factors), blend, is_left, null, report })
-}
-
-/// The norms of `Uᵀ·τ` or `τ·V` in each direction, some directions at a time.
-fn norms_along(
-    operands: &mut dyn Operands,
-    blend: &Blend,
-    vectors: &Matrix,
-    is_left: bool,
-) -> Result<Vec<f64>, Stop> {
-    let mut squares = Vec::with_capacity(vectors.rows);
-    if is_left {
-        for (first, count) in panels(vectors.rows, TOGETHER) {
-            let some = some_rows(vectors, first, count);
-            let along = project(operands, blend, &some)?;
-            squares.extend(along.values.chunks_exact(along.columns.max(1)).map(squared_norm));
-        }
-    } else {
-        squares = vec![0.0; vectors.rows];
-        for (first, count) in panels(operands.shape(0).0, PANEL) {
-            let block = blend.block(operands, first, count)?;
-            let along = product(view(&block), view(vectors).transpose());
-            for row in along.values.chunks_exact(vectors.rows) {
-                squares.iter_mut().zip(row).for_each(|(sum, value)| *sum += value * value);
-            }
-        }
-    }
-    Ok(squares.into_iter().map(f64::sqrt).collect())
-}
-
-/// Directions that are projected at a time.
-pub(crate) const TOGETHER: usize = 512;
-
-fn some_rows(matrix: &Matrix, first: usize, rows: usize) -> Matrix {
-    let values = matrix.values[first * matrix.columns..(first + rows) * matrix.columns].to_vec();
-    Matrix { rows, columns: matrix.columns, values }
+    Ok(Isotropic { found: side.with_values(&vec![mean; size], report), null })
 }
 
 /// The larger side's directions as rows, first those with energy and then ones that complete them, and the smaller
 /// side's null directions as rows, times the mean.
 fn null_directions(
     operands: &mut dyn Operands,
-    blend: &Blend,
-    vectors: &Matrix,
-    singular: &[f64],
+    side: &SmallerSide,
     mean: f64,
 ) -> Result<Null, Stop> {
     let (rows, columns) = operands.shape(0);
-    let (is_left, size) = (rows <= columns, singular.len());
+    let SmallerSide { blend, vectors, singular, is_left } = side;
+    let (is_left, size) = (*is_left, singular.len());
     let is_null: Vec<bool> = singular.iter().map(|&value| value == 0.0).collect();
     let of = |wanted: bool| {
         let mut some = zeros(0, vectors.columns);
@@ -177,14 +125,11 @@ struct Null {
     null: Matrix,
 }
 
-/// `M·τ` or `τ·M`, and what fills null directions.
+/// One singular value for all directions, and what fills those without energy.
 #[derive(Debug)]
 pub(crate) struct Isotropic {
-    matrix: Matrix,
-    blend: Blend,
-    is_left: bool,
+    found: Reweighed,
     null: Option<Null>,
-    report: Report,
 }
 
 impl Prepared for Isotropic {
@@ -194,57 +139,24 @@ impl Prepared for Isotropic {
         first_row: usize,
         values: &mut [f64],
     ) -> Result<(f64, f64), Stop> {
-        let (all, columns) = operands.shape(0);
+        let columns = operands.shape(0).1;
         in_blocks(columns, BLOCK_ROWS, first_row, values, |first, rows, values| {
             values.fill(0.0);
             let mut into = MatMut::from_row_major_slice_mut(values, rows, columns);
-            if self.is_left {
-                let own = rows_of(&self.matrix, first, rows);
-                for (start, count) in panels(all, PANEL) {
-                    let block = self.blend.block(operands, start, count)?;
-                    add_product(into.rb_mut(), 1.0, own.subcols(start, count), view(&block));
-                }
-            } else {
-                let block = self.blend.block(operands, first, rows)?;
-                add_product(into.rb_mut(), 1.0, view(&block), view(&self.matrix));
-            }
+            self.found.add_rows(operands, first, into.rb_mut())?;
             if let Some(Null { whole, first: from, null }) = &self.null {
                 let whole = rows_of(whole, *from, null.rows);
-                match self.is_left {
-                    true => {
-                        let left = view(null).transpose().subrows(first, rows);
-                        add_product(into, 1.0, left, whole);
-                    }
-                    false => {
-                        let left = whole.transpose().subrows(first, rows);
-                        add_product(into, 1.0, left, view(null));
-                    }
-                }
+                let (left, right) = match self.found.is_left {
+                    true => (view(null).transpose(), whole),
+                    false => (whole.transpose(), view(null)),
+                };
+                add_product(into, 1.0, left.subrows(first, rows), right);
             }
             Ok((0.0, 0.0))
         })
     }
 
     fn report(&self) -> Report {
-        self.report.clone()
+        self.found.report()
     }
-}
-
-/// All directions of the first operand; null ones have singular value 0.
-pub(crate) fn directions(operands: &mut dyn Operands) -> Result<Stack, Stop> {
-    let (rows, columns) = operands.shape(0);
-    let blend = Blend::one(0);
-    let mut stack = if rows <= columns {
-        let left = eigen(&left_gram(operands, &blend)?)?.vectors;
-        let right = project(operands, &blend, &left)?;
-        Stack::of_left(left, right)
-    } else {
-        let right = eigen(&right_gram(operands, &blend)?)?.vectors;
-        let pieces = vec![Piece { blend, offset: 0, directions: right.clone() }];
-        Stack::of_right(operands, LeftRows::Read { pieces, rank: columns }, right)?
-    };
-    let size = stack.singular.len();
-    let whole = 0..size;
-    stack.drop_null(std::slice::from_ref(&whole), rows.max(columns));
-    Ok(stack)
 }

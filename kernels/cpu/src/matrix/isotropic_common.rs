@@ -6,9 +6,9 @@ use super::dense::{accumulate, append_rows, first_rows, product, scale_rows, vie
 use super::directions::{Stack, least_singular};
 use super::eigen::{Eigen, eigen};
 use super::gram::{left_gram, right_gram};
-use super::isotropic::TOGETHER;
 use super::product::{LeftRows, Piece, Product};
 use super::rows::{Blend, PANEL, panels, project};
+use super::smaller_side::TOGETHER;
 
 /// What is left of directions that were projected out, over the largest singular value, at most.
 const LEFT_OF_FEW: f64 = 1e-6;

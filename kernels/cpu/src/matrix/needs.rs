@@ -22,11 +22,12 @@ use super::interference::cut::looks_at_energies;
 use super::interference::filter::{check_stable, smooth};
 use super::interference::partial::TERMS;
 use super::interference::solvers::{ADAM_ROWS, iterations};
-use super::isotropic::TOGETHER;
 use super::product::BLOCK_ROWS;
 use super::recovered::{SMALL as RECOVERED_WHOLE, most_directions};
 use super::rows::PANEL;
+use super::shared_shift::{SHIFT_ROWS, holds};
 use super::shifted::TERM;
+use super::smaller_side::TOGETHER;
 use super::tridiagonal::BESIDE;
 use crate::features::Features;
 
@@ -86,6 +87,23 @@ impl Sizes {
         }
     }
 
+    /// One matrix of the smaller side that a sum of operands, which is read again, is multiplied by.
+    fn reweighed(&self) -> Counts {
+        let Self { m, n, p, .. } = *self;
+        let along = if self.is_left() {
+            TOGETHER as f64 * (n + p)
+        } else {
+            PANEL as f64 * p
+        };
+        Counts {
+            // The Gram matrix's eigenvectors, norms along them, and then the matrix from two copies of them.
+            preparing: (self.panels() + (EIGEN - 1.0) * p * p).max(p * p + along + 2.0 * PANEL as f64 * n),
+            held: p * p,
+            row: 3.0 * n,
+            flops: 6.0 * m * n * p + 9.0 * p * p * p,
+        }
+    }
+
     /// Directions with other singular values: `r` in all, of `count` matrices.
     fn stack(&self, r: f64, count: f64) -> Counts {
         let Self { m, n, p, .. } = *self;
@@ -136,7 +154,7 @@ pub(crate) fn of(
             // The right side is held twice where rows are read.
             Counts { held: counts.held + kept(*rank, &sizes) * n, ..counts }
         }
-        MatrixOp::Polar => sizes.stack(sizes.p, 1.0),
+        MatrixOp::Polar | MatrixOp::Reshaped(_) => sizes.reweighed(),
         MatrixOp::SingularValues => Counts {
             preparing: sizes.panels() + EIGEN * sizes.p * sizes.p,
             held: sizes.p,
@@ -153,13 +171,12 @@ pub(crate) fn of(
             let p = sizes.p;
             // Null directions are filled in on the larger side, all of which may be.
             let filled = if *aware == RankAware::Yes { 0.0 } else { (m.max(n) + p) * p };
-            let together = TOGETHER as f64 * m.max(n);
-            Counts {
-                preparing: sizes.panels() + EIGEN * p * p + 2.0 * together,
-                held: p * p + filled,
-                row: 3.0 * n,
-                flops: 6.0 * m * n * p + 9.0 * p * p * p,
+            let mut counts = sizes.reweighed();
+            if filled > 0.0 {
+                counts.preparing += 2.0 * TOGETHER as f64 * m.max(n);
             }
+            counts.held += filled;
+            counts
         }
         MatrixOp::IsotropicCommon(_) => {
             let p = sizes.p;
@@ -208,11 +225,15 @@ pub(crate) fn of(
             row: 3.0 * n,
             flops: n * n * n / 3.0 + 2.0 * m * n * n * (sizes.experts + 1.0),
         },
-        MatrixOp::Reshaped(_) => sizes.stack(sizes.p, 1.0),
         MatrixOp::CalibratedSpectrum { .. } => {
-            let mut counts = sizes.stack(sizes.p, 1.0);
-            counts.preparing += sizes.p * n + PANEL as f64 * (n + sizes.p);
-            counts.flops += 2.0 * m * n * sizes.p * (sizes.experts - 1.0);
+            let mut counts = sizes.reweighed();
+            // Of some directions at a time what the merged matrix has along them, and one of the others.
+            let together = (TOGETHER as f64).min(sizes.p);
+            let measuring = sizes.p * sizes.p
+                + together * (2.0 * n + m.min(n) + PANEL as f64)
+                + 3.0 * PANEL as f64 * n;
+            counts.preparing = counts.preparing.max(measuring - counts.held);
+            counts.flops += 2.0 * m * n * sizes.p * sizes.experts;
             counts
         }
         MatrixOp::AxisFact(_, Axis::Rows) => {
@@ -571,16 +592,26 @@ fn shared_shift(doge: &Doge, sizes: &Sizes, precision: Precision) -> Counts {
     let Sizes { m, n, p, experts } = *sizes;
     let of_each = (p / experts).floor();
     let rank = (p / f64::from(doge.subspace_divisor)).floor();
-    let share = if precision == Precision::Single { 0.5 } else { 1.0 };
+    let width = if precision == Precision::Single { 4 } else { 8 };
+    let held = match holds(experts as usize, m as usize, n as usize, width) {
+        true => experts * m * n * width as f64 / NUMBER,
+        false => 0.0,
+    };
+    // Δ and Adam's moments; what the gradient and the next one have in the subspace; a block of rows.
+    let block = (SHIFT_ROWS as f64).min(m) * n * (experts + 2.0) + 2.0 * n;
+    let descending = held + 3.0 * m * n + 2.0 * rank * n + rank * m + experts * m + block;
     let mut counts = Counts {
-        preparing: (experts * share + 5.0) * m * n + (rank + 2.0 * of_each * experts) * m,
+        preparing: descending - m * n,
         held: m * n,
         row: 0.0,
         flops: f64::from(doge.steps) * m * n * (8.0 * experts + 4.0 * rank + 12.0),
     };
     if rank > 0.0 {
         let one = sizes.truncation(of_each);
-        counts.preparing += one.preparing + one.held + EIGEN * p * p;
+        let all = of_each * experts;
+        let stacking = one.preparing + one.held + of_each * m + all * m;
+        let deciding = (EIGEN + 1.0) * all * all + (all + 2.0 * rank) * m;
+        counts.preparing = counts.preparing.max(stacking - m * n).max(deciding - m * n);
         counts.flops += experts * one.flops;
     }
     counts

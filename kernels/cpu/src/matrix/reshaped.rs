@@ -1,36 +1,34 @@
 //! One matrix with other singular values, made from its own or from how others go along its directions.
 
 use mixdown_ops::matrix::spectral::Reshape;
-use mixdown_ops::matrix::{Operands, Report, Stop};
+use mixdown_ops::matrix::{Matrix, Operands, Report, Stop};
 
-use super::dense::{accumulate, dot, view, zeros};
-use super::directions::Stack;
-use super::isotropic::directions;
-use super::product::{LeftRows, Product};
-use super::rows::{PANEL, panels};
+use super::dense::{accumulate, dot, product, scale_rows, view, zeros};
+use super::rows::{Blend, PANEL, panels, project, squared_norms};
+use super::smaller_side::{Reweighed, SmallerSide, TOGETHER};
 
 /// **Shapes.** One operand `m × n`; the result has its shape.
 /// **Numerics.** Singular values in f64, found through the smaller side's Gram matrix: directions below
 /// 1.5e-8·σ_1 count as without energy, and stay empty.
 /// **Source.** STAR (Lee et al. 2025); Subspace Boosting (Skorobogat et al. 2025).
-pub(crate) fn prepare(reshape: Reshape, operands: &mut dyn Operands) -> Result<Product, Stop> {
-    let stack = directions(operands)?;
-    let order = descending(&stack.singular);
-    let total: f64 = stack.singular.iter().sum();
-    let mut values = stack.singular.clone();
+pub(crate) fn prepare(reshape: Reshape, operands: &mut dyn Operands) -> Result<Reweighed, Stop> {
+    let side = SmallerSide::of(operands, Blend::one(0))?;
+    let order = descending(&side.singular);
+    let total: f64 = side.singular.iter().sum();
+    let mut values = side.singular.clone();
     let mut kept = values.iter().filter(|&&value| value > 0.0).count();
     if total > 0.0 {
         match reshape {
             Reshape::Leading(share) => {
-                let count = leading(&stack.singular, &order, share.get() * total);
-                let sum: f64 = order[..count].iter().map(|&at| stack.singular[at]).sum();
+                let count = leading(&side.singular, &order, share.get() * total);
+                let sum: f64 = order[..count].iter().map(|&at| side.singular[at]).sum();
                 order[count..].iter().for_each(|&at| values[at] = 0.0);
                 values.iter_mut().for_each(|value| *value *= total / sum);
                 kept = count;
             }
             Reshape::Lifted(share) => {
-                let count = leading(&stack.singular, &order, share.get() * total);
-                let least = stack.singular[order[count - 1]];
+                let count = leading(&side.singular, &order, share.get() * total);
+                let least = side.singular[order[count - 1]];
                 for value in values.iter_mut().filter(|value| **value > 0.0) {
                     *value = value.max(least);
                 }
@@ -39,7 +37,7 @@ pub(crate) fn prepare(reshape: Reshape, operands: &mut dyn Operands) -> Result<P
     }
     let norm = values.iter().map(|value| value * value).sum::<f64>().sqrt();
     let report = Report { ranks: vec![kept], norm: Some(norm), ..Report::default() };
-    Ok(stack.with_values(&values, report))
+    Ok(side.with_values(&values, report))
 }
 
 /// Positions of the values from the largest on.
@@ -64,11 +62,11 @@ fn leading(values: &[f64], order: &[usize], wanted: f64) -> usize {
 /// `N / Σ_i max(α, ⟨uᵀM, uᵀτ_i⟩ / ‖uᵀτ_i‖²)`. An expert that changes nothing is none of the N: it would count as α
 /// in all directions, and enlarge the merge.
 /// **Source.** Singular value calibration (Zhang et al. 2026).
-pub(crate) fn calibrated(alpha: f64, operands: &mut dyn Operands) -> Result<Product, Stop> {
+pub(crate) fn calibrated(alpha: f64, operands: &mut dyn Operands) -> Result<Reweighed, Stop> {
     let experts = operands.count() - 1;
-    let stack = directions(operands)?;
-    let largest = stack.singular.iter().copied().fold(0.0, f64::max);
-    let positive = stack.singular.iter().copied().filter(|&value| value > 0.0);
+    let side = SmallerSide::of(operands, Blend::one(0))?;
+    let largest = side.singular.iter().copied().fold(0.0, f64::max);
+    let positive = side.singular.iter().copied().filter(|&value| value > 0.0);
     let (rank, least) =
         positive.fold((0, f64::INFINITY), |(rank, least), value| (rank + 1, least.min(value)));
     // One direction alone is what it is, however many are empty beside it.
@@ -78,65 +76,64 @@ pub(crate) fn calibrated(alpha: f64, operands: &mut dyn Operands) -> Result<Prod
             "calibrate before the spectrum is made flat, or merge otherwise than by Iso-C".into(),
         ));
     }
-    let size = stack.singular.len();
+    let size = side.singular.len();
     let mut projected = vec![0.0; size];
-    let mut counted = 0;
-    for expert in 0..experts {
-        let Some(own) = along(&stack, operands, expert + 1)? else { continue };
-        counted += 1;
-        for (row, sum) in projected.iter_mut().enumerate() {
-            let theirs = &own[row * stack.right.columns..(row + 1) * stack.right.columns];
-            let merged = merged_row(&stack, row);
-            *sum += (dot(&merged, theirs) / dot(theirs, theirs).max(1e-12)).max(alpha);
+    let norms = squared_norms(operands, experts + 1)?;
+    let counted: Vec<usize> = (1..=experts).filter(|&operand| norms[operand] > 0.0).collect();
+    for (first, count) in panels(size, TOGETHER) {
+        let merged = along(&side, operands, 0, first, count)?;
+        for &expert in &counted {
+            let own = along(&side, operands, expert, first, count)?;
+            let columns = own.columns.max(1);
+            let pairs = merged.values.chunks_exact(columns).zip(own.values.chunks_exact(columns));
+            for ((merged, theirs), sum) in pairs.zip(&mut projected[first..first + count]) {
+                *sum += (dot(merged, theirs) / dot(theirs, theirs).max(1e-12)).max(alpha);
+            }
         }
     }
-    let values: Vec<f64> = stack
+    let values: Vec<f64> = side
         .singular
         .iter()
         .zip(&projected)
-        .map(|(value, sum)| if counted == 0 { *value } else { value * f64::from(counted) / sum })
+        .map(|(value, sum)| match counted.len() {
+            0 => *value,
+            count => value * count as f64 / sum,
+        })
         .collect();
     let norm = values.iter().map(|value| value * value).sum::<f64>().sqrt();
     let report = Report { ranks: vec![rank], norm: Some(norm), ..Report::default() };
-    Ok(stack.with_values(&values, report))
+    Ok(side.with_values(&values, report))
 }
 
-/// `uᵀ·M = σ·vᵀ` of a direction.
-fn merged_row(stack: &Stack, row: usize) -> Vec<f64> {
-    let columns = stack.right.columns;
-    let right = &stack.right.values[row * columns..(row + 1) * columns];
-    let scale = match stack.left {
-        LeftRows::Held(_) => 1.0,
-        LeftRows::Read { .. } => stack.singular[row],
-    };
-    right.iter().map(|value| scale * value).collect()
-}
-
-/// `uᵀ·τ` for all left directions u: `R × n`, zeros for directions without energy. None of a τ that is all zero.
+/// `uᵀ·τ` for some of the left directions u: `count × n`, zeros for directions without energy.
 fn along(
-    stack: &Stack,
+    side: &SmallerSide,
     operands: &mut dyn Operands,
     operand: usize,
-) -> Result<Option<Vec<f64>>, Stop> {
+    first: usize,
+    count: usize,
+) -> Result<Matrix, Stop> {
     let (rows, columns) = operands.shape(operand);
-    let size = stack.singular.len();
-    let mut found = zeros(size, columns);
-    let mut is_zero = true;
-    for (first, count) in panels(rows, PANEL) {
-        let left = stack.left.block(operands, first, count)?;
-        let mut own = zeros(count, columns);
-        operands.read(operand, first, &mut own.values)?;
-        is_zero &= own.values.iter().all(|&value| value == 0.0);
-        accumulate(&mut found, 1.0, view(&left).transpose(), view(&own));
-    }
-    let is_scaled = matches!(stack.left, LeftRows::Read { .. });
-    for (row, &singular) in found.values.chunks_exact_mut(columns).zip(&stack.singular) {
-        let factor = match (singular > 0.0, is_scaled) {
-            (false, _) => 0.0,
-            (true, false) => 1.0,
-            (true, true) => 1.0 / singular,
-        };
-        row.iter_mut().for_each(|value| *value *= factor);
-    }
-    Ok((!is_zero).then_some(found.values))
+    let some = side.some(first, count);
+    let singular = &side.singular[first..first + count];
+    let mut found = match side.is_left {
+        true => project(operands, &Blend::one(operand), &some)?,
+        false => {
+            // u is M·v/σ.
+            let mut found = zeros(count, columns);
+            for (start, height) in panels(rows, PANEL) {
+                let merged = side.blend.block(operands, start, height)?;
+                let own = Blend::one(operand).block(operands, start, height)?;
+                let left = product(view(&some), view(&merged).transpose());
+                accumulate(&mut found, 1.0, view(&left), view(&own));
+            }
+            found
+        }
+    };
+    scale_rows(&mut found, |row| match singular[row] {
+        value if value <= 0.0 => 0.0,
+        _ if side.is_left => 1.0,
+        value => 1.0 / value,
+    });
+    Ok(found)
 }
