@@ -20,6 +20,7 @@ use crate::encoded::Sums;
 use crate::held::held_dtype;
 use crate::matrix_needs::MatrixNeeds;
 use crate::messages;
+use crate::places::Places;
 use crate::progress::Progress;
 use crate::read::Inputs;
 use crate::report::{QuantizeLoss, Told};
@@ -45,6 +46,8 @@ pub(crate) struct Context<'a> {
     /// Where results of matrix ops go that later flows read, and those that are there.
     pub(crate) aside: Aside,
     pub(crate) put: Mutex<HashMap<(u32, usize), Put>>,
+    /// Where matrix ops put things behind those results until they are done.
+    pub(crate) places: Places,
     /// What matrix ops hold.
     pub(crate) matrix_needs: MatrixNeeds,
     /// Most elements that are read and computed at a time: a multiple of a block, up to a piece.

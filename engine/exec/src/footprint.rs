@@ -30,7 +30,8 @@ pub struct Footprint {
     pub flops: u64,
     /// Bytes of all output tensors.
     pub bytes_written: u64,
-    /// Bytes of results that lie on the output's disk until all facts about the model are known.
+    /// Bytes that lie on the output's disk: results until all facts about the model are known, and what matrix ops
+    /// put aside, at most.
     pub bytes_aside: u64,
     /// The most memory that the run will admit, with what is held already.
     pub peak_bytes: u64,
@@ -100,7 +101,7 @@ pub fn footprint(
         bytes_read: bytes_read_by_pass.iter().sum::<u64>() + means,
         bytes_read_by_pass,
         flops: matrices.flops(),
-        bytes_aside: lineup.aside.bytes,
+        bytes_aside: lineup.aside.bytes + matrices.bytes_aside(sizing.threads),
         bytes_written: plan.jobs.iter().map(Job::stored_bytes).sum(),
         peak_bytes: (base + flows).min(options.memory_bytes),
         threads: sizing.threads,

@@ -22,6 +22,7 @@ mod messages;
 mod needs;
 mod noise;
 mod part;
+mod places;
 mod progress;
 mod read;
 mod report;

@@ -40,6 +40,8 @@ pub(crate) struct MatrixStage<'a> {
 /// The op under way: which, what it may know of whole tensors, and how far it is.
 struct State {
     number: usize,
+    /// The first byte of what a plain op puts aside.
+    place: u64,
     facts: Arc<Vec<Facts>>,
     phase: Phase,
 }
@@ -74,7 +76,8 @@ impl<'a> MatrixStage<'a> {
         order: Vec<usize>,
         resources: Arc<Resources>,
     ) -> Self {
-        let state = State { number: 0, facts: Arc::default(), phase: Phase::Between };
+        let state =
+            State { number: 0, place: 0, facts: Arc::default(), phase: Phase::Between };
         Self { context, job, merge, resources, order, state: Mutex::new(state) }
     }
 
@@ -111,7 +114,11 @@ impl<'a> MatrixStage<'a> {
                         true => Phase::Preparing,
                         false => self.matrices(number, step),
                     };
-                    *state = State { number, facts: Arc::clone(facts), phase };
+                    let place = match step.layout.is_plain() {
+                        true => self.context.places.take(self.aside_bytes(number)),
+                        false => 0,
+                    };
+                    *state = State { number, place, facts: Arc::clone(facts), phase };
                     return Ok(Some(match step.layout.is_plain() {
                         true => 1,
                         false => step.layout.matrices.max(1),
@@ -123,6 +130,7 @@ impl<'a> MatrixStage<'a> {
                 Phase::Prepared(prepared) => match prepared.factors() {
                     Some(factors) => {
                         let held = Held::from_factors(factors, self.merge.precision);
+                        self.context.places.give_back(state.place, self.aside_bytes(number));
                         self.check_finite(step, &held)?;
                         self.keep(number, held, prepared.report())?;
                     }
@@ -142,6 +150,7 @@ impl<'a> MatrixStage<'a> {
                     self.keep(number, held, report)?;
                 }
                 Phase::Rows { prepared, losses, values } => {
+                    self.context.places.give_back(state.place, self.aside_bytes(number));
                     let mut report = prepared.report();
                     if let Some(known) = report.loss {
                         // In order of the blocks, so that it does not depend on the threads.
@@ -184,6 +193,10 @@ impl<'a> MatrixStage<'a> {
         step.rows.div_ceil(self.block_rows(number)).max(1)
     }
 
+    fn aside_bytes(&self, number: usize) -> u64 {
+        self.context.matrix_needs.of(self.job)[number].aside_bytes
+    }
+
     fn block_rows(&self, number: usize) -> u64 {
         self.context.matrix_needs.of(self.job)[number].block_rows.max(1) as u64
     }
@@ -220,7 +233,7 @@ impl<'a> MatrixStage<'a> {
 
     /// Runs one unit of the round.
     pub(crate) fn piece(&self, index: u64, hands: &mut Hands) -> Result<(), Failure> {
-        let (number, facts, prepared, is_whole) = {
+        let (number, place, facts, prepared, is_whole) = {
             let state = lock(&self.state);
             let (prepared, is_whole) = match &state.phase {
                 Phase::Preparing => (None, false),
@@ -228,11 +241,16 @@ impl<'a> MatrixStage<'a> {
                 Phase::Rows { prepared, .. } => (Some(Arc::clone(prepared)), false),
                 _ => return Err(Failure::Fatal(internal("a matrix op has no such round"))),
             };
-            (state.number, Arc::clone(&state.facts), prepared, is_whole)
+            (state.number, state.place, Arc::clone(&state.facts), prepared, is_whole)
         };
         let step = &self.merge.matrices[number];
         let precision = self.merge.precision;
+        let place = match is_whole {
+            true => self.context.places.take(self.aside_bytes(number)),
+            false => place,
+        };
         let mut reader = Reader {
+            place,
             context: self.context,
             job: self.job,
             step,
@@ -246,6 +264,7 @@ impl<'a> MatrixStage<'a> {
             let backend = self.context.backend;
             let found = turned::solve(backend, op, layout, matrix, &mut reader, precision);
             let found = found.map_err(|stop| self.stopped(stop, reader.failure, step))?;
+            self.context.places.give_back(place, self.aside_bytes(number));
             self.put_matrix(step, matrix, found);
             return Ok(());
         }
@@ -321,9 +340,14 @@ fn not_finite(step: &MatrixStep, tensor: &str, element: Option<usize>) -> Diagno
     diagnostic.help("a smaller learning rate, fewer steps, or `dtype: float64` may help")
 }
 
+/// Numbers that are put aside or read from there at a time.
+const ASIDE_NUMBERS: usize = 1 << 16;
+
 /// What a matrix op reads: the programs of its operands, over whole rows.
 struct Reader<'a, 'h> {
     context: &'a Context<'a>,
+    /// The first byte of what the op puts aside.
+    place: u64,
     job: u32,
     step: &'a MatrixStep,
     resources: &'h Resources,
@@ -540,6 +564,33 @@ impl Operands for Reader<'_, '_> {
             Ok(())
         });
         self.or_stop(read)
+    }
+
+    fn put_aside(&mut self, first: usize, numbers: &[f64]) -> Result<(), Stop> {
+        let mut at = self.place + 8 * first as u64;
+        for some in numbers.chunks(ASIDE_NUMBERS) {
+            let bytes: Vec<u8> = some.iter().flat_map(|number| number.to_le_bytes()).collect();
+            let put = self.context.sink.put_aside(at, &bytes).map_err(Failure::Fatal);
+            self.or_stop(put)?;
+            at += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn read_aside(&mut self, first: usize, numbers: &mut [f64]) -> Result<(), Stop> {
+        if self.context.cancel.load(Ordering::Relaxed) {
+            return self.or_stop(Err(Failure::Interrupted));
+        }
+        let mut at = self.place + 8 * first as u64;
+        let mut bytes = vec![0; 8 * ASIDE_NUMBERS.min(numbers.len())];
+        for some in numbers.chunks_mut(ASIDE_NUMBERS) {
+            let bytes = &mut bytes[..8 * some.len()];
+            let read = self.context.sink.read_aside(at, bytes).map_err(Failure::Fatal);
+            self.or_stop(read)?;
+            widen::to_f64_into(bytes, DType::F64, some);
+            at += bytes.len() as u64;
+        }
+        Ok(())
     }
 }
 

@@ -107,6 +107,12 @@ impl MatrixNeeds {
         factors.map(|step| self.result_bytes(job, merge, step)).sum()
     }
 
+    /// The most bytes that ops put aside: one is under way for each thread, or with stacks a matrix of one.
+    pub(crate) fn bytes_aside(&self, threads: usize) -> u64 {
+        let largest = self.needs.values().flatten().map(|needs| needs.aside_bytes).max();
+        largest.unwrap_or(0).saturating_mul(threads as u64)
+    }
+
     /// Where ops are done that are not the backend's own.
     pub(crate) fn places(&self) -> &Placements {
         &self.places

@@ -25,6 +25,7 @@ use crate::matrix_needs::MatrixNeeds;
 use crate::merge::{MergeFlow, TwinFlow};
 use crate::messages;
 use crate::needs::{Indexes, Item, Needs, flow_bytes};
+use crate::places::Places;
 use crate::progress::Progress;
 use crate::read::{Inputs, Source};
 use crate::report::{Outcome, Report, Told};
@@ -101,6 +102,7 @@ pub fn run(
     let told = told_before(plan, sink, is_left);
     let todo = lineup.jobs;
     progress.started(todo, expected_bytes(plan, indexes, &lineup));
+    let aside = std::mem::take(&mut lineup.aside);
     let context = Context {
         plan,
         inputs: Inputs::new(&plan.models, sources, progress),
@@ -109,7 +111,8 @@ pub fn run(
         backend,
         first_stored,
         results,
-        aside: std::mem::take(&mut lineup.aside),
+        places: Places::from(aside.bytes.next_multiple_of(4096)),
+        aside,
         put: Mutex::default(),
         matrix_needs,
         cancel,

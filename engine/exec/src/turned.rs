@@ -106,6 +106,7 @@ pub(crate) fn needs(
     Ok(Needs {
         prepare_bytes: 0,
         held_bytes: 0,
+        aside_bytes: one.aside_bytes,
         rows_bytes: working.saturating_add(operands).saturating_add(result),
         block_rows: (rows as usize).max(1),
         flops: one.flops.saturating_mul(layout.matrices),
@@ -328,6 +329,14 @@ impl Operands for Seen<'_> {
             true => self.operands.noise(operand, first, self.layout.rows as usize),
             false => self.operands.noise(operand, first + first_row, rows),
         }
+    }
+
+    fn put_aside(&mut self, first: usize, numbers: &[f64]) -> Result<(), Stop> {
+        self.operands.put_aside(first, numbers)
+    }
+
+    fn read_aside(&mut self, first: usize, numbers: &mut [f64]) -> Result<(), Stop> {
+        self.operands.read_aside(first, numbers)
     }
 }
 

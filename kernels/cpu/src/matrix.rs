@@ -25,6 +25,7 @@ mod isotropic;
 mod isotropic_common;
 mod joint;
 mod karcher;
+mod lower;
 mod needs;
 mod product;
 mod recovered;

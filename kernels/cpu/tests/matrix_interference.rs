@@ -480,7 +480,7 @@ fn numbers_that_are_none_stop() {
         assert!(matches!(stopped, Err(Stop::Failed(_))));
     }
     let backend = mixdown_cpu::CpuBackend::new();
-    let mut operands = InMemory(dense(&experts[1..]));
+    let mut operands = InMemory::new(&dense(&experts[1..]));
     let stopped = backend.prepare(&MatrixOp::Polar, &mut operands, Precision::Double);
     assert!(matches!(stopped.map(|_| ()), Err(Stop::Failed(_))));
 }
@@ -506,4 +506,42 @@ fn a_stack_that_is_read_again_is_the_same_stack() {
     assert!((a.0 / b.0 - 1.0).abs() < 1e-9 && (a.1 / b.1 - 1.0).abs() < 1e-5, "{a:?} {b:?}");
     let again = run_in(&op, &dense(&experts), Precision::Single, 2).unwrap();
     assert_eq!(again.result, found.result);
+}
+
+/// Tikhonov's result solves `(X − X_0)·(G + α·I) = C − X_0·G`, whichever way it was found: with the reflections of K in
+/// memory and aside, over blocks of rows, and with an expert of few directions that is given as factors.
+#[test]
+fn a_filter_over_a_stack_that_is_read_again_solves_its_equation() {
+    let alpha = 0.05;
+    for (count, rows, columns) in [(2, 300, 700), (3, 345, 1100)] {
+        let mut given = dense(&randoms(count, rows, columns));
+        if count == 2 {
+            given[1] = factored(rows, columns, &[5]).remove(0);
+        }
+        let experts: Vec<Matrix> = given.iter().map(Given::dense).collect();
+        let solver = filter(Filter::Tikhonov(alpha.into()), Cut::None);
+        let op = objective((Targets::Whole, Rows::Whole), Rank::Full, Init::Mean, solver);
+        let found = run_in(&op, &given, Precision::Double, 1).unwrap();
+        let what = format!("{count} of {rows} × {columns}");
+        let start = combined(&experts, &vec![1.0 / count as f64; count]);
+        let moved = combined(&[found.result.clone(), start.clone()], &[1.0, -1.0]);
+        // Products with τ_i and τ_iᵀ in turn, so that G is never formed.
+        let mut pulls = vec![scaled(&moved, alpha)];
+        let mut loss = (0.0, 0.0);
+        for expert in &experts {
+            let weight = norm(expert).powi(-2);
+            let away = |from: &Matrix| combined(&[from.clone(), expert.clone()], &[1.0, -1.0]);
+            let along = multiplied(&away(&found.result), &transposed(expert));
+            loss.0 += weight * norm(&multiplied(&away(&start), &transposed(expert))).powi(2);
+            loss.1 += weight * norm(&along).powi(2);
+            pulls.push(scaled(&multiplied(&along, expert), weight));
+        }
+        let left = combined(&pulls, &vec![1.0; pulls.len()]);
+        let bound = 1e-12 * norm(&moved);
+        assert!(norm(&left) < bound, "{what}: {} is left of {}", norm(&left), norm(&moved));
+        assert!((found.loss.0 / loss.0 - 1.0).abs() < 1e-11, "{what}: {:?} {loss:?}", found.loss);
+        assert!((found.loss.1 / loss.1 - 1.0).abs() < 1e-11, "{what}: {:?} {loss:?}", found.loss);
+        let again = run_in(&op, &given, Precision::Double, 2).unwrap();
+        assert_eq!(again.result, found.result, "{what}");
+    }
 }

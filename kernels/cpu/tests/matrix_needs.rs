@@ -52,10 +52,12 @@ fn counted<Value>(run: impl FnOnce() -> Value) -> (Value, u64, u64) {
 
 fn check(op: &MatrixOp, given: &[Given], precision: Precision) {
     let backend = CpuBackend::new();
-    let mut operands = InMemory(given.to_vec());
+    let mut operands = InMemory::new(given);
     let (rows, columns) = operands.shape(0);
     let ranks = (0..given.len()).map(|operand| operands.rank(operand)).collect();
     let needs = backend.needs(op, &OperandShapes { rows, columns, ranks }, precision).unwrap();
+    // What lies aside is no memory of the op's.
+    operands.1.reserve_exact((needs.aside_bytes / 8) as usize);
     let (prepared, peak, held) = counted(|| backend.prepare(op, &mut operands, precision).unwrap());
     let what = format!("{rows}×{columns} {op:?} {precision:?}");
     assert!(held <= needs.held_bytes, "{what} holds {held} of {}", needs.held_bytes);
@@ -201,6 +203,10 @@ fn needs_are_upper_bounds() {
         let op = objective((Targets::Whole, Rows::Whole), Rank::Full, Init::Sum, solver);
         check(&op, &dense(&randoms(3, 200, 620)), Precision::Single);
     }
+    // The same with what K is reduced by aside.
+    let op = filter(Filter::Exponential(300.0.into()), Cut::Share(0.65.into()));
+    let op = objective((Targets::Whole, Rows::Whole), Rank::Full, Init::Sum, op);
+    check(&op, &dense(&randoms(3, 345, 1100)), Precision::Single);
     // Enough steps for f32, in which a stack is read again, and held where it is small.
     for (rows, count) in [(200, 3), (100, 3)] {
         let solver = Solver::Adam(adam(1e-5, 30));

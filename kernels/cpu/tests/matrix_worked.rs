@@ -376,7 +376,7 @@ fn calibrated_spectra() {
     let alone = [tall[1].clone(), tall[1].clone()];
     is(&run(&op(1.0), &alone), &tall[1].values, 1e-12);
     let flat = matrix(2, 2, &[1.0, 0.0, 0.0, 1.0]);
-    let mut operands = InMemory(dense(&[flat.clone(), flat]));
+    let mut operands = InMemory::new(&dense(&[flat.clone(), flat]));
     let stop = CpuBackend::new().prepare(&op(0.1), &mut operands, Precision::Single);
     assert!(matches!(stop, Err(Stop::Refused(words, _)) if words.contains("are equal")));
 }

@@ -317,6 +317,19 @@ pub trait Operands {
         let _ = (operand, first_row, rows);
         Ok(None)
     }
+
+    /// Puts numbers aside, from a place among the op's own on: as many bytes in all as [`Needs::aside_bytes`] says.
+    /// They are there until the op's rows are computed.
+    fn put_aside(&mut self, first: usize, numbers: &[f64]) -> Result<(), Stop> {
+        let _ = (first, numbers);
+        Err(Stop::Failed("there is no place to put numbers aside".to_owned()))
+    }
+
+    /// Reads numbers that were put aside.
+    fn read_aside(&mut self, first: usize, numbers: &mut [f64]) -> Result<(), Stop> {
+        let _ = (first, numbers);
+        Err(Stop::Failed("no numbers were put aside".to_owned()))
+    }
 }
 
 /// What is known of the operands before anything is read.
@@ -345,6 +358,8 @@ pub struct Needs {
     pub prepare_bytes: u64,
     /// Bytes that a [`Prepared`] holds.
     pub held_bytes: u64,
+    /// Bytes that lie aside, outside memory, until all rows are computed.
+    pub aside_bytes: u64,
     /// Bytes that one call of [`Prepared::rows`] takes for itself, for a block of
     /// [`block_rows`](Self::block_rows) rows.
     pub rows_bytes: u64,

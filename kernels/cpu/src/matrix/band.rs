@@ -1,11 +1,14 @@
 //! Reduction of a large symmetric matrix to a band, `A = Q·B·Qᵀ`, by products of blocks: what is left for
 //! single vectors then lies in cache.
 
-use faer::{Accum, Mat, MatMut, MatRef};
-use mixdown_ops::matrix::Matrix;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::{Accum, Mat, MatMut, MatRef, Par};
+use mixdown_ops::matrix::Stop;
 
-use super::dense::{add_lower_product, multiply};
+use super::dense::multiply;
+use super::lower::{BLOCK, Lower, column_at, stretches};
 use super::reflectors::{self, Reflectors};
+use super::tridiagonal::Fetch;
 use crate::features::{Features, Kernel};
 
 /// Diagonals of the band below the main one, and the reflections that are made together.
@@ -16,15 +19,15 @@ pub(crate) const WIDTH: usize = 64;
 /// Reflections that rows are turned by together.
 const TOGETHER: usize = 2 * WIDTH;
 
-/// Columns of a block of the trailing matrix: each is read once for both of its products.
-const BLOCK: usize = 192;
+// A panel lies in one block of columns.
+const _: () = assert!(BLOCK.is_multiple_of(WIDTH));
 
-/// Reduces a symmetric matrix of which only the lower triangle is read and written, in column-major order.
+/// Reduces a symmetric matrix.
 ///
 /// The band takes the place of the matrix. Below it the reflections are left: column `k` has one from row
 /// `k + WIDTH` on, whose first number is 1 and not stored. Their τ are the result.
-pub(crate) fn reduce(features: Features, matrix: &mut Matrix) -> Vec<f64> {
-    let n = matrix.rows;
+pub(crate) fn reduce(features: Features, matrix: &mut Lower) -> Vec<f64> {
+    let n = matrix.side();
     let mut taus = Vec::with_capacity(n);
     for first in (0..n).step_by(WIDTH) {
         let count = reflections(n, first, WIDTH);
@@ -32,12 +35,16 @@ pub(crate) fn reduce(features: Features, matrix: &mut Matrix) -> Vec<f64> {
             break;
         }
         let start = first + WIDTH;
-        features.run(Panel { values: &mut matrix.values, n, first, count, taus: &mut taus });
-        let basis = basis(matrix, first, count);
+        let (values, row) = matrix.columns_mut(first, WIDTH.min(n - first));
+        let (height, start_row) = (n - row, start - row);
+        features.run(Panel { values, height, start: start_row, count, taus: &mut taus });
+        let basis = basis(n - start, count, |column, into| {
+            into.copy_from_slice(matrix.column(first + column, start));
+            Ok(())
+        });
+        let Ok(basis) = basis else { break };
         let factor = reflectors::factor(basis.as_ref(), &taus[first..]);
-        let whole = MatMut::from_column_major_slice_mut(&mut matrix.values, n, n);
-        let size = n - start;
-        turn_both_sides(whole.submatrix_mut(start, start, size, size), &basis, &factor);
+        turn_both_sides(matrix, start, &basis, &factor);
     }
     taus
 }
@@ -47,12 +54,21 @@ pub(crate) fn groups(n: usize) -> impl DoubleEndedIterator<Item = usize> {
     (0..n).step_by(TOGETHER).filter(move |&first| reflections(n, first, TOGETHER) > 0)
 }
 
-/// The reflections of a group.
-pub(crate) fn group(matrix: &Matrix, taus: &[f64], first: usize) -> Reflectors {
-    let count = reflections(matrix.rows, first, TOGETHER);
-    let basis = basis(matrix, first, count);
+/// The reflections of a group, from the numbers of the triangle of side `n`.
+pub(crate) fn group(
+    fetch: Fetch<'_>,
+    n: usize,
+    taus: &[f64],
+    first: usize,
+) -> Result<Reflectors, Stop> {
+    let count = reflections(n, first, TOGETHER);
+    let start = first + WIDTH;
+    let basis = basis(n - start, count, |column, into| {
+        let (at, row) = column_at(n, first + column);
+        fetch(at + start - row, into)
+    })?;
     let factor = reflectors::factor(basis.as_ref(), &taus[first..first + count]);
-    Reflectors { first: first + WIDTH, basis, factor }
+    Ok(Reflectors { first: start, basis, factor })
 }
 
 /// How many reflections there are from a column on: one less than the rows below the band, where these
@@ -61,25 +77,31 @@ fn reflections(n: usize, first: usize, most: usize) -> usize {
     n.saturating_sub(first + WIDTH + 1).min(most)
 }
 
-/// The reflections with their ones and zeros.
-fn basis(matrix: &Matrix, first: usize, count: usize) -> Mat<f64> {
-    let (n, start) = (matrix.rows, first + WIDTH);
-    let mut basis = Mat::<f64>::zeros(n - start, count);
-    for column in 0..count {
-        let values = &matrix.values[(first + column) * n + start..(first + column + 1) * n];
-        basis[(column, column)] = 1.0;
-        for (row, value) in values.iter().enumerate().skip(column + 1) {
-            basis[(row, column)] = *value;
+/// The reflections with their ones and zeros: `column` gives what is stored of each.
+fn basis(
+    rows: usize,
+    count: usize,
+    mut column: impl FnMut(usize, &mut [f64]) -> Result<(), Stop>,
+) -> Result<Mat<f64>, Stop> {
+    let mut basis = Mat::<f64>::zeros(rows, count);
+    let mut values = vec![0.0; rows];
+    for index in 0..count {
+        column(index, &mut values)?;
+        basis[(index, index)] = 1.0;
+        for (row, value) in values.iter().enumerate().skip(index + 1) {
+            basis[(row, index)] = *value;
         }
     }
-    basis
+    Ok(basis)
 }
 
 /// Makes what lies below the band in a panel upper triangular, and adds the reflections' τ.
 struct Panel<'a> {
+    /// The panel's columns.
     values: &'a mut [f64],
-    n: usize,
-    first: usize,
+    height: usize,
+    /// The row of the first reflection.
+    start: usize,
     count: usize,
     taus: &'a mut Vec<f64>,
 }
@@ -89,18 +111,17 @@ impl Kernel for Panel<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { values, n, first, count, taus } = self;
-        let start = first + WIDTH;
+        let Self { values, height, start, count, taus } = self;
         for index in 0..count {
-            let (left, right) = values[..start * n].split_at_mut((first + index + 1) * n);
-            let column = &mut left[(first + index) * n + start + index..];
+            let (left, right) = values.split_at_mut((index + 1) * height);
+            let column = &mut left[index * height + start + index..];
             let tau = reflectors::make(column);
             taus.push(tau);
             if !tau.is_finite() {
                 continue;
             }
             let tail = &column[1..];
-            for other in right.chunks_exact_mut(n) {
+            for other in right.chunks_exact_mut(height) {
                 let (head, below) = other[start + index..].split_at_mut(1);
                 let along = (head[0] + reflectors::dot(tail, below)) / tau;
                 head[0] -= along;
@@ -110,14 +131,14 @@ impl Kernel for Panel<'_> {
     }
 }
 
-/// `A ← Pᵀ·A·P` of a lower triangle with `P = I − V·T⁻¹·Vᵀ`: with `Y = A·V·T⁻¹` and
+/// `A ← Pᵀ·A·P` of the rows and columns from one on, with `P = I − V·T⁻¹·Vᵀ`: with `Y = A·V·T⁻¹` and
 /// `W = Y − ½·V·T⁻ᵀ·Vᵀ·Y` that is `A − V·Wᵀ − W·Vᵀ`.
-fn turn_both_sides(mut lower: MatMut<'_, f64>, basis: &Mat<f64>, factor: &Mat<f64>) {
+fn turn_both_sides(matrix: &mut Lower, start: usize, basis: &Mat<f64>, factor: &Mat<f64>) {
     let (size, count) = (basis.nrows(), basis.ncols());
     // [V W] and [W V], so that the update is one product.
     let mut left = Mat::<f64>::zeros(size, 2 * count);
     let mut right = Mat::<f64>::zeros(size, 2 * count);
-    let mut turned = multiply_lower(lower.as_ref(), basis.as_ref());
+    let mut turned = multiply_lower(matrix, start, basis.as_ref());
     reflectors::divide(turned.as_mut(), factor.as_ref());
     let mut across = Mat::<f64>::zeros(count, count);
     multiply(across.as_mut(), Accum::Replace, basis.transpose(), turned.as_ref(), 0.5);
@@ -127,17 +148,36 @@ fn turn_both_sides(mut lower: MatMut<'_, f64>, basis: &Mat<f64>, factor: &Mat<f6
     left.as_mut().subcols_mut(count, count).copy_from(&turned);
     right.as_mut().subcols_mut(0, count).copy_from(&turned);
     right.as_mut().subcols_mut(count, count).copy_from(basis);
-    add_lower_product(lower.as_mut(), -1.0, left.as_ref(), right.transpose());
+    let n = matrix.side();
+    for (at, columns) in stretches(start, n) {
+        let right = right.as_ref().subrows(at - start, columns).transpose();
+        let (diagonal, below) = matrix.part_mut(at, columns, at).split_at_row_mut(columns);
+        let (lower, whole) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
+        let own = left.as_ref().subrows(at - start, columns);
+        triangular::matmul(
+            diagonal,
+            lower,
+            Accum::Add,
+            own,
+            whole,
+            right,
+            whole,
+            -1.0,
+            Par::Seq,
+        );
+        let rest = left.as_ref().subrows(at - start + columns, n - at - columns);
+        multiply(below, Accum::Add, rest, right, -1.0);
+    }
 }
 
-/// A symmetric matrix, given by its lower triangle, times a few columns.
-fn multiply_lower(lower: MatRef<'_, f64>, columns: MatRef<'_, f64>) -> Mat<f64> {
+/// A symmetric matrix from a row and column on, times a few columns.
+fn multiply_lower(matrix: &Lower, start: usize, columns: MatRef<'_, f64>) -> Mat<f64> {
     let (size, count) = (columns.nrows(), columns.ncols());
     let mut result = Mat::<f64>::zeros(size, count);
     let mut square = Mat::<f64>::zeros(BLOCK, BLOCK);
-    for first in (0..size).step_by(BLOCK) {
-        let block = BLOCK.min(size - first);
-        let diagonal = lower.submatrix(first, first, block, block);
+    for (at, block) in stretches(start, matrix.side()) {
+        let first = at - start;
+        let (diagonal, below) = matrix.part(at, block, at).split_at_row(block);
         for column in 0..block {
             for row in column..block {
                 square[(row, column)] = diagonal[(row, column)];
@@ -151,8 +191,7 @@ fn multiply_lower(lower: MatRef<'_, f64>, columns: MatRef<'_, f64>) -> Mat<f64> 
         if rest == 0 {
             continue;
         }
-        let below = lower.submatrix(first + block, first, rest, block);
-        let (top, bottom) = into.split_at_row_mut(block);
+        let (top, bottom): (MatMut<'_, f64>, _) = into.split_at_row_mut(block);
         multiply(bottom, Accum::Add, below, here, 1.0);
         let others = columns.subrows(first + block, rest);
         multiply(top, Accum::Add, below.transpose(), others, 1.0);

@@ -4,10 +4,12 @@
 use std::array::from_fn;
 
 use faer::Mat;
-use mixdown_ops::matrix::Matrix;
+use mixdown_ops::matrix::Stop;
 
 use super::band::WIDTH;
+use super::lower::Lower;
 use super::reflectors::{self, LANES, Reflectors};
+use super::tridiagonal::Fetch;
 use crate::features::{Features, Kernel};
 
 /// Numbers of a column of the band, from the diagonal on: the band, and what is pushed out of it.
@@ -18,61 +20,106 @@ const HEIGHT: usize = 2 * WIDTH;
 /// More make products quicker and longer, by the zeros of reflections that begin a row below each other.
 const TOGETHER: usize = 32;
 
-/// Reduces the band in the lower triangle of a column-major matrix, and gives T's diagonal and what stands
-/// beside it.
+/// How many numbers the reflections of all sweeps are.
+pub(crate) fn stored(n: usize) -> usize {
+    sweep_at(n, n.saturating_sub(2))
+}
+
+/// Where the reflections of a sweep begin: sweep `s` has `n − 1 − s` numbers.
+fn sweep_at(n: usize, sweep: usize) -> usize {
+    sweep * n.saturating_sub(1) - sweep * sweep.saturating_sub(1) / 2
+}
+
+/// Reduces the band in a lower triangle, and gives T's diagonal and what stands beside it.
 ///
-/// The reflections of sweep `s` are left above the diagonal, in column `n − 1 − s`: each has its τ in the
-/// place of the 1 that it begins with.
-pub(crate) fn reduce(features: Features, matrix: &mut Matrix) -> (Vec<f64>, Vec<f64>) {
-    let n = matrix.rows;
+/// `keep` gets the reflections of the sweeps, in order: the place of some numbers among all, and the numbers.
+/// Each reflection has its τ in the place of the 1 that it begins with.
+pub(crate) fn reduce(
+    features: Features,
+    matrix: &Lower,
+    mut keep: impl FnMut(usize, &[f64]) -> Result<(), Stop>,
+) -> Result<(Vec<f64>, Vec<f64>), Stop> {
+    let n = matrix.side();
     let mut band = vec![0.0; n * HEIGHT];
     for (column, values) in band.chunks_exact_mut(HEIGHT).enumerate() {
         let count = (WIDTH + 1).min(n - column);
-        let start = column * n + column;
-        values[..count].copy_from_slice(&matrix.values[start..start + count]);
+        values[..count].copy_from_slice(&matrix.column(column, column)[..count]);
     }
-    features.run(Sweeps { band: &mut band, n, reflections: &mut matrix.values });
+    let sweeps = n.saturating_sub(2);
+    let mut reflections = Vec::new();
+    for first in (0..sweeps).step_by(ABREAST) {
+        let count = ABREAST.min(sweeps - first);
+        reflections.clear();
+        reflections.resize(sweep_at(n, first + count) - sweep_at(n, first), 0.0);
+        let kept = &mut reflections[..];
+        features.run(Sweeps { band: &mut band, n, group: first, count, reflections: kept });
+        keep(sweep_at(n, first), &reflections)?;
+    }
     let diagonal = band.chunks_exact(HEIGHT).map(|column| column[0]).collect();
     let beside = band.chunks_exact(HEIGHT).take(n.saturating_sub(1)).map(|column| column[1]);
-    (diagonal, beside.collect())
+    Ok((diagonal, beside.collect()))
 }
 
-/// The groups of reflections in the order in which Q is their product.
-pub(crate) fn groups(n: usize) -> impl DoubleEndedIterator<Item = (usize, usize)> {
-    let sweeps = n.saturating_sub(2);
-    (0..sweeps.div_ceil(TOGETHER)).flat_map(move |group| {
-        let first = group * TOGETHER;
-        // A reflection further along the band comes before those of the next sweeps that touch it.
-        (0..(n - 1 - first).div_ceil(WIDTH)).rev().map(move |step| (first, step))
-    })
+/// The first sweep of each group, in the order in which Q is their product.
+pub(crate) fn groups(n: usize) -> impl DoubleEndedIterator<Item = usize> {
+    (0..n.saturating_sub(2).div_ceil(TOGETHER)).map(|group| group * TOGETHER)
 }
 
-/// The reflections that `TOGETHER` sweeps from `first` on make in one step of their chase.
-pub(crate) fn group(matrix: &Matrix, first: usize, step: usize) -> Reflectors {
-    let n = matrix.rows;
-    let start = first + 1 + step * WIDTH;
-    let count = TOGETHER.min(n - 2 - first).min(n - start);
-    let rows = (WIDTH + count - 1).min(n - start);
-    let mut basis = Mat::<f64>::zeros(rows, count);
-    let mut taus = vec![1.0; count];
-    for (index, tau) in taus.iter_mut().enumerate() {
-        let length = WIDTH.min(n - start - index);
-        let at = (n - 1 - first - index) * n + step * WIDTH;
-        let reflection = &matrix.values[at..at + length];
-        // One that is none leaves a zero column, and any τ will do.
-        if reflection[0].is_finite() {
-            *tau = reflection[0];
-            basis[(index, index)] = 1.0;
-            (1..length).for_each(|row| basis[(index + row, index)] = reflection[row]);
-        }
+/// The reflections of a group of sweeps.
+pub(crate) struct Group {
+    n: usize,
+    first: usize,
+    numbers: Vec<f64>,
+}
+
+impl Group {
+    /// Those of `TOGETHER` sweeps from one on.
+    pub fn of(fetch: Fetch<'_>, n: usize, first: usize) -> Result<Self, Stop> {
+        let end = (first + TOGETHER).min(n - 2);
+        let at = sweep_at(n, first);
+        let mut numbers = vec![0.0; sweep_at(n, end) - at];
+        fetch(at, &mut numbers)?;
+        Ok(Self { n, first, numbers })
     }
-    let factor = reflectors::factor(basis.as_ref(), &taus);
-    Reflectors { first: start, basis, factor }
+
+    /// The steps of the chase in the order in which Q is their product: a reflection further along the band comes
+    /// before those of the next sweeps that touch it.
+    pub fn steps(&self) -> impl DoubleEndedIterator<Item = usize> + use<> {
+        (0..(self.n - 1 - self.first).div_ceil(WIDTH)).rev()
+    }
+
+    /// What the sweeps make in one step of their chase.
+    pub fn step(&self, step: usize) -> Reflectors {
+        let &Self { n, first, ref numbers } = self;
+        let start = first + 1 + step * WIDTH;
+        let count = TOGETHER.min(n - 2 - first).min(n - start);
+        let rows = (WIDTH + count - 1).min(n - start);
+        let mut basis = Mat::<f64>::zeros(rows, count);
+        let mut taus = vec![1.0; count];
+        for (index, tau) in taus.iter_mut().enumerate() {
+            let length = WIDTH.min(n - start - index);
+            let at = sweep_at(n, first + index) - sweep_at(n, first) + step * WIDTH;
+            let reflection = &numbers[at..at + length];
+            // One that is none leaves a zero column, and any τ will do.
+            if reflection[0].is_finite() {
+                *tau = reflection[0];
+                basis[(index, index)] = 1.0;
+                (1..length).for_each(|row| basis[(index + row, index)] = reflection[row]);
+            }
+        }
+        let factor = reflectors::factor(basis.as_ref(), &taus);
+        Reflectors { first: start, basis, factor }
+    }
 }
 
+/// Sweeps that go along together.
 struct Sweeps<'a> {
     band: &'a mut [f64],
     n: usize,
+    /// The first of them, and how many.
+    group: usize,
+    count: usize,
+    /// Those of these sweeps.
     reflections: &'a mut [f64],
 }
 
@@ -103,24 +150,20 @@ impl Kernel for Sweeps<'_> {
 
     #[inline(always)]
     fn run(mut self) {
-        let sweeps = self.n.saturating_sub(2);
-        for group in (0..sweeps).step_by(ABREAST) {
-            let count = ABREAST.min(sweeps - group);
-            let mut next: [Option<Step>; ABREAST] = [None; ABREAST];
-            for time in 0.. {
-                let begun = (time / BEHIND + 1).min(count);
-                for (index, next) in next.iter_mut().enumerate().take(begun) {
-                    let sweep = group + index;
-                    if time == index * BEHIND {
-                        *next = Some(self.begin(sweep));
-                    }
-                    if let Some(step) = next {
-                        *next = self.step(sweep, step);
-                    }
+        let mut next: [Option<Step>; ABREAST] = [None; ABREAST];
+        for time in 0.. {
+            let begun = (time / BEHIND + 1).min(self.count);
+            for (index, next) in next.iter_mut().enumerate().take(begun) {
+                let sweep = self.group + index;
+                if time == index * BEHIND {
+                    *next = Some(self.begin(sweep));
                 }
-                if begun == count && next.iter().all(Option::is_none) {
-                    break;
+                if let Some(step) = next {
+                    *next = self.step(sweep, step);
                 }
+            }
+            if begun == self.count && next.iter().all(Option::is_none) {
+                break;
             }
         }
     }
@@ -139,7 +182,8 @@ impl Sweeps<'_> {
     #[inline(always)]
     fn step(&mut self, sweep: usize, step: &Step) -> Option<Step> {
         let Step { first, reflection } = step;
-        let kept = &mut self.reflections[(self.n - 1 - sweep) * self.n..][..self.n - 1 - sweep];
+        let at = sweep_at(self.n, sweep) - sweep_at(self.n, self.group);
+        let kept = &mut self.reflections[at..at + self.n - 1 - sweep];
         reflection.keep(&mut kept[first - sweep - 1..]);
         let columns = &mut self.band[first * HEIGHT..];
         turn_diagonal(columns, reflection);

@@ -6,6 +6,7 @@
 
 pub(super) mod cut;
 mod dual;
+pub(super) mod dual_by_rows;
 pub(super) mod experts;
 pub(super) mod filter;
 pub(super) mod partial;
@@ -107,6 +108,10 @@ pub(crate) fn prepare(
     let setup = Setup { op, rank, init, mean, reads_again };
     let (experts, inputs) = setup.experts(operands, &norms, &mut report)?;
     match &op.solver {
+        Solver::Filter(filter, cut) if reads_again => {
+            let way = dual::Way { filter, cut, shape, has_whole_rows: true };
+            Ok(Box::new(dual_by_rows::prepare(&way, experts, operands, report)?))
+        }
         Solver::Filter(filter, cut) => {
             let system = system(&experts, inputs, operands, &mut report)?;
             let whole = op.rows == Rows::Whole;
@@ -181,24 +186,33 @@ fn mean_of_all(mean: Blend, note: &str) -> Box<dyn Prepared> {
 /// projection of a 7B model.
 pub(super) const GRAM_COLUMNS: usize = 512;
 
-/// Whether S is neither held nor multiplied out for Adam, but read again: of large task vectors that have fewer
-/// rows together than columns. G is held in the type of the iterations alone then.
+/// Whether S is neither held nor multiplied out, but read again: of whole task vectors that have fewer rows together
+/// than columns. For Adam only large ones, of which G is held in the type of the iterations alone then; for filters
+/// where they need no eigenvectors.
 pub(super) fn reads_again(
     op: &Interference,
     (rows, columns): (usize, usize),
     ranks: &[Option<usize>],
     precision: Precision,
 ) -> bool {
-    let Solver::Adam(adam) = &op.solver else { return false };
-    let is_whole = op.targets == Targets::Whole && op.rows == Rows::Whole;
     let total = ranks.len() * rows.min(columns);
-    is_whole
-        && rows <= columns
-        && total < columns
-        // Otherwise S is smaller than G, and two products with it cost less than one.
-        && columns <= 2 * total
-        && ranks.iter().all(Option::is_none)
-        && solvers::iterations(adam, (rows, columns), precision) == Precision::Single
+    let is_whole = op.targets == Targets::Whole && op.rows == Rows::Whole;
+    let has_few_rows = is_whole && rows <= columns && total < columns;
+    has_few_rows
+        && match &op.solver {
+            Solver::Adam(adam) => {
+                ranks.iter().all(Option::is_none)
+                    // Otherwise S is smaller than G, and two products with it cost less than one.
+                    && columns <= 2 * total
+                    && solvers::iterations(adam, (rows, columns), precision) == Precision::Single
+            }
+            Solver::Filter(filter, cut) => {
+                ranks.iter().any(Option::is_none)
+                    && filter::smooth(filter).is_some()
+                    && !cut::looks_at_energies(cut)
+            }
+            Solver::Literal(_) => false,
+        }
 }
 
 /// `√w_i·B_i`.

@@ -19,16 +19,18 @@ use super::directions::COLUMNS;
 use super::gram::PAIR_PANEL;
 use super::interference::GRAM_COLUMNS;
 use super::interference::cut::looks_at_energies;
+use super::interference::dual_by_rows::{GRAM_ROWS, aside_bytes};
 use super::interference::filter::{check_stable, smooth};
 use super::interference::partial::TERMS;
 use super::interference::solvers::{ADAM_ROWS, iterations};
+use super::lower::stored as stored_lower;
 use super::product::BLOCK_ROWS;
 use super::recovered::{SMALL as RECOVERED_WHOLE, most_directions};
 use super::rows::PANEL;
 use super::shared_shift::{SHIFT_ROWS, holds};
 use super::shifted::TERM;
 use super::smaller_side::TOGETHER;
-use super::tridiagonal::BESIDE;
+use super::tridiagonal::{BESIDE, stored as stored_reflections};
 use crate::features::Features;
 
 /// Bytes of a number.
@@ -275,7 +277,16 @@ pub(crate) fn of(
             Counts { preparing: 1.8 * preparing, held, row: n, flops }
         }
     };
-    finished(counts, block_rows, op.result_rank(operands))
+    let mut needs = finished(counts, block_rows, op.result_rank(operands));
+    if let MatrixOp::Interference(op) = op
+        && matches!(op.solver, Solver::Filter(..))
+    {
+        let shape = (operands.rows, operands.columns);
+        if super::interference::reads_again(op, shape, &operands.ranks, precision) {
+            needs.aside_bytes = aside_bytes(operands.ranks.len() * operands.rows);
+        }
+    }
+    needs
 }
 
 /// Beside what the op needs of operands as they are stored: what was recovered of some of them; while one is looked
@@ -319,6 +330,7 @@ fn finished(counts: Counts, block_rows: usize, result_rank: Option<usize>) -> Ne
         prepare_bytes: bytes(counts.preparing + counts.held),
         held_bytes: bytes(counts.held),
         rows_bytes: bytes(counts.row * block_rows as f64),
+        aside_bytes: 0,
         block_rows,
         flops: counts.flops as u64,
         result_rank,
@@ -421,7 +433,10 @@ fn interference(
         &operands.ranks,
         precision,
     ) {
-        return read_again(op, sizes, rank, device.is_some());
+        return match op.solver {
+            Solver::Filter(..) => dual_by_rows(sizes),
+            _ => read_again(op, sizes, rank, device.is_some()),
+        };
     }
     if is_stacked {
         counts.held += rank * n;
@@ -552,6 +567,29 @@ fn read_again(op: &Interference, sizes: &Sizes, rank: f64, is_on_device: bool) -
         flops: experts * m * n * n
             + 8.0 * m * n * rank
             + f64::from(adam.steps) * m * (2.0 * n * n + 12.0 * n),
+    }
+}
+
+/// A filter over a stack that is read again: K once, its band and what it is turned with, or blocks of rows of S
+/// while it is made; for a row X_0, what it is away from a target, the displacement, and of all directions the
+/// residual, what becomes of it, and what is left of it, beside a panel of the stack and some shifted inverses.
+fn dual_by_rows(sizes: &Sizes) -> Counts {
+    let Sizes { m, n, experts, .. } = *sizes;
+    let rank = experts * m;
+    let triangle = stored_lower(rank as usize) as f64;
+    let sweeps = (stored_reflections(rank as usize) as f64) - triangle;
+    let is_aside = aside_bytes(rank as usize) > 0;
+    let rows = (BLOCK_ROWS as f64).min(m);
+    let together = (GRAM_ROWS as f64).min(rank);
+    let panel = (PANEL as f64).min(m);
+    let inverses = (TERMS * (TERM + 1) + 6 * PAIR_PANEL / 16) as f64 * rank;
+    let turning = (BESIDE + 160) as f64 * rank;
+    let row = 4.0 * n + 4.0 * rank + panel;
+    Counts {
+        preparing: (2.0 * together * n).max(BESIDE as f64 * rank) + if is_aside { triangle } else { 0.0 },
+        held: 4.0 * rank + if is_aside { 0.0 } else { triangle + sweeps },
+        row: row + (2.0 * panel * n + inverses.max(turning)) / rows,
+        flops: rank * rank * n + 1.4 * rank * rank * rank + m * (4.0 * n * rank + 9.0 * rank * rank),
     }
 }
 

@@ -236,6 +236,14 @@ impl Operands for Seen<'_> {
             None => self.operands.factors(operand),
         }
     }
+
+    fn put_aside(&mut self, first: usize, numbers: &[f64]) -> Result<(), Stop> {
+        self.operands.put_aside(first, numbers)
+    }
+
+    fn read_aside(&mut self, first: usize, numbers: &mut [f64]) -> Result<(), Stop> {
+        self.operands.read_aside(first, numbers)
+    }
 }
 
 /// An op whose operands were looked at.

@@ -7,11 +7,12 @@ use faer::linalg::evd::{
     tridiagonal_self_adjoint_evd,
 };
 use faer::{Col, Mat, MatMut, Par, Spec};
-use mixdown_ops::matrix::{Matrix, Stop};
+use mixdown_ops::matrix::{Matrix, Operands, Stop};
 
 use super::band::{self, WIDTH};
 use super::chase;
 use super::dense::{add_scaled, check_finite, zeros};
+use super::lower::{self, Lower};
 use super::root_free;
 use crate::features::Features;
 
@@ -19,11 +20,15 @@ use crate::features::Features;
 /// what they are turned into, or the vectors that are solved for.
 pub(crate) const BESIDE: usize = 10 * WIDTH;
 
+/// Gives the numbers of reflections from one on.
+pub(crate) type Fetch<'a> = &'a mut dyn FnMut(usize, &mut [f64]) -> Result<(), Stop>;
+
 /// `Q·T·Qᵀ` of a symmetric matrix.
 #[derive(Debug)]
 pub(crate) struct Tridiagonal {
-    /// The reflections of both steps, where [`band`] and [`chase`] leave them.
-    reflections: Matrix,
+    /// The reflections of both steps: the triangle in which [`band`] leaves them, and then what [`chase`] keeps.
+    /// None where they lie aside, in the same order.
+    held: Option<(Lower, Vec<f64>)>,
     /// The τ of the first step's.
     taus: Vec<f64>,
     /// The diagonal of T.
@@ -38,45 +43,103 @@ pub(crate) struct TridiagonalEigen {
     pub vectors: Mat<f64>,
 }
 
+/// How many numbers the reflections of a matrix are.
+pub(crate) fn stored(n: usize) -> usize {
+    lower::stored(n) + chase::stored(n)
+}
+
 impl Tridiagonal {
-    /// Reduces a symmetric matrix, of which only the lower triangle is read, in column-major order.
+    /// Reduces a symmetric matrix.
     ///
     /// **Numerics.** Backward stable: T has the eigenvalues of a matrix within `c·ε·‖A‖` of A. First to a
     /// band, by products of blocks, and then to T within cache; on one thread.
     /// **Errors.** NaN or infinity.
     /// **Source.** Bischof, Lang and Sun 2000, the reduction in two steps.
-    pub fn of(lower: Matrix) -> Result<Self, Stop> {
+    pub fn of(symmetric: Matrix) -> Result<Self, Stop> {
+        let lower = Lower::of(&symmetric);
+        drop(symmetric);
+        Self::of_lower(lower)
+    }
+
+    /// The same of one that is stored once.
+    pub fn of_lower(lower: Lower) -> Result<Self, Stop> {
         Self::with(Features::best(), lower)
     }
 
-    fn with(features: Features, lower: Matrix) -> Result<Self, Stop> {
-        check_finite(&lower.values, "a Gram matrix")?;
-        let mut reflections = lower;
-        let taus = band::reduce(features, &mut reflections);
-        let (diagonal, beside) = chase::reduce(features, &mut reflections);
-        Ok(Self { reflections, taus, diagonal, beside })
+    fn with(features: Features, mut lower: Lower) -> Result<Self, Stop> {
+        check_finite(lower.values(), "a Gram matrix")?;
+        let taus = band::reduce(features, &mut lower);
+        let mut sweeps = Vec::with_capacity(chase::stored(lower.side()));
+        let (diagonal, beside) = chase::reduce(features, &lower, |_, numbers| {
+            sweeps.extend_from_slice(numbers);
+            Ok(())
+        })?;
+        Ok(Self { held: Some((lower, sweeps)), taus, diagonal, beside })
     }
 
-    /// `rows ← rows·Q`.
-    pub fn turn(&self, mut rows: MatMut<'_, f64>) {
+    /// The same with the reflections aside, so that nothing of their size is held afterwards.
+    pub fn aside(mut lower: Lower, operands: &mut dyn Operands) -> Result<Self, Stop> {
+        check_finite(lower.values(), "a Gram matrix")?;
+        let features = Features::best();
+        let taus = band::reduce(features, &mut lower);
+        operands.put_aside(0, lower.values())?;
+        let first = lower.values().len();
+        let (diagonal, beside) = chase::reduce(features, &lower, |at, numbers| {
+            operands.put_aside(first + at, numbers)
+        })?;
+        Ok(Self { held: None, taus, diagonal, beside })
+    }
+
+    /// `rows ← rows·Q`, of reflections that are held.
+    pub fn turn(&self, rows: MatMut<'_, f64>) {
+        self.turn_by(&mut |at, numbers| self.copy(at, numbers), rows)
+            .expect("reflections that are held can be read");
+    }
+
+    /// `rows ← rows·Qᵀ`, of reflections that are held.
+    pub fn turn_back(&self, rows: MatMut<'_, f64>) {
+        self.turn_back_by(&mut |at, numbers| self.copy(at, numbers), rows)
+            .expect("reflections that are held can be read");
+    }
+
+    fn copy(&self, at: usize, numbers: &mut [f64]) -> Result<(), Stop> {
+        let Some((lower, sweeps)) = &self.held else {
+            return Err(Stop::Failed("reflections that lie aside were looked for in memory".into()));
+        };
+        let from = match at.checked_sub(lower.values().len()) {
+            None => &lower.values()[at..],
+            Some(at) => &sweeps[at..],
+        };
+        numbers.copy_from_slice(&from[..numbers.len()]);
+        Ok(())
+    }
+
+    /// `rows ← rows·Q`, of reflections that `fetch` gives.
+    pub fn turn_by(&self, fetch: Fetch<'_>, mut rows: MatMut<'_, f64>) -> Result<(), Stop> {
         let n = self.diagonal.len();
         for first in band::groups(n) {
-            band::group(&self.reflections, &self.taus, first).apply(rows.as_mut(), false);
+            band::group(fetch, n, &self.taus, first)?.apply(rows.as_mut(), false);
         }
-        for (first, step) in chase::groups(n) {
-            chase::group(&self.reflections, first, step).apply(rows.as_mut(), false);
+        let before = lower::stored(n);
+        for first in chase::groups(n) {
+            let group = chase::Group::of(&mut |at, out| fetch(before + at, out), n, first)?;
+            group.steps().for_each(|step| group.step(step).apply(rows.as_mut(), false));
         }
+        Ok(())
     }
 
-    /// `rows ← rows·Qᵀ`.
-    pub fn turn_back(&self, mut rows: MatMut<'_, f64>) {
+    /// `rows ← rows·Qᵀ`, of reflections that `fetch` gives.
+    pub fn turn_back_by(&self, fetch: Fetch<'_>, mut rows: MatMut<'_, f64>) -> Result<(), Stop> {
         let n = self.diagonal.len();
-        for (first, step) in chase::groups(n).rev() {
-            chase::group(&self.reflections, first, step).apply(rows.as_mut(), true);
+        let before = lower::stored(n);
+        for first in chase::groups(n).rev() {
+            let group = chase::Group::of(&mut |at, out| fetch(before + at, out), n, first)?;
+            group.steps().rev().for_each(|step| group.step(step).apply(rows.as_mut(), true));
         }
         for first in band::groups(n).rev() {
-            band::group(&self.reflections, &self.taus, first).apply(rows.as_mut(), true);
+            band::group(fetch, n, &self.taus, first)?.apply(rows.as_mut(), true);
         }
+        Ok(())
     }
 
     /// Eigenvalues of T in ascending order.
@@ -163,9 +226,16 @@ mod tests {
         let n = symmetric.rows;
         let bound = 1e-15 * n as f64 * largest(symmetric).max(1e-300);
         let reduced = Tridiagonal::of(symmetric.clone()).unwrap();
+        let numbers = |one: &Tridiagonal| {
+            let mut all = vec![0.0; stored(n)];
+            let of_lower = lower::stored(n);
+            one.copy(0, &mut all[..of_lower]).unwrap();
+            one.copy(of_lower, &mut all[of_lower..]).unwrap();
+            all
+        };
         for features in Features::available() {
-            let same = Tridiagonal::with(features, symmetric.clone()).unwrap();
-            assert!(same.reflections == reduced.reflections, "{what}: {}", features.name());
+            let same = Tridiagonal::with(features, Lower::of(symmetric)).unwrap();
+            assert!(numbers(&same) == numbers(&reduced), "{what}: {}", features.name());
         }
         // Qᵀ, as rows are turned in column-major order.
         let mut q = identity(n);

@@ -26,7 +26,14 @@ impl Given {
     }
 }
 
-pub struct InMemory(pub Vec<Given>);
+/// Operands, and what was put aside.
+pub struct InMemory(pub Vec<Given>, pub Vec<f64>);
+
+impl InMemory {
+    pub fn new(given: &[Given]) -> Self {
+        Self(given.to_vec(), Vec::new())
+    }
+}
 
 impl Operands for InMemory {
     fn count(&self) -> usize {
@@ -79,6 +86,18 @@ impl Operands for InMemory {
             Given::Factors(factors) => Ok(factors.clone()),
         }
     }
+
+    fn put_aside(&mut self, first: usize, numbers: &[f64]) -> Result<(), Stop> {
+        let end = first + numbers.len();
+        self.1.resize(self.1.len().max(end), 0.0);
+        self.1[first..end].copy_from_slice(numbers);
+        Ok(())
+    }
+
+    fn read_aside(&mut self, first: usize, numbers: &mut [f64]) -> Result<(), Stop> {
+        numbers.copy_from_slice(&self.1[first..first + numbers.len()]);
+        Ok(())
+    }
 }
 
 pub struct Outcome {
@@ -96,7 +115,7 @@ pub fn run_in(
     blocks: usize,
 ) -> Result<Outcome, Stop> {
     let backend = CpuBackend::new();
-    let mut operands = InMemory(given.to_vec());
+    let mut operands = InMemory::new(given);
     let (rows, columns) = operands.shape(0);
     let ranks = (0..given.len()).map(|operand| operands.rank(operand)).collect();
     let needs = backend.needs(op, &OperandShapes { rows, columns, ranks }, precision)?;

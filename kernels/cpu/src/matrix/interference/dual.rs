@@ -89,18 +89,18 @@ pub(crate) fn prepare(
     Ok(Dual { experts, stack, moved, losses, report })
 }
 
-fn as_rows(transposed: &mut Matrix) -> MatMut<'_, f64> {
+pub(super) fn as_rows(transposed: &mut Matrix) -> MatMut<'_, f64> {
     let (columns, rows) = (transposed.rows, transposed.columns);
     MatMut::from_column_major_slice_mut(&mut transposed.values, rows, columns)
 }
 
-fn descending(mut ascending: Vec<f64>) -> Vec<f64> {
+pub(super) fn descending(mut ascending: Vec<f64>) -> Vec<f64> {
     ascending.reverse();
     ascending
 }
 
 /// K, the count of eigenvalues that take part, and what is done to each of the descending ones.
-fn treat(way: &Way<'_>, values: &[f64], energies: &Energies) -> Result<(usize, Treatment), Stop> {
+pub(super) fn treat(way: &Way<'_>, values: &[f64], energies: &Energies) -> Result<(usize, Treatment), Stop> {
     if let Filter::Sgd(sgd) = way.filter {
         filter::check_stable(sgd, values.first().copied().unwrap_or(0.0))?;
     }

@@ -46,7 +46,7 @@ pub(crate) struct Residual {
 }
 
 /// Calls with panels of S whose rows are read: where each begins, and its rows.
-fn each_panel(
+pub(super) fn each_panel(
     experts: &Experts,
     operands: &mut dyn Operands,
     mut visit: impl FnMut(usize, Matrix),
