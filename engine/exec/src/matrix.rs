@@ -76,8 +76,7 @@ impl<'a> MatrixStage<'a> {
         order: Vec<usize>,
         resources: Arc<Resources>,
     ) -> Self {
-        let state =
-            State { number: 0, place: 0, facts: Arc::default(), phase: Phase::Between };
+        let state = State { number: 0, place: 0, facts: Arc::default(), phase: Phase::Between };
         Self { context, job, merge, resources, order, state: Mutex::new(state) }
     }
 

@@ -34,6 +34,32 @@ fn recipe(method: &str, parameters: &str) -> String {
     configuration(method, Some("base"), &THREE, parameters)
 }
 
+/// What is read again, put aside, or stored once is the same with any budget; swudi's down projection has so many
+/// directions that their reflections lie aside, two such ops at a time beside each other.
+#[test]
+fn budgets_change_nothing_of_large_matrices() {
+    let space = Space::new();
+    let model = |name: &str| checkpoint(name).layers(2).hidden(344).intermediate(1100);
+    model("base").write(&space);
+    for (seed, name) in [(11, "a"), (12, "b"), (13, "c")] {
+        model(name).expert(seed, 0.01).write(&space);
+    }
+    for (method, parameters, least) in [
+        ("swudi", "", "90MB"),
+        ("aswudi", "filter: exponential, time: 40, rank_rule: stable_rank", "90MB"),
+        ("doge", "steps: 2", "40MB"),
+        ("star", "", "60MB"),
+        ("svc", "", "60MB"),
+    ] {
+        let recipe = recipe(method, parameters);
+        merge(&space, &recipe, &["--no-cache", "--threads", "2", "--memory", "4GB"]).success();
+        let expected = take(&space, "merged");
+        merge(&space, &recipe, &["--no-cache", "--threads", "1", "--memory", least]).success();
+        let found = take(&space, "merged");
+        assert!(found == expected, "{method} depends on the budget");
+    }
+}
+
 /// The weights of a result, which is then removed.
 fn take(space: &Space, folder: &str) -> Vec<(String, Vec<u8>)> {
     let files = space.files_under(folder);

@@ -173,7 +173,7 @@ fn cost(footprint: &Footprint, outlook: Option<&Outlook>, unused: Option<&str>) 
     table.row(["read", &bytes(footprint.bytes_read), &note]);
     table.row(["write", &bytes(footprint.bytes_written), ""]);
     if footprint.bytes_aside > 0 {
-        let note = "on the output's disk, of matrix ops whose results facts about the model need";
+        let note = "on the output's disk, of matrix ops: results that facts about the model need, and what they reduce";
         table.row(["aside", &bytes(footprint.bytes_aside), note]);
     }
     let threads = quantity::count(footprint.threads, "thread");

@@ -55,7 +55,7 @@ fn digests_of_plans_stay() {
             "task_arithmetic 20618ebdf3cad44a",
             "ties b68c5544803635f1",
             "dare_ties 1bc2a647b56056e4",
-            "optmerge 3b8ecd27c3cce9f3",
+            "optmerge 220bdd95219af233",
             "knots_ties 9e052cfd8cec50c0",
             "magmax fa8455fb1af74dd6",
         ]
@@ -81,11 +81,11 @@ fn keys_of_results_stay() {
     assert_eq!(
         found,
         [
-            "optmerge dd17447d26a9258f",
-            "tsv eca8fdacccadd67b",
+            "optmerge 6ad18947e4b03622",
+            "tsv 03581f20c84ec9a9",
             "iso_c 3c520a8999bf0203",
             "iso_cts 255c3093b007bf34",
-            "swudi 025d4fb85c37474b",
+            "swudi d7f6a13f98cdd6c0",
             "knots_ties b745b3c1ede057a8",
         ]
     );

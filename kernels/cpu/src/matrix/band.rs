@@ -154,17 +154,7 @@ fn turn_both_sides(matrix: &mut Lower, start: usize, basis: &Mat<f64>, factor: &
         let (diagonal, below) = matrix.part_mut(at, columns, at).split_at_row_mut(columns);
         let (lower, whole) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
         let own = left.as_ref().subrows(at - start, columns);
-        triangular::matmul(
-            diagonal,
-            lower,
-            Accum::Add,
-            own,
-            whole,
-            right,
-            whole,
-            -1.0,
-            Par::Seq,
-        );
+        triangular::matmul(diagonal, lower, Accum::Add, own, whole, right, whole, -1.0, Par::Seq);
         let rest = left.as_ref().subrows(at - start + columns, n - at - columns);
         multiply(below, Accum::Add, rest, right, -1.0);
     }

@@ -13,6 +13,7 @@ pub(super) mod partial;
 pub(super) mod solvers;
 pub(super) mod system;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use mixdown_ops::Precision;
@@ -420,6 +421,7 @@ fn filtered(
     }
     let Eigen { values, vectors } = match &system {
         System::Stacked { stack, .. } if is_dual => eigen(&row_gram(view(stack)))?,
+        System::Grams { gram, .. } => eigen(gram)?,
         system => eigen(&system.gram())?,
     };
     if let Filter::Sgd(sgd) = filter {
@@ -437,9 +439,9 @@ fn filtered(
                 scale_rows(&mut rows, |row| {
                     if values[row] > least { 1.0 / values[row].sqrt() } else { 0.0 }
                 });
-                rows
+                Cow::Owned(rows)
             }
-            _ => vectors.clone(),
+            _ => Cow::Borrowed(&vectors),
         };
     let mut energies = Energies::default();
     if cut::looks_at_energies(cut) {

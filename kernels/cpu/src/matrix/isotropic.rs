@@ -4,9 +4,7 @@ use faer::MatMut;
 use faer::prelude::ReborrowMut;
 use mixdown_ops::matrix::{Matrix, Operands, Prepared, Report, Stop};
 
-use super::dense::{
-    add_product, append_rows, product, rows_of, scale_rows, view, zeros,
-};
+use super::dense::{add_product, append_rows, product, rows_of, scale_rows, view, zeros};
 use super::eigen::complete;
 use super::product::{BLOCK_ROWS, in_blocks};
 use super::rows::{Blend, PANEL, panels, project};

@@ -98,7 +98,8 @@ mod tests {
     #[test]
     fn columns_are_where_they_are_said_to_be() {
         for n in [1, 191, 192, 193, 500] {
-            let values = (0..n * n).map(|at| ((at / n).min(at % n) * n + (at / n).max(at % n)) as f64);
+            let values =
+                (0..n * n).map(|at| ((at / n).min(at % n) * n + (at / n).max(at % n)) as f64);
             let symmetric = Matrix { rows: n, columns: n, values: values.collect() };
             let lower = Lower::of(&symmetric);
             assert_eq!(lower.values().len(), stored(n));

@@ -92,14 +92,11 @@ impl Sizes {
     /// One matrix of the smaller side that a sum of operands, which is read again, is multiplied by.
     fn reweighed(&self) -> Counts {
         let Self { m, n, p, .. } = *self;
-        let along = if self.is_left() {
-            TOGETHER as f64 * (n + p)
-        } else {
-            PANEL as f64 * p
-        };
+        let along = if self.is_left() { TOGETHER as f64 * (n + p) } else { PANEL as f64 * p };
         Counts {
             // The Gram matrix's eigenvectors, norms along them, and then the matrix from two copies of them.
-            preparing: (self.panels() + (EIGEN - 1.0) * p * p).max(p * p + along + 2.0 * PANEL as f64 * n),
+            preparing: (self.panels() + (EIGEN - 1.0) * p * p)
+                .max(p * p + along + 2.0 * PANEL as f64 * n),
             held: p * p,
             row: 3.0 * n,
             flops: 6.0 * m * n * p + 9.0 * p * p * p,
@@ -449,7 +446,8 @@ fn interference(
     } else {
         let pull = if sizes.is_left() { m * n + m } else { experts * n * n };
         counts.held += n * n + pull;
-        counts.preparing += n * n + 4.0 * p * n + p * p + sizes.panels();
+        let one = if sizes.is_left() { 3.0 * p * n + p * p } else { n * n };
+        counts.preparing += one + sizes.panels();
         counts.flops += experts * 4.0 * m * n * n + 4.0 * m * n * n;
     }
     match op.solver {
@@ -466,19 +464,25 @@ fn interference(
         }
         Solver::Filter(filter, cut) => {
             let size = if is_stacked { rank.min(n) } else { n };
-            let before = counts.preparing + counts.held;
-            counts.held += if is_stacked && rank >= n { rank * n } else { size * size };
             // What was needed to make the system is gone before the eigenproblem begins, and its
             // workspace before q is composed. Directions are brought to all columns only to be measured, or
-            // where q has a floor.
-            let solving = (EIGEN + 1.0) * size * size;
+            // where q has a floor: below it they are held.
+            let before = counts.preparing + counts.held;
             let has_directions = !matches!(filter, Filter::Sgd(_)) || looks_at_energies(&cut);
-            let directions = if has_directions { 2.0 * n * n.min(rank) } else { 0.0 };
-            let composing = 4.0 * size * size + directions + if is_stacked { 0.0 } else { n * n };
+            let directions = if has_directions { n * n.min(rank) } else { 0.0 };
+            // G, which is held anyway, is what the solver is given; K is made for it.
+            let solving = counts.held + (EIGEN - if is_stacked { 0.0 } else { 1.0 }) * size * size;
+            let map = if is_stacked && rank >= n { rank * n } else { size * size };
+            // Eigenvectors, and what is composed of a copy of them.
+            let composing = match is_stacked {
+                true => counts.held + map + 4.0 * size * size + 2.0 * directions,
+                false => counts.held + map + size * size + (size * size).max(directions),
+            };
+            counts.held += map + directions;
+            counts.preparing = before.max(solving).max(composing).max(counts.held) - counts.held;
             if is_stacked {
                 counts.row += size;
             }
-            counts.preparing = (before - counts.held).max(solving).max(composing);
             counts.flops += 9.0 * size * size * size + 2.0 * size * size * n;
         }
         Solver::Adam(adam) => {
@@ -586,10 +590,13 @@ fn dual_by_rows(sizes: &Sizes) -> Counts {
     let turning = (BESIDE + 160) as f64 * rank;
     let row = 4.0 * n + 4.0 * rank + panel;
     Counts {
-        preparing: (2.0 * together * n).max(BESIDE as f64 * rank) + if is_aside { triangle } else { 0.0 },
+        preparing: (2.0 * together * n).max(BESIDE as f64 * rank)
+            + if is_aside { triangle } else { 0.0 },
         held: 4.0 * rank + if is_aside { 0.0 } else { triangle + sweeps },
         row: row + (2.0 * panel * n + inverses.max(turning)) / rows,
-        flops: rank * rank * n + 1.4 * rank * rank * rank + m * (4.0 * n * rank + 9.0 * rank * rank),
+        flops: rank * rank * n
+            + 1.4 * rank * rank * rank
+            + m * (4.0 * n * rank + 9.0 * rank * rank),
     }
 }
 

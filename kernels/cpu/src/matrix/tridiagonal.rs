@@ -84,9 +84,8 @@ impl Tridiagonal {
         let taus = band::reduce(features, &mut lower);
         operands.put_aside(0, lower.values())?;
         let first = lower.values().len();
-        let (diagonal, beside) = chase::reduce(features, &lower, |at, numbers| {
-            operands.put_aside(first + at, numbers)
-        })?;
+        let (diagonal, beside) =
+            chase::reduce(features, &lower, |at, numbers| operands.put_aside(first + at, numbers))?;
         Ok(Self { held: None, taus, diagonal, beside })
     }
 
@@ -104,7 +103,9 @@ impl Tridiagonal {
 
     fn copy(&self, at: usize, numbers: &mut [f64]) -> Result<(), Stop> {
         let Some((lower, sweeps)) = &self.held else {
-            return Err(Stop::Failed("reflections that lie aside were looked for in memory".into()));
+            return Err(Stop::Failed(
+                "reflections that lie aside were looked for in memory".into(),
+            ));
         };
         let from = match at.checked_sub(lower.values().len()) {
             None => &lower.values()[at..],

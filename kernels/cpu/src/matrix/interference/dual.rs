@@ -100,7 +100,11 @@ pub(super) fn descending(mut ascending: Vec<f64>) -> Vec<f64> {
 }
 
 /// K, the count of eigenvalues that take part, and what is done to each of the descending ones.
-pub(super) fn treat(way: &Way<'_>, values: &[f64], energies: &Energies) -> Result<(usize, Treatment), Stop> {
+pub(super) fn treat(
+    way: &Way<'_>,
+    values: &[f64],
+    energies: &Energies,
+) -> Result<(usize, Treatment), Stop> {
     if let Filter::Sgd(sgd) = way.filter {
         filter::check_stable(sgd, values.first().copied().unwrap_or(0.0))?;
     }

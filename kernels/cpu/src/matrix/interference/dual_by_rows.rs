@@ -104,7 +104,11 @@ fn gram(experts: &Experts, operands: &mut dyn Operands) -> Result<Lower, Stop> {
 }
 
 /// Products of rows of S with others, which are the same or lie below them.
-fn add_products(gram: &mut Lower, (first, own): (usize, &Matrix), (below, other): (usize, &Matrix)) {
+fn add_products(
+    gram: &mut Lower,
+    (first, own): (usize, &Matrix),
+    (below, other): (usize, &Matrix),
+) {
     for (at, columns) in stretches(first, first + own.rows) {
         let right = view(own).subrows(at - first, columns).transpose();
         let row = at.max(below);
