@@ -8,10 +8,13 @@
 //!
 //!     cargo run --release -p mixdown-benches -- adapters bench-7b
 //!     cargo run --release -p mixdown-benches -- streaming --memory 1GB bench-32b
+//!     cargo run --release -p mixdown-benches -- streaming --matrices 7b --memory 2GB bench-layer
+//!     cargo run --release -p mixdown-benches -- streaming --matrices 32b --memory 4GB bench-layer
 //!     cargo run --release -p mixdown-benches -- transplant --mergekit PYTHON bench-tokens
 
 mod adapters;
 mod copy;
+mod layer;
 mod make;
 mod measure;
 mod recipes;
@@ -88,6 +91,13 @@ enum Command {
         /// Memory that a merge may use
         #[arg(long, default_value = "1GB")]
         memory: String,
+        /// In place of that, one whole layer of this model with real numbers, by each method over matrices, within
+        /// this memory and without a limit; it takes hours
+        #[arg(long, value_name = "MODEL")]
+        matrices: Option<layer::Model>,
+        /// With `--matrices`, only methods whose name contains this
+        #[arg(long, default_value = "", requires = "matrices")]
+        only: String,
     },
     /// Give a model the vocabulary of another one by matching pursuit
     Transplant {
@@ -132,7 +142,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let options = transplant::Options { tokens, common, hidden, count, mergekit };
             transplant::run(&folder, &options)?;
         }
-        Command::Streaming { folder, layers, memory } => {
+        Command::Streaming { folder, memory, matrices: Some(model), only, .. } => {
+            layer::run(&folder, &layer::Options { model, memory, only })?;
+        }
+        Command::Streaming { folder, layers, memory, matrices: None, .. } => {
             streaming::run(&folder, &streaming::Options { layers, memory })?;
         }
     }

@@ -99,7 +99,7 @@ impl Values {
     pub(crate) fn put(&mut self, at: usize, numbers: &[f64]) {
         match self {
             Self::Single(values) => {
-                for (to, &value) in values[at..].iter_mut().zip(numbers) {
+                for (to, &value) in values[at..at + numbers.len()].iter_mut().zip(numbers) {
                     *to = value as f32;
                 }
             }

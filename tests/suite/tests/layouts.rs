@@ -161,6 +161,10 @@ fn a_weight_with_inputs_first_is_solved_as_its_transpose() {
     check(METHODS, (&laid, name, true), "", (&plain, &[UP]));
     check(TOGETHER, (&laid, name, true), "", (&plain, &[UP]));
     check(OF_ONE, (&laid, name, true), "", (&plain, &[UP]));
+    // More inputs than outputs: the transpose is the wider one.
+    let laid = space(&[((name, &[20, 12], true), "w")], Some(&config));
+    let plain = space(&[((UP, &[12, 20], false), "w")], None);
+    check(METHODS, (&laid, name, true), "", (&plain, &[UP]));
     // Of a family that nobody knows the biases tell, also where a weight is square.
     let (square, bias) = ("h.0.mixer.all.weight", "h.0.mixer.all.bias");
     let more = "h.1.mixer.all.weight";
@@ -219,6 +223,11 @@ fn a_stack_of_experts_is_its_matrices_one_by_one() {
     let laid = space(&[((stack, &[3, 16, 10], false), "w")], Some(&config));
     check(&METHODS[..4], (&laid, stack, false), "", (&plain, &EACH));
     check(ACROSS, (&laid, stack, false), "", (&plain, &EACH));
+    // More inputs than outputs: each matrix stays in its own part of the stack.
+    let wide = one_by_one(&[10, 16]);
+    let laid = space(&[((stack, &[3, 16, 10], true), "w")], Some(&config));
+    let matrices = "matrices: [\"**.experts.* as [experts, in, out]\"]";
+    check(&METHODS[..4], (&laid, stack, true), matrices, (&wide, &EACH));
     // By the recipe, where nobody knows the family.
     let stack = "model.layers.0.moe.experts.w1";
     let laid = space(&[((stack, &[3, 10, 16], true), "w")], None);
