@@ -57,7 +57,7 @@ fn digests_of_plans_stay() {
             "dare_ties 1bc2a647b56056e4",
             "optmerge 220bdd95219af233",
             "knots_ties 9e052cfd8cec50c0",
-            "magmax fa8455fb1af74dd6",
+            "magmax 00a8adae395eced4",
         ]
     );
 }
