@@ -196,7 +196,26 @@ fn an_adapter_is_an_expert() {
         let tolerance = |_: &Tensor| Tolerance::RelativeToLargest(1e-6);
         assert_same_tensors(more, &expected, &found, tolerance);
     }
+    // Each row that DoRA trained has its own norm.
+    let [up, down] = ["model.layers.0.mlp.up_proj", "model.layers.1.mlp.down_proj"];
+    let mut dora = adapter("dora", 2).config("use_dora", true.into());
+    for module in [up, down] {
+        let rows = shape(module)[0];
+        let norms: Vec<f64> = (0..rows).map(|row| 0.5 + row as f64 / 8.0).collect();
+        let name = format!("base_model.model.{module}.lora_magnitude_vector");
+        dora = dora.module(module, 2, shape(module));
+        dora = dora.with(Tensor::new(&name, DType::F32, &[rows], &norms));
+    }
+    dora.write(&space);
+    mixdown_kit::mixdown(&space, ["fuse", "base", "dora", "--out", "trained"]).success();
+    let expected = values(&RANDOM.replace("./a", "./trained"), &[]);
+    let found = values(&RANDOM.replace("./a", "./base+./dora"), &[]);
+    let tolerance = |_: &Tensor| Tolerance::RelativeToLargest(1e-6);
+    assert_same_tensors("dora", &expected, &found, tolerance);
+    let manifest_of_dora = space.read_text("merged/mixdown-manifest.json");
+    assert!(manifest_of_dora.contains("dora"), "{manifest_of_dora}");
     // The manifest knows its files.
+    values(&RANDOM.replace("./a", "./base+./lora"), &[]);
     let manifest = space.read_text("merged/mixdown-manifest.json");
     assert!(manifest.contains("lora"), "{manifest}");
     // What changes nothing of an expert is told, and a base is a whole model.

@@ -130,8 +130,11 @@ impl OnModel {
             let by_columns = magnitude.by_columns;
             let norms = self.own.whole(magnitude.adapter_tensor, &self.blocks)?;
             let own = self.lengths(tensor, &held, by_columns)?;
+            // Each element of a row, or of a column, has its norm.
+            let step = if by_columns { 1 } else { self.shape(tensor).1.max(1) as usize };
             let scale = |(norm, own): (&f32, f64)| (f64::from(*norm) / own) as f32;
-            held.scales = Some((norms.iter().zip(own).map(scale).collect(), by_columns));
+            held.scales =
+                Some((norms.iter().step_by(step).zip(own).map(scale).collect(), by_columns));
         }
         let held = Arc::new(held);
         let mut kept = self.held.lock().unwrap_or_else(PoisonError::into_inner);

@@ -175,7 +175,9 @@ impl<'a> Reader<'a> {
         }
         let norms = self.whole(norms)?;
         let scale = |(norm, square): (&f32, &f64)| (f64::from(*norm) / square.sqrt()) as f32;
-        Ok(norms.iter().zip(&squares).map(scale).collect())
+        // Each element of a row, or of a column, has its norm.
+        let step = if by_columns { 1 } else { columns.max(1) as usize };
+        Ok(norms.iter().step_by(step).zip(&squares).map(scale).collect())
     }
 
     /// A stretch of a tensor's numbers.
