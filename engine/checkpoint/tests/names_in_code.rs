@@ -32,9 +32,10 @@ const PARTS: [&str; 24] = [
 ];
 
 /// Files that name tensors, and why they may.
-const MAY: [(&str, &str); 13] = [
+const MAY: [(&str, &str); 14] = [
     ("checkpoint/src/adapter/dialects/diffusers.rs", "diffusers' own names of attention's parts"),
     ("checkpoint/src/adapter/resolve.rs", "torch's attention, which has one matrix for three"),
+    ("checkpoint/src/adapter/tied.rs", "the two names by which peft ties again what it loads"),
     ("checkpoint/src/adapter/vocabulary.rs", "a help that says what to write in peft's settings"),
     ("checkpoint/src/open/distributed.rs", "a trainer's prefix, told by what follows it"),
     ("plan/src/bodies/module_names.rs", "mergekit's own division of its families"),

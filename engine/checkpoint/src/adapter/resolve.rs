@@ -297,7 +297,8 @@ impl<'a> Resolver<'a> {
         wholes: &BTreeMap<String, Whole>,
         others: &Others,
     ) -> Changes {
-        self.is_apart |= self.are_apart(wholes);
+        let updated = modules.keys().filter(|(_, embedding)| !embedding);
+        self.is_apart |= self.are_apart(wholes, updated.map(|(module, _)| module.as_str()));
         let wrapped = wholes.values().filter(|whole| whole.is_wrapped);
         self.wrapped = wrapped.map(|whole| whole.position).collect();
         let direct: BTreeSet<u32> = wholes.keys().filter_map(|name| self.find_one(name)).collect();

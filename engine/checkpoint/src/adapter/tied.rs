@@ -1,7 +1,9 @@
 //! Adapters on a base whose output layer is its embedding, or that has one tensor under several names.
 //!
-//! peft keeps the tie, and adds what it trained of either name to the one tensor, but for modules that it trains
-//! whole: those are copies of their own, and `merge_and_unload` unties them (seen in 0.21).
+//! What was trained of the output layer alone is stored as a tensor of its own: so is a module that peft trains
+//! whole, a copy that `merge_and_unload` unties (seen in 0.21), and so is a low-rank update of the output layer, which
+//! peft trains apart and then merges into the tensor that the embedding has, too. All else goes into the one tensor,
+//! as peft merges it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,8 +36,24 @@ pub(super) struct Own<'a> {
 }
 
 impl Resolver<'_> {
-    /// Whether the output layer becomes a tensor of its own: where one of the two was trained whole.
-    pub(super) fn are_apart(&self, wholes: &BTreeMap<String, Whole>) -> bool {
+    /// Whether the output layer becomes a tensor of its own: where one of the two was trained whole, or a product
+    /// was trained of the output layer, and peft did not add the same to the embedding.
+    pub(super) fn are_apart<'n>(
+        &self,
+        wholes: &BTreeMap<String, Whole>,
+        mut updated: impl Iterator<Item = &'n str>,
+    ) -> bool {
+        let is_set = |setting: &str| {
+            self.config.settings.get(setting).and_then(Value::as_bool) == Some(true)
+        };
+        let is_product = !ensures_tie(self.config) && !is_set("use_dora");
+        let is_head = |module: &str| {
+            let name = format!("{module}.weight");
+            self.find_one(&name).is_none() && self.tied_head(&name).is_some()
+        };
+        if is_product && updated.any(is_head) {
+            return true;
+        }
         wholes.iter().any(|(name, whole)| {
             let is_end = || match self.find_one(name) {
                 Some(at) => self.lacking_head(at).is_some(),
