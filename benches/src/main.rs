@@ -11,12 +11,14 @@
 //!     cargo run --release -p mixdown-benches -- streaming --matrices 7b --memory 2GB bench-layer
 //!     cargo run --release -p mixdown-benches -- streaming --matrices 32b --memory 4GB bench-layer
 //!     cargo run --release -p mixdown-benches -- transplant --mergekit PYTHON bench-tokens
+//!     cargo run --release -p mixdown-benches -- quantized --torch PYTHON bench-quantized
 
 mod adapters;
 mod copy;
 mod layer;
 mod make;
 mod measure;
+mod quantized;
 mod recipes;
 mod report;
 mod run;
@@ -99,6 +101,23 @@ enum Command {
         #[arg(long, default_value = "", requires = "matrices")]
         only: String,
     },
+    /// Read and write quantized forms of a model of Qwen2.5-7B's shapes, beside bf16 and a plain copy
+    Quantized {
+        /// Folder of the models; they are written where they are missing
+        folder: PathBuf,
+        /// Count of layers; the model has 28, and each takes 0.5 GB in each of two models
+        #[arg(long, default_value_t = 2)]
+        layers: u64,
+        /// Rounds that count; one more goes before them and does not
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Only forms whose name contains this
+        #[arg(long, default_value = "")]
+        only: String,
+        /// A Python that has torch and safetensors: its loop over tensors of block fp8 is measured too
+        #[arg(long, value_name = "PYTHON")]
+        torch: Option<PathBuf>,
+    },
     /// Give a model the vocabulary of another one by matching pursuit
     Transplant {
         /// Folder of both models; they are written where they are missing
@@ -141,6 +160,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Command::Transplant { folder, tokens, common, hidden, k: count, mergekit } => {
             let options = transplant::Options { tokens, common, hidden, count, mergekit };
             transplant::run(&folder, &options)?;
+        }
+        Command::Quantized { folder, layers, rounds, only, torch } => {
+            let options = quantized::Options { layers, rounds, only, torch };
+            quantized::run(&folder, &options)?;
         }
         Command::Streaming { folder, memory, matrices: Some(model), only, .. } => {
             layer::run(&folder, &layer::Options { model, memory, only })?;
