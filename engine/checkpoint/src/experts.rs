@@ -47,6 +47,9 @@ pub struct Stack {
     pub name: String,
     /// The ends of the names of an expert's parts, with `{e}` for its number; these lie one above the other.
     pub parts: Vec<String>,
+    /// Whether its matrices lead back to the hidden size.
+    #[serde(default)]
+    leads_back: bool,
 }
 
 impl Layout {
@@ -73,11 +76,6 @@ impl Stack {
     /// Its name behind what stands before it.
     pub fn name_in(&self, layer: &str) -> String {
         format!("{layer}{}", self.name)
-    }
-
-    /// Whether its matrices lead back to the hidden size.
-    fn is_down(&self) -> bool {
-        self.name.ends_with("down_proj")
     }
 
     /// The name of a part of an expert, behind what stands before the stack.
@@ -125,12 +123,12 @@ pub fn lie<'s>(
             &[_, rows, columns] => Some([rows, columns]),
             _ => None,
         };
-        let down = layout.stacks.iter().find(|stack| stack.is_down()).and_then(&sides);
+        let down = layout.stacks.iter().find(|stack| stack.leads_back).and_then(&sides);
         for stack in &layout.stacks {
             let Some([rows, columns]) = sides(stack) else { continue };
             if let Some(hidden) = hidden.filter(|_| rows != columns) {
                 // Down leads to the hidden size, and the others come from it.
-                let (inputs_first, outputs_first) = match stack.is_down() {
+                let (inputs_first, outputs_first) = match stack.leads_back {
                     true => (columns, rows),
                     false => (rows, columns),
                 };
