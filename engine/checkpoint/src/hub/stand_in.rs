@@ -68,7 +68,7 @@ const SMALL: [&str; 16] = [
 enum Lies {
     /// A commit of the hub that is on this machine.
     Here(PathBuf),
-    Elsewhere(Place),
+    Elsewhere(Box<Place>),
 }
 
 /// Settings for the server of a reference: messages name the one that was asked, and a token is for the hub alone.
@@ -122,7 +122,7 @@ fn find(
         None => Web::of_address(reference)
             .and_then(|web| Place::of_address(web, reference, false, cache)),
     };
-    place.map(Lies::Elsewhere).map_err(fault)
+    place.map(|place| Lies::Elsewhere(Box::new(place))).map_err(fault)
 }
 
 /// Prepares an output at an address, so that it can be proven: nothing that an earlier run fetched is believed.
