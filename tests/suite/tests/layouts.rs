@@ -20,6 +20,7 @@ const METHODS: &[(&str, &str)] = &[
     ("optmerge", "tuning: lora, learning_rate: 0.05, momentum: 0.9"),
     ("swudi", ""),
     ("aswudi", ""),
+    ("svc", ""),
 ];
 
 /// Methods over all matrices of a tensor together, and over what makes each output.
@@ -260,7 +261,7 @@ fn a_share_of_a_whole_stack_is_refused() {
     let said = "scope: tensor, matrices: [\"**.experts.* as [experts, out, in]\"]";
     for (method, _) in OF_ONE {
         let told = refusal(&laid, &recipe(method, said), &[], 2);
-        assert!(told.contains("E0320") && told.contains("`scope: model`"), "{method}: {told}");
+        assert!(told.contains("E0320") && told.contains("a share of 1"), "{method}: {told}");
     }
 }
 

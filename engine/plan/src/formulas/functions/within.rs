@@ -300,16 +300,7 @@ pub(super) fn keep_largest(
     let options = call.options_beside(lowering, known, &["among"]);
     let mut values = call.positional(lowering, 2)?;
     let options = options?;
-    if options[1].as_deref() == Some("tensor")
-        && matches!(lowering.class, Some(Class::Matrix(layout)) if layout.matrices > 1)
-    {
-        let tensor = lowering.inputs.own.name();
-        let headline =
-            format!("`{tensor}` is a stack of matrices, and a share would be one of all of them");
-        let diagnostic = Diagnostic::error(codes::STACKED_MATRICES, headline)
-            .help("write `scope: model`, or give them another method in a rule of their own");
-        return Err(lowering.report(diagnostic, call.span));
-    }
+    let is_stack = matches!(lowering.class, Some(Class::Matrix(layout)) if layout.matrices > 1);
     if let Some(among) = call.value_of(lowering, "among")? {
         let count = |lowering: &mut Lowering<'_>, items: &[Typed], span| {
             tensors(lowering, items, span)?;
@@ -327,6 +318,16 @@ pub(super) fn keep_largest(
             Some(density) if density >= 1.0 => return Ok(items[0]),
             Some(density) if density <= 0.0 => return zeroed(lowering, items[0], span),
             _ => {}
+        }
+        if is_stack && options[1].as_deref() == Some("tensor") {
+            let tensor = lowering.inputs.own.name();
+            let headline = format!(
+                "`{tensor}` is a stack of matrices, and a share would be one of all of them"
+            );
+            let diagnostic = Diagnostic::error(codes::STACKED_MATRICES, headline).help(
+                "give them another method in a rule of their own, or a share of 1; or write `scope: model` where the method has it",
+            );
+            return Err(lowering.report(diagnostic, call.span));
         }
         let reach = reach(lowering, options[1].as_deref());
         let node = Node::KeepLargest(ties, reach);
