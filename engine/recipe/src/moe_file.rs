@@ -1,6 +1,6 @@
 //! Files of mergekit-moe: dense models that become the experts of one mixture.
 
-use mixdown_diagnostics::{Diagnostic, Source, Span, any_error, codes, sort};
+use mixdown_diagnostics::{Diagnostic, Source, Span, codes};
 
 use crate::decode::reader::{Decoder, Fields};
 use crate::decode::scalar_of;
@@ -104,15 +104,8 @@ pub fn read_moe(name: &str, text: &str) -> Option<Result<MoeFile, Vec<Diagnostic
     let mut decoder = Decoder::new(&source, Form::Mergekit);
     decoder.diagnostics.extend(tree.warnings.iter().cloned());
     let found = file(&mut decoder, root);
-    let mut diagnostics = std::mem::take(&mut decoder.diagnostics);
-    sort(&mut diagnostics);
-    Some(match found {
-        Some(file) if !any_error(&diagnostics) => {
-            let models = std::mem::take(&mut decoder.models.list);
-            Ok(MoeFile { models, warnings: diagnostics, ..file })
-        }
-        _ => Err(diagnostics),
-    })
+    let read = decoder.finish(found);
+    Some(read.map(|(file, models, warnings)| MoeFile { models, warnings, ..file }))
 }
 
 fn file(decoder: &mut Decoder<'_>, root: &Node) -> Option<MoeFile> {

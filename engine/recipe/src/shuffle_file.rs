@@ -1,6 +1,6 @@
 //! Files that ask for a shuffle of layers: a stack whose layers are drawn from several models.
 
-use mixdown_diagnostics::{Diagnostic, Source, Span, any_error, codes, sort};
+use mixdown_diagnostics::{Diagnostic, Source, Span, codes};
 
 use crate::decode::reader::Decoder;
 use crate::decode::scalar_of;
@@ -53,7 +53,7 @@ const KEYS: &[&str] = &[
 const KEPT: [&str; 4] = ["dtype", "out_dtype", "tokenizer_source", "chat_template"];
 const WHAT: &str = "a shuffle of layers";
 
-/// Reads a shuffle of layers; none if the text is none: it has a list `layer_shuffle`, and no method.
+/// Reads a shuffle of layers; none if the text is none: it has no `layer_shuffle`.
 pub fn read_shuffle(name: &str, text: &str) -> Option<Result<ShuffleFile, Vec<Diagnostic>>> {
     // Most files are no such file, and what is wrong with them is told by who reads them.
     if !text.lines().any(|line| line.starts_with("layer_shuffle")) {
@@ -66,15 +66,8 @@ pub fn read_shuffle(name: &str, text: &str) -> Option<Result<ShuffleFile, Vec<Di
     let mut decoder = Decoder::new(&source, Form::Mergekit);
     decoder.diagnostics.extend(tree.warnings.iter().cloned());
     let found = file(&mut decoder, root);
-    let mut diagnostics = std::mem::take(&mut decoder.diagnostics);
-    sort(&mut diagnostics);
-    Some(match found {
-        Some(file) if !any_error(&diagnostics) => {
-            let models = std::mem::take(&mut decoder.models.list);
-            Ok(ShuffleFile { models, warnings: diagnostics, ..file })
-        }
-        _ => Err(diagnostics),
-    })
+    let read = decoder.finish(found);
+    Some(read.map(|(file, models, warnings)| ShuffleFile { models, warnings, ..file }))
 }
 
 fn file(decoder: &mut Decoder<'_>, root: &Node) -> Option<ShuffleFile> {

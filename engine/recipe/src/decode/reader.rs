@@ -1,10 +1,10 @@
 //! What all decoders share: reporting, maps with known keys, and single values.
 
 use mixdown_diagnostics::suggest::nearest;
-use mixdown_diagnostics::{Code, Diagnostic, Source, Span, codes};
+use mixdown_diagnostics::{Code, Diagnostic, Source, Span, any_error, codes, sort};
 
 use super::models::Models;
-use crate::recipe::Form;
+use crate::recipe::{Form, Model};
 use crate::setting::{Spanned, truth_of};
 use crate::tree::{Entry, Node, ScalarValue};
 
@@ -67,6 +67,20 @@ impl<'a> Decoder<'a> {
             diagnostics: Vec::new(),
             errors: 0,
             warnings: 0,
+        }
+    }
+
+    /// What was read with the models that it names and what should be known of it, or all that is wrong.
+    pub(crate) fn finish<T>(
+        mut self,
+        found: Option<T>,
+    ) -> Result<(T, Vec<Model>, Vec<Diagnostic>), Vec<Diagnostic>> {
+        sort(&mut self.diagnostics);
+        match found {
+            Some(found) if !any_error(&self.diagnostics) => {
+                Ok((found, self.models.list, self.diagnostics))
+            }
+            _ => Err(self.diagnostics),
         }
     }
 
