@@ -372,3 +372,25 @@ fn what_was_changed_in_a_store_is_told_by_its_address() {
     let proven = verify(&space, &server, &out).success();
     assert!(proven.stderr.contains("nothing else lies there"), "{}", proven.stderr);
 }
+
+#[test]
+fn who_cannot_be_reached_is_told_as_what_it_is() {
+    let space = Space::new();
+    // A port that was free a moment ago.
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    for (address, whom) in [("s3://bucket/x", "store"), (&*format!("{endpoint}/x"), "server")] {
+        let talk = Program::new(&space)
+            .args(["verify", address])
+            .without_env("HF_HUB_OFFLINE")
+            .env("AWS_ENDPOINT_URL", &endpoint)
+            .env("AWS_ACCESS_KEY_ID", "id")
+            .env("AWS_SECRET_ACCESS_KEY", "secret")
+            .run()
+            .exits(1)
+            .stderr;
+        assert!(talk.contains(&format!("the {whom} cannot be reached")), "{talk}");
+        assert!(!talk.contains("HF_") && !talk.contains("the hub"), "{talk}");
+    }
+}

@@ -106,12 +106,28 @@ pub(super) struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// Who is asked, and the variable that says where that is, if there is one.
+    fn whom(&self) -> (&'static str, Option<&'static str>) {
+        if super::is_store(self.id) {
+            let variable = match self.id.starts_with("s3://") {
+                true => Some("AWS_ENDPOINT_URL"),
+                false => None,
+            };
+            return ("store", variable);
+        }
+        match ["http://", "https://"].iter().any(|scheme| self.id.starts_with(scheme)) {
+            true => ("server", None),
+            false => ("hub", Some("HF_ENDPOINT")),
+        }
+    }
+
     /// The message for the user.
     pub fn diagnostic(&self, trouble: &Trouble) -> Box<Diagnostic> {
+        let (whom, variable) = self.whom();
         let failed = |what: &str| {
             let headline = format!("`{}` could not be fetched: {what}", shown(self.id));
             let diagnostic = Diagnostic::error(codes::HUB_FAILED, headline);
-            let diagnostic = diagnostic.fact("hub", self.options.shown_endpoint());
+            let diagnostic = diagnostic.fact(whom, self.options.shown_endpoint());
             match self.file {
                 Some(file) => diagnostic.fact("file", format!("`{}`", shown(file))),
                 None => diagnostic,
@@ -121,18 +137,27 @@ impl Asked<'_> {
         Box::new(match trouble {
             Trouble::Refused { status, reason } => self.refused(*status, reason),
             Trouble::Network(what) => {
-                let proxy = "check the network, HF_ENDPOINT and HTTPS_PROXY, and run the same \
-                             command again; HF_HUB_OFFLINE=1 uses only what is cached";
-                failed("the hub cannot be reached")
+                let mut help = match variable {
+                    Some(variable) => format!("check the network, {variable} and HTTPS_PROXY"),
+                    None => "check the address, the network and HTTPS_PROXY".to_owned(),
+                };
+                help += ", and run the same command again";
+                if whom == "hub" {
+                    help += "; HF_HUB_OFFLINE=1 uses only what is cached";
+                }
+                failed(&format!("the {whom} cannot be reached"))
                     .fact("network", without_credentials(what))
-                    .help(proxy)
+                    .help(help)
             }
-            Trouble::Silence => failed("the hub sends nothing")
+            Trouble::Silence => failed(&format!("the {whom} sends nothing"))
                 .fact("waited", format!("{} s", self.options.patience.as_secs()))
                 .help(again),
-            Trouble::Confused(what) => failed("the hub's answer cannot be understood")
+            Trouble::Confused(what) => failed(&format!("the {whom}'s answer cannot be understood"))
                 .fact("answer", without_credentials(what))
-                .help("check that HF_ENDPOINT is the address of a hub"),
+                .help(match variable {
+                    Some(variable) => format!("check that {variable} is the address of a {whom}"),
+                    None => "check the address".to_owned(),
+                }),
             Trouble::Damaged { found, expected } => failed("a file arrived damaged")
                 .fact("expected", shown(expected))
                 .fact("found", shown(found))
